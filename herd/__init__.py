@@ -1,0 +1,1 @@
+"""Herd, the open model layer."""
