@@ -1,0 +1,1 @@
+"""From corpora to batches: sources, cleaning, token shards, packing, loading, preference pairs."""
