@@ -81,6 +81,8 @@ class NgramIndex:
         grams: dict[int, list[np.ndarray]] = {n: [] for n in range(self.SHORTEST, self.LONGEST + 1)}
         for record in records:
             for text in _strings(record):
+                if len(text) < 2 * self.SHORTEST - 1:
+                    continue  # cannot hold that many words
                 words = Words(text)
                 n = min(self.LONGEST, len(words.hashes))
                 if n >= self.SHORTEST:

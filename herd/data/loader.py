@@ -167,7 +167,9 @@ def _fill(out: Batch, row: int, shards: Shards, pieces: np.ndarray) -> None:
         out.tokens[row, here] = ids[start:stop]
         follow = ids[start + 1 : stop + 1]
         labels = out.labels[row, at : at + len(follow)]
-        labels[:] = follow if mask is None else np.where(mask[start + 1 : stop + 1], follow, IGNORE)
+        labels[:] = follow
+        if mask is not None:
+            labels[mask[start + 1 : stop + 1] == 0] = IGNORE
         out.docs[row, here] = number
         out.positions[row, here] = np.arange(length)
         at += length

@@ -240,7 +240,10 @@ def _merge(
                     mask = chunk.mask[spread] if source.kind == "chat" else None
                     if keep.any():
                         writer.add(source.name, chunk.tokens[spread], chunk.lengths[keep], mask)
-                heldout.writelines(chunk.texts[i].strip("\n") + f"\n{SEPARATOR}\n" for i in np.flatnonzero((reasons == "") & chunk.heldout))
+                heldout.writelines(
+                    chunk.texts[i].strip("\n") + f"\n{SEPARATOR}\n"
+                    for i in np.flatnonzero((reasons == "") & chunk.heldout)
+                )
             sources.append(tally.summary())
     sets = {}
     for name, writer in writers.items():
@@ -355,4 +358,6 @@ def _dry_run(spec: DataSpec, files: list[list[Path]], report: Progress) -> Manif
             {"name": source.name, "licence": source.licence, "kind": source.kind, "read": dict(counts)}
         )
     dtype = np.dtype(worker.dtype).name
-    return Manifest("", worker.tokenizer.fingerprint, dtype, json.loads(spec.to_json()), sources, {}, {}, True)
+    return Manifest(
+        "", worker.tokenizer.fingerprint, dtype, json.loads(spec.to_json()), sources, {}, {}, True
+    )
