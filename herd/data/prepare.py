@@ -15,10 +15,11 @@ import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
@@ -32,7 +33,7 @@ from herd.errors import HerdError
 CHUNK_CHARS = 4_000_000
 SAMPLE_CHARS = 1_000_000
 
-Progress = Callable[[str, int, int], None]  # (stage, done, total), in bytes of the source files
+Progress = Callable[[str, int, int], None]  # (stage, done, total): bytes of the source files, then chunks
 
 
 @dataclass(frozen=True)
@@ -77,6 +78,7 @@ def prepare(
         manifest = json.loads((out / "manifest.json").read_text(encoding="utf-8"))
         if manifest.pop("identity", None) != identity:
             raise HerdError(f"{out}: holds data of another recipe; name another directory or remove it")
+        shutil.rmtree(work, ignore_errors=True)
         return Manifest(**manifest)
     _begin(out, work, identity)
     chunks = _make_chunks(spec, files, work, workers, report)
@@ -183,7 +185,7 @@ class _Pool:
             ProcessPoolExecutor(workers, get_context("spawn"), start_process) if workers > 1 else None
         )
 
-    def __enter__(self) -> _Pool:
+    def __enter__(self) -> Self:
         return self
 
     def submit(self, *args: Any) -> None:
@@ -197,9 +199,14 @@ class _Pool:
     def _collect(self, until: str) -> None:
         finished, self.pending = wait(self.pending, return_when=until)
         for future in finished:
-            future.result()
+            try:
+                future.result()
+            except BrokenProcessPool:
+                raise HerdError(
+                    "a worker process died (out of memory?); run again with fewer workers"
+                ) from None
 
-    def __exit__(self, kind: Any, *_: object) -> None:
+    def __exit__(self, kind: object, *_: object) -> None:
         if self.executor is not None:
             try:
                 if kind is None:

@@ -2,6 +2,7 @@
 
 import itertools
 import re
+from functools import cache
 
 import numpy as np
 from hypothesis import given
@@ -14,6 +15,7 @@ from herd.data.words import Words
 VOCABULARY = [f"w{i}" for i in range(3000)]
 
 
+@cache
 def shingles(text: str, n: int = 5) -> set[tuple[str, ...]]:
     words = re.findall(r"[^\W_]+", text.lower())
     return {tuple(words[i : i + n]) for i in range(len(words) - n + 1)}
