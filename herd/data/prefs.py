@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from herd.data.sources import numbered_records
+from herd.data.sources import check_messages, numbered_records
 from herd.errors import HerdError
 
 Message = dict[str, str]
@@ -56,10 +56,6 @@ def write_pairs(path: str | Path, pairs: Iterable[Pair]) -> None:
 def _messages(value: Any, role: str, where: str) -> list[Message]:
     if isinstance(value, str):
         return [{"role": role, "content": value}]
-    good = isinstance(value, list) and value
-    if good and all(
-        isinstance(m, dict) and isinstance(m.get("role"), str) and isinstance(m.get("content"), str)
-        for m in value
-    ):
-        return value
-    raise HerdError(f"{where} must be a string or a list of messages with role and content")
+    check_messages(value, where)
+    messages: list[Message] = value
+    return messages

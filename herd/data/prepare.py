@@ -19,7 +19,7 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 
@@ -27,12 +27,14 @@ from herd.data.dedup import near_duplicates
 from herd.data.shards import ShardWriter, write_json
 from herd.data.sources import SEPARATOR, Document, expand, read
 from herd.data.spec import DataSpec, Source
-from herd.data.work import EXAMPLES, Chunk, Worker, plain_text, run_chunk, split, start_process
+from herd.data.work import KEEP, NO_SHINGLES, Chunk, Worker, plain_text, run_chunk, split, start_process
 from herd.errors import HerdError
 
 CHUNK_CHARS = 4_000_000
 SAMPLE_CHARS = 1_000_000
+EXAMPLES, EXCERPT = 3, 160  # of removed documents in the manifest
 
+Job = tuple[str, int, list[Document], Path]  # the arguments of run_chunk
 Progress = Callable[[str, int, int], None]  # (stage, done, total): bytes of the source files, then chunks
 
 
@@ -40,19 +42,20 @@ Progress = Callable[[str, int, int], None]  # (stage, done, total): bytes of the
 class Manifest:
     """What `prepare` made, as in `out/manifest.json`.
 
-    sources: per source, its name, licence, files with sha256, counts of documents, chars, bytes and tokens
-    read and kept, and `removed` by reason with examples. train, heldout: documents, tokens, fingerprint.
-    In a dry run the tokens are an estimate and there is no fingerprint.
+    spec: the recipe, files by name only. tokenizer, evals: fingerprint and digests of what else was read.
+    sources: for each its name, licence, kind, files with sha256, counts of documents, chars, bytes and tokens
+    `read` and `kept`, and the same counts in `removed` by reason, with the worst examples. train, heldout:
+    documents, tokens, fingerprint. A dry run has no fingerprint, and `read` alone, with tokens estimated.
     """
 
     fingerprint: str
-    tokenizer: str
     dtype: str
     spec: dict[str, Any]
+    tokenizer: str
+    evals: list[dict[str, str]]
     sources: list[dict[str, Any]]
     train: dict[str, Any]
     heldout: dict[str, Any]
-    dry_run: bool = False
 
 
 def prepare(
@@ -72,49 +75,49 @@ def prepare(
     files = [[Path(path) for path in expand(source.path)] for source in spec.sources]
     if dry_run:
         return _dry_run(spec, files, report)
-    identity = _identity(spec, files)
+    inputs = _inputs(spec, files)
     work = out / ".work"
     if (out / "manifest.json").is_file():
-        manifest = json.loads((out / "manifest.json").read_text(encoding="utf-8"))
-        if manifest.pop("identity", None) != identity:
+        manifest = Manifest(**json.loads((out / "manifest.json").read_text(encoding="utf-8")))
+        found = [manifest.spec, manifest.tokenizer, manifest.evals, [s["files"] for s in manifest.sources]]
+        if found != list(inputs.values()):
             raise HerdError(f"{out}: holds data of another recipe; name another directory or remove it")
-        shutil.rmtree(work, ignore_errors=True)
-        return Manifest(**manifest)
-    _begin(out, work, identity)
-    chunks = _make_chunks(spec, files, work, workers, report)
-    manifest = _merge(spec, identity, chunks, out, work, report)
-    write_json(out / "manifest.json", {**dataclasses.asdict(manifest), "identity": identity})
-    shutil.rmtree(work)
+    else:
+        _begin(out, work, inputs)
+        chunks = _make_chunks(spec, files, work, workers, report)
+        manifest = _merge(spec, inputs, chunks, out, work, report)
+        write_json(out / "manifest.json", dataclasses.asdict(manifest))
+    shutil.rmtree(work, ignore_errors=True)
     return manifest
 
 
-def _identity(spec: DataSpec, files: list[list[Path]]) -> dict[str, Any]:
-    """All that decides the outcome: the recipe and the digests of every file it reads."""
+def _inputs(spec: DataSpec, files: list[list[Path]]) -> dict[str, Any]:
+    """All that decides the outcome: the recipe and the digest of every file it reads, wherever they lie."""
     from herd.model.tokenizer import Tokenizer
 
     evals = [Path(path) for pattern in spec.decontaminate for path in expand(pattern)]
     return {
-        "spec": json.loads(spec.to_json()),
+        "spec": json.loads(spec.named().to_json()),
         "tokenizer": Tokenizer.load(spec.tokenizer).fingerprint,
-        "files": [{path.name: _sha256(path) for path in paths} for paths in files],
-        "evals": {path.name: _sha256(path) for path in evals},
+        "evals": [_digest(path) for path in evals],
+        "files": [[_digest(path) for path in paths] for paths in files],
     }
 
 
-def _sha256(path: Path) -> str:
+def _digest(path: Path) -> dict[str, str]:
     with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        return {"name": path.name, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
 
 
-def _begin(out: Path, work: Path, identity: dict[str, Any]) -> None:
+def _begin(out: Path, work: Path, inputs: dict[str, Any]) -> None:
     """Start, or go on with the chunks of an interrupted run of the same recipe over the same files."""
     if out.exists() and not work.exists() and any(out.iterdir()):
         raise HerdError(f"{out}: not empty; name another directory or remove it")
     journal = work / "journal.json"
-    if not journal.is_file() or json.loads(journal.read_text(encoding="utf-8")) != identity:
+    if not journal.is_file() or json.loads(journal.read_text(encoding="utf-8")) != inputs:
         shutil.rmtree(work, ignore_errors=True)
         work.mkdir(parents=True)
-        write_json(journal, identity)
+        write_json(journal, inputs)
     for unfinished in (work / "train", work / "heldout", out / "train", out / "heldout"):
         shutil.rmtree(unfinished, ignore_errors=True)
 
@@ -140,34 +143,63 @@ def _make_chunks(
     spec: DataSpec, files: list[list[Path]], work: Path, workers: int, report: Progress
 ) -> list[list[Path]]:
     """Stage one. Returns the chunk files of each source, in order."""
-    total = sum(path.stat().st_size for paths in files for path in paths)
-    done, chunks, text = 0, [], spec.to_json()
+    count = _Counting("tokenise", files, report)
+    chunks: list[list[Path]] = [[] for _ in files]
+    text = spec.to_json()
 
-    def on_bytes(count: int) -> None:
-        nonlocal done
-        done += count
-        report("tokenise", done, total)
-
-    with _Pool(workers) as pool:
+    def jobs() -> Iterator[Job]:
         for number, (source, paths) in enumerate(zip(spec.sources, files, strict=True)):
-            chunks.append([])
-            for batch in _batches(_documents(spec, source, paths, on_bytes)):
-                path = work / f"{number:03d}-{len(chunks[-1]):06d}.npz"
-                chunks[-1].append(path)
+            for batch in _batches(_documents(spec, source, paths, count)):
+                path = work / f"{number:03d}-{len(chunks[number]):06d}.npz"
+                chunks[number].append(path)
                 if not path.exists():
-                    pool.submit(text, number, batch, path)
+                    yield text, number, batch, path
+
+    if workers <= 1:
+        for job in jobs():
+            run_chunk(*job)
+    else:
+        _run_parallel(jobs(), workers)
     return chunks
 
 
+def _run_parallel(jobs: Iterator[Job], workers: int) -> None:
+    """`run_chunk` on each job, with few enough waiting that memory stays bounded."""
+    pool = ProcessPoolExecutor(workers, get_context("spawn"), start_process)
+    pending: set[Future[None]] = set()
+    try:
+        for job in jobs:
+            pending.add(pool.submit(run_chunk, *job))
+            if len(pending) > 2 * workers:
+                finished, pending = wait(pending, return_when=FIRST_COMPLETED)
+                for future in finished:
+                    future.result()
+        for future in pending:
+            future.result()
+    except BrokenProcessPool:
+        raise HerdError("a worker process died (out of memory?); run again with fewer workers") from None
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+class _Counting:
+    """Reports the bytes of the source files that were read, of all there are."""
+
+    def __init__(self, stage: str, files: list[list[Path]], report: Progress) -> None:
+        self.stage, self.report, self.done = stage, report, 0
+        self.total = sum(path.stat().st_size for paths in files for path in paths)
+
+    def __call__(self, count: int) -> None:
+        self.done += count
+        self.report(self.stage, self.done, self.total)
+
+
 def _batches(documents: Iterator[Document]) -> Iterator[list[Document]]:
-    batch, chars = [], 0
+    batch: list[Document] = []
+    chars = 0
     for document in documents:
         batch.append(document)
-        chars += (
-            len(document["text"])
-            if "text" in document
-            else sum(len(m["content"]) for m in document["messages"])
-        )
+        chars += len(plain_text(document))
         if chars >= CHUNK_CHARS:
             yield batch
             batch, chars = [], 0
@@ -175,83 +207,41 @@ def _batches(documents: Iterator[Document]) -> Iterator[list[Document]]:
         yield batch
 
 
-class _Pool:
-    """`run_chunk` in processes, with a bounded queue; with one worker, in this process."""
-
-    def __init__(self, workers: int) -> None:
-        self.workers = workers
-        self.pending: set[Future[int]] = set()
-        self.executor = (
-            ProcessPoolExecutor(workers, get_context("spawn"), start_process) if workers > 1 else None
-        )
-
-    def __enter__(self) -> Self:
-        return self
-
-    def submit(self, *args: Any) -> None:
-        if self.executor is None:
-            run_chunk(*args)
-            return
-        self.pending.add(self.executor.submit(run_chunk, *args))
-        if len(self.pending) > 2 * self.workers:
-            self._collect(FIRST_COMPLETED)
-
-    def _collect(self, until: str) -> None:
-        finished, self.pending = wait(self.pending, return_when=until)
-        for future in finished:
-            try:
-                future.result()
-            except BrokenProcessPool:
-                raise HerdError(
-                    "a worker process died (out of memory?); run again with fewer workers"
-                ) from None
-
-    def __exit__(self, kind: object, *_: object) -> None:
-        if self.executor is not None:
-            try:
-                if kind is None:
-                    self._collect("ALL_COMPLETED")
-            finally:
-                self.executor.shutdown(cancel_futures=True)
-
-
 def _merge(
     spec: DataSpec,
-    identity: dict[str, Any],
+    inputs: dict[str, Any],
     chunks: list[list[Path]],
     out: Path,
     work: Path,
     report: Progress,
 ) -> Manifest:
     """Stage two: duplicates out, shards written, everything counted."""
-    copies = _duplicates(spec, [path for paths in chunks for path in paths])
+    verdicts = iter(_duplicates(spec, [path for paths in chunks for path in paths]))
     masked = any(source.kind == "chat" for source in spec.sources)
-    first = Chunk.load(chunks[0][0]) if chunks[0] else None
-    dtype = first.tokens.dtype.name if first else "uint16"
-    header = {"tokenizer": identity["tokenizer"]}
+    dtype = next((Chunk.load(path).tokens.dtype.name for paths in chunks for path in paths), "uint16")
+    header = {"tokenizer": inputs["tokenizer"]}
     writers = {
         name: ShardWriter(work / name, dtype, masked=masked, header=header) for name in ("train", "heldout")
     }
     sources = []
     with open(work / "heldout.txt", "w", encoding="utf-8", errors="replace", newline="\n") as heldout:
-        for source, paths, digests in zip(spec.sources, chunks, identity["files"], strict=True):
-            tally = _Tally(source, digests)
+        for source, paths, digests in zip(spec.sources, chunks, inputs["files"], strict=True):
+            tally = _Tally()
             for number, path in enumerate(paths):
                 report(f"write {source.name}", number, len(paths))
-                chunk = Chunk.load(path)
-                reasons = np.array([r or c for r, c in zip(chunk.reasons, next(copies), strict=True)])
+                chunk, reasons = Chunk.load(path), next(verdicts)
                 tally.add(chunk, reasons)
                 for name, writer in writers.items():
-                    keep = (reasons == "") & (chunk.heldout == (name == "heldout"))
+                    keep = (reasons == KEEP) & (chunk.heldout == (name == "heldout"))
                     spread = np.repeat(keep, chunk.lengths)
                     mask = chunk.mask[spread] if source.kind == "chat" else None
                     if keep.any():
                         writer.add(source.name, chunk.tokens[spread], chunk.lengths[keep], mask)
                 heldout.writelines(
                     chunk.texts[i].strip("\n") + f"\n{SEPARATOR}\n"
-                    for i in np.flatnonzero((reasons == "") & chunk.heldout)
+                    for i in np.flatnonzero((reasons == KEEP) & chunk.heldout)
                 )
-            sources.append(tally.summary())
+            sources.append({**_heading(source), "files": digests, **tally.summary()})
     sets = {}
     for name, writer in writers.items():
         written = writer.close()
@@ -260,111 +250,90 @@ def _merge(
     (work / "heldout.txt").rename(out / "heldout.txt")
     both = hashlib.sha256("".join(s["fingerprint"] for s in sets.values()).encode()).hexdigest()
     return Manifest(
-        both, identity["tokenizer"], dtype, identity["spec"], sources, sets["train"], sets["heldout"]
+        fingerprint=both,
+        dtype=dtype,
+        spec=inputs["spec"],
+        tokenizer=inputs["tokenizer"],
+        evals=inputs["evals"],
+        sources=sources,
+        train=sets["train"],
+        heldout=sets["heldout"],
     )
 
 
-def _duplicates(spec: DataSpec, paths: list[Path]) -> Iterator[list[str]]:
-    """For each chunk, why each document is dropped as a copy of an earlier one ("" when it is not)."""
+def _duplicates(spec: DataSpec, paths: list[Path]) -> list[np.ndarray]:
+    """For each chunk, why each document is removed, copies of earlier documents included: [documents]."""
     seen: set[bytes] = set()
-    exact, signatures, eligible = [], [], []
+    verdicts, places, signatures = [], [], []
     for path in paths:
         chunk = Chunk.load(path)
-        keys = [row.tobytes() for row in chunk.digests]
-        dropped = []
-        for key, reason in zip(keys, chunk.reasons, strict=True):
-            dropped.append(spec.dedup.exact and not reason and key in seen)
-            if not reason:
-                seen.add(key)
-        exact.append(dropped)
-        good = ~np.array(dropped, bool) & (np.array(chunk.reasons) == "")
-        good &= (chunk.signatures != np.iinfo(np.uint32).max).any(axis=1)  # at least one shingle
-        eligible.append(good)
-        signatures.append(chunk.signatures[good])
-    near = np.zeros(0, bool)
+        reasons = np.array(chunk.reasons, object)
+        for i in np.flatnonzero(reasons == KEEP):
+            key = chunk.digests[i].tobytes()
+            if spec.dedup.exact and key in seen:
+                reasons[i] = "exact duplicate"
+            seen.add(key)
+        verdicts.append(reasons)
+        comparable = (chunk.signatures != NO_SHINGLES).any(axis=1)
+        places.append(np.flatnonzero((reasons == KEEP) & comparable))
+        signatures.append(chunk.signatures[places[-1]])
     if spec.dedup.near and signatures:
         near = near_duplicates(np.concatenate(signatures), spec.dedup.near.threshold) >= 0
-    start = 0
-    for dropped, good in zip(exact, eligible, strict=True):
-        reasons = ["exact duplicate" if d else "" for d in dropped]
-        places = np.flatnonzero(good)
-        for place, twin in zip(places, near[start : start + len(places)], strict=False):
-            reasons[place] = "near duplicate" if twin else ""
-        start += len(places)
-        yield reasons
+        ends = np.cumsum([len(at) for at in places])
+        for reasons, at, copies in zip(verdicts, places, np.split(near, ends[:-1]), strict=True):
+            reasons[at[copies]] = "near duplicate"
+    return verdicts
+
+
+def _heading(source: Source) -> dict[str, Any]:
+    return {"name": source.name, "licence": source.licence, "kind": source.kind}
 
 
 class _Tally:
-    """Counts of one source for the manifest."""
+    """Counts of one source by verdict, for the manifest."""
 
-    def __init__(self, source: Source, files: dict[str, str]) -> None:
-        self.source, self.files = source, files
-        self.read: Counter[str] = Counter()
-        self.kept: Counter[str] = Counter()
-        self.removed: dict[str, Counter[str]] = {}
+    def __init__(self) -> None:
+        self.counts: dict[str, Counter[str]] = {}
         self.worst: dict[str, list[tuple[float, str]]] = {}
 
     def add(self, chunk: Chunk, reasons: np.ndarray) -> None:
-        for reason in np.unique(reasons):
-            at = reasons == reason
-            counts = Counter(documents=int(at.sum()))
-            for unit, values in {"chars": chunk.chars, "bytes": chunk.bytes, "tokens": chunk.lengths}.items():
-                counts[unit] = int(values[at].sum())
-            self.read += counts
-            if reason == "":
-                self.kept += counts
-                continue
-            self.removed[str(reason)] = self.removed.get(str(reason), Counter()) + counts
-            found = [(chunk.severity[i], chunk.texts[i]) for i in np.flatnonzero(at) if chunk.texts[i]]
-            self.worst[str(reason)] = sorted(
-                self.worst.get(str(reason), []) + found, key=lambda pair: -pair[0]
-            )[:EXAMPLES]
+        units = {"chars": chunk.chars, "bytes": chunk.bytes, "tokens": chunk.lengths}
+        for reason in set(reasons):
+            at = np.flatnonzero(reasons == reason)
+            counts = self.counts.setdefault(reason, Counter())
+            counts.update(
+                documents=len(at), **{unit: int(values[at].sum()) for unit, values in units.items()}
+            )
+            worst = self.worst.get(reason, []) + [(chunk.severity[i], chunk.texts[i][:EXCERPT]) for i in at]
+            self.worst[reason] = sorted(worst, key=lambda pair: -pair[0])[:EXAMPLES]
 
     def summary(self) -> dict[str, Any]:
-        units = ("documents", "chars", "bytes", "tokens")
-        return {
-            "name": self.source.name,
-            "licence": self.source.licence,
-            "kind": self.source.kind,
-            "files": self.files,
-            "read": {unit: self.read[unit] for unit in units},
-            "kept": {unit: self.kept[unit] for unit in units},
-            "removed": {
-                reason: {
-                    **{unit: counts[unit] for unit in units},
-                    "examples": [text for _, text in self.worst[reason]],
-                }
-                for reason, counts in sorted(self.removed.items())
-            },
+        def table(counts: Counter[str]) -> dict[str, int]:
+            return {unit: counts[unit] for unit in ("documents", "chars", "bytes", "tokens")}
+
+        removed = {
+            reason: {**table(counts), "examples": [text for _, text in self.worst[reason]]}
+            for reason, counts in sorted(self.counts.items())
+            if reason != KEEP
         }
+        read = sum(self.counts.values(), Counter[str]())
+        return {"read": table(read), "kept": table(self.counts.get(KEEP, Counter())), "removed": removed}
 
 
 def _dry_run(spec: DataSpec, files: list[list[Path]], report: Progress) -> Manifest:
     """Count what would be read; tokens by the ratio in the first million characters of each source."""
-    worker, sources, done = Worker(spec), [], 0
-    total = sum(path.stat().st_size for paths in files for path in paths)
-
-    def on_bytes(count: int) -> None:
-        nonlocal done
-        done += count
-        report("count", done, total)
-
+    worker, sources, count = Worker(spec), [], _Counting("count", files, report)
     for source, paths in zip(spec.sources, files, strict=True):
         sample: list[Document] = []
-        counts: Counter[str] = Counter(chars=0)
-        sampled = 0
-        for document in _documents(spec, source, paths, on_bytes):
+        counts, sampled = Counter[str](), 0
+        for document in _documents(spec, source, paths, count):
             text = plain_text(document)
-            counts.update(documents=1, chars=len(text), bytes=len(text.encode("utf-8", "replace")))
+            counts.update(documents=1, chars=len(text), bytes=len(text.encode()))
             if sampled < SAMPLE_CHARS:
                 sample.append(document)
                 sampled += len(text)
-        tokens = sum(len(ids) for ids, _ in worker.encode(source, sample)) if sample else 0
+        tokens = sum(len(ids) for ids, _ in worker.encode(source, sample))
         counts["tokens"] = round(tokens * counts["chars"] / max(1, sampled))
-        sources.append(
-            {"name": source.name, "licence": source.licence, "kind": source.kind, "read": dict(counts)}
-        )
-    dtype = np.dtype(worker.dtype).name
-    return Manifest(
-        "", worker.tokenizer.fingerprint, dtype, json.loads(spec.to_json()), sources, {}, {}, True
-    )
+        sources.append({**_heading(source), "read": dict(counts)})
+    dtype, recipe = np.dtype(worker.dtype).name, json.loads(spec.named().to_json())
+    return Manifest("", dtype, recipe, worker.tokenizer.fingerprint, [], sources, {}, {})

@@ -38,6 +38,10 @@ def fingerprint(shards: list[dict[str, Any]]) -> str:
     return hashlib.sha256("\n".join(digests).encode()).hexdigest()
 
 
+def _file_name(part: str, number: int) -> str:
+    return f"{part}-{number:05d}.{'npy' if part == 'docs' else 'bin'}"
+
+
 class ShardWriter:
     """Writes a shard set into an empty directory; call `close()` to get its manifest.
 
@@ -61,9 +65,9 @@ class ShardWriter:
             self._finish()
         if not self._files:
             self.source = source
-            for part in ("tokens", "mask") if self.masked else ("tokens",):
-                name = f"{part}-{len(self.shards):05d}.bin"
-                self._files[name] = (open(self.folder / name, "wb"), hashlib.sha256())
+            for kind in ("tokens", "mask") if self.masked else ("tokens",):
+                name = _file_name(kind, len(self.shards))
+                self._files[name] = (open(self.folder / name, "wb"), hashlib.sha256())  # noqa: SIM115
         parts = [tokens.astype(self.dtype.newbyteorder("<"))]
         if self.masked:
             parts.append(np.ones(len(tokens), np.uint8) if mask is None else mask.astype(np.uint8))
@@ -75,15 +79,15 @@ class ShardWriter:
         self._tokens += len(tokens)
 
     def _finish(self) -> None:
-        name = f"docs-{len(self.shards):05d}.npy"
+        name = _file_name("docs", len(self.shards))
         offsets = np.concatenate([[0], np.cumsum(np.concatenate(self._lengths))]).astype(np.int64)
         np.save(self.folder / name, offsets)
         digests = {name: hashlib.sha256((self.folder / name).read_bytes()).hexdigest()}
-        for part, (file, digest) in self._files.items():
+        for name, (file, digest) in self._files.items():
             file.flush()
             os.fsync(file.fileno())
             file.close()
-            digests[part] = digest.hexdigest()
+            digests[name] = digest.hexdigest()
         self.shards.append(
             {"source": self.source, "documents": len(offsets) - 1, "tokens": self._tokens, "sha256": digests}
         )
@@ -116,14 +120,10 @@ class Shards:
         dtype = np.dtype(manifest["dtype"]).newbyteorder("<")
         self._tokens, self._masks, self._offsets = [], [], []
         for shard in shards:
-            for name in shard["sha256"]:
-                part = name.split("-")[0]
-                if part == "docs":
-                    self._offsets.append(self._load_offsets(shard, name))
-                elif part == "tokens":
-                    self._tokens.append(self._map(shard, name, dtype))
-                else:
-                    self._masks.append(self._map(shard, name, np.dtype(np.uint8)))
+            docs, tokens, *mask = shard["sha256"]
+            self._offsets.append(self._load_offsets(shard, docs))
+            self._tokens.append(self._map(shard, tokens, dtype))
+            self._masks += [self._map(shard, name, np.dtype(np.uint8)) for name in mask]
         self._first = [0, *accumulate(shard["documents"] for shard in shards)]
         self.n_docs = self._first[-1]
         self.n_tokens: int = sum(shard["tokens"] for shard in shards)
@@ -138,19 +138,15 @@ class Shards:
         folder = Path(folder)
         try:
             manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
-            shards = [s for s in manifest["shards"] if source in (None, s["source"])]
+            parts = ["docs", "tokens", "mask"] if manifest["masked"] else ["docs", "tokens"]
+            for number, shard in enumerate(manifest["shards"]):
+                if list(shard["sha256"]) != [_file_name(part, number) for part in parts]:
+                    raise ValueError("not one digest for each file of a shard")
+                if type(shard["documents"]) is not int or type(shard["tokens"]) is not int:
+                    raise ValueError("counts that are not whole numbers")
             if manifest["dtype"] not in ("uint16", "uint32"):
                 raise ValueError("dtype")
-            parts = {"tokens", "docs", "mask"} if manifest["masked"] else {"tokens", "docs"}
-            for shard in shards:
-                if {name.split("-")[0] for name in shard["sha256"]} != parts or len(shard["sha256"]) != len(
-                    parts
-                ):
-                    raise ValueError("a shard without one digest for each of its files")
-                if any(Path(name).name != name for name in shard["sha256"]):
-                    raise ValueError("a file outside the directory")
-                if not all(isinstance(shard[key], int) for key in ("documents", "tokens")):
-                    raise ValueError("counts")
+            shards = [shard for shard in manifest["shards"] if source in (None, shard["source"])]
         except OSError:
             raise HerdError(
                 f"{folder}: no shard set here (no manifest.json); make one with `herd data`"
@@ -158,7 +154,7 @@ class Shards:
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise HerdError(f"{folder}/manifest.json: malformed ({error})") from None
         if source is not None and not shards:
-            known = ", ".join(sorted({s["source"] for s in manifest["shards"]}))
+            known = ", ".join(sorted({shard["source"] for shard in manifest["shards"]}))
             raise HerdError(f"{folder}: no source {source!r} (there are: {known})")
         return cls(folder, manifest, shards)
 

@@ -90,7 +90,7 @@ def _unzstd(path: Path, file: Any, on_bytes: OnBytes) -> Iterator[bytes]:
 
 def _lines(path: Path, on_bytes: OnBytes) -> Iterator[tuple[int, str]]:
     """Numbered lines without their line end, from 1."""
-    number, rest = 0, b""
+    number = 0
 
     def decode(line: bytes) -> str:
         try:
@@ -106,8 +106,7 @@ def _lines(path: Path, on_bytes: OnBytes) -> Iterator[tuple[int, str]]:
             number += 1
             yield number, decode(b"".join(parts))
             parts = [piece]
-    rest = b"".join(parts)
-    if rest:
+    if rest := b"".join(parts):
         number += 1
         yield number, decode(rest)
 
@@ -141,8 +140,8 @@ def _records(path: Path, on_bytes: OnBytes) -> Iterator[tuple[int, Any]]:
 
 
 def _read_parquet(path: Path, text_field: str, on_bytes: OnBytes) -> Iterator[Document]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
+    import pyarrow as pa  # type: ignore[import-untyped]
+    import pyarrow.parquet as pq  # type: ignore[import-untyped]
 
     with tempfile.TemporaryDirectory() as folder:
         plain = path
@@ -167,16 +166,31 @@ def _read_parquet(path: Path, text_field: str, on_bytes: OnBytes) -> Iterator[Do
 def _document(record: Any, text_field: str, where: str) -> Document:
     if not isinstance(record, dict):
         raise HerdError(f"{where}: expected an object, found {type(record).__name__}")
-    if isinstance(record.get(text_field), str):
-        return {**record, "text": record[text_field]}
-    messages = record.get("messages")
+    text, messages = record.get(text_field), record.get("messages")
+    if isinstance(text, str):
+        _check_unicode(text, where)
+        return {**record, "text": text}
     if messages is None:
         fields = ", ".join(map(str, record)) or "none"
         raise HerdError(f'{where}: no text in field {text_field!r} and no "messages" (fields: {fields})')
-    good = isinstance(messages, list) and all(
-        isinstance(m, dict) and isinstance(m.get("role"), str) and isinstance(m.get("content"), str)
-        for m in messages
-    )
-    if not good or not messages:
-        raise HerdError(f'{where}: "messages" must be a list of {{"role", "content"}} objects with text')
+    check_messages(messages, f"{where}: messages")
     return record
+
+
+def check_messages(messages: Any, where: str) -> None:
+    """HerdError unless the value is a conversation: a list of {"role", "content"} objects with text."""
+    if not isinstance(messages, list) or not messages:
+        raise HerdError(f"{where} must be a list of messages with role and content")
+    for message in messages:
+        if not (isinstance(message, dict) and isinstance(message.get("role"), str)):
+            raise HerdError(f"{where}: a message needs a role")
+        if not isinstance(message.get("content"), str):
+            raise HerdError(f"{where}: a message needs content that is text")
+        _check_unicode(message["content"], where)
+
+
+def _check_unicode(text: str, where: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise HerdError(f"{where}: half a surrogate pair at character {error.start}, not Unicode") from None

@@ -114,6 +114,15 @@ class DataSpec:
             decontaminate=[str(base / pattern) for pattern in self.decontaminate],
         )
 
+    def named(self) -> DataSpec:
+        """The same with names in place of paths: what the recipe says, wherever the files lie."""
+        return replace(
+            self,
+            tokenizer=Path(self.tokenizer).name,
+            sources=[replace(s, path=Path(s.path).name) for s in self.sources],
+            decontaminate=[Path(pattern).name for pattern in self.decontaminate],
+        )
+
 
 def build(kind: Any, value: Any, where: str) -> Any:
     """A value of type `kind` (a dataclass or a plain type) from TOML, or HerdError that says where and why."""

@@ -11,7 +11,8 @@ def mix(x: np.ndarray) -> np.ndarray:
     """The finaliser of SplitMix64 (Steele, Lea, Flood 2014): a bijection of uint64 that scatters all bits."""
     x = (x ^ (x >> U64(30))) * U64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> U64(27))) * U64(0x94D049BB133111EB)
-    return x ^ (x >> U64(31))
+    x ^= x >> U64(31)
+    return x
 
 
 def constants(name: int, n: int) -> np.ndarray:
@@ -38,7 +39,7 @@ class Words:
     def __init__(self, text: str) -> None:
         for sign in _PUNCTUATION:
             text = text.replace(sign, " ")
-        raw = np.frombuffer(text.encode("utf-8", "replace"), np.uint8)
+        raw = np.frombuffer(text.encode(), np.uint8)
         inside = _IN_WORD[raw]
         edges = np.flatnonzero(np.diff(inside, prepend=False, append=False))
         self.letters = float(_LETTER[raw].sum() / max(1, (raw > 32).sum()))

@@ -21,7 +21,7 @@ from herd.data.spec import DataSpec, Source
 from herd.data.words import Words
 
 KEEP = ""
-EXAMPLES = 3
+NO_SHINGLES = np.iinfo(np.uint32).max  # every place of the signature of a text too short to have one
 
 
 @dataclass
@@ -38,7 +38,7 @@ class Chunk:
     heldout: np.ndarray  # bool
     reasons: list[str]  # why removed, or KEEP
     severity: list[float]  # how far beyond the rule
-    texts: list[str]  # whole for held-out documents, the beginning for removed ones, else empty
+    texts: list[str]  # of held-out and removed documents; else empty
 
     def save(self, path: Path) -> None:
         arrays = {k: v for k, v in vars(self).items() if isinstance(v, np.ndarray)}
@@ -124,16 +124,13 @@ class Worker:
             mask=np.fromiter((m for _, mask in encoded for m in mask), np.uint8),
             lengths=np.array([len(ids) for ids, _ in encoded], np.int64),
             chars=np.array([len(t) for t in texts], np.int64),
-            bytes=np.array([len(t.encode("utf-8", "replace")) for t in texts], np.int64),
+            bytes=np.array([len(t.encode()) for t in texts], np.int64),
             digests=np.array([_digest(t) for t in texts], np.uint64).reshape(-1, 2),
             signatures=np.array(signatures, np.uint32).reshape(len(texts), near.permutations if near else 0),
             heldout=np.array(held, bool),
             reasons=[reason for reason, _ in verdicts],
             severity=[severity for _, severity in verdicts],
-            texts=[
-                t[:160] if reason else t if h else ""
-                for t, h, (reason, _) in zip(texts, held, verdicts, strict=True)
-            ],
+            texts=[t if h or r else "" for t, h, (r, _) in zip(texts, held, verdicts, strict=True)],
         )
 
 
@@ -148,7 +145,7 @@ def split(spec: DataSpec, source: Source, document: Document) -> list[Document]:
     """The documents made of one: split where it is too long, each marked held out or not. All parts of one
     document go the same way, so that no held-out page has its neighbours in training."""
     text = plain_text(document)
-    where = int.from_bytes(hashlib.sha256(f"{spec.seed}\n{text}".encode("utf-8", "replace")).digest()[:8])
+    where = int.from_bytes(hashlib.sha256(f"{spec.seed}\n{text}".encode()).digest()[:8])
     marks = {"heldout": where < spec.heldout * 2.0**64, "short": len(text) < source.min_chars}
     if source.kind == "chat":
         return [{"messages": document["messages"], **marks}]
@@ -156,7 +153,7 @@ def split(spec: DataSpec, source: Source, document: Document) -> list[Document]:
 
 
 def _digest(text: str) -> list[int]:
-    digest = hashlib.sha256(text.strip().encode("utf-8", "replace")).digest()
+    digest = hashlib.sha256(text.strip().encode()).digest()
     return [int.from_bytes(digest[:8]), int.from_bytes(digest[8:16])]
 
 
@@ -178,8 +175,7 @@ def start_process() -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def run_chunk(spec: str, source: int, documents: list[Document], path: Path) -> int:
-    """Work on one chunk and write its file; returns the number of documents."""
+def run_chunk(spec: str, source: int, documents: list[Document], path: Path) -> None:
+    """Work on one chunk and write its file."""
     worker = _worker(spec)
     worker.run(worker.spec.sources[source], documents).save(path)
-    return len(documents)

@@ -1,6 +1,7 @@
 """The token stream: the same at any number of ranks and across resumes, with the right labels."""
 
 import json
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -76,7 +77,7 @@ def test_an_epoch_serves_every_token_and_learns_all_but_the_first_of_a_document(
     np.testing.assert_array_equal(np.sort(served), np.sort(np.concatenate(documents)))
     learned = np.concatenate([b.labels[b.labels != IGNORE] for b in batches])
     np.testing.assert_array_equal(np.sort(learned), np.sort(np.concatenate([d[1:] for d in documents])))
-    follow = {(int(a), int(b)) for d in documents for a, b in zip(d[:-1], d[1:], strict=True)}
+    follow = {(int(a), int(b)) for d in documents for a, b in pairwise(d)}
     for b in batches:
         there = b.labels != IGNORE
         assert set(zip(b.tokens[there].tolist(), b.labels[there].tolist(), strict=True)) <= follow

@@ -21,7 +21,7 @@ from herd.data.work import pieces
 from herd.errors import HerdError
 
 SPECIAL = ["<|begin_of_text|>", "<|end_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"]
-NOUNS = "fox boat garden river mother captain lantern window song winter".split()
+NOUNS = ["fox", "boat", "garden", "river", "mother", "captain", "lantern", "window", "song", "winter"]
 
 
 def stories(count: int, seed: int = 0) -> list[str]:
@@ -217,7 +217,9 @@ def test_killed_and_resumed_is_byte_identical(tmp_path: Path, tokenizer: Path) -
     while len(list(work.glob("*.npz"))) < 4 and process.poll() is None:
         time.sleep(0.005)
     process.kill()
-    process.communicate(timeout=30)  # ends when no process holds the pipe: workers do not outlive their parent
+    process.communicate(
+        timeout=30
+    )  # ends when no process holds the pipe: workers do not outlive their parent
     assert not (tmp_path / "parts" / "manifest.json").exists()
     done = {p.name: p.stat().st_mtime_ns for p in work.glob("*.npz")}
 
