@@ -27,12 +27,22 @@ from herd.data.dedup import near_duplicates
 from herd.data.shards import ShardWriter, write_json
 from herd.data.sources import SEPARATOR, Document, expand, read
 from herd.data.spec import DataSpec, Source
-from herd.data.work import KEEP, NO_SHINGLES, Chunk, Worker, plain_text, run_chunk, split, start_process
+from herd.data.work import (
+    EXCERPT,
+    KEEP,
+    NO_SHINGLES,
+    Chunk,
+    Worker,
+    plain_text,
+    run_chunk,
+    split,
+    start_process,
+)
 from herd.errors import HerdError
 
 CHUNK_CHARS = 4_000_000
 SAMPLE_CHARS = 1_000_000
-EXAMPLES, EXCERPT = 3, 160  # of removed documents in the manifest
+EXAMPLES = 3  # of removed documents, for each reason
 
 Job = tuple[str, int, list[Document], Path]  # the arguments of run_chunk
 Progress = Callable[[str, int, int], None]  # (stage, done, total): bytes of the source files, then chunks

@@ -21,6 +21,7 @@ from herd.data.spec import DataSpec, Source
 from herd.data.words import Words
 
 KEEP = ""
+EXCERPT = 160
 NO_SHINGLES = np.iinfo(np.uint32).max  # every place of the signature of a text too short to have one
 
 
@@ -38,7 +39,7 @@ class Chunk:
     heldout: np.ndarray  # bool
     reasons: list[str]  # why removed, or KEEP
     severity: list[float]  # how far beyond the rule
-    texts: list[str]  # of held-out and removed documents; else empty
+    texts: list[str]  # whole if held out, else the beginning, for examples in the manifest
 
     def save(self, path: Path) -> None:
         arrays = {k: v for k, v in vars(self).items() if isinstance(v, np.ndarray)}
@@ -130,7 +131,7 @@ class Worker:
             heldout=np.array(held, bool),
             reasons=[reason for reason, _ in verdicts],
             severity=[severity for _, severity in verdicts],
-            texts=[t if h or r else "" for t, h, (r, _) in zip(texts, held, verdicts, strict=True)],
+            texts=[t if h else t[:EXCERPT] for t, h in zip(texts, held, strict=True)],
         )
 
 

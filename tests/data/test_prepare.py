@@ -131,6 +131,7 @@ def test_everything_removed_is_counted(tmp_path: Path, tokenizer: Path) -> None:
     for unit in ("documents", "chars", "bytes", "tokens"):
         assert source["read"][unit] == source["kept"][unit] + sum(r[unit] for r in source["removed"].values())
     assert source["removed"]["quality: one frequent n-gram"]["examples"][0].startswith("Buy now!")
+    assert source["removed"]["near duplicate"]["examples"] == [lightly_changed[:160]]
 
 
 def test_heldout_documents_stay_whole_and_apart(tmp_path: Path, tokenizer: Path) -> None:
