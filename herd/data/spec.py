@@ -51,7 +51,7 @@ class Dedup:
 
 @dataclass(frozen=True)
 class DataSpec:
-    """A data recipe. `heldout` is the share of documents kept out of training, chosen by their hash.
+    """A data recipe. `tokenizer` is a file or a directory, which for chat holds the chat template too. `heldout` is the share of documents kept out of training, chosen by their hash.
 
     `decontaminate` lists evaluation files (JSON Lines; globs): documents that share 13 words in a row with
     them are removed. Relative paths are taken from the TOML file's directory.

@@ -76,12 +76,14 @@ class Worker:
     """Everything a chunk needs, loaded once per process."""
 
     def __init__(self, spec: DataSpec) -> None:
-        from herd.model.chat import ChatTemplate, encode_chat
+        from herd.model.chat import ChatTemplate
         from herd.model.tokenizer import Tokenizer
 
         self.spec = spec
         self.tokenizer = Tokenizer.load(spec.tokenizer)
-        self.template, self.encode_chat = ChatTemplate.llama3(), encode_chat
+        if any(source.kind == "chat" for source in spec.sources):
+            path = Path(spec.tokenizer)
+            self.template = ChatTemplate.load(path if path.is_dir() else path.parent)
         self.dtype = np.uint16 if self.tokenizer.vocab_size <= 1 << 16 else np.uint32
         self.evals = NgramIndex(
             record
@@ -93,7 +95,9 @@ class Worker:
     def encode(self, source: Source, documents: list[Document]) -> list[tuple[list[int], list[bool]]]:
         """Token ids and, for chat, the mask of the tokens to be learned."""
         if source.kind == "chat":
-            return [self.encode_chat(self.tokenizer, self.template, d["messages"]) for d in documents]
+            from herd.model.chat import encode_chat
+
+            return [encode_chat(self.tokenizer, self.template, d["messages"]) for d in documents]
         special = self.tokenizer.special
         begin, end = special["<|begin_of_text|>"], special["<|end_of_text|>"]
         encoded = self.tokenizer.encode_batch([d["text"] for d in documents])

@@ -23,6 +23,12 @@ from herd.errors import HerdError
 SPECIAL = ["<|begin_of_text|>", "<|end_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"]
 NOUNS = ["fox", "boat", "garden", "river", "mother", "captain", "lantern", "window", "song", "winter"]
 
+TEMPLATE = (
+    "{{ bos_token }}{% for m in messages %}<|start_header_id|>{{ m.role }}<|end_header_id|>\n\n"
+    "{{ m.content | trim }}<|eot_id|>{% endfor %}"
+    "{% if add_generation_prompt %}<|start_header_id|>assistant<|end_header_id|>\n\n{% endif %}"
+)
+
 
 def stories(count: int, seed: int = 0) -> list[str]:
     rng = np.random.default_rng(seed)
@@ -52,6 +58,8 @@ def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
     bpe.train_from_iterator(stories(50), trainer)
     path = tmp_path_factory.mktemp("tokenizer") / "tokenizer.json"
     bpe.save(str(path))
+    config = {"chat_template": TEMPLATE, "bos_token": "<|begin_of_text|>", "eos_token": "<|eot_id|>"}
+    (path.parent / "tokenizer_config.json").write_text(json.dumps(config))
     return path
 
 
