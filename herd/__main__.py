@@ -1,0 +1,5 @@
+"""`python -m herd`."""
+
+from herd.cli import main
+
+main()

@@ -1,0 +1,1 @@
+"""Models and targets that come with the package: plain read-only files."""

@@ -1,0 +1,106 @@
+"""The `herd` command: a small module a verb, loaded when it is called."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+
+import click
+
+from herd.errors import HerdError
+
+# Said here and not in the modules, so that `herd --help` imports none of them.
+VERBS = {
+    "up": "Start Herd: engine, API and pages on this machine.",
+    "serve": "Start Herd as a service: no browser, logs to standard error.",
+    "chat": "Talk to a model in the terminal.",
+    "train": "Train a model as a recipe says.",
+    "eval": "Measure a model: bits per byte, multiple choice, BLiMP.",
+    "improve": "Make a better model out of the votes, and serve it if it is proven.",
+    "data": "Turn corpora into token shards as a recipe says.",
+    "export": "Copy a model out as a Hugging Face directory.",
+    "pull": "Fetch a model from the Hugging Face hub.",
+    "models": "List the models.",
+    "show": "Show one model: card, digest, shape, lineage.",
+    "verify": "Re-hash models and lineage, and find a changed byte.",
+    "runs": "List, show or cancel runs.",
+    "doctor": "Check this machine, and say how to mend what is wrong.",
+}
+MODULES = {"serve": "up"}  # verbs that live in another verb's module
+
+
+class Verbs(click.Group):
+    """A group whose commands are imported on use: `herd.cli.<verb>:<verb>`."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(VERBS)
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        if name not in VERBS:
+            return None
+        module = importlib.import_module(f"herd.cli.{MODULES.get(name, name)}")
+        # `eval` and the like would hide a builtin: such a function is called `eval_`.
+        command: click.Command = getattr(module, name, None) or getattr(module, f"{name}_")
+        command.name = name
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(VERBS.items()))
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        name = args[0]
+        if name not in VERBS and not name.startswith("-"):
+            from herd.registry.nearest import nearest
+
+            near = nearest(name, list(VERBS))
+            hint = f"did you mean `herd {near}`?" if near else "see `herd --help`"
+            raise HerdError(f"no command {name!r}; {hint}")
+        return super().resolve_command(ctx, args)
+
+
+def _version(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        click.echo(f"herd {version('openherd')}")
+        ctx.exit()
+
+
+@click.group(cls=Verbs, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--version", is_flag=True, is_eager=True, expose_value=False, callback=_version)
+def herd() -> None:
+    """Train, serve, rank and improve open language models."""
+
+
+def run(args: list[str]) -> int:
+    """Run one command. Returns the exit status; all errors end here, as one line on standard error."""
+    try:
+        status = herd.main(args, prog_name="herd", standalone_mode=False)
+        return status if isinstance(status, int) else 0
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except HerdError as error:
+        print(f"herd: {error}", file=sys.stderr)
+        return error.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        print("interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # the reader of a pipe (head, less) has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except Exception as error:
+        if os.environ.get("HERD_DEBUG"):
+            raise
+        line = " ".join(str(error).split())
+        print(f"herd: {type(error).__name__}: {line}; set HERD_DEBUG=1 for the traceback", file=sys.stderr)
+        return 1
+
+
+def main() -> None:
+    """The entry point of `herd` and `openherd`."""
+    sys.exit(run(sys.argv[1:]))
