@@ -1,0 +1,210 @@
+"""The canonical request, and the events that answer it: what every dialect is translated to and from.
+
+All types are frozen dataclasses with `to_json()` (a dict of JSON types) and `from_json()`; the same form goes
+over the engine's pipe and into the store.
+"""
+
+import types
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, is_dataclass, replace
+from functools import cache
+from typing import Any, Literal, Self, Union, get_args, get_origin, get_type_hints
+
+Role = Literal["system", "user", "assistant", "tool"]
+FinishReason = Literal["stop", "length", "cancelled", "error"]
+
+
+class ProtocolError(Exception):
+    """A request that its dialect refuses: `str()` is one line, `param` the field, `status` the HTTP status."""
+
+    def __init__(
+        self, message: str, param: str | None = None, code: str | None = "invalid_request", status: int = 400
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.param = param
+        self.code = code
+        self.status = status
+
+
+class Wire:
+    """Gives a dataclass `to_json` and `from_json`, by its annotations."""
+
+    __slots__ = ()
+
+    def to_json(self) -> dict[str, Any]:
+        return {name: _dump(getattr(self, name)) for name in _hints(type(self))}
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Self:
+        """Raises ValueError or TypeError if `value` was not written by `to_json`; absent fields get defaults."""
+        hints = _hints(cls)
+        if unknown := value.keys() - hints.keys() - {"type"}:
+            raise ValueError(f"{cls.__name__} has no field {min(unknown)!r}")
+        return cls(**{name: _load(hint, value[name]) for name, hint in hints.items() if name in value})
+
+
+@dataclass(frozen=True, slots=True)
+class Message(Wire):
+    role: Role
+    content: str
+    name: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling(Wire):
+    """How tokens are drawn. `top_k` 0, `top_p` 1 and `min_p` 0 are off; `temperature` 0 is greedy."""
+
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    seed: int | None = None
+    max_tokens: int | None = None  # None: up to the end of the context
+    stop: tuple[str, ...] = ()
+    logprobs: int | None = None  # None: off; k: the chosen token's and those of the k best
+
+
+@dataclass(frozen=True, slots=True)
+class Request(Wire):
+    route: str
+    kind: Literal["chat", "completion"]
+    messages: tuple[Message, ...] = ()
+    prompt: str | tuple[int, ...] = ""
+    sampling: Sampling = Sampling()
+    n: int = 1
+    stream: bool = False
+    include_usage: bool = False
+    echo: bool = False
+    store: bool = True
+    labels: Mapping[str, Any] = field(default_factory=dict)  # recorded fields: user, metadata, …
+    explicit: frozenset[str] = frozenset()  # fields of `sampling` that the caller set
+
+    def for_target(self, system: str | None, sampling: Mapping[str, Any]) -> "Request":
+        """The request with a target's defaults where the caller said nothing.
+
+        The target's system prompt applies to a chat without a system message of its own, its sampling values to
+        the fields not in `explicit`. Raises ProtocolError (status 500) for a sampling value of a wrong type.
+        """
+        messages = self.messages
+        if system and self.kind == "chat" and not any(m.role == "system" for m in messages):
+            messages = (Message("system", system), *messages)
+        try:
+            defaults = Sampling.from_json(sampling)
+        except (TypeError, ValueError) as error:
+            raise ProtocolError(f"the target's sampling is wrong: {error}", "sampling", "bad_target", 500) from None
+        missing = {name: getattr(defaults, name) for name in sampling.keys() - self.explicit}
+        return replace(self, messages=messages, sampling=replace(self.sampling, **missing))
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogprob(Wire):
+    token: str
+    id: int
+    bytes: bytes
+    logprob: float
+    top: "tuple[TokenLogprob, ...]" = ()
+
+
+class _Event(Wire):
+    __slots__ = ()
+
+    def to_json(self) -> dict[str, Any]:
+        return {"type": type(self).__name__.lower(), **Wire.to_json(self)}
+
+
+@dataclass(frozen=True, slots=True)
+class Started(_Event):
+    """The prompt is read: its length in tokens, and how many of them a cache already held."""
+
+    prompt_tokens: int
+    cached_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Delta(_Event):
+    index: int
+    text: str
+    tokens: tuple[int, ...] = ()
+    logprobs: tuple[TokenLogprob, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Finished(_Event):
+    index: int
+    reason: FinishReason
+
+
+@dataclass(frozen=True, slots=True)
+class Usage(_Event):
+    """Sums over all choices; the last event of a whole answer."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    cached_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Failed(_Event):
+    """The answer ends here and is not complete; `status` is the HTTP status to give if none was sent yet."""
+
+    message: str
+    code: str = "engine_error"
+    status: int = 500
+
+
+Event = Started | Delta | Finished | Usage | Failed
+_EVENTS: dict[str, type[Event]] = {cls.__name__.lower(): cls for cls in get_args(Event)}
+
+
+def event_from_json(value: Mapping[str, Any]) -> Event:
+    """The event that `to_json` wrote; ValueError for anything else."""
+    cls = _EVENTS.get(value.get("type", ""))
+    if cls is None:
+        raise ValueError(f"no event of type {value.get('type')!r}")
+    return cls.from_json(value)
+
+
+@cache
+def _hints(cls: type) -> dict[str, Any]:
+    hints = get_type_hints(cls)
+    return {f.name: hints[f.name] for f in fields(cls)}
+
+
+def _dump(value: Any) -> Any:
+    if isinstance(value, Wire):
+        return value.to_json()
+    if isinstance(value, (tuple, bytes)):
+        return [_dump(item) for item in value]
+    if isinstance(value, frozenset):
+        return sorted(value)
+    return dict(value) if isinstance(value, Mapping) else value
+
+
+def _load(hint: Any, value: Any) -> Any:
+    """`value` (JSON types) as an instance of `hint`."""
+    origin, args = get_origin(hint), get_args(hint)
+    if origin in (Union, types.UnionType):
+        for option in args:
+            try:
+                return _load(option, value)
+            except (TypeError, ValueError):
+                continue
+    elif origin is Literal:
+        if value in args:
+            return value
+    elif origin is tuple and isinstance(value, (list, tuple)):
+        return tuple(_load(args[0], item) for item in value)
+    elif origin is frozenset and isinstance(value, (list, frozenset)):
+        return frozenset(value)
+    elif origin is Mapping and isinstance(value, Mapping):
+        return dict(value)
+    elif hint is bytes and isinstance(value, list):
+        return bytes(value)
+    elif hint is float and isinstance(value, (int, float)) and not isinstance(value, bool):
+        return float(value)
+    elif isinstance(hint, type) and is_dataclass(hint) and isinstance(value, Mapping):
+        return hint.from_json(value)  # type: ignore[attr-defined]
+    elif hint in (int, str, bool, types.NoneType) and type(value) is hint:
+        return value
+    raise ValueError(f"{value!r:.60} is not a {getattr(hint, '__name__', hint)}")
