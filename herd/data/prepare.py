@@ -33,12 +33,14 @@ from herd.data.work import (
     NO_SHINGLES,
     Chunk,
     Worker,
+    chat_template,
     plain_text,
     run_chunk,
     split,
     start_process,
 )
 from herd.errors import HerdError
+from herd.model.tokenizer import Tokenizer
 
 CHUNK_CHARS = 4_000_000
 SAMPLE_CHARS = 1_000_000
@@ -52,7 +54,8 @@ Progress = Callable[[str, int, int], None]  # (stage, done, total): bytes of the
 class Manifest:
     """What `prepare` made, as in `out/manifest.json`.
 
-    spec: the recipe, files by name only. tokenizer, evals: fingerprint and digests of what else was read.
+    spec: the recipe, files by name only. tokenizer, template (the chat template, else empty), evals: fingerprint,
+    source and digests of what else was read.
     sources: for each its name, licence, kind, files with sha256, counts of documents, chars, bytes and tokens
     `read` and `kept`, and the same counts in `removed` by reason, with the worst examples. train, heldout:
     documents, tokens, fingerprint. A dry run has no fingerprint, and `read` alone, with tokens estimated.
@@ -62,6 +65,7 @@ class Manifest:
     dtype: str
     spec: dict[str, Any]
     tokenizer: str
+    template: str
     evals: list[dict[str, str]]
     sources: list[dict[str, Any]]
     train: dict[str, Any]
@@ -89,8 +93,8 @@ def prepare(
     work = out / ".work"
     if (out / "manifest.json").is_file():
         manifest = Manifest(**json.loads((out / "manifest.json").read_text(encoding="utf-8")))
-        found = [manifest.spec, manifest.tokenizer, manifest.evals, [s["files"] for s in manifest.sources]]
-        if found != list(inputs.values()):
+        found = {name: getattr(manifest, name) for name in inputs if name != "files"}
+        if {**found, "files": [source["files"] for source in manifest.sources]} != inputs:
             raise HerdError(f"{out}: holds data of another recipe; name another directory or remove it")
     else:
         _begin(out, work, inputs)
@@ -103,12 +107,12 @@ def prepare(
 
 def _inputs(spec: DataSpec, files: list[list[Path]]) -> dict[str, Any]:
     """All that decides the outcome: the recipe and the digest of every file it reads, wherever they lie."""
-    from herd.model.tokenizer import Tokenizer
-
+    template = chat_template(spec)
     evals = [Path(path) for pattern in spec.decontaminate for path in expand(pattern)]
     return {
         "spec": json.loads(spec.named().to_json()),
         "tokenizer": Tokenizer.load(spec.tokenizer).fingerprint,
+        "template": template.source if template else "",
         "evals": [_digest(path) for path in evals],
         "files": [[_digest(path) for path in paths] for paths in files],
     }
@@ -264,6 +268,7 @@ def _merge(
         dtype=dtype,
         spec=inputs["spec"],
         tokenizer=inputs["tokenizer"],
+        template=inputs["template"],
         evals=inputs["evals"],
         sources=sources,
         train=sets["train"],
@@ -346,4 +351,4 @@ def _dry_run(spec: DataSpec, files: list[list[Path]], report: Progress) -> Manif
         counts["tokens"] = round(tokens * counts["chars"] / max(1, sampled))
         sources.append({**_heading(source), "read": dict(counts)})
     dtype, recipe = np.dtype(worker.dtype).name, json.loads(spec.named().to_json())
-    return Manifest("", dtype, recipe, worker.tokenizer.fingerprint, [], sources, {}, {})
+    return Manifest("", dtype, recipe, worker.tokenizer.fingerprint, "", [], sources, {}, {})

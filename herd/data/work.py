@@ -19,7 +19,11 @@ from herd.data.dedup import NgramIndex, minhash
 from herd.data.sources import Document, expand, numbered_records
 from herd.data.spec import DataSpec, Source
 from herd.data.words import Words
+from herd.errors import HerdError
+from herd.model.chat import ChatTemplate, encode_chat
+from herd.model.tokenizer import Tokenizer
 
+BEGIN, END = "<|begin_of_text|>", "<|end_of_text|>"
 KEEP = ""
 EXCERPT = 160
 NO_SHINGLES = np.iinfo(np.uint32).max  # every place of the signature of a text too short to have one
@@ -76,14 +80,9 @@ class Worker:
     """Everything a chunk needs, loaded once per process."""
 
     def __init__(self, spec: DataSpec) -> None:
-        from herd.model.chat import ChatTemplate
-        from herd.model.tokenizer import Tokenizer
-
         self.spec = spec
         self.tokenizer = Tokenizer.load(spec.tokenizer)
-        if any(source.kind == "chat" for source in spec.sources):
-            path = Path(spec.tokenizer)
-            self.template = ChatTemplate.load(path if path.is_dir() else path.parent)
+        self.template = chat_template(spec)
         self.dtype = np.uint16 if self.tokenizer.vocab_size <= 1 << 16 else np.uint32
         self.evals = NgramIndex(
             record
@@ -95,13 +94,15 @@ class Worker:
     def encode(self, source: Source, documents: list[Document]) -> list[tuple[list[int], list[bool]]]:
         """Token ids and, for chat, the mask of the tokens to be learned."""
         if source.kind == "chat":
-            from herd.model.chat import encode_chat
-
+            assert self.template is not None
             return [encode_chat(self.tokenizer, self.template, d["messages"]) for d in documents]
         special = self.tokenizer.special
-        begin, end = special["<|begin_of_text|>"], special["<|end_of_text|>"]
+        if not {BEGIN, END} <= special.keys():
+            raise HerdError(
+                f"{self.spec.tokenizer}: has no {BEGIN} or {END}; use a Llama 3 kind of tokenizer"
+            )
         encoded = self.tokenizer.encode_batch([d["text"] for d in documents])
-        return [([begin, *ids, end], []) for ids in encoded]
+        return [([special[BEGIN], *ids, special[END]], []) for ids in encoded]
 
     def examine(self, source: Source, text: str, words: Words) -> tuple[str, float]:
         """Why the document is removed and how far beyond the rule it is; KEEP when it stays."""
@@ -119,8 +120,8 @@ class Worker:
         texts = [plain_text(d) for d in documents]
         words = [Words(text) for text in texts]
         verdicts = [
-            ("too short", 1.0) if d["short"] else self.examine(source, t, w)
-            for d, t, w in zip(documents, texts, words, strict=True)
+            ("too short", 1.0) if d["short"] else ("no reply", 1.0) if not ids else self.examine(source, t, w)
+            for d, t, w, (ids, _) in zip(documents, texts, words, encoded, strict=True)
         ]
         signatures = [minhash(w.ngrams(near.shingle), near.permutations) for w in words] if near else []
         held = [d["heldout"] for d in documents]
@@ -137,6 +138,14 @@ class Worker:
             severity=[severity for _, severity in verdicts],
             texts=[t if h else t[:EXCERPT] for t, h in zip(texts, held, strict=True)],
         )
+
+
+def chat_template(spec: DataSpec) -> ChatTemplate | None:
+    """The template that lies beside the tokenizer, if any source is chat."""
+    if all(source.kind == "text" for source in spec.sources):
+        return None
+    path = Path(spec.tokenizer)
+    return ChatTemplate.load(path if path.is_dir() else path.parent)
 
 
 def plain_text(document: Document) -> str:

@@ -167,13 +167,14 @@ def test_pieces_join_to_the_text(limit: int) -> None:
 
 def test_chat_learns_the_replies_only(tmp_path: Path, tokenizer: Path) -> None:
     chat = [{"role": "user", "content": "Who came home?"}, {"role": "assistant", "content": "The fox."}]
-    write_jsonl(tmp_path / "chat.jsonl", [{"messages": chat * 2}])
+    write_jsonl(tmp_path / "chat.jsonl", [{"messages": chat * 2}, {"messages": chat[:1]}])
     write_jsonl(tmp_path / "text.jsonl", stories(3))
     sources = [
         {"path": str(tmp_path / f"{kind}.jsonl"), "name": kind, "licence": "CC0-1.0", "kind": kind}
         for kind in ("chat", "text")
     ]
-    prepare(make_spec(tmp_path, tokenizer, sources=sources, dedup={"exact": False}), tmp_path / "out")
+    manifest = prepare(make_spec(tmp_path, tokenizer, sources=sources), tmp_path / "out")
+    assert manifest.template == TEMPLATE and manifest.sources[0]["removed"]["no reply"]["documents"] == 1
     shards = Shards.open(tmp_path / "out" / "train", source="chat")
     ids, mask = shards.doc(0), shards.mask(0)
     assert mask is not None
