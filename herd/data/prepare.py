@@ -42,7 +42,7 @@ from herd.data.work import (
 from herd.errors import HerdError
 from herd.model.tokenizer import Tokenizer
 
-CHUNK_CHARS = 4_000_000
+CHUNK_CHARS = 1_000_000  # a second or so of work: what Ctrl-C waits for
 SAMPLE_CHARS = 1_000_000
 EXAMPLES = 3  # of removed documents, for each reason
 
