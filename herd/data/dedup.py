@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -88,6 +90,19 @@ class NgramIndex:
                 if n >= self.SHORTEST:
                     grams[n].append(words.ngrams(n))
         self._grams = {n: np.unique(np.concatenate(found)) for n, found in grams.items() if found}
+
+    def save(self, path: Path) -> None:
+        scratch = path.with_suffix(".tmp")
+        with open(scratch, "wb") as file:
+            np.savez(file, **{str(n): known for n, known in self._grams.items()})  # type: ignore[arg-type]
+        os.replace(scratch, path)
+
+    @classmethod
+    def load(cls, path: Path) -> NgramIndex:
+        index = cls(())
+        with np.load(path, allow_pickle=False) as file:
+            index._grams = {int(n): file[n] for n in file.files}
+        return index
 
     def overlaps(self, words: Words) -> bool:
         """Whether the text has a run of words in common with the index."""

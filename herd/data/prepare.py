@@ -23,24 +23,25 @@ from typing import Any
 
 import numpy as np
 
-from herd.data.dedup import near_duplicates
+from herd.data.dedup import NgramIndex, near_duplicates
 from herd.data.shards import ShardWriter, write_json
-from herd.data.sources import SEPARATOR, Document, expand, read
+from herd.data.sources import SEPARATOR, Document, expand, numbered_records, read
 from herd.data.spec import DataSpec, Source
 from herd.data.work import (
+    EVALS,
     EXCERPT,
     KEEP,
     NO_SHINGLES,
     Chunk,
     Worker,
     chat_template,
+    load_tokenizer,
     plain_text,
     run_chunk,
     split,
     start_process,
 )
 from herd.errors import HerdError
-from herd.model.tokenizer import Tokenizer
 
 CHUNK_CHARS = 1_000_000  # a second or so of work: what Ctrl-C waits for
 SAMPLE_CHARS = 1_000_000
@@ -111,7 +112,7 @@ def _inputs(spec: DataSpec, files: list[list[Path]]) -> dict[str, Any]:
     evals = [Path(path) for pattern in spec.decontaminate for path in expand(pattern)]
     return {
         "spec": json.loads(spec.named().to_json()),
-        "tokenizer": Tokenizer.load(spec.tokenizer).fingerprint,
+        "tokenizer": load_tokenizer(spec).fingerprint,
         "template": template.source if template else "",
         "evals": [_digest(path) for path in evals],
         "files": [[_digest(path) for path in paths] for paths in files],
@@ -157,6 +158,9 @@ def _make_chunks(
     spec: DataSpec, files: list[list[Path]], work: Path, workers: int, report: Progress
 ) -> list[list[Path]]:
     """Stage one. Returns the chunk files of each source, in order."""
+    if not (work / EVALS).exists():
+        paths = [path for pattern in spec.decontaminate for path in expand(pattern)]
+        NgramIndex(record for path in paths for _, record in numbered_records(path)).save(work / EVALS)
     count = _Counting("tokenise", files, report)
     chunks: list[list[Path]] = [[] for _ in files]
     text = spec.to_json()
@@ -337,7 +341,7 @@ class _Tally:
 
 def _dry_run(spec: DataSpec, files: list[list[Path]], report: Progress) -> Manifest:
     """Count what would be read; tokens by the ratio in the first million characters of each source."""
-    worker, sources, count = Worker(spec), [], _Counting("count", files, report)
+    worker, sources, count = Worker(spec, NgramIndex(())), [], _Counting("count", files, report)
     for source, paths in zip(spec.sources, files, strict=True):
         sample: list[Document] = []
         counts, sampled = Counter[str](), 0

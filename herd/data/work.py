@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from herd.data.dedup import NgramIndex, minhash
-from herd.data.sources import Document, expand, numbered_records
+from herd.data.sources import Document
 from herd.data.spec import DataSpec, Source
 from herd.data.words import Words
 from herd.errors import HerdError
@@ -24,6 +24,7 @@ from herd.model.chat import ChatTemplate, encode_chat
 from herd.model.tokenizer import Tokenizer
 
 BEGIN, END = "<|begin_of_text|>", "<|end_of_text|>"
+EVALS = "evals.npz"  # the n-gram index of the evaluation sets, beside the chunks
 KEEP = ""
 EXCERPT = 160
 NO_SHINGLES = np.iinfo(np.uint32).max  # every place of the signature of a text too short to have one
@@ -79,17 +80,10 @@ def pieces(text: str, max_chars: int | None) -> Iterator[str]:
 class Worker:
     """Everything a chunk needs, loaded once per process."""
 
-    def __init__(self, spec: DataSpec) -> None:
-        self.spec = spec
-        self.tokenizer = Tokenizer.load(spec.tokenizer)
-        self.template = chat_template(spec)
+    def __init__(self, spec: DataSpec, evals: NgramIndex) -> None:
+        self.spec, self.evals = spec, evals
+        self.tokenizer, self.template = load_tokenizer(spec), chat_template(spec)
         self.dtype = np.uint16 if self.tokenizer.vocab_size <= 1 << 16 else np.uint32
-        self.evals = NgramIndex(
-            record
-            for pattern in spec.decontaminate
-            for path in expand(pattern)
-            for _, record in numbered_records(path)
-        )
 
     def encode(self, source: Source, documents: list[Document]) -> list[tuple[list[int], list[bool]]]:
         """Token ids and, for chat, the mask of the tokens to be learned."""
@@ -97,10 +91,6 @@ class Worker:
             assert self.template is not None
             return [encode_chat(self.tokenizer, self.template, d["messages"]) for d in documents]
         special = self.tokenizer.special
-        if not {BEGIN, END} <= special.keys():
-            raise HerdError(
-                f"{self.spec.tokenizer}: has no {BEGIN} or {END}; use a Llama 3 kind of tokenizer"
-            )
         encoded = self.tokenizer.encode_batch([d["text"] for d in documents])
         return [([special[BEGIN], *ids, special[END]], []) for ids in encoded]
 
@@ -140,6 +130,13 @@ class Worker:
         )
 
 
+def load_tokenizer(spec: DataSpec) -> Tokenizer:
+    tokenizer = Tokenizer.load(spec.tokenizer)
+    if not {BEGIN, END} <= tokenizer.special.keys():
+        raise HerdError(f"{spec.tokenizer}: has no {BEGIN} or {END}; use a Llama 3 kind of tokenizer")
+    return tokenizer
+
+
 def chat_template(spec: DataSpec) -> ChatTemplate | None:
     """The template that lies beside the tokenizer, if any source is chat."""
     if all(source.kind == "text" for source in spec.sources):
@@ -172,8 +169,8 @@ def _digest(text: str) -> list[int]:
 
 
 @lru_cache(maxsize=1)
-def _worker(spec: str) -> Worker:
-    return Worker(DataSpec.from_json(spec))
+def _worker(spec: str, evals: Path) -> Worker:
+    return Worker(DataSpec.from_json(spec), NgramIndex.load(evals))
 
 
 def start_process() -> None:
@@ -191,5 +188,5 @@ def start_process() -> None:
 
 def run_chunk(spec: str, source: int, documents: list[Document], path: Path) -> None:
     """Work on one chunk and write its file."""
-    worker = _worker(spec)
+    worker = _worker(spec, path.with_name(EVALS))
     worker.run(worker.spec.sources[source], documents).save(path)

@@ -224,18 +224,18 @@ def test_killed_and_resumed_is_byte_identical(tmp_path: Path, tokenizer: Path) -
     assert start("whole", 1).wait(120) == 0
     work = tmp_path / "parts" / ".work"
     process = start("parts", 2)
-    while len(list(work.glob("*.npz"))) < 4 and process.poll() is None:
+    while len(list(work.glob("0*.npz"))) < 4 and process.poll() is None:
         time.sleep(0.005)
     process.kill()
     process.communicate(
         timeout=30
     )  # ends when no process holds the pipe: workers do not outlive their parent
     assert not (tmp_path / "parts" / "manifest.json").exists()
-    done = {p.name: p.stat().st_mtime_ns for p in work.glob("*.npz")}
+    done = {p.name: p.stat().st_mtime_ns for p in work.glob("0*.npz")}
 
     process = start("parts", 2)
     while not (tmp_path / "parts" / "manifest.json").exists() and process.poll() is None:
-        kept = {p.name: p.stat().st_mtime_ns for p in work.glob("*.npz") if p.name in done and p.exists()}
+        kept = {p.name: p.stat().st_mtime_ns for p in work.glob("0*.npz") if p.name in done and p.exists()}
         assert all(done[name] == when for name, when in kept.items())
     assert process.wait(120) == 0 and done
     assert files(tmp_path / "parts") == files(tmp_path / "whole")
