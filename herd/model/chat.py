@@ -1,0 +1,164 @@
+"""Chat templates (Jinja, as in a model's `tokenizer_config.json`) and the tokens of a conversation."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from jinja2.ext import Extension, loopcontrols
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from herd.errors import HerdError
+from herd.model.tokenizer import Tokenizer
+
+Messages = Sequence[Mapping[str, Any]]
+
+# Llama 3's own: header, blank line, trimmed content, end of turn.
+LLAMA3_TEMPLATE = (
+    "{{ bos_token }}{% for message in messages %}"
+    "{{ '<|start_header_id|>' + message['role'] + '<|end_header_id|>\n\n'"
+    " + message['content'] | trim + '<|eot_id|>' }}"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|start_header_id|>assistant<|end_header_id|>\n\n' }}{% endif %}"
+)
+
+
+class _Generation(Extension):
+    """`{% generation %}…{% endgeneration %}` of training templates: rendered as its body."""
+
+    tags = {"generation"}
+
+    def parse(self, parser: Any) -> Any:
+        next(parser.stream)
+        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+
+
+def _raise(message: str) -> None:
+    raise jinja2.TemplateError(message)
+
+
+def _environment() -> ImmutableSandboxedEnvironment:
+    env = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, loopcontrols]
+    )
+    env.filters["tojson"] = lambda value, ensure_ascii=False, indent=None, separators=None, sort_keys=False: (
+        json.dumps(
+            value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys
+        )
+    )
+    env.globals["raise_exception"] = _raise
+    env.globals["strftime_now"] = lambda form: datetime.datetime.now().strftime(form)
+    return env
+
+
+class ChatTemplate:
+    """A conversation's text, rendered exactly as `transformers` renders it."""
+
+    def __init__(
+        self, source: str, *, bos_token: str = "<|begin_of_text|>", eos_token: str = "<|eot_id|>"
+    ) -> None:
+        self.source = source
+        self._names = {"bos_token": bos_token, "eos_token": eos_token}
+        try:
+            self._template = _environment().from_string(source)
+        except jinja2.TemplateError as error:
+            raise HerdError(f"the chat template is not valid Jinja: {error}") from None
+
+    @classmethod
+    def load(cls, directory: str | os.PathLike[str]) -> ChatTemplate:
+        """The template of a model directory: `chat_template.jinja`, else the key in `tokenizer_config.json`.
+
+        Raises HerdError if there is none: such a model completes text but does not chat.
+        """
+        directory = Path(directory)
+        try:
+            config = json.loads((directory / "tokenizer_config.json").read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            config = {}
+        except ValueError as error:
+            raise HerdError(f"{directory / 'tokenizer_config.json'}: not JSON ({error})") from None
+        file = directory / "chat_template.jinja"
+        source = file.read_text(encoding="utf-8") if file.is_file() else config.get("chat_template")
+        if isinstance(source, list):  # several named templates
+            source = next((t["template"] for t in source if t.get("name") == "default"), None)
+        if not isinstance(source, str):
+            raise HerdError(f"{directory}: no chat template; use text completion with this model")
+        names = {}
+        for key in ("bos_token", "eos_token"):
+            value = config.get(key)
+            names[key] = value.get("content", "") if isinstance(value, dict) else value or ""
+        return cls(source, **names)
+
+    def render(self, messages: Messages, *, add_generation_prompt: bool = False, **context: Any) -> str:
+        """The conversation as text; `context` are the template's own variables (`tools`, `date_string`, …)."""
+        try:
+            return self._template.render(
+                messages=messages, add_generation_prompt=add_generation_prompt, **self._names, **context
+            )
+        except (jinja2.TemplateError, TypeError, KeyError, ValueError) as error:
+            raise HerdError(f"the chat template refused the messages: {error}") from None
+
+
+def encode_prompt(tokenizer: Tokenizer, template: ChatTemplate, messages: Messages) -> list[int]:
+    """Token ids of the conversation up to where the assistant's reply begins.
+
+    Special-token names inside a message's content stay text: the content is swapped for private-use marks while the
+    template renders, and only the template's own text is parsed for special tokens.
+    """
+    return _encode(tokenizer, template, messages, add_generation_prompt=True)
+
+
+def encode_chat(
+    tokenizer: Tokenizer, template: ChatTemplate, messages: Messages
+) -> tuple[list[int], list[bool]]:
+    """Token ids of a whole conversation and, for each, whether it is the assistant's own (with its `<|eot_id|>`)."""
+    ids: list[int] = []
+    mask: list[bool] = []
+    for i, message in enumerate(messages):
+        if message["role"] != "assistant":
+            continue
+        before = _encode(tokenizer, template, messages[:i], add_generation_prompt=True)
+        through = _encode(tokenizer, template, messages[: i + 1])
+        if through[: len(before)] != before or before[: len(ids)] != ids:
+            raise HerdError(
+                "this chat template changes earlier turns when a turn is added; it cannot be trained on"
+            )
+        mask += [False] * (len(before) - len(ids)) + [True] * (len(through) - len(before))
+        ids = through
+    return ids, mask
+
+
+def _encode(tokenizer: Tokenizer, template: ChatTemplate, messages: Messages, **context: Any) -> list[int]:
+    names = [name for name in tokenizer.special if any(name in str(m.get("content", "")) for m in messages)]
+    if not names:
+        return tokenizer.encode(template.render(messages, **context), special=True)
+    # A forged name in a message: break it with a mark that no text contains, render, then encode piece by piece.
+    mark = "\ue000"
+    while any(mark in str(m.get("content", "")) for m in messages):
+        mark += "\ue001"
+    broken = [
+        {**m, "content": _replace(str(m.get("content", "")), {n: n[0] + mark + n[1:] for n in names})}
+        for m in messages
+    ]
+    rendered = template.render(broken, **context)
+    ids: list[int] = []
+    for i, piece in enumerate(_split_keep(rendered, tokenizer.special)):
+        ids += [tokenizer.special[piece]] if i % 2 else tokenizer.encode(piece.replace(mark, ""))
+    return ids
+
+
+def _replace(text: str, table: Mapping[str, str]) -> str:
+    for old, new in table.items():
+        text = text.replace(old, new)
+    return text
+
+
+def _split_keep(text: str, names: Mapping[str, int]) -> list[str]:
+    import re
+
+    return re.split("(" + "|".join(map(re.escape, names)) + ")", text)
