@@ -1,0 +1,72 @@
+"""`herd runs`: what takes long, and how far it is."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from herd.cli.output import console, emit, facts, json_option, table
+from herd.errors import HerdError
+
+if TYPE_CHECKING:
+    from herd.registry.runs import Run
+
+ACTIVE = ("queued", "running", "waiting")
+
+
+@click.command()
+@click.argument("run_id", metavar="[ID]", required=False)
+@click.option("--cancel", is_flag=True, help="Stop the run ID.")
+@json_option
+def runs(run_id: str | None, cancel: bool, as_json: bool) -> None:
+    """List the runs, show the run ID with the end of its log, or cancel it."""
+    from herd.registry.home import home
+    from herd.registry.runs import Run
+
+    if run_id is None:
+        if cancel:
+            raise HerdError("which run? `herd runs` lists them; then `herd runs ID --cancel`")
+        found = [run.to_json() for run in Run.list(home())]
+        emit(found, as_json, lambda: _list(found))
+        return
+    run = Run.load(home(), run_id)
+    if cancel:
+        _cancel(run)
+        run = Run.load(home(), run_id)
+    log = run.dir / "log"
+    lines = log.read_text(encoding="utf-8", errors="replace").splitlines() if log.is_file() else []
+    data = {**run.to_json(), "log": lines[-20:]}
+    emit(data, as_json, lambda: _show(data))
+
+
+def _cancel(run: Run) -> None:
+    if run.state not in ACTIVE:
+        raise HerdError(f"run {run.id} is over ({run.state})")
+    if run.pid:
+        try:
+            os.kill(run.pid, signal.SIGTERM)
+        except ProcessLookupError:
+            pass
+    run.set("cancelled")
+
+
+def _list(found: list[dict[str, Any]]) -> None:
+    if not found:
+        console().print("no runs yet; `herd improve cria` starts one")
+        return
+    rows = [(run["id"], run["kind"], run["state"], _when(run["created"])) for run in found]
+    table(("run", "kind", "state", "begun"), rows)
+
+
+def _show(data: dict[str, Any]) -> None:
+    facts({name: value for name, value in data.items() if name != "log"})
+    for line in data["log"]:
+        console().print(f"  {line}")
+
+
+def _when(seconds: float) -> str:
+    return time.strftime("%Y-%m-%d %H:%M", time.localtime(seconds))
