@@ -14,6 +14,7 @@ from herd.data.prefs import Pair
 from herd.errors import HerdError
 from herd.model.chat import ChatTemplate, Messages, encode_chat, encode_prompt
 from herd.model.llama import Llama
+from herd.model.mask import attend, causal
 from herd.model.tokenizer import Tokenizer
 
 
@@ -84,7 +85,9 @@ def sequence_logprobs(model: Llama, tokens: Tensor, labels: Tensor) -> Tensor:
     tokens, labels [B, T]; labels are IGNORE where nothing is scored. The head runs on labelled positions only.
     """
     scored = labels != IGNORE
-    logits = model.head(model.hidden(tokens)[scored]).float()
+    positions = torch.arange(tokens.shape[1], device=tokens.device).expand_as(tokens)
+    hidden = model.hidden(tokens, positions, attend(causal()))
+    logits = model.head(hidden[scored]).float()
     logprobs = -F.cross_entropy(logits, labels[scored], reduction="none")
     rows = scored.nonzero()[:, 0]
     return torch.zeros(len(tokens), device=logprobs.device).index_add(0, rows, logprobs)
@@ -152,8 +155,10 @@ def batches(
     reference = score(model, [reply for pair in pairs for reply in pair]).view(-1, 2)
     generator = torch.Generator().manual_seed(seed)
     for _ in range(epochs):
-        for rows in torch.randperm(len(pairs), generator=generator).split(batch):
-            replies = [pairs[i][side] for side in (0, 1) for i in rows.tolist()]
+        order = torch.randperm(len(pairs), generator=generator).tolist()
+        for at in range(0, len(order), batch):
+            rows = order[at : at + batch]
+            replies = [pairs[i][side] for side in (0, 1) for i in rows]
             tokens, labels = pad(replies, _device(model))
             yield PairBatch(tokens, labels, reference[rows].T.flatten().to(tokens.device))
 

@@ -22,7 +22,7 @@ class Bigram(nn.Module):
         table = torch.randn(vocab, vocab, generator=torch.Generator().manual_seed(seed))
         self.table = nn.Parameter(table)
 
-    def hidden(self, tokens: Tensor) -> Tensor:
+    def hidden(self, tokens: Tensor, positions: Tensor, attend: object) -> Tensor:
         return nn.functional.one_hot(tokens, len(self.table)).to(self.table.dtype)
 
     def head(self, hidden: Tensor) -> Tensor:
