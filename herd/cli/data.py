@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from herd.cli.output import console, emit, json_option, table
+from herd.cli.output import Bars, console, emit, json_option, table
 from herd.errors import HerdError
 
 
@@ -29,8 +29,8 @@ def data(spec: Path, out: Path | None, workers: int, dry_run: bool, as_json: boo
     if out is None and not dry_run:
         raise HerdError("say where the shards go: --out DIR (or --dry-run to count only)")
     recipe = DataSpec.load(spec)
-    with _Bar() as bar:
-        manifest = prepare(recipe, out or Path(), workers=workers, dry_run=dry_run, progress=bar)
+    with Bars() as bars:
+        manifest = prepare(recipe, out or Path(), workers=workers, dry_run=dry_run, progress=bars)
     result = dataclasses.asdict(manifest)
     if out and not dry_run:
         _record(spec, out, result)
@@ -67,23 +67,3 @@ def _summary(manifest: dict[str, Any], dry_run: bool) -> None:
     if not dry_run:
         train, heldout = manifest["train"], manifest["heldout"]
         console().print(f"\n{train['tokens']:,} tokens to train on, {heldout['tokens']:,} held out")
-
-
-class _Bar:
-    """A progress bar a stage, made when the stage is first reported."""
-
-    def __enter__(self) -> _Bar:
-        from rich.progress import Progress
-
-        self.progress = Progress(console=console(stderr=True))
-        self.tasks: dict[str, Any] = {}
-        self.progress.start()
-        return self
-
-    def __call__(self, stage: str, done: int, total: int) -> None:
-        if stage not in self.tasks:
-            self.tasks[stage] = self.progress.add_task(stage, total=total)
-        self.progress.update(self.tasks[stage], completed=done)
-
-    def __exit__(self, *_: object) -> None:
-        self.progress.stop()

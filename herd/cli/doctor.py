@@ -156,7 +156,12 @@ def models() -> Check:
     registry = Registry(home())
     bundled = [entry for entry in registry.models() if entry.bundled]
     if not bundled:
-        return Check("models", "bad", "the bundled model is missing", "install Herd again: pip install --force-reinstall")
+        return Check(
+            "models",
+            "bad",
+            "the bundled model is missing",
+            "install Herd again: pip install --force-reinstall",
+        )
     problems = [str(problem) for entry in bundled for problem in registry.verify(entry.ref)]
     if problems:
         return Check("models", "bad", problems[0], "install Herd again: pip install --force-reinstall")

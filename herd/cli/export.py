@@ -62,13 +62,11 @@ def export(ref: str, directory: Path, merge: bool, as_json: bool) -> None:
 
 
 def _merge(registry: Registry, entry: ModelEntry, out: Path) -> None:
-    import torch
-
     from herd.model import hf, lora
-    from herd.model.tokenizer import Tokenizer
 
     base = registry.resolve(entry.base or "")
-    model = hf.load(base.path, dtype=torch.float32)
+    model = hf.load(base.path)
     lora.load_peft(model, entry.path)
     lora.merge(model)
-    hf.save(model.to(torch.bfloat16), out, Tokenizer.load(base.path))
+    shutil.copytree(base.path, out, ignore=shutil.ignore_patterns("herd.json", "README.md", "*.safetensors*"))
+    hf.save(model, out)

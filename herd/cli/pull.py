@@ -69,7 +69,9 @@ def pull(repo: str, name: str | None, as_json: bool) -> None:
     if server := Server.running():
         server.call("POST", "/api/reload")
     data = {"ref": entry.ref, "digest": entry.digest, "repo": repo, "revision": commit}
-    emit(data, as_json, lambda: console().print(f"{repo} is here as {entry.ref}; try `herd chat {entry.name}`"))
+    emit(
+        data, as_json, lambda: console().print(f"{repo} is here as {entry.ref}; try `herd chat {entry.name}`")
+    )
 
 
 def _fetch(repo: str, revision: str | None) -> Path:
@@ -116,7 +118,9 @@ def _supported(repo: str, config: Path) -> None:
 def _check(repo: str, folder: Path) -> tuple[str, str | None]:
     """Kind and base model of what was fetched."""
     if not any(folder.glob("*.safetensors")):
-        raise HerdError(f"{repo} has no safetensors weights; Herd reads no other form, since pickles can run code")
+        raise HerdError(
+            f"{repo} has no safetensors weights; Herd reads no other form, since pickles can run code"
+        )
     adapter = folder / "adapter_config.json"
     if not adapter.is_file():
         return "model", None

@@ -1,0 +1,115 @@
+"""A Hugging Face hub of one's own, on this machine."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+COMMIT = "1234567890abcdef1234567890abcdef12345678"
+
+
+@dataclass
+class Hub:
+    """`files` of the one repository `repo`. A file in `cut` breaks off at its middle the first time."""
+
+    repo: str = "someone/Tiny-Llama"
+    files: dict[str, bytes] = field(default_factory=dict)
+    cut: set[str] = field(default_factory=set)
+    asked: list[tuple[str, str | None]] = field(default_factory=list)  # (file, its Range header) of each GET
+    url: str = ""
+
+
+class Handler(BaseHTTPRequestHandler):
+    hub: Hub
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+    def do_HEAD(self) -> None:
+        self.do_GET(body=False)
+
+    def do_GET(self, body: bool = True) -> None:
+        path = self.path.partition("?")[0].removeprefix("/")
+        if path.startswith(f"api/models/{self.hub.repo}"):
+            names = [{"rfilename": name} for name in self.hub.files]
+            self.answer(200, json.dumps({"id": self.hub.repo, "sha": COMMIT, "siblings": names}).encode())
+        elif path.startswith(f"{self.hub.repo}/resolve/"):
+            self.file(path.split("/", 4)[4], body)
+        else:
+            self.answer(404, b"{}", {"X-Error-Code": "RepoNotFound"})
+
+    def file(self, name: str, body: bool) -> None:
+        if name not in self.hub.files:
+            self.answer(404, b"", {"X-Error-Code": "EntryNotFound"})
+            return
+        data = self.hub.files[name]
+        headers = {"ETag": f'"{hashlib.sha256(data).hexdigest()}"', "X-Repo-Commit": COMMIT}
+        status, wanted = 200, self.headers.get("Range")
+        if body:
+            self.hub.asked.append((name, wanted))
+        if wanted:
+            start = int(wanted.removeprefix("bytes=").partition("-")[0])
+            headers["Content-Range"] = f"bytes {start}-{len(data) - 1}/{len(data)}"
+            data, status = data[start:], 206
+        if body and name in self.hub.cut:
+            self.hub.cut.remove(name)
+            self.answer(status, data, headers, send=len(data) // 2)
+            self.close_connection = True
+        else:
+            self.answer(status, data, headers, send=len(data) if body else 0)
+
+    def answer(
+        self, status: int, data: bytes, headers: dict[str, str] | None = None, send: int | None = None
+    ) -> None:
+        self.send_response(status)
+        for name, value in {"Content-Length": str(len(data)), **(headers or {})}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(data[:send])
+
+
+@pytest.fixture
+def hub() -> Iterator[Hub]:
+    hub = Hub()
+    server = ThreadingHTTPServer(("127.0.0.1", 0), type("Bound", (Handler,), {"hub": hub}))
+    hub.url = f"http://127.0.0.1:{server.server_address[1]}"
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield hub
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+@pytest.fixture
+def tiny(tmp_path: Path) -> Path:
+    """A Hugging Face directory of a real, very small Llama with random weights and a tokenizer."""
+    import torch
+
+    from herd.model import hf
+    from herd.model.config import Config
+    from herd.model.llama import Llama
+    from herd.model.tokenizer import train_bpe
+
+    torch.manual_seed(0)
+    tokenizer = train_bpe(["the quick brown fox jumps over the lazy dog " * 9], 300)
+    config = Config(
+        vocab_size=tokenizer.vocab_size,
+        dim=32,
+        n_layers=2,
+        n_heads=4,
+        n_kv_heads=2,
+        head_dim=8,
+        ffn_dim=64,
+        max_positions=64,
+    )
+    directory = tmp_path / "tiny"
+    hf.save(Llama(config), directory, tokenizer=tokenizer, dtype=torch.float32)
+    return directory

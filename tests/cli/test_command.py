@@ -1,0 +1,96 @@
+"""What holds for every command: speed of help, one line for a mistake, exit codes."""
+
+import os
+import subprocess
+import sys
+import time
+
+import click
+import pytest
+
+import herd.cli
+from herd.cli import VERBS, run
+from herd.errors import HerdError
+
+
+def test_help_is_quick_and_loads_nothing_heavy() -> None:
+    code = (
+        "import sys, herd.cli; status = herd.cli.run(['--help'])\n"
+        "heavy = {'torch', 'numpy', 'rich', 'fastapi', 'sqlalchemy', 'scipy'} & set(sys.modules)\n"
+        "assert status == 0 and not heavy, heavy"
+    )
+    best = 9.0
+    for _ in range(3):  # the machine may be busy: the best of three
+        began = time.perf_counter()
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+        best = min(best, time.perf_counter() - began)
+        assert done.returncode == 0, done.stderr
+    assert all(verb in done.stdout for verb in VERBS)
+    assert best < 0.3
+
+
+def test_python_m_herd_is_the_same_command() -> None:
+    done = subprocess.run([sys.executable, "-m", "herd", "--version"], capture_output=True, text=True)
+    assert done.stdout.startswith("herd 0.") and done.returncode == 0
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_has_help(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run([verb, "--help"]) == 0
+    assert "Usage: herd " + verb in capsys.readouterr().out
+
+
+def test_unknown_verb_offers_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["improv"]) == 1
+    assert capsys.readouterr().err == "herd: no command 'improv'; did you mean `herd improve`?\n"
+
+
+def test_unknown_option_is_a_usage_error(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["models", "--jsn"]) == 2
+    assert "--json" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "said"),
+    [
+        (HerdError("the cup is empty; fill it"), 1, "herd: the cup is empty; fill it\n"),
+        (KeyboardInterrupt(), 130, "\ninterrupted\n"),
+        (
+            RuntimeError("odd\nthing"),
+            1,
+            "herd: RuntimeError: odd thing; set HERD_DEBUG=1 for the traceback\n",
+        ),
+    ],
+)
+def test_errors_are_one_line(
+    error: BaseException,
+    status: int,
+    said: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    @click.command()
+    def failing() -> None:
+        raise error
+
+    monkeypatch.delenv("HERD_DEBUG", raising=False)
+    monkeypatch.setattr(herd.cli.Verbs, "get_command", lambda self, ctx, name: failing)
+    assert run(["models"]) == status
+    assert capsys.readouterr().err == said
+
+
+def test_debug_shows_the_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    @click.command()
+    def failing() -> None:
+        raise RuntimeError("odd")
+
+    monkeypatch.setenv("HERD_DEBUG", "1")
+    monkeypatch.setattr(herd.cli.Verbs, "get_command", lambda self, ctx, name: failing)
+    with pytest.raises(RuntimeError, match="odd"):
+        run(["models"])
+
+
+def test_a_closed_pipe_is_no_error() -> None:
+    command = f"{sys.executable} -m herd show cria | head -c 1 >/dev/null; exit ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, env=os.environ)
+    assert "Traceback" not in done.stderr
