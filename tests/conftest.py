@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Generator
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
+from urllib.request import urlopen
 
 import pytest
 
+StartHerd = Callable[[list[str], dict[str, str], Path], str]
 STRICT = bool(os.environ.get("CI") or os.environ.get("HERD_NO_SKIP"))
 
 
@@ -49,3 +54,31 @@ def pytest_make_collect_report(
     report = yield
     _fail_if_skipped(report)
     return report
+
+
+@pytest.fixture
+def start_herd(tmp_path: Path) -> Iterator[StartHerd]:
+    """Start a server command in a process of its own; returns its URL once it can answer; stops it at the end."""
+    running: list[subprocess.Popen[str]] = []
+
+    def start(command: list[str], env: dict[str, str], cwd: Path) -> str:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            env["HERD_PORT"] = str(free.getsockname()[1])
+        log = open(tmp_path / "server.log", "w+")
+        process = subprocess.Popen(command, env=env, cwd=cwd, stdout=log, stderr=log, text=True)
+        running.append(process)
+        url = f"http://127.0.0.1:{env['HERD_PORT']}"
+        deadline = time.monotonic() + 120
+        while time.monotonic() < deadline and process.poll() is None:
+            try:
+                urlopen(f"{url}/ready", timeout=5).close()
+                return url
+            except OSError:
+                time.sleep(0.1)
+        pytest.fail(f"{' '.join(command)} did not get ready:\n{(tmp_path / 'server.log').read_text()}")
+
+    yield start
+    for process in running:
+        process.terminate()
+        assert process.wait(30) == 0, (tmp_path / "server.log").read_text()

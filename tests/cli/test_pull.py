@@ -71,7 +71,9 @@ def test_finished_files_are_not_fetched_again_and_offline_uses_them(filled: Any,
     filled.asked.clear()
     again = shell("pull", filled.repo, "--name", "other")
     assert again.returncode == 0 and filled.asked == []
-    offline = shell("pull", filled.repo, "--name", "third", HF_HUB_OFFLINE="1", HF_ENDPOINT="http://127.0.0.1:9")
+    offline = shell(
+        "pull", filled.repo, "--name", "third", HF_HUB_OFFLINE="1", HF_ENDPOINT="http://127.0.0.1:9"
+    )
     assert offline.returncode == 0, offline.stderr
 
 
