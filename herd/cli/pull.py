@@ -15,7 +15,7 @@ from herd.cli.output import console, emit, json_option
 from herd.errors import HerdError
 
 # Weights as plain tensors, and text. Nothing else is ever asked for: no pickles, no code.
-ALLOWED = ("*.safetensors", "*.json", "*.jinja", "tokenizer.model", "README.md", "LICENSE*")
+ALLOWED = ["*.safetensors", "*.json", "*.jinja", "tokenizer.model", "README.md", "LICENSE*"]
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 
 

@@ -1,0 +1,69 @@
+"""`herd improve`: a better model out of the votes, served if it is proven; or the way back."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from herd.cli.output import console, emit, facts, json_option, note
+from herd.errors import HerdError
+
+if TYPE_CHECKING:
+    from herd.flywheel.votes import Preference
+    from herd.registry.runs import Run
+
+
+@click.command()
+@click.argument("name")
+@click.option("--undo", "back", is_flag=True, help="Serve again what NAME served before.")
+@click.option("--pairs", type=click.Path(path_type=Path), help="Learn from this file, not from the votes.")
+@click.option("--run", "run_id", metavar="ID", help="Go on with this run.")
+@json_option
+def improve(name: str, back: bool, pairs: Path | None, run_id: str | None, as_json: bool) -> None:
+    """Train NAME on its users' votes; serve the result if held-out votes prefer it."""
+    from herd.registry.home import home
+    from herd.registry.registry import Registry
+
+    registry = Registry(home())
+    if back:
+        from herd.flywheel.improve import undo
+
+        entry = undo(name, registry=registry)
+        reload_server()
+        emit({"name": name, "current": entry.ref}, as_json, lambda: console().print(f"{name} is {entry.ref}"))
+        return
+
+    registry.target(name)  # an unknown name is said before a run begins
+    from herd.flywheel.improve import improve as improve_
+    from herd.registry.runs import Run
+
+    run = Run.load(home(), run_id) if run_id else Run.create(home(), "improve", {"name": name})
+    preferences, left_out = collect(name, pairs, run)
+
+    def say(stage: str, text: str) -> None:
+        note(f"{stage}: {text}")
+
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # cancelling ends as tidily as Ctrl-C
+    result = improve_(name, preferences, home=home(), registry=registry, run=run, say=say)
+    result["left_out"] = left_out
+    if result["decision"] == "SWITCH":
+        reload_server()
+    emit(result, as_json, lambda: show(result))
+
+
+def collect(name: str, file: Path | None, run: Run) -> tuple[list[Preference], dict[str, int]]:
+    """The preferences to learn from, kept in the run's directory so that a run that goes on has the same ones."""
+    from herd.flywheel.votes import from_file, from_votes, to_file
+
+    kept, left_out = run.dir / "preferences.jsonl", {}
+    if kept.is_file():
+        return from_file(kept), {}
+    if file:
+        preferences = from_file(file)
+    else:
+        preferences, left_out = from_votes(read_votes(name))
+    to_file(kept, preferences)
+    return preferences, left_out
