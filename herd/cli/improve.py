@@ -67,3 +67,34 @@ def collect(name: str, file: Path | None, run: Run) -> tuple[list[Preference], d
         preferences, left_out = from_votes(read_votes(name))
     to_file(kept, preferences)
     return preferences, left_out
+
+
+def reload_server() -> None:
+    """Tell a running server that the registry changed, so that it serves the new version at once."""
+    from herd.cli.client import Server
+
+    server = Server.running()
+    if server is None:
+        note("no server is running; `herd up` will serve it")
+    else:
+        server.call("POST", "/api/reload")
+
+
+def show(result: dict[str, Any]) -> None:
+    """The verdict for a person."""
+    counts, left_out = result["pairs"], result["left_out"]
+    facts(
+        {
+            "verdict": result["decision"],
+            "reason": result["reason"],
+            "pairs": f"{counts['train']} to learn from, {counts['held_out']} held out",
+            "left out": ", ".join(f"{n} {reason.replace('_', ' ')}" for reason, n in left_out.items()),
+            "candidate": result.get("candidate"),
+            "run": result["run"],
+        }
+    )
+    name = result["name"]
+    if result["decision"] == "SWITCH":
+        console().print(f"{name} is {result['candidate']} now; `herd improve {name} --undo` goes back")
+    else:
+        console().print(f"{name} stays {result['current']}")
