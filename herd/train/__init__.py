@@ -1,0 +1,1 @@
+"""Training: one loop, an objective passed in, exact resume."""

@@ -1,0 +1,102 @@
+"""What a run minimises. The loop knows nothing of it but this protocol."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from herd.data.loader import IGNORE, Batch
+from herd.model.llama import Llama
+from herd.model.mask import attend, causal, document
+
+
+class Objective(Protocol):
+    """`loss` gives the *sum* of the loss over the batch's labels, and how many labels there are.
+
+    The loop divides by the labels of the whole step, so that accumulation and ranks change nothing.
+    """
+
+    name: str
+
+    def loss(self, model: Llama, batch: Any) -> tuple[Tensor, int]: ...
+
+
+class NextToken:
+    """Cross-entropy of the next token within each document: pretraining, and sft when the labels are masked."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def loss(self, model: Llama, batch: Batch) -> tuple[Tensor, int]:
+        device = model.embed.weight.device
+        tokens, labels, docs, positions = (
+            torch.from_numpy(a).to(device, non_blocking=True)
+            for a in (batch.tokens, batch.labels, batch.docs, batch.positions)
+        )
+        one = bool((batch.docs == 0).all())
+        h = model.hidden(tokens, positions, attend(causal() if one else document(docs)))
+        return cross_entropy(h.flatten(0, 1), model.head_weight, labels.flatten()), int(
+            (batch.labels != IGNORE).sum()
+        )
+
+
+class _HeadLoss(torch.autograd.Function):
+    """Sum of cross-entropy of h·Wᵀ against labels, logits made and consumed a chunk of rows at a time.
+
+    The gradients are computed in the forward pass, while a chunk's logits are in cache; V × N logits never exist
+    whole. h: [N,C], weight: [V,C], labels: [N].
+    """
+
+    CHUNK = 1024
+
+    @staticmethod
+    def forward(ctx: Any, h: Tensor, weight: Tensor, labels: Tensor) -> Tensor:
+        w = weight.to(h.dtype)
+        total = torch.zeros((), dtype=torch.float32, device=h.device)
+        dh = torch.zeros_like(h)
+        dw = torch.zeros_like(weight, dtype=torch.float32)
+        for at in range(0, h.shape[0], _HeadLoss.CHUNK):
+            rows = slice(at, at + _HeadLoss.CHUNK)
+            keep = labels[rows] != IGNORE
+            x = h[rows][keep]
+            target = labels[rows][keep]
+            if not len(target):
+                continue
+            logp = F.log_softmax((x @ w.T).float(), dim=-1)
+            total -= logp.gather(1, target[:, None]).sum()
+            grad = logp.exp_()
+            grad.scatter_add_(1, target[:, None], torch.full_like(grad[:, :1], -1.0))
+            grad = grad.to(h.dtype)
+            dh[rows].masked_scatter_(keep[:, None], grad @ w)
+            dw += (grad.T @ x).float()
+        ctx.save_for_backward(dh, dw)
+        ctx.types = h.dtype, weight.dtype
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None]:
+        dh, dw = ctx.saved_tensors
+        h_type, w_type = ctx.types
+        return (dh * grads[0]).to(h_type), (dw * grads[0]).to(w_type), None
+
+
+def cross_entropy(h: Tensor, weight: Tensor, labels: Tensor) -> Tensor:
+    """Σ −log softmax(h·Wᵀ)[label] over labels that are not IGNORE, in nats."""
+    loss: Tensor = _HeadLoss.apply(h, weight, labels)  # type: ignore[no-untyped-call]
+    return loss
+
+
+@torch.no_grad()
+def nll(h: Tensor, weight: Tensor, labels: Tensor) -> float:
+    """The same sum without gradients."""
+    total = 0.0
+    w = weight.to(h.dtype)
+    for at in range(0, h.shape[0], _HeadLoss.CHUNK):
+        rows = slice(at, at + _HeadLoss.CHUNK)
+        total += F.cross_entropy(
+            (h[rows] @ w.T).float(), labels[rows], ignore_index=IGNORE, reduction="sum"
+        ).item()
+    return total
