@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from herd.cli.output import console, emit, facts, json_option, note
-from herd.errors import HerdError
 
 if TYPE_CHECKING:
     from herd.flywheel.votes import Preference
