@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -16,7 +16,6 @@ import torch
 import herd.bundled
 from herd.data.loader import IGNORE
 from herd.data.sources import read
-from herd.errors import HerdError
 from herd.eval.text import bits_per_byte
 from herd.evidence.verdict import Verdict, least_clusters, paired_verdict
 from herd.flywheel.votes import HELD_OUT, Preference, split, votes_digest

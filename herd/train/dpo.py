@@ -130,21 +130,21 @@ class DPO:
     def __init__(self, *, beta: float = 0.1, nll: float = 0.2) -> None:
         self.beta, self.nll = beta, nll
 
-    def loss(self, model: Llama, batch: PairBatch) -> tuple[Tensor, dict[str, float]]:
-        """The mean loss of the pairs, and: tokens scored; accuracy, the share of pairs whose chosen gained
-        more than its rejected; margin, by how much, in nats times beta."""
+    def loss(self, model: Llama, batch: PairBatch) -> tuple[Tensor, int]:
+        """The sum of the pairs' losses, and how many pairs there are (the `Objective` protocol)."""
+        losses, _ = self.pairs(model, batch)
+        return losses.sum(), len(losses)
+
+    def pairs(self, model: Llama, batch: PairBatch) -> tuple[Tensor, Tensor]:
+        """Each pair's loss and its advantage: by how many nats more the chosen has gained on the reference than
+        the rejected. Both [B]; no gradient flows through the advantage."""
         logprobs = sequence_logprobs(model, batch.tokens, batch.labels)
         chosen, rejected = logprobs.chunk(2)
         ref_chosen, ref_rejected = batch.reference.chunk(2)
-        lengths = (batch.labels != IGNORE).sum(1)
-        preference = dpo_loss(chosen, rejected, ref_chosen, ref_rejected, beta=self.beta).mean()
-        likelihood = (-chosen / lengths[: len(chosen)]).mean()
-        advantage = ((chosen - ref_chosen) - (rejected - ref_rejected)).detach()
-        return preference + self.nll * likelihood, {
-            "tokens": int(lengths.sum()),
-            "accuracy": float((advantage > 0).float().mean()),
-            "margin": float(self.beta * advantage.mean()),
-        }
+        lengths = (batch.labels[: len(chosen)] != IGNORE).sum(1)
+        preference = dpo_loss(chosen, rejected, ref_chosen, ref_rejected, beta=self.beta)
+        advantage = (chosen - ref_chosen) - (rejected - ref_rejected)
+        return preference - self.nll * chosen / lengths, advantage.detach()
 
 
 def batches(
@@ -176,8 +176,8 @@ def fit(
 ) -> None:
     """Train what requires a gradient (LoRA's matrices) in place: AdamW, the rate falling linearly to zero.
 
-    `progress` gets step, steps, loss and the objective's metrics after every step. HerdError if the loss is
-    not finite.
+    After every step `progress` gets step, steps, loss (the mean of the pairs), accuracy (the share of pairs with
+    an advantage above zero) and advantage (its mean, in nats). HerdError if the loss is not finite.
     """
     trained = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=lr, betas=(0.9, 0.95), weight_decay=0.0)
@@ -185,14 +185,23 @@ def fit(
     for step, item in enumerate(batches(model, pairs, batch=batch, epochs=epochs, seed=seed)):
         for group in optimizer.param_groups:
             group["lr"] = lr * (1 - step / steps)
-        loss, metrics = objective.loss(model, item)
+        losses, advantage = objective.pairs(model, item)
+        loss = losses.mean()
         if not torch.isfinite(loss):
             raise HerdError(f"the DPO loss is not finite at step {step}; use a lower learning rate than {lr}")
         optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(trained, 1.0)
         optimizer.step()
-        progress({"step": step + 1, "steps": steps, "loss": loss.item(), **metrics})
+        progress(
+            {
+                "step": step + 1,
+                "steps": steps,
+                "loss": loss.item(),
+                "accuracy": (advantage > 0).float().mean().item(),
+                "advantage": advantage.mean().item(),
+            }
+        )
 
 
 def _device(model: Llama) -> torch.device:

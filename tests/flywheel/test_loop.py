@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import tiny
 
+from herd.errors import HerdError
 from herd.evidence.verdict import paired_verdict
 from herd.flywheel import improve as flywheel
 from herd.flywheel.improve import Measure, improve, judge, undo
@@ -145,7 +146,7 @@ def test_interrupted_it_registers_nothing_and_goes_on_from_the_trained_adapter(
 
 def test_a_failure_is_kept_in_the_run(home: Path, run_improve: Improve) -> None:
     run = Run.create(home, "improve", {"name": "tiny"})
-    with pytest.raises(flywheel.HerdError, match="not finite"):
+    with pytest.raises(HerdError, match="not finite"):
         run_improve(tiny.preferences(48, seed=0), run, settings=flywheel.Settings(lr=float("inf")))
     assert Run.load(home, run.id).state == "failed"
 
