@@ -140,8 +140,8 @@ MORE = asks("""Another one, please.|One more story!|That was nice. Can I have an
 Again! A new one!|I liked that. Tell me one more.|Thank you. Another story, please.""")
 REST = asks("""Continue this story: {}|Finish this story: {}|What happens next? {}|Go on with this story: {}
 Here is how my story starts. {} How does it go on?|Please write the rest: {}""")
-THINGS = set("""dog cat ball tree bird fish car boat box cake flower duck bear bunny frog doll kite truck train
-hat book star moon rock river apple cookie butterfly bee horse cow pig mouse lion monkey
+THINGS = set("""dog cat ball tree bird fish car boat box cake flower duck bear bunny frog doll kite truck
+train hat book star moon rock river apple cookie butterfly bee horse cow pig mouse lion monkey
 elephant garden farm castle princess king queen dragon robot bike balloon drum bell rainbow
 puddle snowman beach forest owl turtle snail spider ladybug bus plane swing slide pond bridge
 key map crayon blanket lamp spoon""".split())
@@ -152,7 +152,7 @@ PAIR = re.compile(r"^(?:Once upon a time, )?([A-Z][a-z]+ and [A-Z][a-z]+)\b")
 
 
 def subject(story: str) -> tuple[str, str, str] | None:
-    """What the story is about, in words for a request, and the hero's kind and name where its start has them."""
+    """What the story is about, in words for a request, and the hero's kind and name if its start has them."""
     start = " ".join(re.split(r"(?<=[.!?])\s+", story)[:2])
     if m := HERO.search(start):
         return f"{m[1][0].lower()}{m[1][1:]} named {m[2]}", m[1].split()[-1], m[2]
@@ -169,7 +169,7 @@ def request(ask: str, what: str) -> str:
 
 
 def chats(stories: list[str], pick: Random) -> Iterator[list[dict[str, str]]]:
-    """One chat a story: asked for by subject, by things in it, freely, as a second one, or begun by the user."""
+    """One chat a story: asked for by subject, by things in it, freely, as a second one, or to go on with."""
     for i, story in enumerate(stories):
         about, roll = subject(story), pick.random()
         ask = request(pick.choice(ABOUT), f"about {about[0]}") if about else ""
