@@ -1,0 +1,92 @@
+"""Lineage: one record for each command that wrote an artifact, named by the hash of what it says."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import subprocess
+import time
+from collections.abc import Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from herd.registry.files import atomic_write
+
+
+def record(
+    home: Path,
+    *,
+    command: str,
+    inputs: Sequence[Mapping[str, Any]],
+    outputs: Sequence[Mapping[str, Any]],
+    parents: Sequence[str],
+    config: Mapping[str, Any],
+    seed: int | None,
+    device: str | None,
+    metrics: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Write and return a record. inputs and outputs name things with their digests; parents are digests."""
+    body = {
+        "command": command,
+        "inputs": list(inputs),
+        "outputs": list(outputs),
+        "parents": list(parents),
+        "config": config,
+        "seed": seed,
+        "device": device,
+        "metrics": metrics,
+        "code": _code(),
+        "created": time.time(),
+    }
+    entry: dict[str, Any] = json.loads(json.dumps(body))
+    entry["id"] = _digest(entry)
+    atomic_write(home / "lineage" / f"{entry['id'][:16]}.json", json.dumps(entry, indent=2) + "\n")
+    return entry
+
+
+def records(home: Path) -> list[dict[str, Any]]:
+    """All readable records, oldest first."""
+    found = []
+    for path in (home / "lineage").glob("*.json"):
+        try:
+            entry = json.loads(path.read_text(encoding="utf-8"))
+            found.append((float(entry["created"]), entry))
+        except (OSError, ValueError, KeyError, TypeError):
+            continue  # verify() reports it
+    return [entry for _, entry in sorted(found, key=lambda pair: pair[0])]
+
+
+def verify(home: Path) -> list[str]:
+    """What is wrong with the records, a line each: unreadable ones, and ones changed since they were written."""
+    problems = []
+    for path in sorted((home / "lineage").glob("*.json")):
+        try:
+            entry = json.loads(path.read_text(encoding="utf-8"))
+            claimed = entry.pop("id")
+        except (OSError, ValueError, KeyError, AttributeError, TypeError):
+            problems.append(f"{path}: not a lineage record")
+            continue
+        if _digest(entry) != claimed:
+            problems.append(f"{path}: changed since it was written")
+    return problems
+
+
+def _digest(body: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
+
+
+def _code() -> dict[str, str | None]:
+    """Version, and the commit when run from a checkout."""
+    try:
+        installed = version("openherd")
+    except PackageNotFoundError:
+        installed = None
+    root = Path(__file__).parents[2]
+    commit = None
+    if (root / ".git").exists():
+        done = subprocess.run(
+            ["git", "-C", root, "rev-parse", "HEAD"], capture_output=True, text=True, check=False
+        )
+        commit = done.stdout.strip() or None
+    return {"version": installed, "commit": commit}
