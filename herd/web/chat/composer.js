@@ -1,0 +1,34 @@
+import { html, useEffect, useLayoutEffect, useRef, useState } from "../lib/html.js";
+
+const LINES = 10;
+
+export function Composer({ session, state, path }) {
+  const [text, setText] = useState("");
+  const box = useRef();
+  const busy = Boolean(state.stream);
+  useEffect(() => { if (matchMedia("(hover: hover)").matches) box.current.focus(); }, []);
+  useLayoutEffect(() => {
+    const { style } = box.current;
+    style.height = "auto";
+    const line = parseFloat(getComputedStyle(box.current).lineHeight);
+    style.height = `${Math.min(box.current.scrollHeight, line * LINES + 24)}px`;
+  }, [text]);
+
+  const send = async () => {
+    if (!text.trim() || busy || state.phase !== "ready") return;
+    setText("");
+    if (!(await session.send(text))) setText((now) => now || text);
+  };
+  const key = (event) => {
+    if (event.isComposing) return;
+    if (event.key === "Enter" && !event.shiftKey) { event.preventDefault(); send(); }
+    const before = event.key === "ArrowUp" && !text && path.findLast((message) => message.role === "user");
+    if (before) { event.preventDefault(); setText(before.content); }
+  };
+  return html`<form class="composer" onSubmit=${(event) => { event.preventDefault(); send(); }}>
+    <div class="box"><textarea id="composer" ref=${box} rows="1" aria-label="Your message" placeholder=${`Write to ${session.route}`} value=${text}
+        onInput=${(event) => setText(event.target.value)} onKeyDown=${key}></textarea>
+      ${busy ? html`<button type="button" class="stop" onClick=${() => session.stop()}>Stop<kbd>Esc</kbd></button>`
+        : html`<button class="primary" disabled=${!text.trim()}>Send</button>`}</div>
+    <p class="soft foot">Enter sends, Shift Enter makes a new line, Ctrl / shows all keys</p></form>`;
+}
