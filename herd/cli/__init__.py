@@ -93,6 +93,14 @@ def run(args: list[str]) -> int:
     except BrokenPipeError:  # the reader of a pipe (head, less) has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
+    except (
+        OSError
+    ) as error:  # a full disk, a forbidden folder: the user's to mend, though nobody foresaw where
+        if os.environ.get("HERD_DEBUG"):
+            raise
+        place = f"{error.filename}: " if error.filename else ""
+        print(f"herd: {place}{error.strerror or error}", file=sys.stderr)
+        return 1
     except Exception as error:
         if os.environ.get("HERD_DEBUG"):
             raise

@@ -41,12 +41,12 @@ def _record(spec: Path, out: Path, manifest: dict[str, Any]) -> None:
     from herd.registry import lineage
     from herd.registry.home import home
 
-    files = [file for source in manifest["sources"] for file in source["files"]]
+    files = [file for source in manifest["sources"] for file in source["files"]] + manifest["evals"]
     lineage.record(
         home(),
         command="data",
-        inputs=files + manifest["evals"],
-        outputs=[{"name": out.name, "digest": manifest["fingerprint"]}],
+        inputs=[{"kind": "file", "name": file["name"], "digest": file["sha256"]} for file in files],
+        outputs=[{"kind": "data", "name": out.name, "digest": manifest["fingerprint"]}],
         parents=[],
         config=manifest["spec"],
         seed=manifest["spec"]["seed"],

@@ -162,7 +162,7 @@ def models() -> Check:
             "the bundled model is missing",
             "install Herd again: pip install --force-reinstall",
         )
-    problems = [str(problem) for entry in bundled for problem in registry.verify(entry.ref)]
+    problems = [problem.what for entry in bundled for problem in registry.verify(entry.ref)]
     if problems:
         return Check("models", "bad", problems[0], "install Herd again: pip install --force-reinstall")
     return Check("models", "good", ", ".join(entry.ref for entry in bundled) + " as bundled")

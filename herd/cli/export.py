@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 def export(ref: str, directory: Path, merge: bool, as_json: bool) -> None:
     """Copy the model REF to DIRECTORY in Hugging Face layout (an adapter: PEFT layout)."""
     from herd.registry import Registry, lineage
+    from herd.registry.files import tree_digest
     from herd.registry.home import home
 
     registry = Registry(home())
@@ -46,8 +47,8 @@ def export(ref: str, directory: Path, merge: bool, as_json: bool) -> None:
     lineage.record(
         home(),
         command="export",
-        inputs=[{"name": entry.ref, "digest": entry.digest}],
-        outputs=[{"name": directory.name, "digest": _digest(directory)}],
+        inputs=[{"kind": entry.kind, "name": entry.ref, "digest": entry.digest}],
+        outputs=[{"kind": "export", "name": directory.name, "digest": tree_digest(directory)}],
         parents=[entry.digest],
         config={"merge": merge},
         seed=None,

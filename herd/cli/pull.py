@@ -7,6 +7,7 @@ import os
 import re
 import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -14,9 +15,11 @@ from herd.cli.client import Server
 from herd.cli.output import console, emit, json_option
 from herd.errors import HerdError
 
+if TYPE_CHECKING:
+    from herd.registry import Registry
+
 # Weights as plain tensors, and text. Nothing else is ever asked for: no pickles, no code.
 ALLOWED = ["*.safetensors", "*.json", "*.jinja", "tokenizer.model", "README.md", "LICENSE*"]
-NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 
 
 @click.command()
@@ -31,21 +34,22 @@ def pull(repo: str, name: str | None, as_json: bool) -> None:
     """
     from herd.registry import Registry, lineage
     from herd.registry.home import home
+    from herd.registry.registry import NAME
 
     repo, _, revision = repo.partition("@")
-    name = name or repo.rpartition("/")[2].lower()
+    name = name or default_name(repo)
     if not NAME.fullmatch(name):
         raise HerdError(f"{name!r} cannot be a model's name; give one of a-z, 0-9, '.', '_', '-' with --name")
     snapshot = _fetch(repo, revision or None)
-    commit = snapshot.name
+    commit, registry = snapshot.name, Registry(home())
     with tempfile.TemporaryDirectory() as folder:
         chosen = Path(folder)
         for file in sorted(snapshot.iterdir()):  # an older fetch by another program may have left more there
             if any(file.match(pattern) for pattern in ALLOWED):
                 (chosen / file.name).symlink_to(file.resolve())
-        kind, base = _check(repo, chosen)
+        kind, base = _check(repo, chosen, registry)
         card = chosen / "README.md"
-        entry = Registry(home()).add(
+        entry = registry.add(
             chosen,
             name,
             kind=kind,
@@ -59,7 +63,7 @@ def pull(repo: str, name: str | None, as_json: bool) -> None:
         home(),
         command="pull",
         inputs=[{"repo": repo, "revision": commit}],
-        outputs=[{"name": entry.ref, "digest": entry.digest}],
+        outputs=[{"kind": kind, "name": entry.ref, "digest": entry.digest}],
         parents=[],
         config={},
         seed=None,
@@ -115,17 +119,28 @@ def _supported(repo: str, config: Path) -> None:
         raise HerdError(f"{repo}: {error}") from None
 
 
-def _check(repo: str, folder: Path) -> tuple[str, str | None]:
-    """Kind and base model of what was fetched."""
+def _check(repo: str, folder: Path, registry: Registry) -> tuple[str, str | None]:
+    """Kind, and for an adapter the reference of its base here."""
     if not any(folder.glob("*.safetensors")):
         raise HerdError(
             f"{repo} has no safetensors weights; Herd reads no other form, since pickles can run code"
         )
-    adapter = folder / "adapter_config.json"
-    if not adapter.is_file():
+    if not (folder / "adapter_config.json").is_file():
         return "model", None
-    base = json.loads(adapter.read_text(encoding="utf-8")).get("base_model_name_or_path")
-    return "adapter", base
+    try:
+        config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+        base = str(config["base_model_name_or_path"])
+    except (ValueError, KeyError, TypeError):
+        raise HerdError(f"{repo}: adapter_config.json does not name its base model") from None
+    try:
+        return "adapter", registry.resolve(default_name(base)).ref
+    except HerdError:
+        raise HerdError(f"{repo} is an adapter of {base}; `herd pull {base}` first") from None
+
+
+def default_name(repo: str) -> str:
+    """What a repository is called here unless the user says otherwise."""
+    return repo.rpartition("/")[2].lower()
 
 
 def _licence(card: str) -> str:

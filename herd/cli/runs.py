@@ -9,13 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from herd.cli.client import Server
 from herd.cli.output import console, emit, facts, json_option, table
 from herd.errors import HerdError
 
 if TYPE_CHECKING:
     from herd.registry.runs import Run
-
-ACTIVE = ("queued", "running", "waiting")
 
 
 @click.command()
@@ -30,21 +29,24 @@ def runs(run_id: str | None, cancel: bool, as_json: bool) -> None:
     if run_id is None:
         if cancel:
             raise HerdError("which run? `herd runs` lists them; then `herd runs ID --cancel`")
-        found = [run.to_json() for run in Run.list(home())]
+        found = [run.data for run in Run.list(home())]
         emit(found, as_json, lambda: _list(found))
         return
     run = Run.load(home(), run_id)
     if cancel:
         _cancel(run)
         run = Run.load(home(), run_id)
-    log = run.dir / "log"
-    lines = log.read_text(encoding="utf-8", errors="replace").splitlines() if log.is_file() else []
-    data = {**run.to_json(), "log": lines[-20:]}
+    data = {**run.data, "log": run.log().splitlines()[-20:]}
     emit(data, as_json, lambda: _show(data))
 
 
 def _cancel(run: Run) -> None:
-    if run.state not in ACTIVE:
+    from herd.registry.runs import OPEN
+
+    if server := Server.running():  # which started it, and would start the next
+        server.call("POST", f"/api/runs/{run.id}/cancel")
+        return
+    if run.state not in OPEN:
         raise HerdError(f"run {run.id} is over ({run.state})")
     if run.pid:
         try:

@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("recipe", type=click.Path(path_type=Path))
-@click.option("--out", type=click.Path(path_type=Path), help="Where checkpoints go (default: runs/<its name>).")
+@click.option(
+    "--out", type=click.Path(path_type=Path), help="Where checkpoints go (default: runs/<its name>)."
+)
 @click.option("--set", "changes", metavar="KEY=VALUE", multiple=True, help="Change a setting; repeatable.")
 @click.option("--anneal", type=click.IntRange(1), help="End here: let the rate fall over so many steps.")
 @click.option("--plot", is_flag=True, help="Draw the loss to OUT/loss.png at the end.")
@@ -118,7 +120,9 @@ def draw(metrics: Path, picture: Path, title: str) -> None:
     steps = read_metrics(metrics)
     measured = [line for line in steps if line.get("bits_per_byte") is not None]
     figure, axis = plt.subplots(figsize=(7, 4), layout="constrained")
-    axis.plot([s["tokens"] for s in steps], [s["loss"] for s in steps], lw=0.8, label="training loss (nats/token)")
+    axis.plot(
+        [s["tokens"] for s in steps], [s["loss"] for s in steps], lw=0.8, label="training loss (nats/token)"
+    )
     axis.set(xlabel="tokens", ylabel="nats per token", title=title)
     if measured:
         other = axis.twinx()
@@ -148,8 +152,21 @@ def _keep(recipe: Recipe, directory: Path, metrics: dict[str, Any], name: str | 
     lineage.record(
         home(),
         command="train",
-        inputs=[{"name": s.source or Path(s.path).name, "digest": Shards.open(Path(s.path)).fingerprint} for s in recipe.data],
-        outputs=[{"name": kept.ref if name else directory.parent.name, "digest": tree_digest(directory)}],
+        inputs=[
+            {
+                "kind": "data",
+                "name": s.source or Path(s.path).parent.name,
+                "digest": Shards.open(Path(s.path)).fingerprint,
+            }
+            for s in recipe.data
+        ],
+        outputs=[
+            {
+                "kind": "model",
+                "name": kept.ref if name else directory.parent.name,
+                "digest": tree_digest(directory),
+            }
+        ],
         parents=parents,
         config=recipe.to_json(),
         seed=recipe.seed,

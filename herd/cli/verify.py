@@ -15,9 +15,9 @@ def verify(ref: str | None, as_json: bool) -> int:
     from herd.registry import Registry, lineage
     from herd.registry.home import home
 
-    problems = [str(problem) for problem in Registry(home()).verify(ref)]
+    problems = [f"{problem.where}: {problem.what}" for problem in Registry(home()).verify(ref)]
     if ref is None:
-        problems += [str(problem) for problem in lineage.verify(home())]
+        problems += lineage.verify(home())
 
     def human() -> None:
         for problem in problems:

@@ -37,7 +37,13 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_GET(self, body: bool = True) -> None:
         path = self.path.partition("?")[0].removeprefix("/")
-        if path.startswith(f"api/models/{self.hub.repo}"):
+        if path.startswith(f"api/models/{self.hub.repo}/tree/"):
+            tree = [
+                {"type": "file", "path": name, "size": len(data), "oid": hashlib.sha1(data).hexdigest()}
+                for name, data in self.hub.files.items()
+            ]
+            self.answer(200, json.dumps(tree).encode())
+        elif path.startswith(f"api/models/{self.hub.repo}"):
             names = [{"rfilename": name} for name in self.hub.files]
             self.answer(200, json.dumps({"id": self.hub.repo, "sha": COMMIT, "siblings": names}).encode())
         elif path.startswith(f"{self.hub.repo}/resolve/"):
