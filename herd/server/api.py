@@ -1,0 +1,242 @@
+"""Herd's own API under /api: status, conversations, generations, votes, models, runs, routes."""
+
+import hashlib
+import uuid
+from importlib.metadata import version
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Query, Request
+from fastapi.responses import FileResponse, JSONResponse, Response
+
+from herd.registry import lineage
+from herd.registry.runs import Run
+from herd.server import body, models, runs
+from herd.server.errors import ApiError
+from herd.server.guard import COOKIE
+from herd.server.state import state
+
+router = APIRouter(prefix="/api")
+Body = Annotated[dict[str, Any], Depends(body.read_object)]
+
+TITLE, ID, TEXT, NUMBER = str, str, str, (int, float)
+OUTCOMES = ("a", "b", "tie", "both_bad")
+SOURCES = ("regenerate", "battle", "thumbs", "correction", "judge")
+ROLES = ("system", "user", "assistant", "tool")
+MAX_IDS = 1000
+
+
+@router.get("/status")
+async def status(request: Request) -> dict[str, Any]:
+    here = state(request)
+    engine = here.engines.engine.status()
+    routes = [
+        {
+            "name": t.name,
+            "target": t.name,
+            "model": (t.adapter or t.model).ref,
+            "kind": (t.adapter or t.model).kind,
+        }
+        for t in here.registry.targets()
+    ]
+    return {
+        "version": version("openherd"),
+        "engine": {name: engine.get(name) for name in ("state", "running", "waiting")},
+        "problem": here.engines.problem,
+        "routes": routes,
+        "default_route": here.engines.default_route,
+        "runs_active": here.scheduler.active,
+    }
+
+
+@router.post("/session", status_code=204)
+async def session(request: Request, data: Body) -> Response:
+    """Exchanges the key for a cookie that scripts cannot read."""
+    keys = state(request).keys
+    key = body.fields(data, key=str).get("key", "")
+    if not keys.accepts(key):
+        raise ApiError("that is not this server's key", status=401, code="invalid_api_key")
+    response = Response(status_code=204)
+    secure = request.url.scheme == "https"
+    response.set_cookie(COOKIE, keys.cookie, httponly=True, samesite="strict", secure=secure, path="/")
+    return response
+
+
+@router.get("/conversations")
+def conversations(
+    request: Request,
+    query: Annotated[str, Query(max_length=200)] = "",
+    limit: Annotated[int, Query(ge=1, le=200)] = 50,
+    before: Annotated[float | None, Query(allow_inf_nan=False)] = None,
+) -> dict[str, Any]:
+    found = state(request).store.list_conversations(search=query or None, limit=limit + 1, before=before)
+    return {"data": found[:limit], "more": len(found) > limit}
+
+
+@router.post("/conversations", status_code=201)
+def create_conversation(request: Request, data: Body) -> dict[str, Any]:
+    given = body.fields(data, id=ID, title=TITLE, route=str, system=TEXT, settings=dict)
+    return state(request).store.create_conversation(**given)
+
+
+@router.get("/conversations/export")
+def export(request: Request, ids: str = "") -> dict[str, Any]:
+    """All conversations, or those whose ids are named, separated by commas."""
+    wanted = [word for word in ids.split(",") if word] or None
+    if wanted and len(wanted) > MAX_IDS:
+        raise ApiError(f"at most {MAX_IDS} ids at once; without ids, all are exported", param="ids")
+    return {"conversations": state(request).store.export_conversations(wanted)}
+
+
+@router.post("/conversations/import")
+def import_(request: Request, data: Body) -> dict[str, Any]:
+    given = body.fields(data, conversations=list).get("conversations")
+    if given is None:
+        raise ApiError("conversations is missing", param="conversations")
+    return {"imported": state(request).store.import_conversations(given)}
+
+
+@router.get("/conversations/{id}")
+def conversation(request: Request, id: str) -> dict[str, Any]:
+    """The conversation with its messages, what is known of each reply, and the votes among them."""
+    store = state(request).store
+    found = _found(store.get_conversation(id), "conversation", id)
+    messages = store.messages(id)
+    for message in messages:
+        record = store.get_generation(message["generation"]) if message["generation"] else None
+        if record is not None:
+            message["stats"] = _stats(record)
+    return {**found, "messages": messages, "votes": store.votes(conversation=id)}
+
+
+@router.patch("/conversations/{id}")
+def update_conversation(request: Request, id: str, data: Body) -> dict[str, Any]:
+    body.fields(data, title=TITLE, route=str, system=TEXT, settings=dict)
+    return _found(state(request).store.update_conversation(id, **data), "conversation", id)
+
+
+@router.delete("/conversations/{id}", status_code=204)
+def delete_conversation(request: Request, id: str) -> Response:
+    _found(state(request).store.delete_conversation(id), "conversation", id)
+    return Response(status_code=204)
+
+
+@router.post("/conversations/{id}/messages", status_code=201)
+def add_message(request: Request, id: str, data: Body) -> dict[str, Any]:
+    given = body.fields(data, id=ID, parent=ID, role=str, content=TEXT, generation=ID, created=NUMBER)
+    body.one_of("role", given.get("role"), ROLES)
+    if "content" not in given:
+        raise ApiError("content is missing", param="content")
+    return state(request).store.add_message(conversation=id, **given)
+
+
+@router.get("/generations/{id}")
+def generation(request: Request, id: str) -> dict[str, Any]:
+    return _found(state(request).store.get_generation(id), "generation", id)
+
+
+@router.post("/votes", status_code=201)
+def add_vote(request: Request, data: Body) -> dict[str, Any]:
+    """Keeps a vote; it is durable when the reply is sent. The same id again is the same vote."""
+    here = state(request)
+    given = body.fields(data, id=ID, a=ID, b=ID, outcome=str, source=str)
+    body.one_of("outcome", given.get("outcome"), OUTCOMES)
+    body.one_of("source", given.setdefault("source", "regenerate"), SOURCES)
+    for name in ("a", "b"):
+        _found(here.store.get_generation(given.get(name, "")), "generation", given.get(name, ""))
+    if given["a"] == given["b"]:
+        raise ApiError("a and b are the same generation", param="b")
+    voter = hashlib.sha256(f"{here.keys.name}|{request.headers.get('user-agent', '')}".encode()).hexdigest()[
+        :16
+    ]
+    given.setdefault("id", uuid.uuid4().hex)
+    return here.store.add_vote(**given, voter=voter)
+
+
+@router.get("/votes")
+def votes(request: Request, route: str | None = None) -> dict[str, Any]:
+    return {"data": state(request).store.votes(route=route)}
+
+
+@router.get("/models")
+def list_models(request: Request) -> dict[str, Any]:
+    registry = state(request).registry
+    entries = registry.models()
+    current = {registry.current(name).ref for name in {entry.name for entry in entries}}
+    return {"data": [models.describe(entry, entry.ref in current) for entry in entries]}
+
+
+@router.get("/models/{ref}/files/{name}")
+def model_file(request: Request, ref: str, name: str) -> FileResponse:
+    path = models.plot_file(state(request).registry.resolve(ref), name)
+    if path is None:
+        raise ApiError(f"{ref} has no plot {name!r:.100}", status=404, code="not_found")
+    return FileResponse(path, headers={"Content-Security-Policy": "default-src 'none'; sandbox"})
+
+
+@router.get("/lineage")
+def get_lineage(request: Request) -> dict[str, Any]:
+    here = state(request)
+    return models.lineage(here.registry, lineage.records(here.settings.home))
+
+
+@router.get("/runs")
+async def list_runs(request: Request) -> dict[str, Any]:
+    here = state(request)
+    return {"data": [here.scheduler.view(run) for run in Run.list(here.settings.home)]}
+
+
+@router.post("/runs", status_code=201)
+async def start_run(request: Request, data: Body) -> dict[str, Any]:
+    here = state(request)
+    given = body.fields(data, kind=str, args=dict)
+    kind, args = given.get("kind", ""), given.get("args", {})
+    runs.check(kind, args)
+    here.registry.target(args["name"])  # an unknown name is said before a run begins
+    return here.scheduler.view(here.scheduler.submit(kind, args))
+
+
+@router.get("/runs/{id}")
+async def get_run(request: Request, id: str) -> dict[str, Any]:
+    here = state(request)
+    run = Run.load(here.settings.home, id)
+    return {**here.scheduler.view(run), "metrics": run.metrics(), "log": run.log()}
+
+
+@router.post("/runs/{id}/cancel")
+async def cancel_run(request: Request, id: str) -> dict[str, Any]:
+    here = state(request)
+    return here.scheduler.view(await here.scheduler.cancel(id))
+
+
+@router.post("/routes/{name}/rollback")
+async def rollback(request: Request, name: str) -> dict[str, Any]:
+    here = state(request)
+    entry = here.registry.rollback(name)
+    await here.engines.reload()
+    return {"name": name, "current": entry.ref}
+
+
+@router.post("/reload")
+async def reload(request: Request) -> JSONResponse:
+    await state(request).engines.reload()
+    return JSONResponse({"reloaded": True})
+
+
+def _found(value: Any, kind: str, id: str) -> Any:
+    if not value:
+        raise ApiError(f"no {kind} {id!r:.100}", status=404, code="not_found")
+    return value
+
+
+def _stats(record: dict[str, Any]) -> dict[str, Any]:
+    """What the page shows under a reply, from its generation."""
+    tokens, latency = record["tokens"], record["latency"]
+    writing = (latency["total"] or 0) - (latency["first_token"] or 0)
+    count = tokens["completion"] or 0
+    return {
+        "prompt_tokens": tokens["prompt"],
+        "completion_tokens": count,
+        "first_token_ms": latency["first_token"],
+        "tokens_per_second": (count - 1) * 1000 / writing if count > 1 and writing > 0 else None,
+        "finish": record["finish"],
+    }

@@ -1,0 +1,90 @@
+"""The application: rooms put together, routes, pages, and what happens at start and stop."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from importlib.metadata import version
+from pathlib import Path
+
+from fastapi import FastAPI, Request
+from fastapi.responses import FileResponse, JSONResponse, Response
+from starlette.staticfiles import StaticFiles
+
+import herd
+from herd.server import api, errors, openai
+from herd.server.engines import Engines
+from herd.server.guard import Guard
+from herd.server.metrics import Metrics
+from herd.server.replies import Replies
+from herd.server.runs import Scheduler
+from herd.server.settings import KeyRing, Settings
+from herd.server.state import State, state
+from herd.store import Store
+
+WEB = Path(herd.__file__).parent / "web"
+PAGES = ("/", "/models", "/runs", "/c/{id}")
+
+
+def create_app(settings: Settings, engines: Engines) -> FastAPI:
+    """The ASGI application. `engines` are started (unless they are) and closed with it."""
+    metrics, keys = Metrics(), KeyRing(settings.api_key)
+    store = Store.open(settings.database or settings.home / "herd.db")
+    replies = Replies(engines, store, metrics)
+    scheduler = Scheduler(settings.home, _environment(settings), engines.reload)
+    replies.on_change = lambda: scheduler.traffic(replies.in_flight)
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        engines.start()  # pages and API answer while a model loads
+        scheduler.start()
+        yield
+        await scheduler.close()
+        await engines.close()
+        await asyncio.to_thread(store.close)
+
+    # FastAPI's own documentation pages load scripts from elsewhere; /openapi.json is the description.
+    app = FastAPI(title="Herd", version=version("openherd"), lifespan=lifespan, docs_url=None, redoc_url=None)
+    app.state.herd = State(settings, keys, engines.registry, store, engines, metrics, replies, scheduler)
+    app.add_middleware(Guard, settings=settings, keys=keys, observe=metrics.observe_http)
+    errors.install(app)
+    app.include_router(openai.router)
+    app.include_router(api.router)
+    app.add_api_route("/health", _health)
+    app.add_api_route("/ready", _ready)
+    app.add_api_route("/metrics", _metrics)
+    for path in PAGES:
+        app.add_api_route(path, _page, methods=["GET", "HEAD"], include_in_schema=False)
+    app.mount("/web", StaticFiles(directory=WEB, check_dir=False), name="web")
+    return app
+
+
+def _environment(settings: Settings) -> dict[str, str]:
+    """How a run finds this server and its home."""
+    env = {"HERD_HOME": str(settings.home), "HERD_HOST": settings.host, "HERD_PORT": str(settings.port)}
+    return env | ({"HERD_API_KEY": settings.api_key} if settings.api_key else {})
+
+
+async def _health() -> dict[str, str]:
+    """The process answers."""
+    return {"status": "ok"}
+
+
+async def _ready(request: Request) -> JSONResponse:
+    """200 when the default route answers at once; else 503 and what it waits for or lacks."""
+    engines = state(request).engines
+    if engines.ready:
+        return JSONResponse({"ready": True, "model": engines.default_route})
+    return JSONResponse({"ready": False, "reason": engines.problem or "the engine is loading"}, 503)
+
+
+async def _metrics(request: Request) -> Response:
+    here = state(request)
+    text = here.metrics.render(here.engines.engine.status())
+    return Response(text, media_type="text/plain; version=0.0.4; charset=utf-8")
+
+
+async def _page() -> Response:
+    index = WEB / "index.html"
+    if not index.is_file():
+        raise errors.ApiError("the pages are not installed; the API is at /v1", status=404, code="not_found")
+    return FileResponse(index, headers={"Cache-Control": "no-cache"})

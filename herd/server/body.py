@@ -1,0 +1,106 @@
+"""Reading a request's JSON body: bounded while it is read, and refused with a reason when it is not JSON."""
+
+import json
+import math
+import re
+from collections.abc import Mapping
+from typing import Any, NoReturn
+
+from fastapi import Request
+
+from herd.registry.nearest import nearest
+from herd.server.errors import ApiError
+from herd.server.settings import MAX_BODY
+
+MAX_DEPTH = 64
+_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
+
+
+async def read(request: Request) -> bytes:
+    """The body. Raises ApiError 413 as soon as more than MAX_BODY bytes are announced or have come."""
+    announced = request.headers.get("content-length", "")
+    if announced.isdecimal() and int(announced[:20]) > MAX_BODY:
+        raise _too_large()
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > MAX_BODY:
+            raise _too_large()
+    return bytes(body)
+
+
+async def read_object(request: Request) -> dict[str, Any]:
+    """The body as a JSON object. Raises ApiError 400 or 413."""
+    media = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if media != "application/json":
+        raise ApiError("send the header Content-Type: application/json", code="wrong_content_type")
+    return parse_object(await read(request))
+
+
+def parse_object(body: bytes) -> dict[str, Any]:
+    """A JSON object as RFC 8259 has it: UTF-8, finite numbers, whole characters, at most MAX_DEPTH levels."""
+    try:
+        value = json.loads(body.decode(), parse_constant=_no_constant, parse_float=_finite)
+    except UnicodeDecodeError as error:
+        raise _bad(f"the body is not UTF-8 (byte {error.start})") from None
+    except RecursionError:
+        raise _bad(f"the body is nested deeper than {MAX_DEPTH} levels") from None
+    except ValueError as error:
+        raise _bad(f"the body is not JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise _bad("the body must be a JSON object")
+    level: list[Any] = [value]
+    for _ in range(MAX_DEPTH):
+        level = [
+            c for v in level for c in (v.values() if isinstance(v, dict) else v) if isinstance(c, dict | list)
+        ]
+    if level:
+        raise _bad(f"the body is nested deeper than {MAX_DEPTH} levels")
+    if _SURROGATE.search(body):
+        try:
+            json.dumps(value, ensure_ascii=False).encode()
+        except UnicodeEncodeError:
+            raise _bad("the body has half a surrogate pair, which is no character") from None
+    return value
+
+
+def fields(body: Mapping[str, Any], **types: type | tuple[type, ...]) -> dict[str, Any]:
+    """`body`, checked to have only the fields named in `types`, each of its type or null.
+
+    Raises ApiError naming the field, and the nearest known one for an unknown one.
+    """
+    for name, value in body.items():
+        if name not in types:
+            near = nearest(name[:100], types)
+            hint = f"; did you mean {near!r}?" if near else f"; known: {', '.join(types)}"
+            raise ApiError(f"unknown field {name!r:.100}{hint}", code="unknown_field", param=name)
+        wrong_bool = isinstance(value, bool) and types[name] is not bool
+        if value is not None and (wrong_bool or not isinstance(value, types[name])):
+            raise ApiError(f"{name} has the wrong type", param=name)
+    return {name: value for name, value in body.items() if value is not None}
+
+
+def one_of(name: str, value: Any, choices: tuple[str, ...]) -> str:
+    """`value` if it is one of `choices`; else ApiError."""
+    if value not in choices:
+        raise ApiError(f"{name} must be one of {', '.join(choices)}", param=name)
+    return str(value)
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not a JSON number")
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{text:.40} is too large a number")
+    return value
+
+
+def _bad(message: str) -> ApiError:
+    return ApiError(message, code="invalid_json")
+
+
+def _too_large() -> ApiError:
+    return ApiError(f"the body is over {MAX_BODY >> 20} MiB", status=413, code="body_too_large")

@@ -1,0 +1,121 @@
+"""The door: every request passes here first, and every reply leaves with its id and security headers."""
+
+import logging
+import time
+import uuid
+from collections.abc import Callable, Mapping
+from http.cookies import CookieError, SimpleCookie
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from herd.server.errors import ApiError
+from herd.server.settings import KeyRing, Settings
+
+log = logging.getLogger("herd.access")
+
+COOKIE = "herd_key"
+# Reachable without the key: probes, and the pages, which hold no data and ask for the key.
+OPEN_PATHS = frozenset({"/health", "/ready", "/api/session", "/", "/models", "/runs", "/favicon.ico"})
+OPEN_FOLDERS = ("/web/", "/c/")
+SECURITY_HEADERS = {
+    "Content-Security-Policy": "default-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+}
+CORS_HEADERS = frozenset({"authorization", "content-type", "x-request-id", "x-herd-conversation"})
+CORS_PREFIX = "x-stainless-"  # what OpenAI's clients add; a browser asks for each by name
+
+
+class Guard:
+    """ASGI middleware: request id, Host, Origin, key, CORS, security headers, access log.
+
+    `observe(method, route, status, seconds)` is called once for each request.
+    """
+
+    def __init__(
+        self, app: ASGIApp, settings: Settings, keys: KeyRing, observe: Callable[[str, str, int, float], None]
+    ) -> None:
+        self.app, self.settings, self.keys, self.observe = app, settings, keys, observe
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        headers = Headers(scope=scope)
+        extra = {"X-Request-Id": _request_id(headers.get("x-request-id", "")), **self._cors(headers)}
+        began, status = time.perf_counter(), 500
+
+        async def send_out(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                out = MutableHeaders(scope=message)
+                for name, value in (SECURITY_HEADERS | extra).items():
+                    out.setdefault(name, value)
+            await send(message)
+
+        try:
+            refused = self._refusal(scope, headers)
+            if refused is not None:
+                await refused.response()(scope, receive, send_out)
+            elif scope["method"] == "OPTIONS":
+                await Response(status_code=204)(scope, receive, send_out)
+            else:
+                await self.app(scope, receive, send_out)
+        finally:
+            seconds = time.perf_counter() - began
+            route = getattr(scope.get("route"), "path", "unmatched")
+            self.observe(scope["method"], route, status, seconds)
+            log.log(
+                logging.WARNING if status >= 500 else logging.INFO,
+                "%s %s %d %.0f ms %s", scope["method"], route, status, seconds * 1000, extra["X-Request-Id"],
+            )  # fmt: skip
+
+    def _refusal(self, scope: Scope, headers: Headers) -> ApiError | None:
+        host, path = headers.get("host", ""), scope["path"]
+        if not self.settings.serves_host(host):
+            message = f"this server is not {host!r:.100}; to serve that name, set HERD_HOSTS"
+            return ApiError(message, status=421, code="wrong_host")
+        origin = headers.get("origin")
+        if origin is not None and not self.settings.allows_origin(origin, host):
+            message = f"pages at {origin!r:.100} may not call this server; to let them, set HERD_ORIGINS"
+            return ApiError(message, status=403, code="wrong_origin")
+        if "\0" in path:
+            return ApiError("a path has no NUL byte")
+        is_open = path in OPEN_PATHS or path.startswith(OPEN_FOLDERS) or scope["method"] == "OPTIONS"
+        if not is_open and not self._has_key(headers):
+            message = "this server asks for its key: send the header Authorization: Bearer <key>"
+            return ApiError(message, status=401, code="invalid_api_key")
+        return None
+
+    def _has_key(self, headers: Headers) -> bool:
+        scheme, _, key = headers.get("authorization", "").partition(" ")
+        if scheme.lower() == "bearer" and self.keys.accepts(key.strip()):
+            return True
+        try:
+            cookie = SimpleCookie(headers.get("cookie", "")).get(COOKIE)
+        except CookieError:
+            cookie = None
+        return self.keys.accepts_cookie(cookie.value if cookie else "")
+
+    def _cors(self, headers: Headers) -> Mapping[str, str]:
+        origin = headers.get("origin")
+        if origin is None or not self.settings.allows_origin(origin, headers.get("host", "")):
+            return {}
+        asked = headers.get("access-control-request-headers", "").lower().replace(",", " ").split()
+        allowed = [name for name in asked if name in CORS_HEADERS or name.startswith(CORS_PREFIX)]
+        return {
+            "Access-Control-Allow-Origin": origin,
+            "Access-Control-Allow-Methods": "GET, POST, PATCH, DELETE",
+            "Access-Control-Allow-Headers": ", ".join(allowed or sorted(CORS_HEADERS)),
+            "Access-Control-Expose-Headers": "X-Request-Id",
+            "Vary": "Origin",
+        }
+
+
+def _request_id(given: str) -> str:
+    """The caller's own id if it is a plain word, else a new one."""
+    plain = given.isascii() and given.replace("-", "").replace("_", "").isalnum() and len(given) <= 64
+    return given if plain else f"req_{uuid.uuid4().hex}"

@@ -1,0 +1,63 @@
+"""Prometheus metrics, under the names that vLLM's dashboards know, and counters of HTTP requests."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+MODEL = ["model_name"]
+FIRST_TOKEN = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
+BETWEEN_TOKENS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1)
+WHOLE_REQUEST = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
+
+
+class Metrics:
+    """One set of metrics for one server."""
+
+    def __init__(self) -> None:
+        self.registry = registry = CollectorRegistry()
+
+        def gauge(name: str, about: str) -> Gauge:
+            return Gauge(name, about, registry=registry)
+
+        def counter(name: str, about: str, labels: list[str]) -> Counter:
+            return Counter(name, about, labels, registry=registry)
+
+        def histogram(name: str, about: str, buckets: tuple[float, ...]) -> Histogram:
+            return Histogram(name, about, MODEL, buckets=buckets, registry=registry)
+
+        self.running = gauge("vllm:num_requests_running", "Requests that are generating")
+        self.waiting = gauge("vllm:num_requests_waiting", "Requests in the queue")
+        self.engine = {
+            "kv_cache_usage_perc": gauge("vllm:kv_cache_usage_perc", "Used part of the KV cache, 0 to 1"),
+            "prefix_cache_queries": gauge(
+                "vllm:prefix_cache_queries", "Prompt tokens looked up in the prefix cache"
+            ),
+            "prefix_cache_hits": gauge("vllm:prefix_cache_hits", "Prompt tokens found in the prefix cache"),
+        }
+        self.prompt_tokens = counter("vllm:prompt_tokens", "Prompt tokens read", MODEL)
+        self.generation_tokens = counter("vllm:generation_tokens", "Tokens generated", MODEL)
+        self.success = counter("vllm:request_success", "Requests that finished", [*MODEL, "finished_reason"])
+        self.first_token = histogram(
+            "vllm:time_to_first_token_seconds", "Arrival to first token", FIRST_TOKEN
+        )
+        self.between = histogram("vllm:inter_token_latency_seconds", "Between two tokens", BETWEEN_TOKENS)
+        self.whole = histogram("vllm:e2e_request_latency_seconds", "Arrival to last token", WHOLE_REQUEST)
+        self.queued = histogram("vllm:request_queue_time_seconds", "Arrival to start", FIRST_TOKEN)
+        self.http = counter("herd_http_requests", "HTTP requests", ["method", "route", "status"])
+        self.http_seconds = Histogram(
+            "herd_http_request_seconds", "HTTP requests, to the last byte", ["route"], registry=registry
+        )
+
+    def observe_http(self, method: str, route: str, status: int, seconds: float) -> None:
+        known = method if method in {"GET", "POST", "PATCH", "DELETE", "HEAD", "OPTIONS", "PUT"} else "other"
+        self.http.labels(known, route, str(status)).inc()
+        self.http_seconds.labels(route).observe(seconds)
+
+    def render(self, status: Mapping[str, Any]) -> bytes:
+        """The exposition text; `status` is the engine's."""
+        self.running.set(status.get("running") or 0)
+        self.waiting.set(status.get("waiting") or 0)
+        for name, gauge in self.engine.items():
+            gauge.set((status.get("metrics") or {}).get(name) or 0)
+        return generate_latest(self.registry)

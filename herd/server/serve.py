@@ -1,0 +1,115 @@
+"""Running the server: the home's lock, the port, a bounded drain, and one line for whatever stands in the way."""
+
+import asyncio
+import errno
+import logging
+import socket
+from collections.abc import Callable
+from dataclasses import replace
+from types import FrameType
+from typing import TYPE_CHECKING
+
+import uvicorn
+
+from herd.engine.client import EngineClient
+from herd.errors import HerdError
+from herd.registry.home import lock
+from herd.registry.registry import Registry
+from herd.server.engines import Engines
+from herd.server.settings import Settings
+
+if TYPE_CHECKING:
+    from herd.server.state import State
+
+DRAIN = 10.0  # seconds that running replies have to end
+SAY_GOODBYE = 1  # then, seconds for the error events of those that did not
+
+
+class Server(uvicorn.Server):
+    """Stops as people expect: the first signal lets replies end, the second does not."""
+
+    def __init__(self, config: uvicorn.Config, here: "State", say: Callable[[str], None]) -> None:
+        super().__init__(config)
+        self.here, self.say = here, say
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        if self.should_exit:
+            self.force_exit = True
+        self.should_exit = True
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        replies = self.here.replies
+        replies.closing = True
+        if replies.in_flight:
+            self.say(
+                f"Herd: finishing {replies.in_flight} replies, at most {DRAIN:.0f} s; Ctrl-C again stops at once"
+            )
+        loop = asyncio.get_running_loop()
+        end = loop.time() + DRAIN
+        while replies.in_flight and loop.time() < end and not self.force_exit:
+            await asyncio.sleep(0.05)
+        await self.here.engines.close()  # replies that still run end with an error event
+        self.force_exit = False  # the store and the runs are closed in any case
+        await super().shutdown(sockets)
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """A listening socket. Raises HerdError that names the port, or the address, and what to do."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+        listener.listen(2048)
+    except OSError as error:
+        listener.close()
+        if error.errno == errno.EADDRINUSE:
+            raise HerdError(
+                f"port {port} is in use; choose another with --port, as in --port {port + 1}"
+            ) from None
+        if error.errno == errno.EACCES:
+            raise HerdError(
+                f"port {port} needs more rights than you have; choose one over 1023 with --port"
+            ) from None
+        raise HerdError(f"cannot listen on {host}: {error.strerror}; choose an address with --host") from None
+    return listener
+
+
+def serve(
+    settings: Settings, *, say: Callable[[str], None], started: Callable[[Settings], None], access: bool
+) -> None:
+    """Serve until a signal. `started` is called with the true address once HTTP answers.
+
+    Raises HerdError if the home is in use by another server, or the port by anything.
+    """
+    level = logging.INFO if access else logging.WARNING
+    logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.WARNING)
+    logging.getLogger("herd.access").setLevel(level)
+    with lock(settings.home), bind(settings.host, settings.port) as listener:
+        settings = replace(settings, port=listener.getsockname()[1])
+        asyncio.run(_serve(settings, listener, say, started))
+
+
+async def _serve(
+    settings: Settings,
+    listener: socket.socket,
+    say: Callable[[str], None],
+    started: Callable[[Settings], None],
+) -> None:
+    engines = Engines(EngineClient(), Registry(settings.home))
+    engines.start()
+    await asyncio.sleep(0)  # the child imports PyTorch while this process imports FastAPI
+    from herd.server.app import create_app
+
+    app = create_app(settings, engines)
+    config = uvicorn.Config(
+        app, log_config=None, access_log=False, proxy_headers=False, server_header=False, ws="none",
+        timeout_graceful_shutdown=SAY_GOODBYE,
+    )  # fmt: skip
+    server = Server(config, app.state.herd, say)
+    serving = asyncio.create_task(server.serve(sockets=[listener]))
+    while not server.started and not serving.done():
+        await asyncio.sleep(0.01)
+    if server.started:
+        started(settings)
+    await serving

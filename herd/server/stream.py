@@ -1,0 +1,65 @@
+"""Server-sent events, and work that ends when its client has gone."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import aclosing
+from typing import Any, TypeVar
+
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+
+T = TypeVar("T")
+
+
+class ClientGone(Exception):
+    """Nobody is there to read the reply."""
+
+
+async def unless_gone(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
+    """The result of `work`, which is cancelled as soon as the client disconnects (then ClientGone is raised).
+
+    Starlette watches for that only in streaming replies. The request's body must have been read.
+    """
+
+    async def gone() -> None:
+        while (await receive())["type"] != "http.disconnect":
+            pass
+
+    task, watch = asyncio.ensure_future(work), asyncio.ensure_future(gone())
+    try:
+        await asyncio.wait({task, watch}, return_when=asyncio.FIRST_COMPLETED)
+        if task.done():
+            return task.result()
+        raise ClientGone
+    finally:
+        watch.cancel()
+        task.cancel()
+        await asyncio.wait({task, watch})
+
+
+class EventStream(Response):
+    """`data:` lines from an iterator of JSON values or text, closed when it ends or the client leaves."""
+
+    media_type = "text/event-stream"
+
+    def __init__(self, events: AsyncIterator[dict[str, Any] | str]) -> None:
+        self.events = events
+        self.status_code, self.background = 200, None
+        self.init_headers({"Cache-Control": "no-store", "X-Accel-Buffering": "no"})
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def pump() -> None:
+            await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+            async with aclosing(self.events) as events:  # type: ignore[type-var]
+                async for event in events:
+                    text = event if isinstance(event, str) else json.dumps(event, ensure_ascii=False)
+                    body = f"data: {text}\n\n".encode()
+                    await send({"type": "http.response.body", "body": body, "more_body": True})
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+        try:
+            await unless_gone(receive, pump())
+        except ClientGone:
+            pass
