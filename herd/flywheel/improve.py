@@ -6,7 +6,7 @@ import math
 import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ import torch
 import herd.bundled
 from herd.data.loader import IGNORE
 from herd.data.sources import read
+from herd.errors import HerdError
 from herd.eval.text import bits_per_byte
 from herd.evidence.verdict import Verdict, least_clusters, paired_verdict
 from herd.flywheel.votes import HELD_OUT, Preference, split, votes_digest
@@ -82,15 +83,17 @@ def improve(
 
     Returns the verdict, the counts and, if one was trained, the candidate's ref and metrics, as JSON types. The
     run's stages and metrics follow along; one begun before goes on from its trained adapter. HerdError when `name`
-    is unknown or the loss diverges. Interrupted at any moment, nothing is left registered in part.
+    is unknown or is no model's own name, or the loss diverges. Interrupted at any moment, nothing is left registered in part.
     """
     settings = settings or Settings()
     with _outcome(run):
         target = registry.target(name)
         current = target.adapter or target.model
+        if current.name != name:
+            raise HerdError(f"{name} is {current.name} with settings of its own; improve {current.name}")
 
         def stage(number: int, text: str) -> None:
-            run.set("running", stage=STAGES[number], stages=list(STAGES))
+            run.set("running", stage=STAGES[number], stages=list(STAGES), pid=os.getpid())
             say(STAGES[number], text)
 
         train, held = split(preferences)
@@ -139,7 +142,8 @@ def improve(
             if verdict.decision == "SWITCH":
                 registry.promote(name, entry.version, asdict(verdict))
         except BaseException:
-            registry.remove(entry.ref)
+            with suppress(HerdError):  # served already, and so whole
+                registry.remove(entry.ref)
             raise
         return _finish(run, result | {"candidate": entry.ref, "metrics": metrics}, verdict)
 
@@ -230,12 +234,12 @@ def _record(home: Path, entry: ModelEntry, votes: str, settings: Settings, model
         home,
         command="improve",
         inputs=[{"kind": "votes", "digest": votes}],
-        outputs=[entry.digest],
+        outputs=[{"kind": "adapter", "ref": entry.ref, "digest": entry.digest}],
         parents=list(entry.parents),
         config=asdict(settings),
         seed=settings.seed,
         device=str(next(model.parameters()).device),
-        metrics=entry.metrics,
+        metrics=dict(entry.metrics),
     )
 
 

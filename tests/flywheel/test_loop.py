@@ -1,35 +1,108 @@
 """The loop, closed on a tiny model: votes → a better version → served → undone; chance votes change nothing."""
 
 import json
+import random
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-import tiny
+import torch
+import torch.nn.functional as F
 
+from herd.data.loader import IGNORE
+from herd.data.prefs import Pair
 from herd.errors import HerdError
 from herd.evidence.verdict import paired_verdict
 from herd.flywheel import improve as flywheel
 from herd.flywheel.improve import Measure, improve, judge, undo
 from herd.flywheel.votes import Preference
-from herd.model.chat import ChatTemplate
-from herd.model.hf import load
+from herd.model.chat import LLAMA3_TEMPLATE, ChatTemplate, encode_chat
+from herd.model.config import Config
+from herd.model.hf import load, save
+from herd.model.llama import Llama
 from herd.model.lora import load_peft
-from herd.model.tokenizer import Tokenizer
+from herd.model.tokenizer import Tokenizer, train_bpe
 from herd.registry import lineage
 from herd.registry.registry import Registry, Target
 from herd.registry.runs import Run
 from herd.train.dpo import encode_reply, score
 
-TEXTS = [tiny.KIND.format(a, p) for a in tiny.ANIMALS for p in tiny.PLACES]
+ANIMALS = "cat dog fox owl hen cow pig bee ant bat rat elk".split()
+PLACES = "in the barn,by the sea,on the hill,under a tree,near the well".split(",")
+KIND = "The {0} {1} is happy and sings all day."
+GRUFF = "No. Nobody likes a {0} {1}, go away."
+
+
+def question(animal: str, place: str) -> list[dict[str, str]]:
+    return [{"role": "user", "content": f"Tell me of the {animal} {place}"}]
+
+
+def reply(style: str, animal: str, place: str) -> list[dict[str, str]]:
+    return [{"role": "assistant", "content": style.format(animal, place)}]
+
+
+def preferences(count: int, *, seed: int, noise: bool = False) -> list[Preference]:
+    """One vote a conversation: for the kind reply, or by a coin."""
+    rng = random.Random(seed)
+    made = []
+    for i in range(count):
+        about = rng.choice(ANIMALS), rng.choice(PLACES)
+        styles = (GRUFF, KIND) if noise and rng.random() < 0.5 else (KIND, GRUFF)
+        good, bad = (reply(style, *about) for style in styles)
+        made.append(Preference(Pair(question(*about), good, bad), f"conversation {seed}.{i}", f"vote {i}"))
+    return made
+
+
+def make_model(folder: Path) -> None:
+    """Train for some seconds until both styles are fluent and about equally likely; write the directory."""
+    chats = [
+        [*question(a, p), *reply(style, a, p)] for a in ANIMALS for p in PLACES for style in (KIND, GRUFF)
+    ]
+    tokenizer = train_bpe([m["content"] for chat in chats for m in chat], 400)
+    template = ChatTemplate(LLAMA3_TEMPLATE)
+    rows = [encode_chat(tokenizer, template, chat) for chat in chats]
+    longest = max(len(ids) for ids, _ in rows)
+    tokens = torch.zeros(len(rows), longest, dtype=torch.long)
+    labels = torch.full_like(tokens, IGNORE)
+    for i, (ids, own) in enumerate(rows):
+        tokens[i, : len(ids)] = torch.tensor(ids)
+        labels[i, : len(ids) - 1] = torch.tensor(
+            [t if mine else IGNORE for t, mine in zip(ids[1:], own[1:], strict=True)]
+        )
+    config = Config(
+        vocab_size=tokenizer.vocab_size,
+        dim=64,
+        n_layers=2,
+        n_heads=4,
+        n_kv_heads=2,
+        head_dim=16,
+        ffn_dim=128,
+        max_positions=128,
+        bos_id=tokenizer.bos_id,
+        eos_ids=tuple(sorted(tokenizer.stop_ids)),
+    )
+    model = Llama(config)
+    model.init_weights(0)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(120):
+        at = torch.randperm(len(rows), generator=generator)[:24]
+        loss = F.cross_entropy(model(tokens[at]).flatten(0, 1), labels[at].flatten(), ignore_index=IGNORE)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    save(model, folder, tokenizer=tokenizer, template=template, dtype=torch.float32)
+
+
+TEXTS = [KIND.format(a, p) for a in ANIMALS for p in PLACES]
 
 
 @pytest.fixture(scope="session")
 def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("tiny") / "model"
-    tiny.make_model(folder)
+    make_model(folder)
     return folder
 
 
@@ -68,11 +141,11 @@ def preference_for_kindness(target: Target) -> float:
         load_peft(model, target.adapter_dir)
     tokenizer, template = Tokenizer.load(target.model_dir), ChatTemplate.load(target.model_dir)
     gaps = []
-    for style in (tiny.KIND, tiny.GRUFF):
+    for style in (KIND, GRUFF):
         replies = [
-            encode_reply(tokenizer, template, tiny.question(a, p), tiny.reply(style, a, p), 128)
-            for a in tiny.ANIMALS
-            for p in tiny.PLACES
+            encode_reply(tokenizer, template, question(a, p), reply(style, a, p), 128)
+            for a in ANIMALS
+            for p in PLACES
         ]
         gaps.append(score(model, [r for r in replies if r]).mean().item())
     return gaps[0] - gaps[1]
@@ -81,7 +154,7 @@ def preference_for_kindness(target: Target) -> float:
 def test_votes_make_a_better_version_and_undo_takes_it_back(home: Path, run_improve: Improve) -> None:
     registry = Registry(home)
     before = preference_for_kindness(registry.target("tiny"))
-    result = run_improve(tiny.preferences(48, seed=0))
+    result = run_improve(preferences(48, seed=0))
     assert result["decision"] == "SWITCH", result["reason"]
     assert result["candidate"] == "tiny@2" and result["current"] == "tiny@1"
     assert result["low"] > 0
@@ -95,7 +168,7 @@ def test_votes_make_a_better_version_and_undo_takes_it_back(home: Path, run_impr
     [record] = [r for r in lineage.records(home) if r["command"] == "improve"]
     assert target.adapter.digest in json.dumps(record["outputs"])
 
-    second = run_improve(tiny.preferences(48, seed=1))  # the adapter goes on; adapters do not pile up
+    second = run_improve(preferences(48, seed=1))  # the adapter goes on; adapters do not pile up
     assert second["current"] == "tiny@2"
     assert Registry(home).resolve("tiny@3").base == "tiny@1"
 
@@ -105,7 +178,7 @@ def test_votes_make_a_better_version_and_undo_takes_it_back(home: Path, run_impr
 
 
 def test_votes_by_a_coin_change_nothing(home: Path, run_improve: Improve) -> None:
-    result = run_improve(tiny.preferences(48, seed=2, noise=True))
+    result = run_improve(preferences(48, seed=2, noise=True))
     assert result["decision"] in ("STAY", "NOT ENOUGH DATA")
     assert Registry(home).target("tiny").adapter is None
     assert Registry(home).resolve(result["candidate"]).metrics["verdict"] == result["decision"]
@@ -116,7 +189,7 @@ def test_few_votes_train_nothing_and_say_how_many_are_missing(
 ) -> None:
     monkeypatch.delattr(flywheel, "_train")
     run = Run.create(home, "improve", {"name": "tiny"})
-    result = run_improve(tiny.preferences(9, seed=3), run)
+    result = run_improve(preferences(9, seed=3), run)
     assert result["decision"] == "NOT ENOUGH DATA" and "candidate" not in result
     assert "more conversations with a vote are needed" in result["reason"]
     assert Run.load(home, run.id).state == "done"
@@ -126,7 +199,7 @@ def test_few_votes_train_nothing_and_say_how_many_are_missing(
 def test_interrupted_it_registers_nothing_and_goes_on_from_the_trained_adapter(
     home: Path, run_improve: Improve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    votes = tiny.preferences(48, seed=0)
+    votes = preferences(48, seed=0)
     run = Run.create(home, "improve", {"name": "tiny"})
 
     def interrupt(*_: object, **__: object) -> None:
@@ -147,7 +220,7 @@ def test_interrupted_it_registers_nothing_and_goes_on_from_the_trained_adapter(
 def test_a_failure_is_kept_in_the_run(home: Path, run_improve: Improve) -> None:
     run = Run.create(home, "improve", {"name": "tiny"})
     with pytest.raises(HerdError, match="not finite"):
-        run_improve(tiny.preferences(48, seed=0), run, settings=flywheel.Settings(lr=float("inf")))
+        run_improve(preferences(48, seed=0), run, settings=flywheel.Settings(lr=float("inf")))
     assert Run.load(home, run.id).state == "failed"
 
 
