@@ -125,7 +125,7 @@ def test_an_adapter_merges_into_its_base(
     result(capsys, "export", "small@2", tmp_path / "merged", "--merge")
     merged = hf.load(tmp_path / "merged")(tokens)
     assert (merged - expected).abs().max() < 2e-2 * expected.abs().max()  # the export is bf16
-    assert (merged - hf.load(base.path)(tokens)).abs().max() > 0.1 * expected.abs().max()
+    assert (merged - hf.load(base.path)(tokens)).abs().max() > 0.05 * expected.abs().max()
     assert run(["export", "small@1", str(tmp_path / "other"), "--merge"]) == 1
     assert "whole model" in capsys.readouterr().err
 

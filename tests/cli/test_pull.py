@@ -45,17 +45,18 @@ def filled(hub: Any, tiny: Path) -> Any:
 
 
 def test_a_broken_download_is_taken_up_where_it_broke(filled: Any, shell: Shell, tmp_path: Path) -> None:
-    filled.cut = {"model.safetensors"}
+    filled.files["large.safetensors"] = bytes(24 << 20)  # the hub's package keeps whole pieces of 10 MiB
+    filled.cut = {"large.safetensors"}
     done = shell("pull", filled.repo, "--json")
     assert done.returncode == 0, done.stderr
-    half = len(filled.files["model.safetensors"]) // 2
-    ranges = [wanted for name, wanted in filled.asked if name == "model.safetensors"]
-    assert ranges == [None, f"bytes={half}-"]
+    ranges = [wanted for name, wanted in filled.asked if name == "large.safetensors"]
+    assert ranges == [None, f"bytes={10 << 20}-"]
     told = json.loads(done.stdout)
     assert told["ref"] == "tiny-llama@1" and told["revision"] == COMMIT
 
     got = tmp_path / "herd" / "models" / "tiny-llama" / "1"
-    assert (got / "model.safetensors").read_bytes() == filled.files["model.safetensors"]
+    for name in ("model.safetensors", "large.safetensors"):
+        assert (got / name).read_bytes() == filled.files[name]
     asked = {name for name, _ in filled.asked}
     assert not asked & {"pytorch_model.bin", "modeling_evil.py", "original/consolidated.safetensors"}
     assert not any(file.is_symlink() for file in got.iterdir())
