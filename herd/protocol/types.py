@@ -33,12 +33,12 @@ class Wire:
     __slots__ = ()
 
     def to_json(self) -> dict[str, Any]:
-        return {name: _dump(getattr(self, name)) for name in _hints(type(self))}
+        return {name: _dump(getattr(self, name)) for name in _hints(type(self))}  # type: ignore[arg-type]
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Self:
         """Raises ValueError or TypeError if `value` was not written by `to_json`; absent fields get defaults."""
-        hints = _hints(cls)
+        hints = _hints(cls)  # type: ignore[arg-type]
         if unknown := value.keys() - hints.keys() - {"type"}:
             raise ValueError(f"{cls.__name__} has no field {min(unknown)!r}")
         return cls(**{name: _load(hint, value[name]) for name, hint in hints.items() if name in value})
@@ -92,7 +92,9 @@ class Request(Wire):
         try:
             defaults = Sampling.from_json(sampling)
         except (TypeError, ValueError) as error:
-            raise ProtocolError(f"the target's sampling is wrong: {error}", "sampling", "bad_target", 500) from None
+            raise ProtocolError(
+                f"the target's sampling is wrong: {error}", "sampling", "bad_target", 500
+            ) from None
         missing = {name: getattr(defaults, name) for name in sampling.keys() - self.explicit}
         return replace(self, messages=messages, sampling=replace(self.sampling, **missing))
 
