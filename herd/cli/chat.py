@@ -43,7 +43,7 @@ def _in_process(name: str, sampling: dict[str, Any]) -> Reply:
     import herd
 
     model = herd.load(name)
-    return lambda messages: model.chat(messages, stream=True, **sampling)
+    return lambda messages: model.chat_stream(messages, **sampling)
 
 
 def talk(reply: Reply, system: str | None, person: bool) -> None:
