@@ -1,11 +1,10 @@
 import { exportAs, importFrom } from "./chat/conversations.js";
 import { newChat } from "./chat/session.js";
 import { remembered } from "./lib/store.js";
-import { copy, ui } from "./lib/ui.js";
+import { copy, focusComposer, ui } from "./lib/ui.js";
 
 const session = () => ui.get().session;
 const lastReply = () => session()?.path().findLast((message) => message.role === "assistant" && message.content);
-export const focusComposer = () => document.querySelector("#composer")?.focus();
 
 export const THEMES = { auto: "as the system", light: "light", dark: "dark" };
 export const theme = () => document.documentElement.dataset.theme ?? "auto";

@@ -49,6 +49,7 @@ export function Top({ children, route = null, onRoute = null }) {
         : html`<b>${name}</b>`}
       ${found && html`<span class="soft model">${found.model}</span>`}</span>`}
     <span class="engine" role="status"><i class=${`dot ${meaning}`}></i><span>${words}</span></span></header>
+    ${now.data?.problem && !now.stale && html`<p class="banner" role="alert">${now.data.problem}</p>`}
     ${now.stale && html`<p class="banner" role="alert">The server does not answer. What is shown is from ${clock(now.at)}; asking again every few seconds. Start it with <code>herd up</code>.</p>`}`;
 }
 
@@ -92,7 +93,7 @@ function Find({ close }) {
   let i = -1;
   return html`<${Floating} label="Find" close=${close}>
     <input class="find" role="combobox" aria-label="Find a page, conversation, route or command" aria-expanded="true" aria-controls="found" aria-activedescendant=${rows.length ? `found-${chosen}` : null}
-      placeholder="Find a page, conversation, route or command" value=${query} onInput=${(event) => { setQuery(event.target.value); setAt(0); }} onKeyDown=${onKeyDown} autofocus />
+      placeholder="Find a page, conversation, route or command" value=${query} onInput=${(event) => { setQuery(event.target.value); setAt(0); }} onKeyDown=${onKeyDown} />
     <div id="found" role="listbox" aria-label="Found">
       ${groups.map(([name, group]) => html`<div role="group" aria-label=${name}><p class="group" aria-hidden="true">${name}</p>
         ${group.map((row) => { i += 1; return html`<div id=${`found-${i}`} class="found" role="option" aria-selected=${i === chosen ? "true" : "false"} onClick=${() => choose(row)}>
@@ -127,6 +128,14 @@ export function KeyPanel() {
     <p>It is what <code>HERD_API_KEY</code> was set to where the server was started.</p>
     <label>Key <input type="password" autocomplete="current-password" value=${key} onInput=${(e) => setKey(e.target.value)} /></label>
     ${wrong && html`<p class="bad-text" role="alert">${wrong}</p>`}<button class="primary">Open</button></form>`;
+}
+
+/** What happened, what was kept, what to do, and the id under which the server knows it. */
+export function Failed({ error, kept, retry, dismiss }) {
+  const wait = error.retryAfter ? ` Try again in ${error.retryAfter} s.` : "";
+  return html`<div class="failure" role="alert"><p><strong>${error.message}</strong>${wait} ${kept}
+      ${error.requestId && html` <span class="soft">Request <code>${error.requestId}</code></span>`}</p>
+    ${retry && html`<button onClick=${retry}>Try again</button>`}${dismiss && html`<button class="quiet" onClick=${dismiss}>Dismiss</button>`}</div>`;
 }
 
 export function Notice() {

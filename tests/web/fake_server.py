@@ -26,7 +26,8 @@ def model(ref: str, **fields: Any) -> dict[str, Any]:
         "ref": ref, "name": name, "version": int(version), "kind": "model", "base": None, "parents": [],
         "licence": "Apache-2.0", "description": "A very small Llama that tells stories.", "digest": DIGEST,
         "bytes": 23_900_000, "parameters": 11_900_000, "current": True, "bundled": True, "plots": [],
-        "config": {"dim": 384, "n_layers": 8, "n_heads": 6, "n_kv_heads": 2, "vocab_size": 8192, "max_positions": 2048},
+        "config": {"hidden_size": 384, "num_hidden_layers": 8, "num_attention_heads": 6, "num_key_value_heads": 2,
+                   "vocab_size": 8192, "max_position_embeddings": 2048},
         "metrics": {"bits_per_byte": 0.842}, "card": "# cria\n\nTrained on **open** text.\n\n| compressor | bits per byte |\n|---|---|\n| gzip | 2.61 |\n| cria | 0.84 |\n",
         "memory": {"weights": 23_900_000, "kv_per_token": 4096, "fits_tokens": 900_000}, **fields,
     }  # fmt: skip
@@ -44,7 +45,7 @@ class State:
         self.models = [model("cria@1"), model("cria@2", kind="adapter", base="cria@1", bundled=False, parents=[DIGEST],
                                               digest="beef0042" * 8, bytes=410_000, current=False)]  # fmt: skip
         self.runs: list[dict[str, Any]] = []
-        self.rollbacks: list[str] = []
+        self.serving = "cria@1"
         self.engine = {"state": "idle", "running": 0, "waiting": 0}
         self.delay = 0.01
         self.reply = STORY * 2
@@ -221,7 +222,7 @@ def vote(state: State, *, body: dict[str, Any], **_: Any) -> dict[str, Any]:
 
 
 def status(state: State, **_: Any) -> dict[str, Any]:
-    routes = [{"name": "cria", "target": "cria", "model": "cria@1", "kind": "model"}, {"name": "tale", "target": "tale", "model": "cria@1", "kind": "target"}]
+    routes = [{"name": "cria", "target": "cria", "model": state.serving, "kind": "model"}, {"name": "tale", "target": "tale", "model": "cria@1", "kind": "target"}]
     return {"version": "0.1.0", "engine": state.engine, "routes": routes, "default_route": "cria", "runs_active": 0}
 
 
@@ -232,7 +233,8 @@ def lineage(state: State, **_: Any) -> dict[str, Any]:
 
 
 def start_run(state: State, *, body: dict[str, Any], **_: Any) -> dict[str, Any]:
-    run = {"id": state.next("run"), "kind": body["kind"], "args": body["args"], "state": "running", "created": time.time()}
+    run = {"id": state.next("run"), "kind": body["kind"], "args": body["args"], "state": "running", "created": time.time(),
+           "stages": ["collect", "train", "judge", "promote"], "stage": "train"}  # fmt: skip
     state.runs.insert(0, run)
     return run
 
@@ -240,12 +242,27 @@ def start_run(state: State, *, body: dict[str, Any], **_: Any) -> dict[str, Any]
 def read_run(state: State, id: str, **_: Any) -> dict[str, Any] | None:
     run = next((r for r in state.runs if r["id"] == id), None)
     metrics = [{"step": i, "loss": 0.7 * 0.97**i, "margin": 0.02 * i} for i in range(40)]
-    return run and {"metrics": metrics, "log": "pairs: 12 to learn from, 2 held out\nstep 10 loss 0.52\n", **run}
+    return run and {"metrics": metrics, "log": ["collect: 12 pairs to learn from, 4 held out", "train: LoRA of rank 8 on cria@1"], **run}
+
+
+def verdict(state: State) -> None:
+    """Ends the newest run the way `improve` does when the candidate is better."""
+    before = {"pairs_ranked_right": 0.55, "bits_per_byte": 0.842}
+    result = {"decision": "SWITCH", "reason": "the interval lies above zero", "estimate": 0.21, "low": 0.08, "high": 0.34, "n": 16,
+              "clusters": 12, "needed": None, "name": "cria", "current": "cria@1", "candidate": "cria@2", "pairs": {"train": 48, "held_out": 16},
+              "metrics": {"pairs_ranked_right": 0.81, "bits_per_byte": 0.845, "before": before}}  # fmt: skip
+    state.runs[0].update(state="done", stage="promote", result=result)
+    state.serving = "cria@2"
 
 
 def cancel(state: State, id: str, **_: Any) -> dict[str, Any] | None:
     run = next((r for r in state.runs if r["id"] == id), None)
     return run and (run.update(state="cancelled") or run)
+
+
+def rollback(state: State, name: str, **_: Any) -> dict[str, Any]:
+    state.serving = "cria@1"
+    return {"name": name, "current": state.serving}
 
 
 ROUTES = {
@@ -267,7 +284,7 @@ ROUTES = {
     ("POST", "runs"): start_run,
     ("GET", "runs/([^/]+)"): read_run,
     ("POST", "runs/([^/]+)/cancel"): cancel,
-    ("POST", "routes/([^/]+)/rollback"): lambda state, name, **_: state.rollbacks.append(name) or {"name": name},
+    ("POST", "routes/([^/]+)/rollback"): rollback,
 }
 
 

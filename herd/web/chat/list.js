@@ -19,12 +19,12 @@ export function ConversationList({ id }) {
     <div class="list-head"><button class="wide" onClick=${() => { newChat(); ui.set({ list: false }); }}>New chat</button>
       <button class="quiet only-narrow" onClick=${() => ui.set({ list: false })}>Close</button>
       <input type="search" placeholder="Search" aria-label="Search conversations" value=${query} onInput=${search} /></div>
+    ${phase === "ready" && !data.length && html`<p class="soft none">${query ? "No conversation has these words." : "Your conversations will be here."}</p>`}
+    ${(phase === "error" || phase === "stale") && html`<p class="soft none">The list could not be read. <button class="quiet" onClick=${() => refreshList()}>Try again</button></p>`}
     <ul class="rows" aria-busy=${phase === "loading" ? "true" : null}>
       ${phase === "loading" && [70, 50, 62].map((w) => html`<li class="bone" style=${{ width: `${w}%` }}></li>`)}
       ${data.map((row) => html`<${Row} key=${row.id} row=${row} here=${row.id === id} />`)}
       ${more && html`<li><button class="quiet wide" onClick=${olderThanShown}>Older</button></li>`}</ul>
-    ${phase === "ready" && !data.length && html`<p class="soft none">${query ? "No conversation has these words." : "Your conversations will be here."}</p>`}
-    ${(phase === "error" || phase === "stale") && html`<p class="soft none">The list could not be read. <button class="quiet" onClick=${() => refreshList()}>Try again</button></p>`}
     <div class="list-foot"><button class="quiet" onClick=${importFrom}>Import</button>
       <button class="quiet" disabled=${!data.length} onClick=${() => exportAs("herd-conversations.json")}>Export all</button></div></aside>`;
 }

@@ -1,6 +1,6 @@
 import { html, useEffect } from "../lib/html.js";
 import { ui } from "../lib/ui.js";
-import { ICONS, Top } from "../shell.js";
+import { Failed, ICONS, Top } from "../shell.js";
 import { Composer } from "./composer.js";
 import { Empty } from "./empty.js";
 import { ConversationList } from "./list.js";
@@ -13,7 +13,7 @@ export function Chat({ path }) {
   useEffect(() => {
     ui.set({ session, list: false });
     session.load();
-    return () => ui.set({ session: null });
+    return () => { if (ui.get().session === session) ui.set({ session: null }); };
   }, [session]);
   return html`<${ConversationList} id=${session.get().id} /><${Conversation} key=${session.key} session=${session} />`;
 }
@@ -38,7 +38,7 @@ function Conversation({ session }) {
         ${state.phase === "loading" && !state.error ? html`<${Skeleton} />`
           : path.length ? html`<${Thread} session=${session} state=${state} path=${path} />`
           : html`<${Empty} session=${session} />`}
-        ${state.error && html`<${Failure} ...${state.error} dismiss=${() => session.set({ error: null })} />`}
+        ${state.error && html`<${Failed} ...${state.error} dismiss=${() => session.set({ error: null })} />`}
         <${Composer} session=${session} state=${state} path=${path} />
       </div>
       ${settings && html`<${Settings} session=${session} state=${state} />`}
@@ -47,11 +47,3 @@ function Conversation({ session }) {
 
 const Skeleton = () => html`<div class="thread" aria-busy="true" aria-label="Loading the conversation"><div class="reading">
   ${[40, 88, 72, 30, 80].map((width) => html`<div class="bone" style=${{ width: `${width}%` }}></div>`)}</div></div>`;
-
-/** What happened, what was kept, what to do, and the id under which the server knows it. */
-function Failure({ error, kept, retry, dismiss }) {
-  const wait = error.retryAfter ? ` Try again in ${error.retryAfter} s.` : "";
-  return html`<div class="failure" role="alert"><p><strong>${error.message}</strong>${wait} ${kept}
-      ${error.requestId && html` <span class="soft">Request <code>${error.requestId}</code></span>`}</p>
-    ${retry && html`<button onClick=${retry}>Try again</button>`}<button class="quiet" onClick=${dismiss}>Dismiss</button></div>`;
-}

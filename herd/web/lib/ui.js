@@ -30,3 +30,5 @@ export async function copy(text, what = "Copied.") {
   }
   notify(what, { seconds: 2 });
 }
+
+export const focusComposer = () => document.querySelector("#composer")?.focus();

@@ -1,3 +1,54 @@
-import { html } from "../lib/html.js";
-import { Top } from "../shell.js";
-export const Models = () => html`<main id="main" class="page"><${Top}><h1>Models</h1><//></main>`;
+import { get } from "../lib/api.js";
+import { bytes, colour, count, figure, short } from "../lib/format.js";
+import { html, useEffect, useState } from "../lib/html.js";
+import { Markdown } from "../lib/markdown.js";
+import { copy } from "../lib/ui.js";
+import { Failed, Top } from "../shell.js";
+import { Lineage } from "./lineage.js";
+import { Memory } from "./memory.js";
+
+export function Models() {
+  const [{ models, lineage, error }, set] = useState({});
+  const load = () => Promise.all([get("models"), get("lineage")])
+    .then(([found, graph]) => set({ models: found.data, lineage: graph }), (problem) => set({ error: problem }));
+  useEffect(() => { load(); }, []);
+  return html`<main id="main" class="page"><${Top}><h1>Models</h1><//>
+    <div class="sheet" tabindex="0" role="region" aria-label="Models and their lineage">
+      ${error && html`<${Failed} error=${error} kept="Nothing was changed." retry=${load} />`}
+      ${!models && !error && html`<div class="tall bone"></div><div class="tall bone"></div>`}
+      ${models?.length === 0 && html`<div class="empty"><h2>No models yet</h2><p>Fetch one with <code>herd pull</code>, or train one with <code>herd train</code>; it will be here with its card, its numbers and where it came from.</p></div>`}
+      ${lineage?.nodes.length > 0 && html`<section><h2>Lineage</h2><p class="soft">From data to the model that answers. A click copies a digest.</p><${Lineage} ...${lineage} /></section>`}
+      ${models?.length > 0 && html`<section class="cards">${models.map((model) => html`<${Card} key=${model.ref} model=${model} />`)}</section>`}
+    </div></main>`;
+}
+
+function Card({ model }) {
+  const { config = {}, metrics } = model;
+  const facts = [
+    ["Parameters", model.parameters && short(model.parameters)], ["On disk", model.bytes && bytes(model.bytes)],
+    ["Context", config.max_position_embeddings && `${count(config.max_position_embeddings)} tokens`],
+    ["Layers × width", config.num_hidden_layers && `${config.num_hidden_layers} × ${config.hidden_size}`],
+    ["Heads, key–value", config.num_attention_heads && `${config.num_attention_heads}, ${config.num_key_value_heads ?? config.num_attention_heads}`],
+    ["Vocabulary", config.vocab_size && count(config.vocab_size)], ["Licence", model.licence], ["Base", model.base],
+    ...measures(metrics),
+  ].filter(([, value]) => value);
+  return html`<article class="card" aria-label=${model.ref}>
+    <header><i class="swatch" style=${{ background: colour(model.name) }}></i><h2>${model.ref}</h2><span class="soft">${model.kind}${model.bundled ? ", bundled" : ""}</span>
+      ${model.current && html`<span class="served">served as ${model.name}</span>`}<i class="fill"></i>
+      ${model.digest && html`<button class="digest" title="Copy the digest" aria-label=${`Copy the digest of ${model.ref}`} onClick=${() => copy(model.digest, "Digest copied.")}>${model.digest.slice(0, 12)}</button>`}</header>
+    ${model.description && html`<p>${model.description}</p>`}
+    <dl class="facts">${facts.map(([name, value]) => html`<div><dt>${name}</dt><dd>${value}</dd></div>`)}</dl>
+    <${Memory} model=${model} />
+    ${(model.card || model.plots?.length > 0) && html`<details><summary>Card</summary>
+      ${(model.plots ?? []).map((src) => html`<img class="plot" src=${src} loading="lazy" alt=${`${model.ref}: ${src.split("/").at(-1).replace(/\.\w+$/, "").replace(/[-_]/g, " ")}`} />`)}
+      ${model.card && html`<${Markdown} text=${model.card.replace(/^---\n[^]*?\n---\n/, "")} />`}</details>`}
+  </article>`;
+}
+
+/** Measured numbers, one level deep: {"before": {"bits_per_byte": 0.9}} is "Bits per byte, before". */
+function measures(metrics) {
+  const name = (key) => key.replace(/_/g, " ").replace(/^./, (c) => c.toUpperCase());
+  return Object.entries(metrics ?? {}).flatMap(([key, value]) => (value && typeof value === "object"
+    ? Object.entries(value).filter(([, x]) => typeof x === "number").map(([k, x]) => [`${name(k)}, ${key.replace(/_/g, " ")}`, figure(x)])
+    : value == null ? [] : [[name(key), figure(value)]]));
+}

@@ -1,0 +1,45 @@
+import { figure } from "../lib/format.js";
+import { html, useEffect, useRef, useState } from "../lib/html.js";
+import uPlot from "../vendor/uplot/uplot.js";
+
+const STEPS = ["step", "update", "tokens", "epoch", "time"];
+const MOST = 4; // plots of one run
+
+/** Small multiples: one plot a measured number, over steps. */
+export function Plots({ rows }) {
+  const step = STEPS.find((key) => typeof rows[0][key] === "number");
+  const names = [...new Set(rows.flatMap((row) => Object.keys(row)))]
+    .filter((key) => !STEPS.includes(key) && rows.filter((row) => typeof row[key] === "number").length > 1).slice(0, MOST);
+  return html`<div class="plots">${names.map((name, i) => html`<${Plot} key=${name} name=${name} number=${i + 1}
+    x=${rows.map((row, at) => (step ? row[step] : at))} y=${rows.map((row) => row[name] ?? null)} xName=${step ?? "line"} />`)}</div>`;
+}
+
+function Plot({ name, number, x, y, xName }) {
+  const ref = useRef();
+  const plot = useRef(null);
+  const [theme, redraw] = useState(0);
+  useEffect(() => {
+    const again = () => redraw((n) => n + 1);
+    const system = matchMedia("(prefers-color-scheme: dark)");
+    addEventListener("themechange", again);
+    system.addEventListener("change", again);
+    return () => { removeEventListener("themechange", again); system.removeEventListener("change", again); };
+  }, []);
+  useEffect(() => {
+    const box = ref.current;
+    const colour = (token) => { box.style.color = `var(${token})`; const found = getComputedStyle(box).color; box.style.color = ""; return found; };
+    const axis = { stroke: colour("--soft"), grid: { stroke: colour("--line"), width: 1 }, ticks: { show: false }, font: "12px system-ui", size: 44 };
+    plot.current = new uPlot({
+      width: box.clientWidth, height: 150, legend: { show: false }, scales: { x: { time: false } }, cursor: { y: false },
+      axes: [{ ...axis, size: 28 }, axis],
+      series: [{}, { stroke: colour(`--data-${number}`), width: 1.5, points: { show: false } }],
+    }, [x, y], box);
+    const observer = new ResizeObserver(() => plot.current.setSize({ width: box.clientWidth, height: 150 }));
+    observer.observe(box);
+    return () => { observer.disconnect(); plot.current.destroy(); };
+  }, [theme]);
+  useEffect(() => { plot.current?.setData([x, y]); }, [x.length, y.at(-1)]);
+  const last = y.findLast((value) => value != null);
+  return html`<figure><figcaption><b>${name.replace(/_/g, " ")}</b> <span class="soft">now ${figure(last)}, by ${xName}</span></figcaption>
+    <div ref=${ref} role="img" aria-label=${`${name} over ${xName}, ${y.length} points, last ${figure(last)}`}></div></figure>`;
+}
