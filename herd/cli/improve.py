@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from herd.cli.output import console, emit, facts, json_option, note
+from herd.errors import HerdError
 
 if TYPE_CHECKING:
     from herd.flywheel.votes import Preference
@@ -28,9 +29,7 @@ def improve(name: str, back: bool, pairs: Path | None, run_id: str | None, as_js
 
     registry = Registry(home())
     if back:
-        from herd.flywheel.improve import undo
-
-        entry = undo(name, registry=registry)
+        entry = registry.rollback(name)
         reload_server()
         emit({"name": name, "current": entry.ref}, as_json, lambda: console().print(f"{name} is {entry.ref}"))
         return
@@ -40,14 +39,19 @@ def improve(name: str, back: bool, pairs: Path | None, run_id: str | None, as_js
     from herd.registry.runs import Run
 
     run = Run.load(home(), run_id) if run_id else Run.create(home(), "improve", {"name": name})
+    if run.state == "done":
+        raise HerdError(f"run {run.id} is done; `herd improve {name}` begins another")
     preferences, left_out = collect(name, pairs, run)
 
     def say(stage: str, text: str) -> None:
         note(f"{stage}: {text}")
+        if not run_id:  # the server, when it starts a run, keeps what we say as the log itself
+            with open(run.dir / "log", "a", encoding="utf-8") as log:
+                log.write(f"{stage}: {text}\n")
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # cancelling ends as tidily as Ctrl-C
     result = improve_(name, preferences, home=home(), registry=registry, run=run, say=say)
-    result["left_out"] = left_out
+    result["left_out"] = left_out | {"too_long": result.pop("too_long")}
     if result["decision"] == "SWITCH":
         reload_server()
     emit(result, as_json, lambda: show(result))
@@ -57,15 +61,25 @@ def collect(name: str, file: Path | None, run: Run) -> tuple[list[Preference], d
     """The preferences to learn from, kept in the run's directory so that a run that goes on has the same ones."""
     from herd.flywheel.votes import from_file, from_votes, to_file
 
-    kept, left_out = run.dir / "preferences.jsonl", {}
+    kept = run.dir / "preferences.jsonl"
     if kept.is_file():
         return from_file(kept), {}
-    if file:
-        preferences = from_file(file)
-    else:
-        preferences, left_out = from_votes(read_votes(name))
+    preferences, left_out = (from_file(file), {}) if file else from_votes(read_votes(name))
     to_file(kept, preferences)
     return preferences, left_out
+
+
+def read_votes(name: str) -> list[dict[str, Any]]:
+    """The votes on `name`, oldest first, read beside a server that may be writing."""
+    from herd.server.settings import Settings
+    from herd.store import Store
+
+    settings = Settings.from_environment()
+    store = Store.open(settings.database or settings.home / "herd.db")
+    try:
+        return list(store.pairs(name))
+    finally:
+        store.close()
 
 
 def reload_server() -> None:
@@ -87,7 +101,7 @@ def show(result: dict[str, Any]) -> None:
             "verdict": result["decision"],
             "reason": result["reason"],
             "pairs": f"{counts['train']} to learn from, {counts['held_out']} held out",
-            "left out": ", ".join(f"{n} {reason.replace('_', ' ')}" for reason, n in left_out.items()),
+            "left out": ", ".join(f"{n} {reason.replace('_', ' ')}" for reason, n in left_out.items() if n),
             "candidate": result.get("candidate"),
             "run": result["run"],
         }

@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 
-import herd.bundled
 from herd.data.loader import IGNORE
 from herd.data.sources import read
 from herd.errors import HerdError
@@ -21,12 +20,13 @@ from herd.eval.text import bits_per_byte
 from herd.evidence.verdict import Verdict, least_clusters, paired_verdict
 from herd.flywheel.votes import HELD_OUT, Preference, split, votes_digest
 from herd.model.chat import ChatTemplate
-from herd.model.hf import load
+from herd.model.config import Config
+from herd.model.hf import load, read_json
 from herd.model.llama import Llama
 from herd.model.lora import add_lora, load_peft, lora_parameters, save_peft
 from herd.model.tokenizer import Tokenizer
 from herd.registry import lineage
-from herd.registry.registry import ModelEntry, Registry, Target
+from herd.registry.registry import BUNDLED, ModelEntry, Registry, Target
 from herd.registry.runs import Run
 from herd.train.dpo import DPO, Reply, encode_pairs, fit, score
 
@@ -98,21 +98,17 @@ def improve(
 
         train, held = split(preferences)
         stage(0, f"{len(train)} pairs to learn from, {len(held)} held out")
+        result: dict[str, Any] = {"name": name, "current": current.ref, "run": run.id}
         template, tokenizer = ChatTemplate.load(target.model_dir), Tokenizer.load(target.model_dir)
-        model = _open(target.model_dir, target.adapter_dir)
-        learned, _ = _encode(train, target, tokenizer, template, model)
-        judged, clusters = _encode(held, target, tokenizer, template, model)
-        result: dict[str, Any] = {
-            "name": name,
-            "current": current.ref,
-            "run": run.id,
-            "pairs": {"train": len(learned), "held_out": len(judged)},
-            "too_long": len(preferences) - len(learned) - len(judged),
-        }
+        limit = Config.from_hf(read_json(target.model_dir / "config.json")).max_positions
+        learned, _ = _encode(train, target, tokenizer, template, limit)
+        judged, clusters = _encode(held, target, tokenizer, template, limit)
+        result["pairs"] = {"train": len(learned), "held_out": len(judged)}
+        result["too_long"] = len(preferences) - len(learned) - len(judged)
         if few := _too_few(len(learned), len(set(clusters))):
             return _finish(run, result, few)
-        if texts is None:
-            texts = [d["text"] for d in read(Path(herd.bundled.__file__).with_name("heldout.txt"))]
+        model = _open(target.model_dir, target.adapter_dir)
+        texts = bundled_texts() if texts is None else texts
         before = measure(model, tokenizer, judged, texts)
 
         adapter = run.dir / "adapter"
@@ -148,9 +144,9 @@ def improve(
         return _finish(run, result | {"candidate": entry.ref, "metrics": metrics}, verdict)
 
 
-def undo(name: str, *, registry: Registry) -> ModelEntry:
-    """Let `name` serve what it served before its last promotion. HerdError if there was none."""
-    return registry.rollback(name)
+def bundled_texts() -> list[str]:
+    """The text that comes with Herd and that none of its models has learned."""
+    return [document["text"] for document in read(BUNDLED / "heldout.txt")]
 
 
 def measure(
@@ -197,9 +193,9 @@ def _encode(
     target: Target,
     tokenizer: Tokenizer,
     template: ChatTemplate,
-    model: Llama,
+    limit: int,
 ) -> tuple[list[tuple[Reply, Reply]], list[str]]:
-    """The pairs that fit the model's context, as the target would see them, and their conversations."""
+    """The pairs that fit into `limit` tokens, as the target would see them, and their conversations."""
     pairs = [p.pair for p in preferences]
     if target.system:
         system = {"role": "system", "content": target.system}
@@ -207,7 +203,7 @@ def _encode(
             pair if pair.prompt[0]["role"] == "system" else replace(pair, prompt=[system, *pair.prompt])
             for pair in pairs
         ]
-    encoded = encode_pairs(tokenizer, template, pairs, model.config.max_positions)
+    encoded = encode_pairs(tokenizer, template, pairs, limit)
     kept = [(e, p.conversation) for e, p in zip(encoded, preferences, strict=True) if e]
     return [pair for pair, _ in kept], [conversation for _, conversation in kept]
 

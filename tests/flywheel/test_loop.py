@@ -11,12 +11,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from herd.cli import run
 from herd.data.loader import IGNORE
-from herd.data.prefs import Pair
+from herd.data.prefs import Pair, write_pairs
 from herd.errors import HerdError
 from herd.evidence.verdict import paired_verdict
 from herd.flywheel import improve as flywheel
-from herd.flywheel.improve import Measure, improve, judge, undo
+from herd.flywheel.improve import Measure, improve, judge
 from herd.flywheel.votes import Preference
 from herd.model.chat import LLAMA3_TEMPLATE, ChatTemplate, encode_chat
 from herd.model.config import Config
@@ -173,7 +174,7 @@ def test_votes_make_a_better_version_and_undo_takes_it_back(home: Path, run_impr
     assert Registry(home).resolve("tiny@3").base == "tiny@1"
 
     while Registry(home).target("tiny").adapter is not None:
-        undo("tiny", registry=Registry(home))
+        Registry(home).rollback("tiny")
     assert preference_for_kindness(Registry(home).target("tiny")) == pytest.approx(before, abs=1e-4)
 
 
@@ -231,3 +232,33 @@ def test_better_on_votes_but_worse_at_writing_stays() -> None:
     assert judge(before, after, clusters) == paired_verdict(after.margins, clusters)
     worse = judge(before, replace(after, bits_per_byte=2.021), clusters)
     assert worse.decision == "STAY" and "2.000 → 2.021 bits a byte" in worse.reason
+
+
+def test_the_command(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """From a file of pairs, in a home without a server, and back again."""
+    monkeypatch.setenv("HERD_HOME", str(home))
+    monkeypatch.setenv("HERD_PORT", "1")  # nobody answers there
+    monkeypatch.setattr(flywheel, "bundled_texts", lambda: TEXTS)
+    monkeypatch.setattr("signal.signal", lambda *_: None)
+    pairs = [p.pair for p in preferences(48, seed=0)]
+    write_pairs(tmp_path / "pairs.jsonl", pairs)
+
+    assert run(["improve", "tiny", "--pairs", str(tmp_path / "pairs.jsonl"), "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert (result["decision"], result["candidate"]) == ("SWITCH", "tiny@2")
+    [kept] = Run.list(home)
+    assert kept.id == result["run"] and "promote: better" in kept.log() and kept.metrics()
+
+    assert run(["improve", "tiny", "--undo"]) == 0
+    assert capsys.readouterr().out == "tiny is tiny@1\n"
+    assert run(["improve", "tiny", "--undo"]) == 1
+    assert run(["improve", "tiney"]) == 1
+    assert run(["improve", "tiny", "--run", kept.id]) == 1
+    assert [line.split(";")[0] for line in capsys.readouterr().err.splitlines()] == [
+        "herd: tiny: no promotion to undo",
+        "herd: no model 'tiney'",
+        f"herd: run {kept.id} is done",
+    ]
+    assert len(Run.list(home)) == 1
