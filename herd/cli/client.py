@@ -47,7 +47,7 @@ class Server:
         body = {**body, "stream": True}
         with self._open("POST", "/v1/chat/completions", body, 600, headers) as response:
             finished = False
-            for line in response:
+            for line in _lines(response):
                 if not line.startswith(b"data: ") or line.strip() == b"data: [DONE]":
                     continue
                 event = json.loads(line[6:])
@@ -74,6 +74,14 @@ class Server:
         except (OSError, HTTPException) as error:
             reason = getattr(error, "reason", error)
             raise HerdError(f"no server at {self.url} ({reason})", code="unreachable") from None
+
+
+def _lines(response: HTTPResponse) -> Iterator[bytes]:
+    """The lines until the end, or until the connection breaks: what is missing then is the caller's to notice."""
+    try:
+        yield from response
+    except (OSError, HTTPException):
+        return
 
 
 def _message(error: urllib.error.HTTPError) -> str:
