@@ -15,7 +15,7 @@ CHROMIUM = $(shell which chromium chromium-browser google-chrome 2>/dev/null) \
   $(wildcard $(HOME)/.cache/ms-playwright/chromium-* $(HOME)/Library/Caches/ms-playwright/chromium-*)
 INPUTS := pyproject.toml constraints.txt $(VENV)/.torch
 
-.PHONY: up test lint clean force
+.PHONY: up test lint force
 
 up: $(VENV)/.local
 	@$(BIN)/herd up $(ARGS)
@@ -30,9 +30,6 @@ lint: $(VENV)/.dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-
-clean:
-	rm -rf $(VENV) build dist *.egg-info
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null || \
