@@ -6,7 +6,7 @@ import math
 import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -123,24 +123,10 @@ def improve(
 
         stage(3, verdict.reason)
         metrics = {"verdict": verdict.decision, **after.summary(), "before": before.summary()}
-        entry = registry.add(
-            adapter,
-            name,
-            kind="adapter",
-            base=target.model.ref,
-            parents=sorted({target.model.digest, current.digest}),
-            licence=target.model.licence,
-            description=f"{current.ref} after {len(learned)} preferences of its users",
-            metrics=metrics,
-        )
-        try:
-            _record(home, entry, votes_digest(preferences), settings, model)
-            if verdict.decision == "SWITCH":
-                registry.promote(name, entry.version, asdict(verdict))
-        except BaseException:
-            with suppress(HerdError):  # served already, and so whole
-                registry.remove(entry.ref)
-            raise
+        source = votes_digest(preferences)
+        entry = _register(home, registry, target, adapter, source, settings, metrics)
+        if verdict.decision == "SWITCH":
+            registry.promote(name, entry.version, asdict(verdict))
         return _finish(run, result | {"candidate": entry.ref, "metrics": metrics}, verdict)
 
 
@@ -225,25 +211,54 @@ def _train(model: Llama, pairs: Sequence[tuple[Reply, Reply]], settings: Setting
     )
 
 
-def _record(home: Path, entry: ModelEntry, votes: str, settings: Settings, model: Llama) -> None:
-    lineage.record(
-        home,
-        command="improve",
-        inputs=[{"kind": "votes", "digest": votes}],
-        outputs=[{"kind": "adapter", "ref": entry.ref, "digest": entry.digest}],
-        parents=list(entry.parents),
-        config=asdict(settings),
-        seed=settings.seed,
-        device=str(next(model.parameters()).device),
-        metrics=dict(entry.metrics),
+def _register(
+    home: Path,
+    registry: Registry,
+    target: Target,
+    adapter: Path,
+    votes: str,
+    settings: Settings,
+    metrics: dict[str, Any],
+) -> ModelEntry:
+    """The adapter as the next version of the target's name, with its lineage record: both or neither."""
+    current = target.adapter or target.model
+    entry = registry.add(
+        adapter,
+        target.name,
+        kind="adapter",
+        base=target.model.ref,
+        parents=sorted({target.model.digest, current.digest}),
+        licence=target.model.licence,
+        description=f"{current.ref} after its users' votes",
+        metrics=metrics,
     )
+    try:
+        lineage.record(
+            home,
+            command="improve",
+            inputs=[{"kind": "votes", "digest": votes}],
+            outputs=[{"kind": "adapter", "ref": entry.ref, "digest": entry.digest}],
+            parents=list(entry.parents),
+            config=asdict(settings),
+            seed=settings.seed,
+            device=_device(),
+            metrics=metrics,
+        )
+    except BaseException:
+        registry.remove(entry.ref)
+        raise
+    return entry
 
 
 def _open(model_dir: Path, adapter_dir: Path | None) -> Llama:
-    model = load(model_dir, device="cuda" if torch.cuda.is_available() else "cpu")
+    model = load(model_dir, device=_device())
     if adapter_dir:
         load_peft(model, adapter_dir)
     return model
+
+
+def _device() -> str:
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def _save(model: Llama, adapter: Path, base: str) -> None:

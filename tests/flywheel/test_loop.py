@@ -207,7 +207,7 @@ def test_interrupted_it_registers_nothing_and_goes_on_from_the_trained_adapter(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(flywheel, "_record", interrupt)
+        patch.setattr(lineage, "record", interrupt)
         with pytest.raises(KeyboardInterrupt):
             run_improve(votes, run)
     assert Run.load(home, run.id).state == "cancelled"
