@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import os
 import signal
-import time
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from herd.cli.client import Server
-from herd.cli.output import console, emit, facts, json_option, table
+from herd.cli.output import console, emit, facts, json_option, table, when
 from herd.errors import HerdError
 
 if TYPE_CHECKING:
@@ -60,15 +59,12 @@ def _list(found: list[dict[str, Any]]) -> None:
     if not found:
         console().print("no runs yet; `herd improve cria` starts one")
         return
-    rows = [(run["id"], run["kind"], run["state"], _when(run["created"])) for run in found]
+    rows = [(run["id"], run["kind"], run["state"], when(run["created"])) for run in found]
     table(("run", "kind", "state", "begun"), rows)
 
 
 def _show(data: dict[str, Any]) -> None:
-    facts({name: value for name, value in data.items() if name != "log"})
+    times = {name: when(data[name]) for name in ("created", "updated") if name in data}
+    facts({name: value for name, value in (data | times).items() if name != "log"})
     for line in data["log"]:
         console().print(f"  {line}")
-
-
-def _when(seconds: float) -> str:
-    return time.strftime("%Y-%m-%d %H:%M", time.localtime(seconds))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from herd.cli.output import console, emit, facts, json_option
+from herd.cli.output import console, emit, facts, json_option, when
 
 if TYPE_CHECKING:
     from herd.registry import ModelEntry
@@ -56,7 +56,7 @@ def _print(data: dict[str, Any]) -> None:
     from rich.markdown import Markdown
 
     names = ("ref", "kind", "base", "digest", "parents", "licence", "created", "path")
-    facts({name: data[name] for name in names})
+    facts({name: data[name] for name in names} | {"created": when(data["created"])})
     for title in ("config", "metrics"):
         if data[title]:
             console().print(f"\n{title}")
