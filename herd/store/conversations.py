@@ -1,0 +1,278 @@
+"""Conversations and their messages; deletion, export and import."""
+
+import time
+import uuid
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from sqlalchemy import Connection, RowMapping, Select, Table, delete, insert, or_, select, text, update
+from sqlalchemy.dialects.sqlite import insert as insert_new
+
+from herd.errors import HerdError
+from herd.store.database import Database
+from herd.store.tables import conversations, generations, messages, votes
+
+FIELDS = ("title", "route", "system", "settings")
+_HEAD = [conversations.c[name] for name in ("id", *FIELDS, "created", "updated")]
+_MESSAGE = [messages.c[name] for name in ("id", "parent", "role", "content", "generation", "created")]
+
+
+class Conversations(Database):
+    """The part of the store that is about conversations. A conversation is a dict with id, title, route, system,
+    settings, created, updated; a message one with id, parent, role, content, generation, created."""
+
+    def create_conversation(
+        self,
+        *,
+        id: str | None = None,
+        title: str | None = None,
+        route: str | None = None,
+        system: str | None = None,
+        settings: Mapping[str, Any] | None = None,
+    ) -> dict[str, Any]:
+        """The new conversation, or the one that has this id already. Raises HerdError 410 if it was deleted."""
+        now = time.time()
+        row = {
+            "id": id or uuid.uuid4().hex,
+            "title": title,
+            "route": route,
+            "system": system,
+            "settings": dict(settings or {}),
+            "created": now,
+            "updated": now,
+            "deleted": False,
+        }
+
+        def work(connection: Connection) -> dict[str, Any]:
+            connection.execute(insert_new(conversations).values(row).on_conflict_do_nothing())
+            return _live(connection, row["id"])
+
+        return self._write(work)
+
+    def list_conversations(
+        self, *, search: str | None = None, limit: int = 50, before: float | None = None
+    ) -> list[dict[str, Any]]:
+        """The newest first. `search`: words in the title or a message; `before`: only those updated earlier."""
+        query = select(*_HEAD).where(~conversations.c.deleted)
+        if search:
+            said = messages.c.content.icontains(search, autoescape=True)
+            found = select(messages.c.conversation).where(said)
+            query = query.where(
+                or_(conversations.c.title.icontains(search, autoescape=True), conversations.c.id.in_(found))
+            )
+        if before is not None:
+            query = query.where(conversations.c.updated < before)
+        with self._read() as connection:
+            return _rows(connection, query.order_by(conversations.c.updated.desc()).limit(limit))
+
+    def get_conversation(self, id: str) -> dict[str, Any] | None:
+        with self._read() as connection:
+            return _one(connection, _find(id))
+
+    def update_conversation(self, id: str, **fields: Any) -> dict[str, Any] | None:
+        """The conversation with the given title, route, system or settings; None if there is none of this id."""
+        if unknown := fields.keys() - set(FIELDS):
+            raise HerdError(f"a conversation has no field {min(unknown)!r} that can be changed")
+        if fields.get("settings", {}) is None:
+            fields["settings"] = {}
+
+        def work(connection: Connection) -> dict[str, Any] | None:
+            live = (conversations.c.id == id) & ~conversations.c.deleted
+            connection.execute(update(conversations).where(live).values(**fields, updated=time.time()))
+            return _one(connection, _find(id))
+
+        return self._write(work)
+
+    def delete_conversation(self, id: str) -> bool:
+        """Remove the conversation and all text of it, in its generations too; False if there is none of this id.
+
+        Its id stays known, so that a reply still on its way brings no text back. Votes stay, as numbers.
+        """
+
+        def work(connection: Connection) -> bool:
+            live = (conversations.c.id == id) & ~conversations.c.deleted
+            gone = {"deleted": True, "title": None, "system": None, "settings": {}}
+            if not connection.execute(update(conversations).where(live).values(gone)).rowcount:
+                return False
+            connection.execute(delete(messages).where(messages.c.conversation == id))
+            of = generations.c.conversation == id
+            for row in connection.execute(select(generations).where(of)).mappings().all():
+                kept = update(generations).where(generations.c.id == row["id"])
+                connection.execute(kept.values(without_text(row)))
+            return True
+
+        deleted = self._write(work)
+        if deleted:  # the log still has the old pages; a reader may keep it from being cut, then the next deletion does
+            with self._engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+                connection.execute(text("PRAGMA wal_checkpoint(TRUNCATE)")).close()
+        return deleted
+
+    def add_message(
+        self,
+        *,
+        conversation: str,
+        role: str,
+        content: str,
+        id: str | None = None,
+        parent: str | None = None,
+        generation: str | None = None,
+        created: float | None = None,
+    ) -> dict[str, Any]:
+        """The new message, or the one that has this id already. Raises HerdError 404 without such a conversation,
+        400 without such a parent."""
+        now = time.time()
+        row = {
+            "conversation": conversation,
+            "id": id or uuid.uuid4().hex,
+            "parent": parent,
+            "role": role,
+            "content": content,
+            "generation": generation,
+            "created": now if created is None else created,
+        }
+
+        def work(connection: Connection) -> dict[str, Any]:
+            _live(connection, conversation)
+            of = messages.c.conversation == conversation
+            if parent is not None and not _one(
+                connection, select(*_MESSAGE).where(of, messages.c.id == parent)
+            ):
+                raise HerdError(f"no message {parent!r:.100} in this conversation to be the parent")
+            connection.execute(insert_new(messages).values(row).on_conflict_do_nothing())
+            connection.execute(
+                update(conversations).where(conversations.c.id == conversation).values(updated=now)
+            )
+            kept = _one(connection, select(*_MESSAGE).where(of, messages.c.id == row["id"]))
+            assert kept is not None
+            return kept
+
+        return self._write(work)
+
+    def messages(self, conversation: str) -> list[dict[str, Any]]:
+        """All branches, in the order in which they were made."""
+        with self._read() as connection:
+            return _messages(connection, conversation)
+
+    def export_conversations(self, ids: Sequence[str] | None = None) -> list[dict[str, Any]]:
+        """Conversations (all, or those named) with "messages", "generations" and "votes", as import takes them."""
+        with self._read() as connection:
+            query = select(*_HEAD).where(~conversations.c.deleted).order_by(conversations.c.updated)
+            heads = _rows(connection, query if ids is None else query.where(conversations.c.id.in_(ids)))
+            for head in heads:
+                own = generations.c.conversation == head["id"]
+                columns = [column for column in generations.c if column.name != "key"]
+                voted = votes.c.a.in_(select(generations.c.id).where(own))
+                head["messages"] = _messages(connection, head["id"])
+                head["generations"] = _rows(
+                    connection, select(*columns).where(own).order_by(generations.c.created)
+                )
+                head["votes"] = _rows(connection, select(votes).where(voted).order_by(votes.c.created))
+            return heads
+
+    def import_conversations(self, exported: Iterable[Mapping[str, Any]]) -> int:
+        """Keep exported conversations, all or none; how many are new. One that is here already stays as it is.
+
+        Raises HerdError for what export did not write.
+        """
+        rows = [_exported(item, place) for place, item in enumerate(exported)]
+
+        def work(connection: Connection) -> int:
+            new = 0
+            for head, parts in rows:
+                known = connection.execute(
+                    select(conversations.c.deleted).where(conversations.c.id == head["id"])
+                )
+                if (deleted := known.scalar()) is False:
+                    continue
+                if deleted:
+                    connection.execute(delete(conversations).where(conversations.c.id == head["id"]))
+                    connection.execute(delete(generations).where(generations.c.conversation == head["id"]))
+                connection.execute(insert(conversations).values(head))
+                for table, items in parts:
+                    if items:
+                        connection.execute(insert_new(table).on_conflict_do_nothing(), items)
+                new += 1
+            return new
+
+        return self._write(work)
+
+
+def without_text(row: Mapping[str, Any] | RowMapping) -> dict[str, Any]:
+    """What of a generation's row changes so that no text of prompt, reply or labels is left."""
+    request = dict(row["request"])
+    blank = [{**message, "content": "", "name": None} for message in request.get("messages", [])]
+    sampling = {**request.get("sampling", {}), "stop": []}
+    return {
+        "request": {**request, "messages": blank, "prompt": "", "labels": {}, "sampling": sampling},
+        "reply": "",
+        "labels": {},
+    }
+
+
+def _find(id: str) -> Select[Any]:
+    return select(*_HEAD).where(conversations.c.id == id, ~conversations.c.deleted)
+
+
+def _live(connection: Connection, id: str) -> dict[str, Any]:
+    found = _one(connection, _find(id))
+    if found is not None:
+        return found
+    if connection.execute(select(conversations.c.id).where(conversations.c.id == id)).first():
+        raise HerdError(f"conversation {id!r:.100} was deleted", status=410, code="deleted")
+    raise HerdError(f"no conversation {id!r:.100}", status=404, code="not_found")
+
+
+def _messages(connection: Connection, conversation: str) -> list[dict[str, Any]]:
+    query = select(*_MESSAGE).where(messages.c.conversation == conversation)
+    return _rows(connection, query.order_by(text("rowid")))
+
+
+def _rows(connection: Connection, query: Select[Any]) -> list[dict[str, Any]]:
+    return [dict(row) for row in connection.execute(query).mappings()]
+
+
+def _one(connection: Connection, query: Select[Any]) -> dict[str, Any] | None:
+    row = connection.execute(query).mappings().first()
+    return None if row is None else dict(row)
+
+
+Parts = list[tuple[Table, list[dict[str, Any]]]]
+
+
+def _exported(item: Any, place: int) -> tuple[dict[str, Any], Parts]:
+    """An exported conversation as rows: its own, and those of its messages, generations and votes."""
+    where = f"conversations[{place}]"
+    head = {**_row(item, conversations, where), "deleted": False}
+    parts: Parts = []
+    for table, own in (
+        (messages, {"conversation": head["id"]}),
+        (generations, {"conversation": head["id"]}),
+        (votes, {}),
+    ):
+        items = item.get(table.name, [])
+        if not isinstance(items, list):
+            raise HerdError(f"{where}.{table.name} must be a list")
+        parts.append(
+            (table, [{**_row(x, table, f"{where}.{table.name}[{i}]", own)} for i, x in enumerate(items)])
+        )
+    return head, parts
+
+
+def _row(item: Any, table: Table, where: str, own: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """`item`'s values for the table's columns, and `own`. Raises HerdError for a missing or wrong one."""
+    if not isinstance(item, Mapping):
+        raise HerdError(f"{where} must be an object")
+    row: dict[str, Any] = {}
+    for column in table.c:
+        if column.name in ("key", "deleted"):
+            continue
+        value = {**item, **(own or {})}.get(column.name)
+        kind = column.type.python_type
+        allowed = (int, float) if kind is float else (kind,)
+        if value is None and column.nullable:
+            row[column.name] = None
+        elif isinstance(value, bool) or not isinstance(value, allowed):
+            raise HerdError(f"{where}.{column.name} is missing or not of type {kind.__name__}")
+        else:
+            row[column.name] = value
+    return row

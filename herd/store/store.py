@@ -1,0 +1,156 @@
+"""Generations, votes, and the preferences that they make."""
+
+import time
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from sqlalchemy import Connection, Select, select
+from sqlalchemy.dialects.sqlite import insert as insert_new
+
+from herd.errors import HerdError
+from herd.store.conversations import Conversations, without_text
+from herd.store.tables import conversations, generations, votes
+
+Keep = Literal["none", "metadata", "text"]
+OUTCOMES = ("a", "b", "tie", "both_bad")
+
+
+class Store(Conversations):
+    """Everything that Herd keeps: see `Conversations` and `Database` for the rest of it.
+
+    A generation is a dict with the columns of its table, tokens as {"prompt", "completion", "cached"} and latency
+    as {"queue", "first_token", "total"}. Methods that add return when what they added is durable.
+    """
+
+    def add_generation(self, row: Mapping[str, Any], keep: Keep = "text") -> None:
+        """Keep a generation, with the columns of the table as keys; one that is kept already stays as it is.
+
+        keep: "metadata" leaves all text out, as a deleted conversation does; "none" keeps nothing.
+        """
+        if unknown := row.keys() - set(generations.c.keys()):
+            raise HerdError(f"a generation has no field {min(unknown)!r}", status=500)
+        if keep == "none":
+            return
+        values = {"labels": {}, "created": time.time(), **row}
+
+        def work(connection: Connection) -> None:
+            gone = select(conversations.c.deleted).where(conversations.c.id == row.get("conversation"))
+            if keep == "metadata" or connection.execute(gone).scalar():
+                values.update(without_text(values))
+            connection.execute(insert_new(generations).values(values).on_conflict_do_nothing())
+
+        self._write(work)
+
+    def get_generation(self, id: str) -> dict[str, Any] | None:
+        found = self._generations(select(generations).where(generations.c.id == id))
+        return found[0] if found else None
+
+    def generations(
+        self, *, route: str | None = None, conversation: str | None = None, limit: int = 100
+    ) -> list[dict[str, Any]]:
+        """The newest first."""
+        query = select(generations).order_by(generations.c.created.desc()).limit(limit)
+        if route is not None:
+            query = query.where(generations.c.route == route)
+        if conversation is not None:
+            query = query.where(generations.c.conversation == conversation)
+        return self._generations(query)
+
+    def add_vote(
+        self,
+        *,
+        a: str,
+        b: str,
+        outcome: str,
+        source: str,
+        id: str,
+        voter: str | None = None,
+        created: float | None = None,
+    ) -> dict[str, Any]:
+        """The vote as it is kept; the same id again is the same vote.
+
+        Raises HerdError 404 for an unknown generation, 409 if this id is another vote's.
+        """
+        if outcome not in OUTCOMES:
+            raise HerdError(f"outcome must be one of {', '.join(OUTCOMES)}, not {outcome!r:.60}")
+        row = {"id": id, "a": a, "b": b, "outcome": outcome, "source": source, "voter": voter}
+
+        def work(connection: Connection) -> dict[str, Any]:
+            known = set(
+                connection.execute(select(generations.c.id).where(generations.c.id.in_((a, b)))).scalars()
+            )
+            for generation in (a, b):
+                if generation not in known:
+                    raise HerdError(f"no generation {generation!r:.100}", status=404, code="not_found")
+            new = {**row, "created": time.time() if created is None else created}
+            connection.execute(insert_new(votes).values(new).on_conflict_do_nothing())
+            kept = dict(connection.execute(select(votes).where(votes.c.id == id)).mappings().one())
+            if any(kept[name] != row[name] for name in ("a", "b", "outcome")):
+                raise HerdError(f"vote {id!r:.100} says something else already", status=409, code="conflict")
+            return kept
+
+        return self._write(work)
+
+    def votes(self, *, route: str | None = None, conversation: str | None = None) -> list[dict[str, Any]]:
+        """The oldest first; those on a route's generations, or on a conversation's."""
+        query = (
+            select(votes)
+            .join(generations, generations.c.id == votes.c.a)
+            .order_by(votes.c.created, votes.c.id)
+        )
+        if route is not None:
+            query = query.where(generations.c.route == route)
+        if conversation is not None:
+            query = query.where(generations.c.conversation == conversation)
+        with self._read() as connection:
+            return [dict(vote) for vote in connection.execute(query).mappings()]
+
+    def pairs(self, route: str) -> list[dict[str, Any]]:
+        """The votes on a route with what they are about, the oldest first.
+
+        Each is {"id", "conversation", "prompt": chat messages, "a", "b": texts, "a_id", "b_id", "outcome"}. Left
+        out are votes without text (not kept, or deleted), and those on replies to different prompts.
+        """
+        a, b = generations.alias("a"), generations.alias("b")
+        query = (
+            select(
+                votes.c.id,
+                votes.c.outcome,
+                votes.c.a.label("a_id"),
+                votes.c.b.label("b_id"),
+                a.c.conversation,
+                a.c.reply.label("a"),
+                b.c.reply.label("b"),
+                a.c.request.label("prompt"),
+                b.c.request.label("other"),
+            )
+            .join(a, a.c.id == votes.c.a)
+            .join(b, b.c.id == votes.c.b)
+            .where(a.c.route == route)
+            .order_by(votes.c.created, votes.c.id)
+        )
+        with self._read() as connection:
+            rows = [dict(row) for row in connection.execute(query).mappings()]
+        pairs = []
+        for row in rows:
+            row["prompt"], other = _prompt(row["prompt"]), _prompt(row.pop("other"))
+            if any(m["content"] for m in row["prompt"]) and _said(row["prompt"]) == _said(other):
+                pairs.append(row)
+        return pairs
+
+    def _generations(self, query: Select[Any]) -> list[dict[str, Any]]:
+        with self._read() as connection:
+            rows = [dict(row) for row in connection.execute(query).mappings()]
+        for row in rows:
+            row["tokens"] = {part: row.pop(f"{part}_tokens") for part in ("prompt", "completion", "cached")}
+            row["latency"] = {part: row.pop(f"{part}_ms") for part in ("queue", "first_token", "total")}
+        return rows
+
+
+def _prompt(request: Mapping[str, Any]) -> list[dict[str, str]]:
+    return [{"role": m["role"], "content": m["content"]} for m in request.get("messages", [])]
+
+
+def _said(prompt: list[dict[str, str]]) -> list[dict[str, str]]:
+    """The prompt without system messages, which belong to the target."""
+    return [message for message in prompt if message["role"] != "system"]
