@@ -56,8 +56,12 @@ export function Top({ children, route = null, onRoute = null }) {
 /** A floating panel that Esc or a click beside it closes, with the keyboard kept inside. */
 function Floating({ label, close, children }) {
   const ref = useRef();
-  useEffect(() => { ref.current.showModal(); }, []);
-  return html`<dialog ref=${ref} class="floating" aria-label=${label} onClose=${close} onClick=${(event) => event.target === ref.current && close()}>${children}</dialog>`;
+  useEffect(() => {
+    const dialog = ref.current;
+    dialog.showModal();
+    return () => dialog.close(); // gives the focus back
+  }, []);
+  return html`<dialog ref=${ref} class="floating" aria-label=${label} onClose=${close} onClick=${(event) => event.target === ref.current && close()}><div class="inside">${children}</div></dialog>`;
 }
 
 export function Palette() {

@@ -1,9 +1,10 @@
-import { html, useEffect, useLayoutEffect, useRef, useState } from "../lib/html.js";
+import { html, useEffect, useLayoutEffect, useRef } from "../lib/html.js";
 
 const LINES = 10;
 
 export function Composer({ session, state, path }) {
-  const [text, setText] = useState("");
+  const { text } = state;
+  const setText = (next) => session.set({ text: next });
   const box = useRef();
   const busy = Boolean(state.stream);
   useEffect(() => { if (matchMedia("(hover: hover)").matches) box.current.focus(); }, []);
@@ -14,10 +15,10 @@ export function Composer({ session, state, path }) {
     style.height = `${Math.min(box.current.scrollHeight, line * LINES + 24)}px`;
   }, [text]);
 
-  const send = async () => {
+  const send = () => {
     if (!text.trim() || busy || state.phase !== "ready") return;
     setText("");
-    if (!(await session.send(text))) setText((now) => now || text);
+    session.send(text);
   };
   const key = (event) => {
     if (event.isComposing) return;

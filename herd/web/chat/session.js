@@ -18,6 +18,7 @@ class Session {
       messages: [], votes: [], leaf: null,
       stream: null, // {id, phase: waiting | writing, abort}
       compare: null, // {a, b}: message ids that stand side by side; voted: outcome
+      text: "", // in the box, not sent yet
       error: null, // {error, kept, retry}
     });
   }
@@ -98,7 +99,7 @@ class Session {
       await post(`conversations/${this.get().id}/messages`, message);
     } catch (error) {
       this.drop(message.id);
-      this.set({ leaf: before, error: { error, kept: "Nothing was sent; your text is still in the box." } });
+      this.set({ leaf: before, text: this.get().text || text, error: { error, kept: "Nothing was sent; your text is in the box." } });
       return false;
     }
     refreshList();
@@ -130,9 +131,10 @@ class Session {
     this.set({ stream: null });
     refreshStatus();
     const { text, stats, finish, generation } = result;
+    if (error || finish === "cancelled") this.set({ compare: null }); // half an answer is not compared
     if (!text && (error || finish === "cancelled")) {
       this.drop(draft.id);
-      this.set({ compare: null, leaf: beside ? newestLeaf(this.get().messages, beside.id) : this.get().leaf });
+      this.set({ leaf: beside ? newestLeaf(this.get().messages, beside.id) : this.get().leaf });
     } else {
       this.amend(draft.id, { content: text, generation, stats: { ...stats, finish: error ? "error" : finish, requestId: result.requestId }, pending: false });
       await this.keep(this.message(draft.id));

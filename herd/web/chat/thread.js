@@ -22,7 +22,11 @@ export function Thread({ session, state, path }) {
     setAway(!following.current);
   };
   useLayoutEffect(() => { if (following.current) toEnd(); }, [state.messages]);
-  useLayoutEffect(() => { following.current = true; toEnd(); setAway(false); }, [state.stream?.id]);
+  useLayoutEffect(() => {
+    if (!state.stream) return;
+    following.current = true;
+    toEnd();
+  }, [state.stream?.id]);
 
   const { compare } = state;
   const first = Math.max(0, path.length - shown);

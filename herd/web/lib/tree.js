@@ -14,7 +14,10 @@ export function childrenOf(messages) {
 export function newestLeaf(messages, id = null) {
   const children = childrenOf(messages);
   let at = id;
-  for (let below = children.get(at); below; below = children.get(at)) at = below[below.length - 1].id;
+  for (let below = children.get(at); below; below = children.get(at)) {
+    children.delete(at); // a circle in imported data ends here
+    at = below[below.length - 1].id;
+  }
   return at;
 }
 
@@ -24,7 +27,7 @@ export function pathTo(messages, leaf) {
   const path = [];
   for (let message = byId.get(leaf); message; message = byId.get(message.parent)) {
     path.push(message);
-    byId.delete(message.id); // a circle in imported data ends here
+    byId.delete(message.id);
   }
   return path.reverse();
 }

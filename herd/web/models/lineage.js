@@ -14,8 +14,11 @@ export function layout(nodes, edges) {
     if (!depths.has(id)) depths.set(id, Math.max(-1, ...parents.get(id).map((p) => depth(p, new Set(seen).add(id)))) + 1);
     return depths.get(id);
   };
+  const children = (id) => nodes.filter((node) => parents.get(node.id).includes(id));
+  // What has no parents stands just before its first child, so that votes are beside the model they were cast on.
+  const place = ({ id }) => (parents.get(id).length ? depth(id) : children(id).length ? Math.min(...children(id).map((node) => depth(node.id))) - 1 : 0);
   const columns = [];
-  for (const node of nodes) (columns[depth(node.id)] ??= []).push(node);
+  for (const node of nodes) (columns[place(node)] ??= []).push(node);
   const at = new Map();
   columns.forEach((column = [], x) => {
     const rank = (node) => { const ys = parents.get(node.id).map((p) => at.get(p)?.y ?? 0); return ys.length ? ys.reduce((a, b) => a + b) / ys.length : 0; };

@@ -13,8 +13,8 @@ export function Memory({ model }) {
   const share = (part) => `${Math.min(100, (100 * part) / (free ?? weights + cache))}%`;
   const number = (set, max) => (event) => set(Math.max(1, Math.min(max, Math.round(Number(event.target.value)) || 1)));
   return html`<div class="memory"><p>
-      <label><input type="number" min="1" max="4096" value=${conversations} onChange=${number(setConversations, 4096)} aria-label="Conversations at once" /> ${conversations === 1 ? "conversation" : "conversations"}</label> of
-      <label><input type="number" min="1" max=${context} value=${tokens} onChange=${number(setTokens, context)} aria-label="Tokens in each" /> tokens</label>
+      <label><input type="number" min="1" max="4096" value=${conversations} onChange=${number(setConversations, 4096)} aria-label="Conversations at once" /> ${conversations === 1 ? "conversation" : "conversations"}</label> of${" "}
+      <label><input type="number" min="1" max=${context} value=${tokens} onChange=${number(setTokens, context)} aria-label="Tokens in each" /> tokens</label>${" "}
       take ${bytes(weights + cache)}: ${bytes(weights)} of weights, ${bytes(cache)} of cache (${bytes(perToken)} a token).</p>
     <div class="bar" role="img" aria-label=${`Memory: ${bytes(weights + cache)}${free ? ` of ${bytes(free)} free` : ""}`}>
       <i class="weights" style=${{ width: share(weights) }}></i><i class="cache" style=${{ width: share(cache) }}></i></div>
