@@ -65,8 +65,12 @@ def talk(reply: Reply, system: str | None, person: bool) -> None:
             click.echo(f"no command {word}; {COMMANDS}", err=True)
         elif line:
             history.append({"role": "user", "content": line})
-            answer = _print_reply(reply, _with_system(system, history))
-            if answer is None:
+            try:
+                answer = _print_reply(reply, _with_system(system, history))
+            except HerdError as error:
+                if not person:
+                    raise
+                click.echo(str(error), err=True)
                 history.pop()
             else:
                 history.append({"role": "assistant", "content": answer})
@@ -83,8 +87,8 @@ def _with_system(system: str | None, history: list[Message]) -> list[Message]:
     return [{"role": "system", "content": system}, *history] if system else list(history)
 
 
-def _print_reply(reply: Reply, messages: list[Message]) -> str | None:
-    """Print a reply as it comes. What was said when Ctrl-C stopped it counts; None if it failed."""
+def _print_reply(reply: Reply, messages: list[Message]) -> str:
+    """Print a reply as it comes, and return it: all of it, or what was said when Ctrl-C stopped it."""
     parts: list[str] = []
     stream = reply(messages)
     try:
@@ -94,9 +98,6 @@ def _print_reply(reply: Reply, messages: list[Message]) -> str | None:
         click.echo()
     except KeyboardInterrupt:
         click.echo(" … stopped")
-    except HerdError as error:
-        click.echo(f"{error}", err=True)
-        return None
     finally:
         stream.close()  # type: ignore[attr-defined]
     return "".join(parts)

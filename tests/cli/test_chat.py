@@ -66,11 +66,15 @@ def test_ctrl_c_stops_the_reply_and_keeps_what_was_said(
 def test_a_failed_reply_is_said_and_forgotten(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    model = Model([HerdError("the queue is full; try again")], ["Yes"])
+    script = [HerdError("the queue is full; try again")], ["Yes"]
+    model = Model(*script)
     type_lines(monkeypatch, "One", "Two")
-    talk(model, None, person=False)
+    talk(model, None, person=True)
     assert model.seen[1] == [{"role": "user", "content": "Two"}]
-    assert capsys.readouterr().err == "the queue is full; try again\n"
+    assert capsys.readouterr().err.endswith("the queue is full; try again\n")
+    type_lines(monkeypatch, "One", "Two")
+    with pytest.raises(HerdError, match="full"):  # nobody is there to try again
+        talk(Model(*script), None, person=False)
 
 
 def test_unknown_slash_command_is_not_sent(
