@@ -29,6 +29,7 @@ MAX_IDS = 1000
 async def status(request: Request) -> dict[str, Any]:
     here = state(request)
     engine = here.engines.engine.status()
+    state_ = engine["state"] if here.engines.ready or here.engines.problem else "starting"
     routes = [
         {
             "name": t.name,
@@ -40,7 +41,7 @@ async def status(request: Request) -> dict[str, Any]:
     ]
     return {
         "version": version("openherd"),
-        "engine": {name: engine.get(name) for name in ("state", "running", "waiting")},
+        "engine": {"state": state_, "running": engine["running"], "waiting": engine["waiting"]},
         "problem": here.engines.problem,
         "routes": routes,
         "default_route": here.engines.default_route,
@@ -101,9 +102,9 @@ def conversation(request: Request, id: str) -> dict[str, Any]:
     store = state(request).store
     found = _found(store.get_conversation(id), "conversation", id)
     messages = store.messages(id)
+    records = {record["id"]: record for record in store.generations(conversation=id, limit=MAX_IDS)}
     for message in messages:
-        record = store.get_generation(message["generation"]) if message["generation"] else None
-        if record is not None:
+        if record := records.get(message["generation"]):
             message["stats"] = _stats(record)
     return {**found, "messages": messages, "votes": store.votes(conversation=id)}
 
@@ -141,8 +142,8 @@ def add_vote(request: Request, data: Body) -> dict[str, Any]:
     given = body.fields(data, id=ID, a=ID, b=ID, outcome=str, source=str)
     body.one_of("outcome", given.get("outcome"), OUTCOMES)
     body.one_of("source", given.setdefault("source", "regenerate"), SOURCES)
-    for name in ("a", "b"):
-        _found(here.store.get_generation(given.get(name, "")), "generation", given.get(name, ""))
+    if missing := {"a", "b"} - given.keys():
+        raise ApiError(f"{min(missing)} is missing", param=min(missing))
     if given["a"] == given["b"]:
         raise ApiError("a and b are the same generation", param="b")
     voter = hashlib.sha256(f"{here.keys.name}|{request.headers.get('user-agent', '')}".encode()).hexdigest()[

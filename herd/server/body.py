@@ -13,6 +13,7 @@ from herd.server.errors import ApiError
 from herd.server.settings import MAX_BODY
 
 MAX_DEPTH = 64
+MAX_INT = 2**63 - 1
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 
 
@@ -40,7 +41,9 @@ async def read_object(request: Request) -> dict[str, Any]:
 def parse_object(body: bytes) -> dict[str, Any]:
     """A JSON object as RFC 8259 has it: UTF-8, finite numbers, whole characters, at most MAX_DEPTH levels."""
     try:
-        value = json.loads(body.decode(), parse_constant=_no_constant, parse_float=_finite)
+        value = json.loads(
+            body.decode(), parse_constant=_no_constant, parse_float=_finite, parse_int=_integer
+        )
     except UnicodeDecodeError as error:
         raise _bad(f"the body is not UTF-8 (byte {error.start})") from None
     except RecursionError:
@@ -89,6 +92,13 @@ def one_of(name: str, value: Any, choices: tuple[str, ...]) -> str:
 
 def _no_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not a JSON number")
+
+
+def _integer(text: str) -> int:
+    value = int(text) if len(text) <= 20 else MAX_INT + 1
+    if abs(value) > MAX_INT:
+        raise ValueError(f"{text:.40} is too large a number")
+    return value
 
 
 def _finite(text: str) -> float:

@@ -5,7 +5,7 @@ import time
 import uuid
 from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from herd.protocol import Delta, Event, Failed, Finished, Request, Started, Usage
@@ -129,15 +129,12 @@ class Replies:
         for index in range(reply.request.n):
             row = generation(reply, index, now)
             row["finish"] = reply.finish.get(index, unfinished)
-            self.store.add_generation(row)
+            self.store.add_generation(row, keep="text" if reply.request.store else "metadata")
 
 
 def generation(reply: Reply, index: int, now: float) -> dict[str, Any]:
-    """The row of one choice, without `finish`. With `store: false` it has no text of prompt or reply."""
-    request, text = reply.request, "".join(reply.texts.get(index, []))
-    if not request.store:
-        messages = tuple(replace(message, content="", name=None) for message in request.messages)
-        request, text = replace(request, messages=messages, prompt="", labels={}), ""
+    """The store's row of one choice, without `finish`."""
+    request = reply.request
 
     def ms(until: float | None) -> float | None:
         return None if until is None else round((until - reply.began) * 1000, 3)
@@ -150,7 +147,7 @@ def generation(reply: Reply, index: int, now: float) -> dict[str, Any]:
         "target_digest": reply.target.digest,
         "model_ref": (reply.target.adapter or reply.target.model).ref,
         "request": request.to_json(),
-        "reply": text,
+        "reply": "".join(reply.texts.get(index, [])),
         "prompt_tokens": reply.prompt_tokens,
         "completion_tokens": reply.completion_tokens if reply.request.n == 1 else None,
         "cached_tokens": reply.cached_tokens,

@@ -48,6 +48,7 @@ class Scheduler:
 
     def submit(self, kind: str, args: dict[str, Any]) -> Run:
         run = Run.create(self.home, kind, args)
+        run.set("queued", scheduled=True)  # a run begun on the command line is not ours to start
         self._wake.set()
         return run
 
@@ -87,15 +88,29 @@ class Scheduler:
 
     async def _work(self) -> None:
         while not self._closing:
-            queued = [run for run in Run.list(self.home) if run.state == "queued"]
+            queued = [
+                run for run in Run.list(self.home) if run.state == "queued" and run.data.get("scheduled")
+            ]
             if queued:
-                await self._run(queued[-1])  # the list is newest first
+                run = queued[-1]  # the list is newest first
+                try:
+                    await self._run(run)
+                except OSError as error:  # no process, no log: this run fails, the next may not
+                    run.set("failed", error=str(error))
             else:
                 self._wake.clear()
                 await self._wake.wait()
 
     async def _run(self, run: Run) -> None:
-        command = [sys.executable, "-m", "herd", run.kind, str(run.data["args"]["name"]), "--run", run.id]
+        command = [
+            sys.executable,
+            "-m",
+            "herd",
+            run.data["kind"],
+            str(run.data["args"]["name"]),
+            "--run",
+            run.id,
+        ]
         with open(run.dir / "log", "ab") as log:
             process = await asyncio.create_subprocess_exec(
                 *command,

@@ -9,7 +9,6 @@ from typing import Any, TypeVar
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-
 T = TypeVar("T")
 
 

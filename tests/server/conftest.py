@@ -1,0 +1,200 @@
+"""A server over an engine that is a list of words, in process or behind a real socket."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+import struct
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import uvicorn
+from fastapi.testclient import TestClient
+
+from herd.protocol import Delta, Event, Failed, Finished, Request, Started, Usage
+from herd.registry.registry import Registry
+from herd.server.app import create_app
+from herd.server.engines import Engines
+from herd.server.settings import Settings
+
+WORDS = ("Once ", "upon ", "a ", "time.")
+
+
+class FakeEngine:
+    """The EngineClient's interface. It says `words`, `delay` seconds apart; `break_after` words it dies."""
+
+    def __init__(self) -> None:
+        self.words: tuple[str, ...] = WORDS
+        self.delay = 0.0
+        self.break_after: int | None = None
+        self.fail: Failed | None = None
+        self.load_error: Exception | None = None
+        self.loaded: dict[str, tuple[Path, Path | None]] = {}
+        self.log: list[tuple[str, str]] = []
+        self.requests: list[Request] = []
+        self.cancelled: list[float] = []  # when, by time.monotonic()
+        self.running = 0
+        self.closed = False
+
+    async def start(self) -> None: ...
+
+    async def close(self) -> None:
+        self.closed = True
+
+    async def load(self, key: str, model_dir: Path, adapter_dir: Path | None) -> None:
+        if self.load_error:
+            raise self.load_error
+        await asyncio.sleep(self.delay)
+        self.loaded[key] = (model_dir, adapter_dir)
+        self.log.append(("load", key))
+
+    async def unload(self, key: str) -> None:
+        assert not self.running, "unloaded while it answers"
+        del self.loaded[key]
+        self.log.append(("unload", key))
+
+    def status(self) -> dict[str, Any]:
+        return {
+            "state": "busy" if self.running else "idle",
+            "running": self.running,
+            "waiting": 0,
+            "metrics": {},
+        }
+
+    async def generate(self, key: str, request: Request) -> AsyncIterator[Event]:
+        assert key in self.loaded
+        self.requests.append(request)
+        if self.fail:
+            yield self.fail
+            return
+        self.running += 1
+        whole = False
+        try:
+            yield Started(3, 1)
+            for index in range(request.n):
+                for i, word in enumerate(self.words):
+                    await asyncio.sleep(self.delay)
+                    if self.closed:
+                        yield Failed("the engine is stopping", "engine_gone", 503)
+                        return
+                    if i == self.break_after:
+                        return
+                    yield Delta(index, word, (i,))
+                yield Finished(index, "stop")
+            whole = True
+            yield Usage(3, len(self.words) * request.n, 1)
+        finally:
+            self.running -= 1
+            if not whole and self.break_after is None:
+                self.cancelled.append(time.monotonic())
+
+
+def write_model(directory: Path, *, seed: int = 0) -> Path:
+    """A directory that looks like a model: a config, and one tensor of 8 numbers by hand."""
+    directory.mkdir(parents=True, exist_ok=True)
+    header = json.dumps({"w": {"dtype": "BF16", "shape": [2, 4], "data_offsets": [0, 16]}}).encode()
+    (directory / "model.safetensors").write_bytes(
+        struct.pack("<Q", len(header)) + header + bytes([seed]) * 16
+    )
+    config = {"num_hidden_layers": 3, "num_attention_heads": 4, "num_key_value_heads": 2, "hidden_size": 32,
+              "dtype": "bfloat16"}  # fmt: skip
+    (directory / "config.json").write_text(json.dumps(config))
+    (directory / "README.md").write_text("# A card\n")
+    (directory / "loss.svg").write_text("<svg xmlns='http://www.w3.org/2000/svg'/>")
+    (directory / "notes.txt").write_text("not a plot")
+    return directory
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A home with the model cria, and a target of its own character; nothing bundled."""
+    bundled = tmp_path / "nothing-bundled"
+    monkeypatch.setattr("herd.registry.registry.BUNDLED", bundled)
+    home = tmp_path / "home"
+    Registry(home).add(write_model(tmp_path / "source"), "cria", kind="model", licence="Apache-2.0")
+    (home / "targets").mkdir()
+    tale = {"model": "cria@1", "adapter": None, "system": "You tell tales.", "sampling": {"temperature": 0.5}}
+    (home / "targets" / "tale.json").write_text(json.dumps(tale))
+    return home
+
+
+@pytest.fixture
+def engine() -> FakeEngine:
+    return FakeEngine()
+
+
+StartClient = Callable[..., TestClient]
+
+
+@pytest.fixture
+def start(home: Path, engine: FakeEngine) -> Iterator[StartClient]:
+    """Start the application in process; keyword arguments are settings."""
+    with ExitStack() as stack:
+
+        def begin(**settings: Any) -> TestClient:
+            made = Settings(home=home, **settings)
+            app = create_app(made, Engines(engine, Registry(home)))
+            return stack.enter_context(TestClient(app, base_url="http://localhost:8000"))
+
+        yield begin
+
+
+@pytest.fixture
+def client(start: StartClient) -> TestClient:
+    return start()
+
+
+@pytest.fixture
+def url(home: Path, engine: FakeEngine) -> Iterator[str]:
+    """The address of a real server on a free port, in a thread."""
+    with running(home, engine) as address:
+        yield address
+
+
+@contextmanager
+def running(home: Path, engine: FakeEngine) -> Iterator[str]:
+    listener = socket.create_server(("127.0.0.1", 0))
+    port = listener.getsockname()[1]
+    app = create_app(Settings(home=home, port=port), Engines(engine, Registry(home)))
+    server = uvicorn.Server(
+        uvicorn.Config(app, log_config=None, access_log=False, timeout_graceful_shutdown=1)
+    )
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+    thread.start()
+    while not server.started and thread.is_alive():
+        time.sleep(0.01)
+    try:
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        server.should_exit = True
+        thread.join(10)
+        assert not thread.is_alive()
+
+
+def chat(text: str = "Tell me a story.", **fields: Any) -> dict[str, Any]:
+    """The body of a chat request."""
+    return {"model": "cria", "messages": [{"role": "user", "content": text}], **fields}
+
+
+@pytest.fixture(name="chat")
+def _chat() -> Callable[..., dict[str, Any]]:
+    return chat
+
+
+def wait_for(condition: Callable[[], object], seconds: float = 5.0) -> None:
+    """Until `condition()` is true; fails after `seconds`."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.01)
+
+
+@pytest.fixture(name="wait_for")
+def _wait_for() -> Callable[..., None]:
+    return wait_for

@@ -1,0 +1,133 @@
+"""Who may call: Host, Origin, key; and what every reply carries."""
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from fastapi.testclient import TestClient
+
+from herd.errors import HerdError
+from herd.server.settings import Settings
+
+KEY = "a secret of some length"
+
+
+@pytest.mark.parametrize(
+    "host", ["evil.example", "evil.example:8000", "127.0.0.1.evil.example", "10.1.2.3", ""]
+)
+def test_another_host_is_misdirected(client: TestClient, host: str) -> None:
+    for path in ("/", "/health", "/v1/models", "/api/status", "/web/app.js"):
+        reply = client.get(path, headers={"Host": host})
+        assert reply.status_code == 421
+        assert reply.json()["error"]["code"] == "wrong_host"
+
+
+@pytest.mark.parametrize("host", ["localhost", "127.0.0.1:8000", "[::1]:8000", "LOCALHOST:1"])
+def test_our_own_names_are_served(client: TestClient, host: str) -> None:
+    assert client.get("/health", headers={"Host": host}).status_code == 200
+
+
+def test_bound_to_every_address_serves_literal_addresses_but_no_foreign_name(
+    start: Callable[..., Any],
+) -> None:
+    client = start(host="0.0.0.0", api_key=KEY)
+    assert client.get("/health", headers={"Host": "192.168.1.5:8000"}).status_code == 200
+    assert client.get("/health", headers={"Host": "evil.example"}).status_code == 421
+
+
+@pytest.mark.parametrize("origin", ["https://evil.example", "null", "http://localhost:3000", "file://"])
+def test_another_origin_is_forbidden(client: TestClient, origin: str) -> None:
+    for method in ("GET", "POST", "OPTIONS"):
+        reply = client.request(method, "/v1/models", headers={"Origin": origin})
+        assert reply.status_code == 403
+        assert "access-control-allow-origin" not in reply.headers
+
+
+def test_our_own_page_and_a_named_origin_may_call(start: Callable[..., Any]) -> None:
+    client = start(origins=frozenset({"https://app.example"}))
+    assert client.get("/v1/models", headers={"Origin": "http://localhost:8000"}).status_code == 200
+    asked = "authorization, content-type, x-stainless-os, x-stainless-retry-count, x-evil"
+    headers = {"Origin": "https://app.example", "Access-Control-Request-Method": "POST"}
+    reply = client.options(
+        "/v1/chat/completions", headers=headers | {"Access-Control-Request-Headers": asked}
+    )
+    assert reply.status_code == 204
+    assert reply.headers["access-control-allow-origin"] == "https://app.example"
+    allowed = reply.headers["access-control-allow-headers"].split(", ")
+    assert set(allowed) == set(asked.split(", ")) - {"x-evil"}
+
+
+@pytest.mark.parametrize(
+    "path", ["/v1/models", "/api/status", "/metrics", "/openapi.json", "/api/conversations", "/api/models/x@1/files/a.png"]
+)  # fmt: skip
+@pytest.mark.parametrize("header", [{}, {"Authorization": "Bearer wrong"}, {"Authorization": KEY}, {"Cookie": "herd_key=x"},
+                                    {"Cookie": "herd_key=" + KEY}, {"Authorization": "Bearer "}])  # fmt: skip
+def test_without_the_key_nothing_is_told(
+    start: Callable[..., Any], path: str, header: dict[str, str]
+) -> None:
+    reply = start(api_key=KEY).get(path, headers=header)
+    assert reply.status_code == 401
+    assert reply.json()["error"]["type"] == "authentication_error"
+
+
+def test_key_in_the_header_or_a_cookie_got_for_it(start: Callable[..., Any]) -> None:
+    client = start(api_key=KEY)
+    assert client.get("/api/status", headers={"Authorization": f"Bearer {KEY}"}).status_code == 200
+    assert client.post("/api/session", json={"key": "wrong"}).status_code == 401
+    reply = client.post("/api/session", json={"key": KEY})
+    assert reply.status_code == 204
+    cookie = reply.headers["set-cookie"].lower()
+    assert "httponly" in cookie and "samesite=strict" in cookie and KEY not in cookie
+    assert client.get("/api/status").status_code == 200  # the client keeps the cookie
+
+
+def test_probes_and_pages_are_open(start: Callable[..., Any]) -> None:
+    client = start(api_key=KEY)
+    assert client.get("/health").status_code == 200
+    assert client.get("/ready").status_code in (200, 503)
+    assert client.get("/").status_code == 200
+
+
+def test_a_network_address_without_a_key_is_refused() -> None:
+    with pytest.raises(HerdError, match="HERD_API_KEY"):
+        Settings(home=None, host="0.0.0.0")  # type: ignore[arg-type]
+
+
+def test_every_reply_has_an_id_and_security_headers(client: TestClient) -> None:
+    for path, status in (("/", 200), ("/v1/models", 200), ("/nowhere", 404), ("/v1/chat/completions", 405)):
+        reply = client.get(path)
+        assert reply.status_code == status
+        assert reply.headers["x-request-id"].startswith("req_")
+        policy = reply.headers["content-security-policy"]
+        assert (
+            "default-src 'self'" in policy and "frame-ancestors 'none'" in policy and "unsafe" not in policy
+        )
+        assert reply.headers["x-content-type-options"] == "nosniff"
+        assert reply.headers["referrer-policy"] == "no-referrer"
+    assert client.get("/health", headers={"X-Request-Id": "mine-1"}).headers["x-request-id"] == "mine-1"
+    assert client.get("/health", headers={"X-Request-Id": "a\tb"}).headers["x-request-id"].startswith("req_")
+
+
+def test_access_log_has_no_text(
+    client: TestClient, caplog: pytest.LogCaptureFixture, chat: Callable[..., Any]
+) -> None:
+    with caplog.at_level(logging.INFO, logger="herd.access"):
+        client.post("/v1/chat/completions", json=chat("my deepest secret"))
+        client.get("/api/conversations?query=deepest")
+    lines = [record.getMessage() for record in caplog.records if record.name == "herd.access"]
+    assert any("POST /v1/chat/completions 200" in line for line in lines)
+    assert not any("deepest" in line for line in lines)
+
+
+def test_metrics_have_the_names_of_vllm(client: TestClient, chat: Callable[..., Any]) -> None:
+    client.post("/v1/chat/completions", json=chat())
+    text = client.get("/metrics").text
+    assert 'vllm:prompt_tokens_total{model_name="cria"} 3.0' in text
+    assert 'vllm:generation_tokens_total{model_name="cria"} 4.0' in text
+    assert 'vllm:request_success_total{finished_reason="stop",model_name="cria"} 1.0' in text
+    assert 'vllm:time_to_first_token_seconds_count{model_name="cria"} 1.0' in text
+    for name in ("num_requests_running", "num_requests_waiting", "kv_cache_usage_perc", "e2e_request_latency_seconds",
+                 "inter_token_latency_seconds", "request_queue_time_seconds"):  # fmt: skip
+        assert f"vllm:{name}" in text
+    assert 'herd_http_requests_total{method="POST",route="/v1/chat/completions",status="200"} 1.0' in text
