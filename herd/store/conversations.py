@@ -32,7 +32,7 @@ class Conversations(Database):
     ) -> dict[str, Any]:
         """The new conversation, or the one that has this id already. Raises HerdError 410 if it was deleted."""
         now = time.time()
-        row = {
+        row: dict[str, Any] = {
             "id": id or uuid.uuid4().hex,
             "title": title,
             "route": route,
@@ -91,7 +91,7 @@ class Conversations(Database):
 
         def work(connection: Connection) -> bool:
             live = (conversations.c.id == id) & ~conversations.c.deleted
-            gone = {"deleted": True, "title": None, "system": None, "settings": {}}
+            gone: dict[str, Any] = {"deleted": True, "title": None, "system": None, "settings": {}}
             if not connection.execute(update(conversations).where(live).values(gone)).rowcount:
                 return False
             connection.execute(delete(messages).where(messages.c.conversation == id))
@@ -121,7 +121,7 @@ class Conversations(Database):
         """The new message, or the one that has this id already. Raises HerdError 404 without such a conversation,
         400 without such a parent."""
         now = time.time()
-        row = {
+        row: dict[str, Any] = {
             "conversation": conversation,
             "id": id or uuid.uuid4().hex,
             "parent": parent,

@@ -114,12 +114,14 @@ def _commit(connection: Connection, group: list[tuple[Write, "Future[Any]"]]) ->
         with connection.begin():
             for work, done in group:
                 try:
-                    with connection.begin_nested():
-                        results.append((done, work(connection)))
+                    connection.exec_driver_sql("SAVEPOINT one")
+                    results.append((done, work(connection)))
                 except DBAPIError:
                     raise
                 except Exception as error:
+                    connection.exec_driver_sql("ROLLBACK TO one")
                     errors.append((done, error))
+                connection.exec_driver_sql("RELEASE one")
     except DBAPIError as error:
         for _, done in group:
             done.set_exception(_failure(error))

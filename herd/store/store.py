@@ -4,7 +4,7 @@ import time
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from sqlalchemy import Connection, Select, select
+from sqlalchemy import Connection, Select, bindparam, select
 from sqlalchemy.dialects.sqlite import insert as insert_new
 
 from herd.errors import HerdError
@@ -13,6 +13,11 @@ from herd.store.tables import conversations, generations, votes
 
 Keep = Literal["none", "metadata", "text"]
 OUTCOMES = ("a", "b", "tie", "both_bad")
+
+# Built once: votes come in bursts, and building a statement costs more than running it.
+_INSERT_VOTE = insert_new(votes).on_conflict_do_nothing()
+_VOTE = select(votes).where(votes.c.id == bindparam("id"))
+_BOTH = select(generations.c.id).where(generations.c.id.in_((bindparam("a"), bindparam("b"))))
 
 
 class Store(Conversations):
@@ -83,8 +88,9 @@ class Store(Conversations):
                 if generation not in known:
                     raise HerdError(f"no generation {generation!r:.100}", status=404, code="not_found")
             new = {**row, "created": time.time() if created is None else created}
-            connection.execute(insert_new(votes).values(new).on_conflict_do_nothing())
-            kept = dict(connection.execute(select(votes).where(votes.c.id == id)).mappings().one())
+            if connection.execute(_INSERT_VOTE, new).rowcount:
+                return new
+            kept = dict(connection.execute(_VOTE, {"id": id}).mappings().one())
             if any(kept[name] != row[name] for name in ("a", "b", "outcome")):
                 raise HerdError(f"vote {id!r:.100} says something else already", status=409, code="conflict")
             return kept
