@@ -6,9 +6,9 @@ The fields are those of the API reference, with vLLM's `top_k` and `min_p`.
 """
 
 import difflib
-import math
+import json
 from collections.abc import Mapping
-from typing import Any, Literal, NamedTuple, cast
+from typing import Any, Literal, NamedTuple
 
 from herd.protocol.openai_reply import (
     ChatStream,
@@ -135,11 +135,9 @@ def decode_completion(body: Mapping[str, Any]) -> Request:
     given = _known(body, "completion")
     prompt, echo = _prompt(given.get("prompt")), _flag(given, "echo")
     logprobs = _integer(given, "logprobs", 0, 5)
-    if echo and not isinstance(prompt, str):
-        raise _bad("echo", "needs a prompt that is text, not token ids")
     if echo and logprobs is not None:
         raise _bad("echo", "cannot be combined with logprobs: the prompt's tokens are not scored")
-    sampling = {"max_tokens": _integer(given, "max_tokens", 1), "logprobs": logprobs}
+    sampling = {"max_tokens": _integer(given, "max_tokens", 0), "logprobs": logprobs}
     return _request(given, "completion", sampling, prompt=prompt, echo=echo)
 
 
@@ -184,6 +182,7 @@ def _known(body: Mapping[str, Any], dialect: str) -> dict[str, Any]:
     for name, value in body.items():
         if name not in table:
             raise _unknown(name, table)
+        _check_json(name, value)
         treatment, accepts = table[name]
         if value is None or treatment == "honoured":
             continue
@@ -193,6 +192,16 @@ def _known(body: Mapping[str, Any], dialect: str) -> dict[str, Any]:
         elif not any(_same(value, only) for only in accepts):
             raise _bad(name, _refusal(accepts), "unsupported_field")
     return {name: value for name, value in body.items() if value is not None}
+
+
+def _check_json(name: str, value: Any) -> None:
+    """Refuse what Python's parser takes but nothing after it can write: half a character, NaN, too deep a nesting."""
+    try:
+        json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
+    except UnicodeEncodeError:
+        raise _bad(name, "holds half a character (a lone surrogate)") from None
+    except (ValueError, RecursionError):
+        raise _bad(name, "holds a number that is not finite, or is nested too deeply") from None
 
 
 def _same(value: Any, default: Any) -> bool:
@@ -291,14 +300,15 @@ def _include_usage(value: Any, stream: bool) -> bool:
         return False
     if not isinstance(value, dict):
         raise _bad("stream_options", "must be an object")
-    if not stream:
-        raise _bad("stream_options", 'needs "stream": true')
     options = ("include_usage", "include_obfuscation")
     for name in value:
         if name not in options:
             raise _unknown(name, options, " in stream_options")
         _flag(value, name, where="stream_options.")
-    return _flag(value, "include_usage")
+    wanted = _flag(value, "include_usage")
+    if wanted and not stream:
+        raise _bad("stream_options", 'needs "stream": true')
+    return wanted
 
 
 def _flag(given: Mapping[str, Any], name: str, default: bool = False, where: str = "") -> bool:
@@ -325,8 +335,8 @@ def _number(given: Mapping[str, Any], name: str, low: float, high: float) -> flo
     value = given.get(name)
     if value is None:
         return None
-    if type(value) not in (int, float) or not math.isfinite(cast(float, value)):
+    if type(value) not in (int, float):
         raise _bad(name, "must be a number")
-    if not low <= value <= high:
+    if not low <= value <= high:  # so is NaN refused
         raise _bad(name, f"must be from {low:g} to {high:g}")
     return float(value)

@@ -57,7 +57,7 @@ class ChatStream:
 
 
 class CompletionStream:
-    """The chunks of a text completion, the prompt first if it is to be echoed."""
+    """The chunks of a text completion; a prompt to be echoed comes as the first delta."""
 
     def __init__(self, request: Request, id: str, created: int) -> None:
         self.request, self.id, self.created = request, id, created
@@ -66,8 +66,6 @@ class CompletionStream:
     def encode(self, event: Event) -> list[dict[str, Any]]:
         """The chunks for one event, none to a few."""
         match event:
-            case Started() if self.request.echo:
-                return [self._chunk(index, str(self.request.prompt)) for index in range(self.request.n)]
             case Delta(index, text, logprobs=logprobs) if text or logprobs:
                 return [self._chunk(index, text, logprobs)]
             case Finished(index, reason):
@@ -111,13 +109,12 @@ def encode_chat(request: Request, events: Iterable[Event], id: str, created: int
 def encode_completion(request: Request, events: Iterable[Event], id: str, created: int) -> dict[str, Any]:
     """The whole text completion. Raises ValueError if the events are not those of a complete reply."""
     choices, usage = _collect(request, events)
-    prompt = str(request.prompt) if request.echo else ""
     return {
         **_head(request, id, created, "text_completion"),
         "choices": [
             {
                 "index": index,
-                "text": prompt + text,
+                "text": text,
                 "logprobs": None if request.sampling.logprobs is None else _completion_logprobs(logprobs, 0),
                 "finish_reason": finish,
             }
