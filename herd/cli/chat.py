@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from typing import Any
 
 import click
@@ -13,7 +13,7 @@ from herd.cli.client import Server
 from herd.errors import HerdError
 
 Message = dict[str, str]
-Reply = Callable[[list[Message]], Iterator[str]]
+Reply = Callable[[list[Message]], Generator[str, None, None]]
 COMMANDS = "/system TEXT sets the system prompt, /new begins again, /quit leaves; Ctrl-C stops a reply"
 
 
@@ -43,7 +43,7 @@ def _in_process(name: str, sampling: dict[str, Any]) -> Reply:
     import herd
 
     model = herd.load(name)
-    return lambda messages: model.chat_stream(messages, **sampling)
+    return lambda messages: model.chat(messages, stream=True, **sampling)
 
 
 def talk(reply: Reply, system: str | None, person: bool) -> None:
@@ -99,5 +99,5 @@ def _print_reply(reply: Reply, messages: list[Message]) -> str:
     except KeyboardInterrupt:
         click.echo(" … stopped")
     finally:
-        stream.close()  # type: ignore[attr-defined]
+        stream.close()
     return "".join(parts)

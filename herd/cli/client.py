@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from http.client import HTTPException, HTTPResponse
 from typing import Any
 
@@ -42,7 +42,7 @@ class Server:
             except (ValueError, HTTPException, OSError):
                 raise HerdError(f"{self.url} does not answer as Herd does", code="unreachable") from None
 
-    def chat(self, body: dict[str, Any], headers: dict[str, str]) -> Iterator[str]:
+    def chat(self, body: dict[str, Any], headers: dict[str, str]) -> Generator[str, None, None]:
         """Stream a chat completion; yields text. Closing the iterator stops the generation."""
         body = {**body, "stream": True}
         with self._open("POST", "/v1/chat/completions", body, 600, headers) as response:
