@@ -28,6 +28,7 @@ from herd.model.tokenizer import Tokenizer, train_bpe
 from herd.registry import lineage
 from herd.registry.registry import Registry, Target
 from herd.registry.runs import Run
+from herd.store import Store
 from herd.train.dpo import encode_reply, score
 
 ANIMALS = "cat dog fox owl hen cow pig bee ant bat rat elk".split()
@@ -262,3 +263,35 @@ def test_the_command(
         f"herd: run {kept.id} is done",
     ]
     assert len(Run.list(home)) == 1
+
+
+def test_the_command_reads_the_votes_beside_a_server(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("HERD_HOME", str(home))
+    monkeypatch.setenv("HERD_PORT", "1")
+    monkeypatch.setattr(flywheel, "bundled_texts", lambda: TEXTS)
+    monkeypatch.setattr("signal.signal", lambda *_: None)
+    store = Store.open(home / "herd.db")  # stays open, as the server's does
+    for i, p in enumerate(preferences(49, seed=0)):
+        for side, text in (("good", p.pair.chosen), ("bad", p.pair.rejected)):
+            store.add_generation(
+                {
+                    "id": f"{side}-{i}",
+                    "conversation": p.conversation,
+                    "route": "tiny",
+                    "request": {"messages": p.pair.prompt},
+                    "reply": text[0]["content"],
+                }
+            )
+        a, b, outcome = (f"good-{i}", f"bad-{i}", "a") if i % 2 else (f"bad-{i}", f"good-{i}", "b")
+        store.add_vote(id=f"v{i}", a=a, b=b, outcome=outcome if i else "tie", source="regenerate")
+    try:
+        assert run(["improve", "tiny"]) == 0
+    finally:
+        store.close()
+    out = capsys.readouterr().out
+    assert "verdict    SWITCH" in out and "left out   1 tie\n" in out
+    assert "tiny is tiny@2 now; `herd improve tiny --undo` goes back" in out
+    target = Registry(home).target("tiny")
+    assert target.adapter is not None and target.adapter.metrics["pairs_ranked_right"] == 1.0
