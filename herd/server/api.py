@@ -3,7 +3,7 @@
 import hashlib
 import uuid
 from importlib.metadata import version
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 from fastapi import APIRouter, Depends, Query, Request
 from fastapi.responses import FileResponse, JSONResponse, Response
@@ -19,6 +19,7 @@ router = APIRouter(prefix="/api")
 Body = Annotated[dict[str, Any], Depends(body.read_object)]
 
 TITLE, ID, TEXT, NUMBER = str, str, str, (int, float)
+T = TypeVar("T")
 OUTCOMES = ("a", "b", "tie", "both_bad")
 SOURCES = ("regenerate", "battle", "thumbs", "correction", "judge")
 ROLES = ("system", "user", "assistant", "tool")
@@ -223,7 +224,7 @@ async def reload(request: Request) -> JSONResponse:
     return JSONResponse({"reloaded": True})
 
 
-def _found(value: Any, kind: str, id: str) -> Any:
+def _found(value: T | None, kind: str, id: str) -> T:
     if not value:
         raise ApiError(f"no {kind} {id!r:.100}", status=404, code="not_found")
     return value

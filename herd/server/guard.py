@@ -69,7 +69,7 @@ class Guard:
             route = getattr(scope.get("route"), "path", "unmatched")
             self.observe(scope["method"], route, status, seconds)
             log.log(
-                logging.WARNING if status >= 500 else logging.INFO,
+                logging.WARNING if status >= 500 and route != "/ready" else logging.INFO,
                 "%s %s %d %.0f ms %s", scope["method"], route, status, seconds * 1000, extra["X-Request-Id"],
             )  # fmt: skip
 

@@ -2,16 +2,16 @@
 
 import hashlib
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from typing import Any
 
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 
+import herd.protocol.openai as dialect
 from herd.protocol import Event, Failed
 from herd.protocol import Request as Canonical
-from herd.protocol import openai as dialect
 from herd.server import body
 from herd.server.errors import ApiError
 from herd.server.replies import Replies, Reply
@@ -55,7 +55,7 @@ async def _answer(
         if canonical.stream:
             events = replies.events(reply)
             # An error before the first event still gets its own status.
-            first = await unless_gone(request.receive, anext(events))
+            first: Event = await unless_gone(request.receive, anext(events))
             if isinstance(first, Failed):
                 raise ApiError.of(first)
             return EventStream(_chunks(first, events, stream(reply.request, reply.id, created)))
@@ -75,10 +75,10 @@ async def _collect(replies: Replies, reply: Reply) -> list[Event]:
 
 
 async def _chunks(
-    first: Event, events: AsyncIterator[Event], codec: Any
-) -> AsyncIterator[dict[str, Any] | str]:
+    first: Event, events: AsyncGenerator[Event, None], codec: Any
+) -> AsyncGenerator[dict[str, Any] | str, None]:
     """Chunks of the dialect; after a failure an error event and nothing else, else "[DONE]" at the end."""
-    async with aclosing(events):  # type: ignore[type-var]
+    async with aclosing(events):
         for chunk in codec.encode(first):
             yield chunk
         async for event in events:
@@ -99,8 +99,8 @@ def _conversation(request: Request, canonical: Canonical, key: str | None) -> st
             raise ApiError(message, param="X-Herd-Conversation")
         return named
     opening: list[Any] = [key, canonical.prompt if canonical.kind == "completion" else None]
-    for message in canonical.messages:
-        opening.append(message.to_json())
-        if message.role == "user":
+    for said in canonical.messages:
+        opening.append(said.to_json())
+        if said.role == "user":
             break
     return "auto-" + hashlib.sha256(json.dumps(opening).encode()).hexdigest()[:32]

@@ -3,7 +3,7 @@
 import asyncio
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any
@@ -65,7 +65,7 @@ class Replies:
         merged = request.for_target(target.system, target.sampling)
         return Reply(f"{kind}-{uuid.uuid4().hex}", merged, target, conversation, key)
 
-    async def events(self, reply: Reply) -> AsyncIterator[Event]:
+    async def events(self, reply: Reply) -> AsyncGenerator[Event, None]:
         """The reply's events; the generation is durable before the iterator ends, however it ends.
 
         A failure, or an engine that stops before the end, is a last event `Failed`. Closing the iterator

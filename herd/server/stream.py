@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncGenerator, Awaitable
 from contextlib import aclosing
 from typing import Any, TypeVar
 
@@ -16,7 +16,7 @@ class ClientGone(Exception):
     """Nobody is there to read the reply."""
 
 
-async def unless_gone(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
+async def unless_gone(receive: Receive, work: Awaitable[T]) -> T:
     """The result of `work`, which is cancelled as soon as the client disconnects (then ClientGone is raised).
 
     Starlette watches for that only in streaming replies. The request's body must have been read.
@@ -43,7 +43,7 @@ class EventStream(Response):
 
     media_type = "text/event-stream"
 
-    def __init__(self, events: AsyncIterator[dict[str, Any] | str]) -> None:
+    def __init__(self, events: AsyncGenerator[dict[str, Any] | str, None]) -> None:
         self.events = events
         self.status_code, self.background = 200, None
         self.init_headers({"Cache-Control": "no-store", "X-Accel-Buffering": "no"})
@@ -51,7 +51,7 @@ class EventStream(Response):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async def pump() -> None:
             await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
-            async with aclosing(self.events) as events:  # type: ignore[type-var]
+            async with aclosing(self.events) as events:
                 async for event in events:
                     text = event if isinstance(event, str) else json.dumps(event, ensure_ascii=False)
                     body = f"data: {text}\n\n".encode()

@@ -1,0 +1,130 @@
+"""The process: it says in one line why it cannot start, and stops as people expect."""
+
+import asyncio
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import uvicorn
+
+from herd.registry.home import lock
+from herd.registry.registry import Registry
+from herd.server import serve
+from herd.server.app import create_app
+from herd.server.engines import Engines
+from herd.server.settings import Settings
+
+
+def herd_up(home: Path, *options: str, verb: str = "up", **env: str) -> subprocess.Popen[str]:
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("HERD_")}
+    command = [sys.executable, "-m", "herd", verb, "--home", str(home), *options]
+    return subprocess.Popen(command, env=clean | env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def refused(process: subprocess.Popen[str]) -> str:
+    out, err = process.communicate(timeout=30)
+    assert process.returncode == 1 and not out
+    assert err.count("\n") == 1 and err.startswith("herd: ")
+    return err
+
+
+def test_port_in_use(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        message = refused(herd_up(tmp_path, "--port", str(port)))
+    assert f"port {port} is in use" in message and "--port" in message
+
+
+def test_home_of_another_server(tmp_path: Path) -> None:
+    with lock(tmp_path):
+        assert "another Herd server" in refused(herd_up(tmp_path, "--port", "0"))
+
+
+def test_open_to_the_network_without_a_key(tmp_path: Path) -> None:
+    assert "HERD_API_KEY" in refused(herd_up(tmp_path, "--host", "0.0.0.0"))
+    assert "HERD_PORT" in refused(herd_up(tmp_path, HERD_PORT="many"))
+    assert "--host" in refused(herd_up(tmp_path, "--host", "203.0.113.7", "--port", "0", HERD_API_KEY="k"))
+
+
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+def test_up_prints_addresses_and_stops_quietly(tmp_path: Path, sent: int) -> None:
+    process = herd_up(tmp_path, "--port", "0")
+    assert process.stdout is not None
+    lines = [process.stdout.readline() for _ in range(4)]
+    url = lines[0].split()[-1]
+    assert f'base_url="{url}/v1"' in lines[1] and "herd chat" in lines[2]
+    assert httpx.get(f"{url}/health").json() == {"status": "ok"}
+    assert httpx.get(f"{url}/api/status").status_code == 200
+    process.send_signal(sent)
+    out, err = process.communicate(timeout=20)
+    assert process.returncode in (0, 130) if sent == signal.SIGINT else process.returncode == 0
+    assert "Traceback" not in out + err
+
+
+@contextmanager
+def draining(home: Path, engine: Any) -> Iterator[tuple[str, "serve.Server"]]:
+    listener = serve.bind("127.0.0.1", 0)
+    port = listener.getsockname()[1]
+    app = create_app(Settings(home=home, port=port), Engines(engine, Registry(home)))
+    config = uvicorn.Config(app, log_config=None, access_log=False, timeout_graceful_shutdown=1)
+    server = serve.Server(config, app.state.herd, said.append)
+    thread = threading.Thread(target=lambda: asyncio.run(server.serve(sockets=[listener])))
+    thread.start()
+    while not server.started:
+        time.sleep(0.01)
+    yield f"http://127.0.0.1:{port}", server
+    server.should_exit = True
+    thread.join(15)
+    assert not thread.is_alive()
+
+
+said: list[str] = []
+
+
+def stream_while_stopping(url: str, server: "serve.Server", body: dict[str, Any]) -> list[str]:
+    lines = []
+    with httpx.stream("POST", f"{url}/v1/chat/completions", json=body, timeout=20) as reply:
+        for line in reply.iter_lines():
+            if line and not lines:
+                server.handle_exit(signal.SIGTERM, None)
+            lines.append(line)
+    return [line.removeprefix("data: ") for line in lines if line]
+
+
+def test_running_replies_end(home: Path, engine: Any, chat: Callable[..., Any]) -> None:
+    engine.words, engine.delay = ("word ",) * 20, 0.02
+    with draining(home, engine) as (url, server):
+        lines = stream_while_stopping(url, server, chat(stream=True))
+    assert lines[-1] == "[DONE]" and "finishing 1 repl" in said[-1]
+
+
+def test_replies_that_take_too_long_end_with_an_error(
+    home: Path, engine: Any, chat: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(serve, "DRAIN", 0.2)
+    engine.words, engine.delay = ("word ",) * 10_000, 0.02
+    began = time.monotonic()
+    with draining(home, engine) as (url, server):
+        lines = stream_while_stopping(url, server, chat(stream=True))
+    assert "error" in json.loads(lines[-1]) and "[DONE]" not in lines
+    assert time.monotonic() - began < 5
+
+
+def test_a_second_signal_stops_at_once(home: Path, engine: Any, chat: Callable[..., Any]) -> None:
+    engine.words, engine.delay = ("word ",) * 10_000, 0.02
+    began = time.monotonic()
+    with draining(home, engine) as (url, server):
+        threading.Timer(0.5, server.handle_exit, (signal.SIGINT, None)).start()
+        lines = stream_while_stopping(url, server, chat(stream=True))
+    assert "[DONE]" not in lines and time.monotonic() - began < 5
