@@ -1,0 +1,112 @@
+"""One request, and each of its choices, on the way through the engine."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from herd.engine import sampler
+from herd.engine.prompt import Prompt
+from herd.engine.text import StopText
+from herd.model.tokenizer import Tokenizer
+from herd.protocol.types import Delta, FinishReason, Request, TokenLogprob, Usage
+
+FIRST_LOGPROB = -9999.0  # of a prompt's first token, which nothing predicts: the dialects' lowest value
+
+
+@dataclass
+class Job:
+    """A request with its prompt read. `salt`: only requests of one salt share cached prefixes."""
+
+    id: str
+    request: Request
+    prompt: Prompt
+    salt: str = ""
+    arrived: float = field(default_factory=time.monotonic)
+    cached: int = 0
+    generated: int = 0
+    unfinished: set[int] = field(default_factory=set)
+    scores: list[TokenLogprob] = field(default_factory=list)  # of the prompt, if it is echoed with logprobs
+
+    @property
+    def scored(self) -> bool:
+        return self.request.echo and self.request.sampling.logprobs is not None
+
+    def usage(self) -> Usage:
+        return Usage(len(self.prompt.ids), self.generated, self.cached)
+
+
+class Choice:
+    """One reply: its tokens, its place in the cache, its own randomness and the text it may show."""
+
+    def __init__(self, job: Job, index: int, tokenizer: Tokenizer, context: int) -> None:
+        wanted = job.request.sampling.max_tokens
+        room = context - len(job.prompt.ids)
+        self.job, self.index, self.tokenizer = job, index, tokenizer
+        self.tokens = list(job.prompt.ids)
+        self.slot = -1
+        self.done = 0  # tokens whose keys and values are in the cache
+        self.left = room if wanted is None else min(wanted, room)
+        self.rng = sampler.generator(job.request.sampling.seed, index)
+        self.text = StopText(tokenizer.stream(), job.request.sampling.stop)
+        self._shown = 0  # characters
+        self._pending: list[tuple[int, int, TokenLogprob | None]] = []  # (its last character, token, logprob)
+
+    @property
+    def undone(self) -> int:
+        return len(self.tokens) - self.done
+
+    def echo(self) -> Delta:
+        """The prompt, as the first part of a completion that asked for it."""
+        ids = self.job.prompt.ids[self.job.prompt.lead :]
+        return Delta(self.index, self.tokenizer.decode(ids), tuple(ids), tuple(self.job.scores))
+
+    def add(
+        self, token: int, logits: Tensor, stop: frozenset[int]
+    ) -> tuple[Delta | None, FinishReason | None]:
+        """Take the next token; what of it may be shown now, and why the reply ends, if it does."""
+        self.tokens.append(token)
+        self.left -= 1
+        self.job.generated += 1
+        text = ""
+        reason: FinishReason | None = None
+        if token in stop:
+            reason = "stop"
+        else:
+            text = self.text.push(token)
+            self._pending.append((self.text.decoded, token, self._logprob(token, logits)))
+            if self.text.stopped:
+                reason = "stop"
+            elif self.left <= 0:
+                reason = "length"
+        if reason and not self.text.stopped:
+            text += self.text.finish()
+            reason = "stop" if self.text.stopped else reason
+        return self._delta(text, last=reason is not None and not self.text.stopped), reason
+
+    def _logprob(self, token: int, logits: Tensor) -> TokenLogprob | None:
+        k = self.job.request.sampling.logprobs
+        return None if k is None else token_logprob(self.tokenizer, logits, token, k)
+
+    def _delta(self, text: str, last: bool) -> Delta | None:
+        """`text` with the tokens that are wholly shown by it; at a natural end, with all that are left."""
+        self._shown += len(text)
+        whole = [p for p in self._pending if last or p[0] <= self._shown] if text or last else []
+        self._pending = self._pending[len(whole) :]
+        if not text and not whole:
+            return None
+        tokens = tuple(token for _, token, _ in whole)
+        return Delta(self.index, text, tokens, tuple(p for _, _, p in whole if p is not None))
+
+
+def token_logprob(tokenizer: Tokenizer, logits: Tensor, token: int, k: int) -> TokenLogprob:
+    """The token's log-probability under logits [V], with the k best."""
+    value, best = sampler.logprobs(logits, token, k)
+
+    def entry(id: int, logprob: float, top: tuple[TokenLogprob, ...] = ()) -> TokenLogprob:
+        raw = tokenizer.token_bytes(id) if id < tokenizer.vocab_size else b""
+        return TokenLogprob(raw.decode("utf-8", errors="replace"), id, raw, logprob, top)
+
+    return entry(token, value, tuple(entry(i, p) for i, p in best))

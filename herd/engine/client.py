@@ -1,0 +1,270 @@
+"""The server's hold on the engine process: start, load, generate, cancel, and start again when it dies. No torch."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import socket
+import subprocess
+import sys
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from herd.engine import frames
+from herd.errors import HerdError
+from herd.protocol.types import Event, Failed, Request, Started, Usage, event_from_json
+
+MAX_QUEUE = 256  # requests that have not started
+PATIENCE = 5.0  # seconds that a process has to end by itself
+BACKOFF = (0.1, 30.0)  # seconds before a dead process is started again: at first, at most
+
+Message = dict[str, Any]
+
+
+@dataclass
+class _Model:
+    """What to load, again if need be, and when it is there."""
+
+    model_dir: Path
+    adapter_dir: Path | None
+    ready: asyncio.Future[None]
+    info: Message = field(default_factory=dict)
+
+
+class _Stream(asyncio.Queue[Event]):
+    """Events of one request, which is `sent` to the process once its model is there, and in time `started`."""
+
+    sent = started = False
+
+
+class EngineClient:
+    """One engine process. All methods belong to one event loop."""
+
+    def __init__(self, *, max_queue: int = MAX_QUEUE) -> None:
+        self.max_queue = max_queue
+        self._ids = itertools.count()
+        self._streams: dict[str, _Stream] = {}
+        self._models: dict[str, _Model] = {}
+        self._leaving: dict[str, asyncio.Future[None]] = {}
+        self._process: subprocess.Popen[bytes] | None = None
+        self._writer: asyncio.StreamWriter | None = None
+        self._supervisor: asyncio.Task[None] | None = None
+        self._up = asyncio.Event()
+        self._status: Message = {}
+
+    async def start(self) -> None:
+        """Start the process and wait until it answers. Raises HerdError (503) if it ends instead."""
+        if self._supervisor is None:
+            self._supervisor = asyncio.create_task(self._supervise())
+        up = asyncio.create_task(self._up.wait())
+        await asyncio.wait({up, self._supervisor}, timeout=120, return_when=asyncio.FIRST_COMPLETED)
+        if not up.done():
+            up.cancel()
+            raise HerdError("the engine process did not start; `herd doctor` looks for the cause", status=503)
+
+    async def close(self) -> None:
+        """End the process; replies that still run fail with 503."""
+        if self._supervisor:
+            self._supervisor.cancel()
+            await asyncio.gather(self._supervisor, return_exceptions=True)
+            self._supervisor = None
+        self._lost("the server is shutting down")
+        for model in self._models.values():
+            _refuse(model.ready, HerdError("the server is shutting down", status=503))
+        self._models.clear()
+
+    async def load(self, key: str, model_dir: Path, adapter_dir: Path | None = None) -> None:
+        """Have a model loaded under `key`, while others run; at once if it is. Raises HerdError if it is refused."""
+        model = self._models.get(key)
+        if model is None:
+            model = _Model(Path(model_dir), adapter_dir and Path(adapter_dir), _future())
+            self._models[key] = model
+            if self._up.is_set():
+                self._send_load(key, model)
+        try:
+            await asyncio.shield(model.ready)
+        except HerdError:
+            if self._models.get(key) is model:
+                del self._models[key]
+            raise
+
+    async def unload(self, key: str) -> None:
+        """Give a model's memory back once its replies have ended; returns then. Unknown keys are none to unload."""
+        if self._models.pop(key, None) and self._writer:
+            gone = self._leaving[key] = _future()
+            self._send({"op": "unload", "key": key})
+            await gone
+
+    async def generate(self, key: str, request: Request, *, salt: str = "") -> AsyncGenerator[Event, None]:
+        """The request's events, to `Usage` or `Failed`; closing the iterator cancels it.
+
+        `salt`: only requests of one salt share cached prefixes (give the caller's key).
+        """
+        model = self._models.get(key)
+        if sum(not s.started for s in self._streams.values()) >= self.max_queue:
+            yield Failed("the queue is full; try again later", "queue_full", 429)
+            return
+        if model is None:
+            yield Failed("this model is not loaded", "model_not_loaded", 503)
+            return
+        id, stream = str(next(self._ids)), _Stream()
+        self._streams[id] = stream
+        ended = False
+        try:
+            await asyncio.shield(model.ready)
+            stream.sent = True
+            self._send({"op": "submit", "key": key, "id": id, "request": request.to_json(), "salt": salt})
+            while not ended:
+                event = await stream.get()
+                ended = isinstance(event, (Usage, Failed))
+                yield event
+        except HerdError as error:
+            ended = True
+            yield Failed(str(error), error.code, error.status)
+        except ValueError as error:  # the frame would be too long
+            ended = True
+            yield Failed(str(error), "request_too_large", 413)
+        finally:
+            self._streams.pop(id, None)
+            if stream.sent and not ended:
+                self._send({"op": "cancel", "id": id})
+
+    def status(self) -> Message:
+        """{"state": starting | idle | busy | gone, "running", "waiting", "models": {key: info}, "metrics"}.
+
+        What the process said last, at most a quarter of a second ago.
+        """
+        running, waiting = self._status.get("running", 0), self._status.get("waiting", 0)
+        if self._supervisor is None or self._supervisor.done():
+            state = "gone"
+        elif not self._up.is_set():
+            state = "starting"
+        else:
+            state = "busy" if running or waiting else "idle"
+        models = {k: m.info for k, m in self._models.items() if m.ready.done() and m.info}
+        metrics = self._status.get("metrics", {})
+        return {"state": state, "running": running, "waiting": waiting, "models": models, "metrics": metrics}
+
+    # --- the process
+
+    async def _supervise(self) -> None:
+        """Keep a process alive, with growing pauses while it dies before it has loaded anything."""
+        pause = BACKOFF[0]
+        while True:
+            try:
+                healthy = await self._read(await self._spawn())
+            finally:
+                await self._reap()
+            self._lost("the engine process ended unexpectedly and is starting again; try again")
+            pause = BACKOFF[0] if healthy else min(2 * pause, BACKOFF[1])
+            await asyncio.sleep(pause)
+
+    async def _spawn(self) -> asyncio.StreamReader:
+        ours, theirs = socket.socketpair()
+        with theirs:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "herd.engine.worker", str(theirs.fileno())],
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                stdout=sys.stderr.fileno() if _has_descriptor(sys.stderr) else subprocess.DEVNULL,
+            )
+        reader, self._writer = await asyncio.open_connection(sock=ours, limit=frames.MAX_FRAME)
+        return reader
+
+    async def _read(self, reader: asyncio.StreamReader) -> bool:
+        """Handle messages until the process is gone; whether it had got as far as a loaded model."""
+        healthy = False
+        try:
+            while True:
+                size = frames.checked(frames.HEADER.unpack(await reader.readexactly(frames.HEADER.size))[0])
+                message = frames.unpack(await reader.readexactly(size))
+                healthy = healthy or message["op"] == "loaded"
+                self._handle(message)
+        except (asyncio.IncompleteReadError, OSError, ValueError):
+            return healthy
+
+    async def _reap(self) -> None:
+        """Close the socket, which ends the process; kill it if it does not listen."""
+        self._up.clear()
+        process, writer = self._process, self._writer
+        self._process = self._writer = None
+        if writer:
+            writer.close()
+        if process:
+            try:
+                await asyncio.to_thread(process.wait, PATIENCE)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                await asyncio.to_thread(process.wait)
+
+    def _lost(self, reason: str) -> None:
+        """Fail what was running, and let models wait for the next process."""
+        self._status = {}
+        for stream in self._streams.values():
+            if stream.sent:
+                stream.put_nowait(Failed(reason, "engine_unavailable", 503))
+        for key in list(self._leaving):
+            self._left(key)
+        for model in self._models.values():
+            if model.ready.done():
+                model.ready = _future()
+
+    def _send(self, message: Message) -> None:
+        if self._writer:
+            self._writer.write(frames.pack(message))
+
+    def _send_load(self, key: str, model: _Model) -> None:
+        adapter = str(model.adapter_dir) if model.adapter_dir else None
+        self._send({"op": "load", "key": key, "model": str(model.model_dir), "adapter": adapter})
+
+    def _handle(self, message: Message) -> None:
+        match message["op"]:
+            case "ready":
+                self._up.set()
+                for key, model in self._models.items():
+                    self._send_load(key, model)
+            case "loaded":
+                loaded = self._models.get(message["key"])
+                if loaded and not loaded.ready.done():
+                    loaded.info = message["info"]
+                    loaded.ready.set_result(None)
+            case "refused":
+                if refused := self._models.get(message["key"]):
+                    text, status, code = message["message"], message["status"], message["code"]
+                    _refuse(refused.ready, HerdError(text, status=status, code=code))
+            case "unloaded":
+                self._left(message["key"])
+            case "events":
+                for id, event in message["events"]:
+                    self._deliver(id, event_from_json(event))
+            case "status":
+                self._status = message
+
+    def _left(self, key: str) -> None:
+        if (gone := self._leaving.pop(key, None)) and not gone.done():
+            gone.set_result(None)
+
+    def _deliver(self, id: str, event: Event) -> None:
+        if stream := self._streams.get(id):
+            stream.started = stream.started or isinstance(event, Started)
+            stream.put_nowait(event)
+
+
+def _future() -> asyncio.Future[None]:
+    return asyncio.get_running_loop().create_future()
+
+
+def _refuse(future: asyncio.Future[None], error: HerdError) -> None:
+    if not future.done():
+        future.set_exception(error)
+        future.exception()  # nobody may be waiting for it
+
+
+def _has_descriptor(stream: Any) -> bool:
+    try:
+        stream.fileno()
+    except (AttributeError, OSError, ValueError):
+        return False
+    return True

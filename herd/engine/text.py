@@ -1,0 +1,58 @@
+"""From tokens to text: whole characters only, and never a part of a stop string."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+
+class Decoder(Protocol):
+    def push(self, token: int) -> str: ...
+    def finish(self) -> str: ...
+
+
+class StopText:
+    """The text of one reply as it may be shown.
+
+    A stop string is matched on text, across token boundaries. What could still become one is held back until it is
+    decided; `stopped` is true once one was found, and nothing from its first character on is ever given out.
+    """
+
+    def __init__(self, decoder: Decoder, stops: Sequence[str]) -> None:
+        self._decoder = decoder
+        self._stops = tuple(s for s in stops if s)
+        self._held = ""
+        self.decoded = 0  # characters so far, shown, held or dropped
+        self.stopped = False
+
+    def push(self, token: int) -> str:
+        """The text that `token` releases; may be empty."""
+        return self._release(self._decoder.push(token))
+
+    def finish(self) -> str:
+        """What was held back, when no token follows."""
+        text = self._release(self._decoder.finish())
+        if not self.stopped:
+            text, self._held = text + self._held, ""
+        return text
+
+    def _release(self, text: str) -> str:
+        if self.stopped:
+            return ""
+        self.decoded += len(text)
+        text = self._held + text
+        found = [at for stop in self._stops if (at := text.find(stop)) >= 0]
+        if found:
+            self.stopped, self._held = True, ""
+            return text[: min(found)]
+        keep = self._undecided(text)
+        self._held = text[len(text) - keep :]
+        return text[: len(text) - keep]
+
+    def _undecided(self, text: str) -> int:
+        """Length of the longest end of `text` that begins a stop string."""
+        longest = max((len(stop) - 1 for stop in self._stops), default=0)
+        for start in range(max(len(text) - longest, 0), len(text)):
+            if any(stop.startswith(text[start:]) for stop in self._stops):
+                return len(text) - start
+        return 0
