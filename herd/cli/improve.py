@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,9 @@ if TYPE_CHECKING:
     from herd.registry.runs import Run
 
 
+KEPT = "preferences.jsonl"  # in the run's directory
+
+
 @click.command()
 @click.argument("name")
 @click.option("--undo", "back", is_flag=True, help="Serve again what NAME served before.")
@@ -24,8 +28,10 @@ if TYPE_CHECKING:
 @json_option
 def improve(name: str, back: bool, pairs: Path | None, run_id: str | None, as_json: bool) -> None:
     """Train NAME on its users' votes; serve the result if held-out votes prefer it."""
+    from herd.flywheel.votes import to_file
     from herd.registry.home import home
     from herd.registry.registry import Registry
+    from herd.registry.runs import Run
 
     registry = Registry(home())
     if back:
@@ -35,13 +41,13 @@ def improve(name: str, back: bool, pairs: Path | None, run_id: str | None, as_js
         return
 
     registry.target(name)  # an unknown name is said before a run begins
-    from herd.flywheel.improve import improve as improve_
-    from herd.registry.runs import Run
-
-    run = Run.load(home(), run_id) if run_id else Run.create(home(), "improve", {"name": name})
-    if run.state == "done":
+    run = Run.load(home(), run_id) if run_id else None
+    if run and run.state == "done":
         raise HerdError(f"run {run.id} is done; `herd improve {name}` begins another")
     preferences, left_out = collect(name, pairs, run)
+    improve_ = trainer()
+    run = run or Run.create(home(), "improve", {"name": name})
+    to_file(run.dir / KEPT, preferences)
 
     def say(stage: str, text: str) -> None:
         note(f"{stage}: {text}")
@@ -57,16 +63,23 @@ def improve(name: str, back: bool, pairs: Path | None, run_id: str | None, as_js
     emit(result, as_json, lambda: show(result))
 
 
-def collect(name: str, file: Path | None, run: Run) -> tuple[list[Preference], dict[str, int]]:
-    """The preferences to learn from, kept in the run's directory so that a run that goes on has the same ones."""
-    from herd.flywheel.votes import from_file, from_votes, to_file
+def collect(name: str, file: Path | None, run: Run | None) -> tuple[list[Preference], dict[str, int]]:
+    """The preferences to learn from, and the votes left out. A run that goes on has those that it kept."""
+    from herd.flywheel.votes import from_file, from_votes
 
-    kept = run.dir / "preferences.jsonl"
-    if kept.is_file():
-        return from_file(kept), {}
-    preferences, left_out = (from_file(file), {}) if file else from_votes(read_votes(name))
-    to_file(kept, preferences)
-    return preferences, left_out
+    if run and (run.dir / KEPT).is_file():
+        return from_file(run.dir / KEPT), {}
+    return (from_file(file), {}) if file else from_votes(read_votes(name))
+
+
+def trainer() -> Callable[..., dict[str, Any]]:
+    try:
+        from herd.flywheel.improve import improve
+    except ImportError:
+        raise HerdError(
+            'training runs on PyTorch, which is not installed: pip install "openherd[local]"'
+        ) from None
+    return improve
 
 
 def read_votes(name: str) -> list[dict[str, Any]]:
