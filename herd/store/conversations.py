@@ -5,7 +5,7 @@ import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, RowMapping, Select, Table, delete, insert, or_, select, text, update
+from sqlalchemy import JSON, Connection, RowMapping, Select, Table, delete, insert, or_, select, text, update
 from sqlalchemy.dialects.sqlite import insert as insert_new
 
 from herd.errors import HerdError
@@ -69,7 +69,7 @@ class Conversations(Database):
         with self._read() as connection:
             return _one(connection, _find(id))
 
-    def update_conversation(self, id: str, **fields: Any) -> dict[str, Any] | None:
+    def update_conversation(self, id: str, /, **fields: Any) -> dict[str, Any] | None:
         """The conversation with the given title, route, system or settings; None if there is none of this id."""
         if unknown := fields.keys() - set(FIELDS):
             raise HerdError(f"a conversation has no field {min(unknown)!r} that can be changed")
@@ -267,7 +267,7 @@ def _row(item: Any, table: Table, where: str, own: Mapping[str, Any] | None = No
         if column.name in ("key", "deleted"):
             continue
         value = {**item, **(own or {})}.get(column.name)
-        kind = column.type.python_type
+        kind = dict if isinstance(column.type, JSON) else column.type.python_type
         allowed = (int, float) if kind is float else (kind,)
         if value is None and column.nullable:
             row[column.name] = None

@@ -12,7 +12,7 @@ from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
 
 from herd.errors import HerdError
-from herd.store.migrations import MIGRATIONS, migrate, version
+from herd.store.migrations import behind, migrate
 
 MAX_GROUP = 256  # writes in one commit
 PATIENCE = 10.0  # seconds to wait for another process's lock
@@ -48,8 +48,8 @@ class Database:
             event.listen(engine, "connect", _configure)
             event.listen(engine, "begin", _begin)
             with engine.connect() as connection:
-                behind = version(connection) < len(MIGRATIONS)
-            if behind:  # otherwise nothing is written: a command may read beside the server
+                outdated = behind(connection)
+            if outdated:  # otherwise nothing is written: a command may read beside the server
                 with engine.connect().execution_options(herd_write=True) as connection, connection.begin():
                     migrate(connection)
         except (OSError, SQLAlchemyError) as error:

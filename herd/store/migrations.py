@@ -47,6 +47,11 @@ def version(connection: Connection) -> int:
     return found
 
 
+def behind(connection: Connection) -> bool:
+    """Whether the database needs `migrate`. Raises HerdError as `version` does."""
+    return version(connection) < len(MIGRATIONS)
+
+
 def migrate(connection: Connection) -> None:
     """Bring the schema to the newest version, within the caller's transaction."""
     found = version(connection)
