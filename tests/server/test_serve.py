@@ -29,7 +29,9 @@ from herd.server.settings import Settings
 def herd_up(home: Path, *options: str, verb: str = "up", **env: str) -> subprocess.Popen[str]:
     clean = {name: value for name, value in os.environ.items() if not name.startswith("HERD_")}
     command = [sys.executable, "-m", "herd", verb, "--home", str(home), *options]
-    return subprocess.Popen(command, env=clean | env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        command, env=clean | env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
 
 
 def refused(process: subprocess.Popen[str]) -> str:
