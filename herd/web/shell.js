@@ -1,7 +1,7 @@
 import { COMMANDS, keyNames, nextTheme, theme, THEMES, usable } from "./commands.js";
 import { get, post } from "./lib/api.js";
 import { clock, colour, when } from "./lib/format.js";
-import { html, useEffect, useRef, useState } from "./lib/html.js";
+import { html, useEffect, useLayoutEffect, useRef, useState } from "./lib/html.js";
 import { go } from "./lib/router.js";
 import { engineWords, routeNamed, status } from "./lib/status.js";
 import { ui } from "./lib/ui.js";
@@ -56,7 +56,7 @@ export function Top({ children, route = null, onRoute = null }) {
 /** A floating panel that Esc or a click beside it closes, with the keyboard kept inside. */
 function Floating({ label, close, children }) {
   const ref = useRef();
-  useEffect(() => {
+  useLayoutEffect(() => { // before the next key is typed
     const dialog = ref.current;
     dialog.showModal();
     return () => dialog.close(); // gives the focus back
@@ -72,10 +72,10 @@ export function Palette() {
 function Find({ close }) {
   const [query, setQuery] = useState("");
   const [at, setAt] = useState(0);
-  const [conversations, setConversations] = useState([]);
+  const [{ asked, rows: kept }, setKept] = useState({ asked: "", rows: [] });
   const here = ui.get().session;
   useEffect(() => {
-    const timer = setTimeout(() => get(`conversations?limit=8&query=${encodeURIComponent(query)}`).then((found) => setConversations(found.data), () => {}), query ? 120 : 0);
+    const timer = setTimeout(() => get(`conversations?limit=8&query=${encodeURIComponent(query)}`).then((found) => setKept({ asked: query, rows: found.data }), () => {}), query ? 120 : 0);
     return () => clearTimeout(timer);
   }, [query]);
   const matches = ({ title }) => query.toLowerCase().split(/\s+/).every((word) => title.toLowerCase().includes(word));
@@ -83,7 +83,7 @@ function Find({ close }) {
     ["Pages", PAGES.map(([href, title]) => ({ title, run: () => go(href) })).filter(matches)],
     ["Commands", COMMANDS.filter((c) => !c.hide && usable(c) && matches(c))],
     ["Routes", here ? (status.get().data?.routes ?? []).map((r) => ({ title: `Talk to ${r.name}`, side: r.model, run: () => here.change({ route: r.name }) })).filter(matches) : []],
-    ["Conversations", conversations.map((c) => ({ title: c.title || "Untitled", side: when(c.updated), run: () => go(`/c/${c.id}`) }))],
+    ["Conversations", kept.filter((c) => asked === query || matches({ title: c.title ?? "" })).map((c) => ({ title: c.title || "Untitled", side: when(c.updated), run: () => go(`/c/${c.id}`) }))],
   ].filter(([, rows]) => rows.length);
   const rows = groups.flatMap(([, group]) => group);
   const chosen = Math.min(at, rows.length - 1);

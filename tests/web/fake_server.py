@@ -105,7 +105,9 @@ class Handler(BaseHTTPRequestHandler):
         body = self.body() if method in ("POST", "PATCH", "DELETE") else {}
         status = state.fail.pop(path, None)
         if status:
-            return self.error(status, "The queue is full." if status == 429 else "The fake server was told to fail.")
+            return self.error(
+                status, "The queue is full." if status == 429 else "The fake server was told to fail."
+            )
         if path == "/v1/chat/completions":
             return self.chat(body)
         if not path.startswith("/api/"):
@@ -122,7 +124,10 @@ class Handler(BaseHTTPRequestHandler):
     def chunk(self, value: Any) -> None:
         text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
         data = f"data: {text}\n\n".encode()
-        for piece in (data[: len(data) // 2], data[len(data) // 2 :]):  # borders in the middle of events and characters
+        for piece in (
+            data[: len(data) // 2],
+            data[len(data) // 2 :],
+        ):  # borders in the middle of events and characters
             self.wfile.write(f"{len(piece):x}\r\n".encode() + piece + b"\r\n")
             self.wfile.flush()
 
@@ -131,7 +136,11 @@ class Handler(BaseHTTPRequestHandler):
         state.requests.append(body)
         id = state.next("chatcmpl")
         self.send_response(200)
-        for name, value in (("Content-Type", "text/event-stream"), ("Transfer-Encoding", "chunked"), ("X-Request-Id", state.next("req"))):
+        for name, value in (
+            ("Content-Type", "text/event-stream"),
+            ("Transfer-Encoding", "chunked"),
+            ("X-Request-Id", state.next("req")),
+        ):
             self.send_header(name, value)
         self.end_headers()
         reply, written, finish = state.reply, [], "cancelled"
@@ -143,12 +152,24 @@ class Handler(BaseHTTPRequestHandler):
                     finish = "error"
                     self.wfile.write(b"0\r\n\r\n")
                     return
-                self.chunk({**base, "choices": [{"index": 0, "delta": {"content": word}, "finish_reason": None}]})
+                self.chunk(
+                    {**base, "choices": [{"index": 0, "delta": {"content": word}, "finish_reason": None}]}
+                )
                 written.append(word)
                 time.sleep(state.delay)
             finish = "stop"
             self.chunk({**base, "choices": [{"index": 0, "delta": {}, "finish_reason": finish}]})
-            self.chunk({**base, "choices": [], "usage": {"prompt_tokens": 12, "completion_tokens": len(written), "total_tokens": 12 + len(written)}})
+            self.chunk(
+                {
+                    **base,
+                    "choices": [],
+                    "usage": {
+                        "prompt_tokens": 12,
+                        "completion_tokens": len(written),
+                        "total_tokens": 12 + len(written),
+                    },
+                }
+            )
             self.chunk("[DONE]")
             self.wfile.write(b"0\r\n\r\n")
         except OSError:
@@ -163,7 +184,12 @@ class Handler(BaseHTTPRequestHandler):
 
 def list_conversations(state: State, *, query: dict[str, list[str]], **_: Any) -> dict[str, Any]:
     wanted = query.get("query", [""])[0].lower()
-    rows = [c for c in state.conversations.values() if wanted in (c["title"] or "").lower() or any(wanted in m["content"].lower() for m in state.messages[c["id"]])]
+    rows = [
+        c
+        for c in state.conversations.values()
+        if wanted in (c["title"] or "").lower()
+        or any(wanted in m["content"].lower() for m in state.messages[c["id"]])
+    ]
     rows.sort(key=lambda c: -c["updated"])
     limit = int(query.get("limit", ["50"])[0])
     return {"data": rows[:limit], "more": len(rows) > limit}
@@ -222,12 +248,27 @@ def vote(state: State, *, body: dict[str, Any], **_: Any) -> dict[str, Any]:
 
 
 def status(state: State, **_: Any) -> dict[str, Any]:
-    routes = [{"name": "cria", "target": "cria", "model": state.serving, "kind": "model"}, {"name": "tale", "target": "tale", "model": "cria@1", "kind": "target"}]
-    return {"version": "0.1.0", "engine": state.engine, "routes": routes, "default_route": "cria", "runs_active": 0}
+    routes = [
+        {"name": "cria", "target": "cria", "model": state.serving, "kind": "model"},
+        {"name": "tale", "target": "tale", "model": "cria@1", "kind": "target"},
+    ]
+    return {
+        "version": "0.1.0",
+        "engine": state.engine,
+        "routes": routes,
+        "default_route": "cria",
+        "runs_active": 0,
+    }
 
 
 def lineage(state: State, **_: Any) -> dict[str, Any]:
-    nodes = [("data", "corpus", "TinyStories"), ("chat", "pairs", "dialogues"), ("m1", "model", "cria@1"), ("votes", "votes", "14 votes"), ("m2", "adapter", "cria@2")]
+    nodes = [
+        ("data", "corpus", "TinyStories"),
+        ("chat", "pairs", "dialogues"),
+        ("m1", "model", "cria@1"),
+        ("votes", "votes", "14 votes"),
+        ("m2", "adapter", "cria@2"),
+    ]
     return {"nodes": [{"id": i, "digest": f"{n:x}" * 64, "kind": k, "label": label} for n, (i, k, label) in enumerate(nodes, 1)],
             "edges": [["data", "m1"], ["chat", "m1"], ["m1", "m2"], ["votes", "m2"]]}  # fmt: skip
 
@@ -242,7 +283,11 @@ def start_run(state: State, *, body: dict[str, Any], **_: Any) -> dict[str, Any]
 def read_run(state: State, id: str, **_: Any) -> dict[str, Any] | None:
     run = next((r for r in state.runs if r["id"] == id), None)
     metrics = [{"step": i, "loss": 0.7 * 0.97**i, "margin": 0.02 * i} for i in range(40)]
-    return run and {"metrics": metrics, "log": ["collect: 12 pairs to learn from, 4 held out", "train: LoRA of rank 8 on cria@1"], **run}
+    return run and {
+        "metrics": metrics,
+        "log": ["collect: 12 pairs to learn from, 4 held out", "train: LoRA of rank 8 on cria@1"],
+        **run,
+    }
 
 
 def verdict(state: State) -> None:

@@ -35,6 +35,7 @@ export function Lineage({ nodes, edges }) {
   return html`<div class="lineage" tabindex="0" role="region" aria-label="Lineage"><div style=${{ width: `${width}px`, height: `${height}px` }}>
     <svg width=${width} height=${height} aria-hidden="true">${nodes.flatMap(({ id }) => parents.get(id).map((p) => html`<path d=${curve(at.get(p), at.get(id))} />`))}</svg>
     ${nodes.map((node) => html`<button class=${`node ${node.kind}`} style=${{ left: `${at.get(node.id).x}px`, top: `${at.get(node.id).y}px`, width: `${WIDTH}px`, height: `${HEIGHT}px` }}
-      title=${`${node.kind} ${node.digest}`} aria-label=${`${node.label}, ${node.kind}${parents.get(node.id).length ? `, from ${from(node.id)}` : ""}. Copy its digest`} onClick=${() => copy(node.digest, `Digest of ${node.label} copied.`)}>
-      <b>${node.label}</b><span class="soft">${node.kind}</span><code>${node.digest?.slice(0, 8)}</code></button>`)}</div></div>`;
+      title=${`${node.kind} ${node.digest}`} onClick=${() => copy(node.digest, `Digest of ${node.label} copied.`)}>
+      <b>${node.label}</b>${" "}<span class="soft">${node.kind}</span>${" "}<code>${node.digest?.slice(0, 8)}</code>
+      <span class="hidden">${parents.get(node.id).length ? `, from ${from(node.id)}` : ""}. Copy its digest</span></button>`)}</div></div>`;
 }

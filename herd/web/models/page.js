@@ -35,7 +35,7 @@ function Card({ model }) {
   return html`<article class="card" aria-label=${model.ref}>
     <header><i class="swatch" style=${{ background: colour(model.name) }}></i><h2>${model.ref}</h2><span class="soft">${model.kind}${model.bundled ? ", bundled" : ""}</span>
       ${model.current && html`<span class="served">served as ${model.name}</span>`}<i class="fill"></i>
-      ${model.digest && html`<button class="digest" title="Copy the digest" aria-label=${`Copy the digest of ${model.ref}`} onClick=${() => copy(model.digest, "Digest copied.")}>${model.digest.slice(0, 12)}</button>`}</header>
+      ${model.digest && html`<button class="digest" title="Copy the digest" onClick=${() => copy(model.digest, "Digest copied.")}>${model.digest.slice(0, 12)}<span class="hidden"> Copy the digest</span></button>`}</header>
     ${model.description && html`<p>${model.description}</p>`}
     <dl class="facts">${facts.map(([name, value]) => html`<div><dt>${name}</dt><dd>${value}</dd></div>`)}</dl>
     <${Memory} model=${model} />

@@ -1,0 +1,247 @@
+"""The chat page in Chromium, over a fake server that speaks the contract."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import expect
+
+from .fake_server import STORY, FakeServer
+from .tools import Open, answered, say, seed
+
+
+def test_a_chat_streams_and_is_kept(server: FakeServer, visit: Open) -> None:
+    server.state.delay = 0.02
+    page = visit()
+    expect(page.get_by_text("it does not know facts")).to_be_visible()
+    say(page, "Tell me a story")
+    answer = page.get_by_role("article", name="Answer")
+    expect(answer).to_contain_text("Once upon")
+    assert len(answer.inner_text()) < len(STORY)  # words are seen before the end
+    answered(page)
+    expect(answer).to_contain_text("tokens/s")
+    expect(answer.locator("strong").first).to_have_text("red ball")
+    (id,) = server.state.conversations
+    assert page.url == f"{server.url}/c/{id}"
+    user, reply = server.state.messages[id]
+    assert (user["role"], user["content"], user["parent"]) == ("user", "Tell me a story", None)
+    assert (reply["parent"], reply["content"], reply["generation"] in server.state.generations) == (
+        user["id"],
+        STORY * 2,
+        True,
+    )
+    page.reload()
+    expect(page.get_by_role("article", name="Answer")).to_contain_text("Once upon")
+    page.get_by_role("button", name="Details").click()
+    expect(page.locator("dl.details")).to_contain_text("12 read")
+
+
+def test_escape_stops_and_keeps_what_was_written(server: FakeServer, visit: Open) -> None:
+    server.state.delay = 0.05
+    page = visit()
+    say(page, "Hello")
+    expect(page.get_by_role("article", name="Answer")).to_contain_text("upon")
+    page.keyboard.press("Escape")
+    answered(page)
+    expect(page.get_by_text("stopped")).to_be_visible()
+    (messages,) = server.state.messages.values()
+    assert 0 < len(messages[1]["content"]) < len(STORY)
+
+
+def test_regenerate_compare_vote_and_go_on(server: FakeServer, visit: Open) -> None:
+    server.state.delay = 0.001
+    page = visit()
+    say(page, "Hello")
+    answered(page)
+    server.state.reply = "A second answer."
+    page.get_by_role("button", name="Regenerate").click()
+    pair = page.get_by_role("region", name="Two answers to compare")
+    expect(pair.get_by_role("article", name="Answer: that")).to_contain_text("A second answer.")
+    pair.get_by_role("button", name="that", exact=True).click()
+    expect(page.get_by_text("Kept as a vote: the better of two")).to_be_visible()
+    (messages,) = server.state.messages.values()
+    first, second = (m["generation"] for m in messages[1:])
+    (vote,) = server.state.votes
+    assert (vote["a"], vote["b"], vote["outcome"], vote["source"]) == (first, second, "b", "regenerate")
+    assert messages[1]["parent"] == messages[2]["parent"] == messages[0]["id"]
+    say(page, "And then?")  # the conversation goes on with the chosen answer
+    answered(page, 2)
+    assert [m["content"] for m in server.state.requests[-1]["messages"]] == [
+        "Hello",
+        "A second answer.",
+        "And then?",
+    ]
+    page.reload()
+    expect(page.get_by_text("2/2")).to_be_visible()
+    page.get_by_role("button", name="Previous branch").click()
+    expect(page.get_by_text("Kept as a vote: the lesser of two")).to_be_visible()
+    expect(page.get_by_text("And then?")).to_have_count(0)
+
+
+def test_equal_is_a_vote_too_and_either_can_be_chosen(server: FakeServer, visit: Open) -> None:
+    server.state.delay = 0.001
+    page = visit()
+    say(page, "Hello")
+    answered(page)
+    page.get_by_role("button", name="Regenerate").click()
+    page.get_by_role("button", name="equal").click()
+    expect(page.get_by_text("Kept as a vote: equal")).to_be_visible()
+    assert server.state.votes[0]["outcome"] == "tie"
+    page.get_by_role("button", name="this", exact=True).click()
+    expect(page.get_by_text("1/2")).to_be_visible()
+
+
+def test_an_edit_is_a_branch(server: FakeServer, visit: Open) -> None:
+    server.state.delay = 0.001
+    page = visit()
+    say(page, "First wording")
+    answered(page)
+    page.get_by_role("article", name="You").hover()
+    page.get_by_role("button", name="Edit").click()
+    page.get_by_label("Edit your message").fill("Second wording")
+    page.keyboard.press("Enter")
+    expect(page.get_by_text("2/2")).to_be_visible()
+    answered(page)
+    page.get_by_role("article", name="You").hover()
+    page.get_by_role("button", name="Previous branch").click()
+    expect(page.get_by_role("article", name="You")).to_contain_text("First wording")
+    (messages,) = server.state.messages.values()
+    assert [m["content"] for m in messages if m["role"] == "user"] == ["First wording", "Second wording"]
+
+
+def test_search_rename_delete_and_undo(server: FakeServer, visit: Open) -> None:
+    seed(server, "The red ball", "I saw a zebra.")
+    seed(server, "Grandmother", "She baked a cake.")
+    page = visit()
+    rows = page.get_by_role("complementary", name="Conversations").get_by_role("link")
+    expect(rows).to_have_count(2)
+    page.get_by_label("Search conversations").fill("zebra")
+    expect(rows).to_have_count(1)
+    page.get_by_label("Search conversations").fill("")
+    expect(rows).to_have_count(2)
+    rows.filter(has_text="Grandmother").focus()
+    page.get_by_role("button", name="Rename Grandmother").click()
+    page.get_by_label("New name").fill("Cake")
+    page.keyboard.press("Enter")
+    expect(rows.filter(has_text="Cake")).to_have_count(1)
+    assert sorted(c["title"] for c in server.state.conversations.values()) == ["Cake", "The red ball"]
+    rows.filter(has_text="Cake").focus()
+    page.get_by_role("button", name="Delete Cake").click()
+    expect(rows).to_have_count(1)
+    page.get_by_role("button", name="Undo").click()
+    expect(rows).to_have_count(2)
+    rows.filter(has_text="Cake").focus()
+    page.get_by_role("button", name="Delete Cake").click()
+    page.goto("about:blank")  # leaving the page makes the deletion final
+    for _ in range(100):
+        if len(server.state.conversations) == 1:
+            return
+        page.wait_for_timeout(20)
+    pytest.fail("the conversation was not deleted")
+
+
+def test_export_and_import_give_the_same_conversation(
+    server: FakeServer, visit: Open, tmp_path: Path
+) -> None:
+    seed(server, "The red ball", "I saw a zebra.", count=2)
+    page = visit()
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Export all").click()
+    file = tmp_path / "export.json"
+    download.value.save_as(file)
+    (exported,) = json.loads(file.read_text())["conversations"]
+    with page.expect_file_chooser() as chooser:
+        page.get_by_role("button", name="Import").click()
+    chooser.value.set_files(file)
+    expect(page.get_by_text("1 imported.")).to_be_visible()
+    again = list(server.state.messages.values())[-1]
+    assert len(server.state.conversations) == 2 and again == exported["messages"]
+    (tmp_path / "wrong.json").write_text("[1")
+    with page.expect_file_chooser() as chooser:
+        page.get_by_role("button", name="Import").click()
+    chooser.value.set_files(tmp_path / "wrong.json")
+    expect(page.get_by_text("Nothing was imported")).to_be_visible()
+
+
+XSS = [
+    "<img src=x onerror='window.hit=1'>", "<script>window.hit=1</script>", "[a](javascript:window.hit=1)", "![b](x' onerror='window.hit=1)",
+    "<svg/onload=window.hit=1>", "<a href='data:text/html,<script>1</script>'>c</a>", "```html\"onmouseover=hit=1\n<b>\n```", "<style>*{display:none}</style>",
+    "<iframe srcdoc='<script>parent.hit=1</script>'></iframe>", "[d](https://example.org 'x\" onclick=\"window.hit=1')", "![e](https://example.org/pixel.png)",
+]  # fmt: skip
+
+
+def test_hostile_text_never_runs(server: FakeServer, visit: Open) -> None:
+    id = seed(server, XSS[0], "\n\n".join(XSS))
+    server.state.messages[id][0]["content"] = XSS[1]
+    page = visit(f"/c/{id}")
+    thread = page.get_by_role("log")
+    expect(thread).to_contain_text("<script>window.hit=1</script>")
+    assert (
+        thread.locator(
+            "img, script, svg, iframe, style, [onerror], [onload], [onclick], [onmouseover], [style*=none]"
+        ).count()
+        == 0
+    )
+    hrefs = thread.locator("a[href]").evaluate_all("all => all.map(a => a.getAttribute('href'))")
+    assert hrefs and all(href.startswith("https://example.org") for href in hrefs)
+    expect(page.get_by_role("heading", name=XSS[0])).to_be_visible()
+    assert page.evaluate("window.hit") is None
+
+
+def test_errors_say_what_was_kept_and_how_to_go_on(server: FakeServer, visit: Open) -> None:
+    server.state.delay = 0.001
+    server.state.fail = {"/v1/chat/completions": 429}
+    page = visit(errors="429|500|Failed to load resource")
+    say(page, "Hello")
+    alert = page.get_by_role("alert")
+    expect(alert).to_contain_text("The queue is full. Try again in 7 s. Your message is kept.")
+    expect(alert).to_contain_text("req-")
+    server.state.broken_after = 4
+    alert.get_by_role("button", name="Try again").click()
+    expect(alert).to_contain_text("The answer broke off. What had been written is kept above.")
+    expect(page.locator(".pace")).to_contain_text("broke off")
+    server.state.broken_after = None
+    server.state.fail = {"/api/conversations": 500}
+    page.goto(server.url + "/")
+    server.state.fail = {"/api/conversations": 500}
+    say(page, "Keep me")
+    expect(alert).to_contain_text("Nothing was sent; your text is in the box.")
+    expect(page.get_by_label("Your message")).to_have_value("Keep me")
+
+
+def test_settings_and_route_are_sent(server: FakeServer, visit: Open) -> None:
+    server.state.delay = 0.001
+    page = visit()
+    page.keyboard.press("Control+,")
+    page.get_by_label("System prompt").fill("You are kind.")
+    for name, value in (("Temperature", "0.5"), ("Seed", "7"), ("Top-k", "40")):
+        page.get_by_label(name).fill(value)
+    page.get_by_label("Top-p").fill("3")
+    page.get_by_label("Max tokens").focus()
+    expect(page.get_by_text("Give a number from 0.01 to 1.")).to_be_visible()
+    page.get_by_role("combobox", name="Route").select_option("tale")
+    say(page, "Hello")
+    answered(page)
+    sent = server.state.requests[-1]
+    assert (sent["model"], sent["temperature"], sent["seed"], sent["top_k"]) == ("tale", 0.5, 7, 40)
+    assert "top_p" not in sent and sent["stream_options"] == {"include_usage": True}
+    assert sent["messages"] == [
+        {"role": "system", "content": "You are kind."},
+        {"role": "user", "content": "Hello"},
+    ]
+
+
+def test_a_long_conversation_opens_at_its_end(server: FakeServer, visit: Open) -> None:
+    id = seed(server, "Long", "A **short** answer.\n\nWith two paragraphs.", count=5000)
+    server.state.delay = 0.001
+    page = visit(f"/c/{id}")
+    expect(page.get_by_role("button", name="Show earlier messages (9900)")).to_be_attached()
+    box = page.get_by_role("log")
+    at_end = "b => b.scrollHeight - b.scrollTop - b.clientHeight < 80"
+    assert box.evaluate(at_end)
+    box.evaluate("b => { b.scrollTop = 0; }")
+    page.get_by_role("button", name="Jump to the end").click()
+    page.wait_for_timeout(50)
+    assert box.evaluate(at_end)
