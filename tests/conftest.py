@@ -75,8 +75,9 @@ def start_herd(tmp_path: Path) -> Iterator[StartHerd]:
                 urlopen(f"{url}/ready", timeout=5).close()
                 return url
             except OSError:
-                time.sleep(0.1)
-        pytest.fail(f"{' '.join(command)} did not get ready:\n{(tmp_path / 'server.log').read_text()}")
+                time.sleep(0.25)
+        said = (tmp_path / "server.log").read_text()[-4000:]
+        pytest.fail(f"{' '.join(command)} did not get ready:\n{said}")
 
     yield start
     for process in running:
