@@ -9,7 +9,14 @@ from pathlib import Path
 from typing import Any, Self, TypeVar
 
 from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
-from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
+from sqlalchemy.exc import (
+    ArgumentError,
+    DBAPIError,
+    IntegrityError,
+    OperationalError,
+    SQLAlchemyError,
+    StatementError,
+)
 
 from herd.errors import HerdError
 from herd.store.migrations import behind, migrate
@@ -116,24 +123,29 @@ def _commit(connection: Connection, group: list[tuple[Write, "Future[Any]"]]) ->
                 try:
                     connection.exec_driver_sql("SAVEPOINT one")
                     results.append((done, work(connection)))
-                except DBAPIError:
+                except OperationalError:
                     raise
                 except Exception as error:
                     connection.exec_driver_sql("ROLLBACK TO one")
                     errors.append((done, error))
                 connection.exec_driver_sql("RELEASE one")
-    except DBAPIError as error:
+    except Exception as error:  # whatever it is, nobody may wait for ever
         for _, done in group:
             done.set_exception(_failure(error))
         return
     for done, result in results:
         done.set_result(result)
     for done, failure in errors:
-        done.set_exception(failure)
+        done.set_exception(_failure(failure))
 
 
-def _failure(error: DBAPIError) -> HerdError:
+def _failure(error: Exception) -> Exception:
+    """The error for the caller: HerdError for the database's, others as they are."""
+    if not isinstance(error, StatementError):
+        return error
     reason = str(error.orig)
+    if isinstance(error, IntegrityError):
+        return HerdError(f"the store cannot keep this: {reason}")
     if "disk is full" in reason:
         return HerdError(
             "the disk is full: nothing was kept; make room and try again", status=507, code="disk_full"

@@ -140,3 +140,15 @@ def test_a_closed_store_says_so(tmp_path: Path) -> None:
     store.close()
     with pytest.raises(HerdError, match="closed"):
         store.create_conversation()
+
+
+def test_a_value_that_no_column_takes_is_refused_alone(store: Store) -> None:
+    store.create_conversation(id="c")
+    with pytest.raises(HerdError, match="content") as caught:
+        store.add_message(conversation="c", role="user", content=None)  # type: ignore[arg-type]
+    assert caught.value.status == 400
+    with pytest.raises(HerdError):
+        store.create_conversation(settings={"set": {1, 2}})
+    with pytest.raises(HerdError):
+        store.create_conversation(title=["a list"])  # type: ignore[arg-type]
+    assert store.add_message(conversation="c", role="user", content="fine") in store.messages("c")
