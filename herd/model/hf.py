@@ -130,7 +130,7 @@ def save(
     directory.mkdir(parents=True, exist_ok=True)
     tensors = {hf_name(n): p.detach().to("cpu", dtype).contiguous() for n, p in model.named_parameters()}
     shards = _shards(tensors, shard_bytes)
-    weight_map = {}
+    weight_map: dict[str, str] = {}
     for i, shard in enumerate(shards):
         name = (
             "model.safetensors" if len(shards) == 1 else f"model-{i + 1:05}-of-{len(shards):05}.safetensors"

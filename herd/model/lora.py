@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from herd.errors import HerdError
 from herd.model.files import read_tensors, write_tensors
 from herd.model.hf import MODULES
-from herd.model.llama import Linear, Llama
+from herd.model.llama import Attention, FeedForward, Linear, Llama
 
 PREFIX = "base_model.model."
 ALL = ("q", "k", "v", "o", "gate", "up", "down")
@@ -49,12 +49,11 @@ def add_lora(model: Llama, *, rank: int = 8, alpha: float = 16.0, targets: Seque
     if unknown := set(targets) - set(ALL):
         raise HerdError(f"LoRA: unknown layers {sorted(unknown)}; choose among {', '.join(ALL)}")
     model.requires_grad_(False)
-    for block in model.layers:
-        for part in (block.attn, block.ffn):
+    for part in list(model.modules()):
+        if isinstance(part, Attention | FeedForward):
             for name in set(targets) & {n for n, _ in part.named_children()}:
-                setattr(
-                    part, name, LoRALinear(getattr(part, name), rank, alpha).to(model.embed.weight.device)
-                )
+                linear = LoRALinear(getattr(part, name), rank, alpha)
+                setattr(part, name, linear.to(model.embed.weight.device))
 
 
 def set_lora(model: Llama, enabled: bool) -> None:
