@@ -75,6 +75,7 @@ def test_regenerate_compare_vote_and_go_on(server: FakeServer, visit: Open) -> N
     ]
     page.reload()
     expect(page.get_by_text("2/2")).to_be_visible()
+    expect(page.get_by_text("And then?")).to_be_visible()
     page.get_by_role("button", name="Previous branch").click()
     expect(page.get_by_text("Kept as a vote: the lesser of two")).to_be_visible()
     expect(page.get_by_text("And then?")).to_have_count(0)
@@ -91,6 +92,8 @@ def test_equal_is_a_vote_too_and_either_can_be_chosen(server: FakeServer, visit:
     assert server.state.votes[0]["outcome"] == "tie"
     page.get_by_role("button", name="this", exact=True).click()
     expect(page.get_by_text("1/2")).to_be_visible()
+    page.reload()  # the chosen branch is still the one in front
+    expect(page.get_by_text("1/2")).to_be_visible()
 
 
 def test_an_edit_is_a_branch(server: FakeServer, visit: Open) -> None:
@@ -104,6 +107,8 @@ def test_an_edit_is_a_branch(server: FakeServer, visit: Open) -> None:
     page.keyboard.press("Enter")
     expect(page.get_by_text("2/2")).to_be_visible()
     answered(page)
+    page.reload()
+    expect(page.get_by_role("article", name="You")).to_contain_text("Second wording")
     page.get_by_role("article", name="You").hover()
     page.get_by_role("button", name="Previous branch").click()
     expect(page.get_by_role("article", name="You")).to_contain_text("First wording")

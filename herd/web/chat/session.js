@@ -44,7 +44,7 @@ class Session {
       if (this.get().stream) return;
       const messages = found.messages ?? [];
       const wanted = this.get().leaf ?? found.settings?.leaf;
-      const leaf = messages.some((m) => m.id === wanted) ? wanted : newestLeaf(messages);
+      const leaf = newestLeaf(messages, messages.some((m) => m.id === wanted) ? wanted : null);
       this.set({
         phase: "ready", title: found.title, route: found.route, system: found.system ?? "",
         settings: found.settings ?? {}, messages, votes: found.votes ?? [], leaf, error: null,
@@ -81,8 +81,13 @@ class Session {
   }
   /** Brings a branch to the front; the choice is kept with the conversation. */
   follow(id) {
-    const leaf = newestLeaf(this.get().messages, id);
-    this.set({ leaf, compare: null });
+    this.set({ leaf: newestLeaf(this.get().messages, id), compare: null });
+    this.pin();
+  }
+  /** Keeps which branch is in front, where a reload would show another. */
+  pin() {
+    const { messages, leaf } = this.get();
+    if (newestLeaf(messages, this.get().settings.leaf ?? null) === leaf) return;
     const settings = { ...this.get().settings, leaf };
     this.set({ settings });
     patch(`conversations/${this.get().id}`, { settings }).catch(() => {}); // a lost choice of branch costs a click
@@ -138,6 +143,7 @@ class Session {
     } else {
       this.amend(draft.id, { content: text, generation, stats: { ...stats, finish: error ? "error" : finish, requestId: result.requestId }, pending: false });
       await this.keep(this.message(draft.id));
+      this.pin();
     }
     if (error) {
       const kept = text ? "What had been written is kept above." : "Your message is kept.";
