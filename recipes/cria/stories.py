@@ -18,17 +18,34 @@ from random import Random
 
 import zstandard
 
-PLAIN = [("â€œ", '"'), ("â€™", "'"), ("â€˜", "'"), ("â€¦", "..."), ("â€”", " - "), ("â€“", "-"), ("â€", '"'),
-         ("“", '"'), ("”", '"'), ("’", "'"), ("‘", "'"), ("—", " - "), ("…", "...")]
+PLAIN = [
+    ("â€œ", '"'),
+    ("â€™", "'"),
+    ("â€˜", "'"),
+    ("â€¦", "..."),
+    ("â€”", " - "),
+    ("â€“", "-"),
+    ("â€", '"'),
+    ("“", '"'),
+    ("”", '"'),
+    ("’", "'"),
+    ("‘", "'"),
+    ("—", " - "),
+    ("…", "..."),
+]
 TOKEN = re.compile(r"\n\n|[A-Za-z]+(?:'[A-Za-z]+)?|[^A-Za-z]")
 MIDDLE = re.compile(r"(?i)\s*(so|but|then|they|he|she|and|suddenly|after|finally|the \w+ (said|asked))\b|\"")
-BEGIN = re.compile(r"(Once|One|There|It was|An?|Today|Two|Mum|Mom|[A-Z]\w+ (and [A-Z]\w+ )?"
-                   r"(was|were|is|are|had|has|liked?|loved?|lived|wanted))\b")
+BEGIN = re.compile(
+    r"(Once|One|There|It was|An?|Today|Two|Mum|Mom|[A-Z]\w+ (and [A-Z]\w+ )?"
+    r"(was|were|is|are|had|has|liked?|loved?|lived|wanted))\b"
+)
 GRIM = re.compile(r"\b(kill\w*|dead|die[ds]?|dying|blood\w*|guns?|hurt you|skull|devil|pills?|poison\w*)\b")
 SPEECH = set("said says asked asks cried shouted replied exclaimed yelled answered whispered called".split())
 DET = set("the a an my your his her their our its this little big new old every each other some no".split())
-NAMED = re.compile(r"\b(?:named|name (?:is|was)|[a-z]+ called) ([a-z]{2,})"
-                   r"(?:,? and (?:named |called )?([a-z]{2,})\b)?")
+NAMED = re.compile(
+    r"\b(?:named|name (?:is|was)|[a-z]+ called) ([a-z]{2,})"
+    r"(?:,? and (?:named |called )?([a-z]{2,})\b)?"
+)
 NOT_A_NAME = re.compile(r"\w\w?$|.*'|.*(ed|ing|ly|ble|tion|est|ive|ous|ment)$")
 
 
@@ -49,9 +66,12 @@ def split(text: str) -> Iterator[str]:
 
 def whole(story: str) -> bool:
     """Whether a story starts and ends with a sentence, pairs its quotation marks and holds nothing odd."""
-    return (re.fullmatch(r"[A-Z\"][A-Za-z0-9\s.,!?'\":;()-]+([.!]|[.!,]\")", story) is not None
-            and 40 <= len(story.split()) <= 700 and all(p.count('"') % 2 == 0 for p in story.split("\n\n"))
-            and not re.search(r"[.!?][a-z]|(.{12,})\1", story))
+    return (
+        re.fullmatch(r"[A-Z\"][A-Za-z0-9\s.,!?'\":;()-]+([.!]|[.!,]\")", story) is not None
+        and 40 <= len(story.split()) <= 700
+        and all(p.count('"') % 2 == 0 for p in story.split("\n\n"))
+        and not re.search(r"[.!?][a-z]|(.{12,})\1", story)
+    )
 
 
 def words(tokens: list[str]) -> Iterator[tuple[int, str, bool]]:
@@ -69,10 +89,12 @@ def words(tokens: list[str]) -> Iterator[tuple[int, str, bool]]:
             quoted = not quoted
             if quoted:
                 start, last = True, ""
-            elif tokens[i - 1] in "!?":                             # "Stop!" she said.  but  "Stop!" She ran.
-                near = [t.lower() for t in tokens[i + 1:i + 12] if not t.isspace() or t == "\n\n"][:5]
+            elif tokens[i - 1] in "!?":  # "Stop!" she said.  but  "Stop!" She ran.
+                near = [t.lower() for t in tokens[i + 1 : i + 12] if not t.isspace() or t == "\n\n"][:5]
                 verb = next((k for k, t in enumerate(near[:4]) if t in SPEECH), -1)
-                start = verb < 0 or not "".join(["a", *near[:verb]]).isalpha() or near[verb + 1:][:1] == [","]
+                start = (
+                    verb < 0 or not "".join(["a", *near[:verb]]).isalpha() or near[verb + 1 :][:1] == [","]
+                )
         elif token in ",;:":
             last = ""
 
@@ -104,11 +126,23 @@ class Caser:
         plain = [(i, tokens[i].removesuffix("'s"), last, start) for i, last, start in words(tokens)]
         names = {n for m in NAMED.finditer(text) for n in m.groups() if n and self.seen[False][n,] < 20}
         often, after = Counter(w for _, w, _, _ in plain), {w for _, w, last, _ in plain if last in DET}
-        names |= {w for _, w, _, start in plain if start and often[w] > 1 and not NOT_A_NAME.match(w)
-                  and not {w, w.removesuffix("s")} & (self.common | after)}
+        names |= {
+            w
+            for _, w, _, start in plain
+            if start
+            and often[w] > 1
+            and not NOT_A_NAME.match(w)
+            and not {w, w.removesuffix("s")} & (self.common | after)
+        }
         for i, word, last, start in plain:
-            if (start or word == "i" or word.startswith("i'") or self.capital(last, word)
-                    or word in names and last not in DET - {"little", "big", "old"}):
+            if (
+                start
+                or word == "i"
+                or word.startswith("i'")
+                or self.capital(last, word)
+                or word in names
+                and last not in DET - {"little", "big", "old"}
+            ):
                 tokens[i] = {"ok": "OK", "tv": "TV"}.get(word, tokens[i].capitalize())
         return "".join(tokens)
 
@@ -140,14 +174,18 @@ MORE = asks("""Another one, please.|One more story!|That was nice. Can I have an
 Again! A new one!|I liked that. Tell me one more.|Thank you. Another story, please.""")
 REST = asks("""Continue this story: {}|Finish this story: {}|What happens next? {}|Go on with this story: {}
 Here is how my story starts. {} How does it go on?|Please write the rest: {}""")
-THINGS = set("""dog cat ball tree bird fish car boat box cake flower duck bear bunny frog doll kite truck
+THINGS = set(
+    """dog cat ball tree bird fish car boat box cake flower duck bear bunny frog doll kite truck
 train hat book star moon rock river apple cookie butterfly bee horse cow pig mouse lion monkey
 elephant garden farm castle princess king queen dragon robot bike balloon drum bell rainbow
 puddle snowman beach forest owl turtle snail spider ladybug bus plane swing slide pond bridge
-key map crayon blanket lamp spoon""".split())
+key map crayon blanket lamp spoon""".split()
+)
 HERO = re.compile(r"\b([Aa]n? (?:[a-z]+ ){0,2}[a-z]+) (?:named|called) ([A-Z][a-z]+)\b")
-WHO = re.compile(r"(?:there (?:was|lived)|One day,|One \w+ day,) (an? (?:[a-z]+ ){0,2}?[a-z]+)"
-                 r"(?=[.,]| who| that| in | on | with | was | went | saw | and )")
+WHO = re.compile(
+    r"(?:there (?:was|lived)|One day,|One \w+ day,) (an? (?:[a-z]+ ){0,2}?[a-z]+)"
+    r"(?=[.,]| who| that| in | on | with | was | went | saw | and )"
+)
 PAIR = re.compile(r"^(?:Once upon a time, )?([A-Z][a-z]+ and [A-Z][a-z]+)\b")
 
 
@@ -182,7 +220,7 @@ def chats(stories: list[str], pick: Random) -> Iterator[list[dict[str, str]]]:
             yield chat(pick.choice(ANY), stories[i - 1], pick.choice(MORE), story)
         elif roll < 0.48 and len(parts) > 2:
             first = " ".join(parts[:2])
-            yield chat(pick.choice(REST).format(first), story[len(first):].strip())
+            yield chat(pick.choice(REST).format(first), story[len(first) :].strip())
         elif roll < 0.66 and len(things) > 1:
             both = [("an " if w[0] in "aeiou" else "a ") + w for w in pick.sample(things[:6], 2)]
             yield chat(pick.choice(WITH).format(" and ".join(both)), story)
@@ -224,11 +262,16 @@ def main(shared: Path, out: Path) -> None:
     short = [s for s in train if len(s.split()) <= 220 and BEGIN.match(s) and not GRIM.search(s)]
     Random(0).shuffle(short)
     made = [{"messages": m, "source": "tinystories"} for m in chats(short, Random(1))]
-    made += [{"messages": chat(request(ABOUT[i % len(ABOUT)], f'called "{title}"'), tale), "source": credit}
-             for i, (title, tale, credit) in enumerate(storybooks(text / "storybooks.jsonl.zst"))]
+    made += [
+        {"messages": chat(request(ABOUT[i % len(ABOUT)], f'called "{title}"'), tale), "source": credit}
+        for i, (title, tale, credit) in enumerate(storybooks(text / "storybooks.jsonl.zst"))
+    ]
     out.mkdir(parents=True, exist_ok=True)
-    for name, rows in (("stories", [{"text": s, "source": source[s]} for s in train]), ("story_chats", made),
-                       ("stories_heldout", [{"text": s, "source": source[s]} for s in held])):
+    for name, rows in (
+        ("stories", [{"text": s, "source": source[s]} for s in train]),
+        ("story_chats", made),
+        ("stories_heldout", [{"text": s, "source": source[s]} for s in held]),
+    ):
         (out / f"{name}.jsonl").write_text("".join(json.dumps(r, ensure_ascii=False) + "\n" for r in rows))
         print(f"{name}: {len(rows):,}")
     print(f"from {len(lower):,} pieces; re-casing right for {accuracy(cased, books):.2%} of unseen words")
