@@ -43,7 +43,7 @@ class Settings:
 
     rank: int = 8
     alpha: float = 16.0
-    lr: float = 5e-4
+    lr: float = 2e-4
     batch: int = 4
     epochs: int = 6
     beta: float = 0.1
