@@ -49,7 +49,7 @@ class State:
         self.engine = {"state": "idle", "running": 0, "waiting": 0}
         self.delay = 0.01
         self.reply = STORY * 2
-        self.fail: dict[str, int] = {}  # path → status of its next answer
+        self.fail: dict[str, int] = {}  # "POST /path" → status of its next answer
         self.broken_after: int | None = None  # the stream ends without a finish after so many words
         self.counter = 0
 
@@ -103,7 +103,7 @@ class Handler(BaseHTTPRequestHandler):
         parts = urlsplit(self.path)
         path, query = unquote(parts.path), parse_qs(parts.query)
         body = self.body() if method in ("POST", "PATCH", "DELETE") else {}
-        status = state.fail.pop(path, None)
+        status = state.fail.pop(f"{method} {path}", None)
         if status:
             return self.error(
                 status, "The queue is full." if status == 429 else "The fake server was told to fail."

@@ -197,7 +197,7 @@ def test_hostile_text_never_runs(server: FakeServer, visit: Open) -> None:
 
 def test_errors_say_what_was_kept_and_how_to_go_on(server: FakeServer, visit: Open) -> None:
     server.state.delay = 0.001
-    server.state.fail = {"/v1/chat/completions": 429}
+    server.state.fail = {"POST /v1/chat/completions": 429}
     page = visit(errors="429|500|Failed to load resource")
     say(page, "Hello")
     alert = page.get_by_role("alert")
@@ -208,9 +208,8 @@ def test_errors_say_what_was_kept_and_how_to_go_on(server: FakeServer, visit: Op
     expect(alert).to_contain_text("The answer broke off. What had been written is kept above.")
     expect(page.locator(".pace")).to_contain_text("broke off")
     server.state.broken_after = None
-    server.state.fail = {"/api/conversations": 500}
     page.goto(server.url + "/")
-    server.state.fail = {"/api/conversations": 500}
+    server.state.fail = {"POST /api/conversations": 500}
     say(page, "Keep me")
     expect(alert).to_contain_text("Nothing was sent; your text is in the box.")
     expect(page.get_by_label("Your message")).to_have_value("Keep me")
