@@ -21,7 +21,7 @@ def lock(directory: Path) -> Iterator[None]:
     """Hold the home's lock. Raises HerdError at once when another process holds it."""
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        file = open(directory / "lock", "a+")
+        file = open(directory / "lock", "a+")  # noqa: SIM115
     except OSError as error:
         raise HerdError(
             f"{directory}: {error.strerror}; choose another place with HERD_HOME or --home"

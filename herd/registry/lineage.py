@@ -11,7 +11,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from herd.registry.files import atomic_write
+from herd.errors import HerdError
+from herd.registry.files import atomic_write, read_json
 
 
 def record(
@@ -50,9 +51,9 @@ def records(home: Path) -> list[dict[str, Any]]:
     found = []
     for path in (home / "lineage").glob("*.json"):
         try:
-            entry = json.loads(path.read_text(encoding="utf-8"))
+            entry = read_json(path)
             found.append((float(entry["created"]), entry))
-        except (OSError, ValueError, KeyError, TypeError):
+        except (HerdError, ValueError, KeyError, TypeError, OverflowError):
             continue  # verify() reports it
     return [entry for _, entry in sorted(found, key=lambda pair: pair[0])]
 
@@ -62,9 +63,9 @@ def verify(home: Path) -> list[str]:
     problems = []
     for path in sorted((home / "lineage").glob("*.json")):
         try:
-            entry = json.loads(path.read_text(encoding="utf-8"))
+            entry = read_json(path)
             claimed = entry.pop("id")
-        except (OSError, ValueError, KeyError, AttributeError, TypeError):
+        except (HerdError, KeyError):
             problems.append(f"{path}: not a lineage record")
             continue
         if _digest(entry) != claimed:
@@ -77,7 +78,7 @@ def _digest(body: Mapping[str, Any]) -> str:
 
 
 def _code() -> dict[str, str | None]:
-    """Version, and the commit when run from a checkout."""
+    """Version, and when run from a checkout the commit, with "-dirty" if files of it were changed."""
     try:
         installed = version("openherd")
     except PackageNotFoundError:
@@ -85,8 +86,9 @@ def _code() -> dict[str, str | None]:
     root = Path(__file__).parents[2]
     commit = None
     if (root / ".git").exists():
-        done = subprocess.run(
-            ["git", "-C", root, "rev-parse", "HEAD"], capture_output=True, text=True, check=False
-        )
-        commit = done.stdout.strip() or None
+        ask = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+        try:
+            commit = subprocess.run(ask, capture_output=True, text=True, check=False).stdout.strip() or None
+        except FileNotFoundError:  # no git on this machine
+            commit = None
     return {"version": installed, "commit": commit}

@@ -3,85 +3,31 @@
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import json
-import re
 import shutil
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from herd.errors import HerdError
-from herd.registry.files import append_line, atomic_write, tree_digest
+from herd.registry.entry import (
+    CARD,
+    NAME,
+    ModelEntry,
+    Problem,
+    Target,
+    read_entry,
+    sampling_defaults,
+)
+from herd.registry.files import append_line, atomic_write, digest_of, read_json, sync_tree, tree_files
 from herd.registry.nearest import nearest
 
-NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
-CARD = "herd.json"
+__all__ = ["BUNDLED", "CARD", "NAME", "ModelEntry", "Problem", "Registry", "Target"]
+
 BUNDLED = Path(__file__).parents[1] / "bundled"
-
-
-@dataclass(frozen=True)
-class ModelEntry:
-    """One version of a model or an adapter. `digest` is over the files' paths and hashes, the card left out."""
-
-    name: str
-    version: int
-    kind: str  # "model" or "adapter"
-    path: Path
-    digest: str
-    base: str | None = None
-    parents: tuple[str, ...] = ()
-    licence: str = ""
-    description: str = ""
-    metrics: Mapping[str, Any] = field(default_factory=dict)
-    created: float = 0.0
-    bundled: bool = False
-
-    @property
-    def ref(self) -> str:
-        return f"{self.name}@{self.version}"
-
-
-@dataclass(frozen=True)
-class Target:
-    """What may stand behind a name: model, adapter, system prompt and sampling defaults, with one digest."""
-
-    name: str
-    model: ModelEntry
-    adapter: ModelEntry | None = None
-    system: str | None = None
-    sampling: Mapping[str, Any] = field(default_factory=dict)
-
-    @property
-    def engine_key(self) -> str:
-        """Names the weights that an engine must hold; targets that share them share it."""
-        return self.model.digest[:16] + (f"+{self.adapter.digest[:16]}" if self.adapter else "")
-
-    @property
-    def digest(self) -> str:
-        parts = [self.model.digest, self.adapter and self.adapter.digest, self.system, dict(self.sampling)]
-        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
-
-    @property
-    def model_dir(self) -> Path:
-        return self.model.path
-
-    @property
-    def adapter_dir(self) -> Path | None:
-        return self.adapter.path if self.adapter else None
-
-
-@dataclass(frozen=True)
-class Problem:
-    """Something that verification found: `where` it is and `what` is wrong."""
-
-    where: str
-    what: str
 
 
 class Registry:
@@ -93,14 +39,13 @@ class Registry:
     def models(self) -> list[ModelEntry]:
         """All versions, by name and version. A damaged directory is left out; `verify` reports it."""
         entries: dict[tuple[str, int], ModelEntry] = {}
-        for root, bundled in ((BUNDLED, True), (self.home, False)):
-            for path in sorted((root / "models").glob("*/*")):
-                if path.name.isdigit() and (path / CARD).is_file():
-                    try:
-                        entry = _entry(path, bundled)
-                    except HerdError:
-                        continue
-                    entries.setdefault((entry.name, entry.version), entry)
+        for path, bundled in self._directories():
+            try:
+                entry = read_entry(path, bundled)
+            except HerdError:
+                continue
+            # A version of the user's stays what it was when a new release of Herd brings one of the same number.
+            entries.setdefault((entry.name, entry.version), entry)
         return [entries[key] for key in sorted(entries)]
 
     def resolve(self, ref: str) -> ModelEntry:
@@ -111,10 +56,21 @@ class Registry:
             return found
         versions = [e for e in entries.values() if e.name == name]
         if versions and not at:
-            return entries.get(f"{name}@{self._promoted(name)}") or versions[0]
+            promoted = [e for v in reversed(self._stack(name)) if (e := entries.get(f"{name}@{v}"))]
+            bundled = [e for e in reversed(versions) if e.bundled]
+            return (promoted or bundled or versions)[0]
+        damaged = self.home / "models" / name / number
+        if NAME.fullmatch(name) and number.isdecimal() and damaged.is_dir():
+            return read_entry(damaged, False)  # raises, and says why
         near = nearest(ref, {*entries, *(e.name for e in entries.values())})
         hint = f"did you mean {near!r}?" if near else "`herd models` lists them"
         raise HerdError(f"no model {ref[:80]!r}; {hint}", status=404, code="model_not_found")
+
+    def _directories(self) -> Iterator[tuple[Path, bool]]:
+        """The directory of each version, and whether it is bundled; the home's first."""
+        for root, bundled in ((self.home, False), (BUNDLED, True)):
+            for path in sorted((root / "models").glob("[!.]*/[!.]*")):
+                yield path, bundled
 
     def current(self, name: str) -> ModelEntry:
         """The version that callers of `name` get."""
@@ -133,23 +89,25 @@ class Registry:
                 raise HerdError(
                     f"no model {name[:80]!r}; did you mean {near!r}?", status=404, code=error.code
                 ) from None
-        table = _read(file)
+        table = read_json(file)
         base = self._of(name, self.resolve(str(table.get("model"))))
         system, sampling = table.get("system"), table.get("sampling", {})
         if not isinstance(system, str | None) or not isinstance(sampling, dict):
             raise HerdError(f"{file}: system must be text and sampling a table")
-        adapter = self.resolve(table["adapter"]) if table.get("adapter") else base.adapter
-        return Target(name, base.model, adapter, system, sampling)
+        adapter = base.adapter if table.get("adapter") is None else self.resolve(str(table["adapter"]))
+        if adapter and adapter.kind != "adapter":
+            raise HerdError(f"{file}: {adapter.ref} is not an adapter")
+        return Target(name, base.model, adapter, system, {**base.sampling, **sampling})
 
     def _of(self, name: str, entry: ModelEntry) -> Target:
         if entry.kind == "model":
-            return Target(name, entry, sampling=_sampling(entry))
+            return Target(name, entry, sampling=sampling_defaults(entry))
         if not entry.base:
             raise HerdError(f"{entry.ref}: an adapter whose card names no base model")
         base = self.resolve(entry.base)
         if base.kind != "model":
             raise HerdError(f"{entry.ref}: its base {entry.base} is itself an adapter")
-        return Target(name, base, entry, sampling=_sampling(base))
+        return Target(name, base, entry, sampling=sampling_defaults(base))
 
     def targets(self) -> list[Target]:
         """One for each name and each target file; broken ones are left out."""
@@ -177,29 +135,40 @@ class Registry:
         metrics: Mapping[str, Any] | None = None,
         base: str | None = None,
     ) -> ModelEntry:
-        """Copy `directory` in as the next version of `name`; it is there whole or not at all."""
+        """Copy `directory` in as the next version of `name`; it is there whole or not at all.
+
+        An adapter's `base` is pinned to the version that it means now. Links are followed, hidden files left out.
+        Raises HerdError for a bad name or base, or if there is no room.
+        """
         if not NAME.fullmatch(name):
             raise HerdError(
                 f"{name[:80]!r} is not a model name: lower-case letters, digits, '.', '_' and '-'"
             )
         if kind not in ("model", "adapter") or (kind == "adapter") != bool(base):
             raise HerdError("a model has no base; an adapter names its base as name@version")
+        if base and self.resolve(base).kind != "model":
+            raise HerdError(f"{base} is itself an adapter and cannot be a base; name the model under it")
         if not directory.is_dir():
             raise HerdError(f"{directory}: not a directory", status=404)
         models = self.home / "models" / name
-        models.mkdir(parents=True, exist_ok=True)
-        scratch = Path(tempfile.mkdtemp(prefix=".add-", dir=self.home / "models"))
+        scratch = self._scratch(models)
         try:
             copied = scratch / "copy"
-            shutil.copytree(directory, copied, ignore=shutil.ignore_patterns(CARD))
+            shutil.copytree(directory, copied, ignore=shutil.ignore_patterns(CARD, ".*", "__pycache__"))
+            files = tree_files(copied)
+            sync_tree(copied)
             with self._locked():
-                version = max((e.version for e in self.models() if e.name == name), default=0) + 1
+                taken = [
+                    p.name for p, _ in self._directories() if p.parent.name == name and p.name.isdecimal()
+                ]
+                version = max(map(int, taken), default=0) + 1
                 card = {
                     "name": name,
                     "version": version,
                     "kind": kind,
-                    "base": base,
-                    "digest": tree_digest(copied, leave_out=CARD),
+                    "base": self.resolve(base).ref if base else None,
+                    "digest": digest_of(files),
+                    "files": files,
                     "parents": list(parents),
                     "licence": licence,
                     "description": description,
@@ -208,13 +177,26 @@ class Registry:
                 }
                 atomic_write(copied / CARD, json.dumps(card, indent=2) + "\n")
                 copied.rename(models / str(version))
-        except OSError as error:
+                sync_tree(models / str(version))
+        except OSError as error:  # shutil gathers its errors in one that has no strerror
+            reason = str(error.strerror or error)[:200]
             raise HerdError(
-                f"{models}: could not add a version ({error.strerror}); free space and try again"
+                f"{models}: could not add {directory} as a version ({reason})", status=507
             ) from None
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
         return self.resolve(f"{name}@{version}")
+
+    def _scratch(self, models: Path) -> Path:
+        """A new directory beside the models; those that a killed `add` left a day ago go."""
+        try:
+            models.mkdir(parents=True, exist_ok=True)
+            for left in models.parent.glob(".add-*"):
+                if left.stat().st_mtime < time.time() - 86_400:
+                    shutil.rmtree(left, ignore_errors=True)
+            return Path(tempfile.mkdtemp(prefix=".add-", dir=models.parent))
+        except OSError as error:
+            raise HerdError(f"cannot write to {models}: {error.strerror}", status=507) from None
 
     def promote(self, name: str, version: int, verdict: Mapping[str, Any]) -> ModelEntry:
         """From now on `name` serves `version`; the verdict that decided it is kept beside it."""
@@ -227,7 +209,7 @@ class Registry:
         self.resolve(name)
         with self._locked():
             if not self._stack(name):
-                raise HerdError(f"{name}: no promotion to undo")
+                raise HerdError(f"{name}: no promotion to undo", status=409)
             append_line(self._promotions, json.dumps({"name": name, "undo": True, "at": time.time()}))
         return self.resolve(name)
 
@@ -243,7 +225,7 @@ class Registry:
                 entry = json.loads(line)
             except ValueError:
                 continue  # a line cut by a crash
-            if isinstance(entry, dict):
+            if isinstance(entry, dict) and (entry.get("undo") or isinstance(entry.get("version"), int)):
                 found.append(entry)
         return found
 
@@ -263,11 +245,8 @@ class Registry:
             if entry.get("undo"):
                 stack = stack[:-1]
             else:
-                stack.append(int(entry["version"]))
+                stack.append(entry["version"])
         return stack
-
-    def _promoted(self, name: str) -> int | None:
-        return next(reversed(self._stack(name)), None)
 
     def remove(self, ref: str) -> None:
         """Delete one version. What comes with Herd, serves now, or is another's base stays."""
@@ -282,19 +261,22 @@ class Registry:
         """Re-hash one or all versions and report whatever is not as its card says."""
         problems = []
         chosen = None if ref is None else self.resolve(ref).path
-        for root in (BUNDLED, self.home):
-            for path in sorted((root / "models").glob("*/*")):
-                if path.name.startswith(".") or (chosen and path != chosen):
-                    continue
-                try:
-                    entry = _entry(path, root == BUNDLED)
-                    found = tree_digest(path, leave_out=CARD)
-                except (HerdError, OSError) as error:
-                    problems.append(Problem(str(path), str(error)))
-                    continue
-                if found != entry.digest:
-                    what = f"files differ from the card's digest ({entry.digest[:12]}, found {found[:12]})"
-                    problems.append(Problem(str(path), what))
+        for path, bundled in self._directories():
+            if chosen and path != chosen:
+                continue
+            try:
+                entry = read_entry(path, bundled)
+                found = tree_files(path, leave_out=CARD)
+                listed = read_json(path / CARD).get("files", {})
+            except (HerdError, OSError) as error:
+                problems.append(Problem(str(path), str(error)))
+                continue
+            if (now := digest_of(found)) != entry.digest:
+                what = _difference(listed, found) if isinstance(listed, dict) else []
+                what = what or [
+                    f"files differ from the card's digest ({entry.digest[:12]}, found {now[:12]})"
+                ]
+                problems.extend(Problem(str(path), line) for line in what)
         return problems
 
     @contextmanager
@@ -305,64 +287,12 @@ class Registry:
             yield
 
 
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        if path.stat().st_size > 1 << 20:
-            raise HerdError(f"{path}: larger than 1 MiB; refused")
-        table = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise HerdError(f"{path}: not readable JSON ({str(error)[:80]})") from None
-    if not isinstance(table, dict):
-        raise HerdError(f"{path}: expected a JSON object")
-    return table
-
-
-def _entry(path: Path, bundled: bool) -> ModelEntry:
-    card = path / CARD
-    try:
-        stamp = card.stat().st_mtime_ns
-    except OSError:
-        raise HerdError(f"{card}: no such file") from None
-    return _parse(path, stamp, bundled)
-
-
-@lru_cache(maxsize=1024)
-def _parse(path: Path, stamp: int, bundled: bool) -> ModelEntry:
-    table = _read(path / CARD)
-    kinds = {"kind": str, "digest": str, "licence": str, "description": str, "metrics": dict, "parents": list}
-    wrong = [k for k, kind in kinds.items() if not isinstance(table.get(k, kind()), kind)]
-    if wrong or table.get("name") != path.parent.name or str(table.get("version")) != path.name:
-        raise HerdError(
-            f"{path / CARD}: malformed card ({', '.join(wrong) or 'its name or version is another'})"
-        )
-    if not NAME.fullmatch(table["name"]) or table.get("kind") not in ("model", "adapter"):
-        raise HerdError(f"{path / CARD}: malformed card (name or kind)")
-    base, created = table.get("base"), table.get("created", 0)
-    if not isinstance(base, str | None) or not isinstance(created, int | float):
-        raise HerdError(f"{path / CARD}: malformed card (base or created)")
-    return ModelEntry(
-        name=table["name"],
-        version=int(path.name),
-        kind=table["kind"],
-        path=path,
-        digest=table.get("digest", ""),
-        base=base,
-        parents=tuple(str(p) for p in table.get("parents", [])),
-        licence=table.get("licence", ""),
-        description=table.get("description", ""),
-        metrics=table.get("metrics", {}),
-        created=float(created),
-        bundled=bundled,
-    )
-
-
-def _sampling(entry: ModelEntry) -> dict[str, Any]:
-    """Sampling defaults that the model's own generation_config.json states."""
-    try:
-        table = _read(entry.path / "generation_config.json")
-    except HerdError:
-        return {}
-    known = ("temperature", "top_k", "top_p", "min_p")
-    return {
-        k: table[k] for k in known if isinstance(table.get(k), int | float) and not isinstance(table[k], bool)
-    }
+def _difference(listed: Mapping[str, Any], found: Mapping[str, str]) -> list[str]:
+    """A line for each file that is not as the card lists it; none for a card that lists no files."""
+    if not listed:
+        return []
+    lines = [f"{name} is missing" for name in sorted(listed.keys() - found.keys())]
+    lines += [f"{name} is not on the card" for name in sorted(found.keys() - listed.keys())]
+    return lines + [
+        f"{name} was changed" for name in sorted(found) if listed.get(name, found[name]) != found[name]
+    ]

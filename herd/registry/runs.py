@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import secrets
@@ -11,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from herd.errors import HerdError
-from herd.registry.files import atomic_write
+from herd.registry.files import atomic_write, read_json
 
 State = Literal["queued", "running", "waiting", "done", "failed", "cancelled"]
 STATES = ("queued", "running", "waiting", "done", "failed", "cancelled")
@@ -40,12 +41,16 @@ class Run:
         if not name or Path(name).name != name or name.startswith("."):
             raise HerdError(f"{name[:80]!r} is not a run's id; `herd runs` lists them", status=404)
         try:
-            data = json.loads((home / "runs" / name / "run.json").read_text(encoding="utf-8"))
+            data = read_json(home / "runs" / name / "run.json")
             run = cls(home / "runs" / name, data)
             state, pid = data["state"], data.get("pid")
-        except (OSError, ValueError, KeyError, TypeError):
+        except (HerdError, ValueError, KeyError):
             raise HerdError(f"no run {name[:80]!r}; `herd runs` lists them", status=404) from None
-        if state in ("running", "waiting") and isinstance(pid, int) and not _alive(pid):
+        if (
+            state in ("running", "waiting")
+            and isinstance(pid, int)
+            and not _alive(pid, data.get("pid_start"))
+        ):
             run.set("failed", error="the process ended without saying why; see its log")
         return run
 
@@ -74,9 +79,15 @@ class Run:
         return pid if isinstance(pid, int) else None
 
     def set(self, state: State, **fields: Any) -> None:
-        """Change state and other fields of run.json, atomically."""
-        self.data |= {"state": state, "updated": time.time(), **fields}
-        atomic_write(self.dir / "run.json", json.dumps(self.data, indent=2) + "\n")
+        """Change state and other fields of run.json, atomically; what other processes wrote meanwhile is kept."""
+        if isinstance(fields.get("pid"), int):
+            fields["pid_start"] = _start(fields["pid"])
+        with open(self.dir / ".lock", "w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            if (self.dir / "run.json").exists():
+                self.data = json.loads((self.dir / "run.json").read_text(encoding="utf-8"))
+            self.data |= {"state": state, "updated": time.time(), **fields}
+            atomic_write(self.dir / "run.json", json.dumps(self.data, indent=2) + "\n")
 
     def log_metric(self, line: Mapping[str, Any]) -> None:
         """Append one line to metrics.jsonl."""
@@ -104,14 +115,22 @@ class Run:
             return ""
 
 
-def _alive(pid: int) -> bool:
+def _alive(pid: int, start: str | None) -> bool:
+    """Whether the process runs, and is the one that started then: after a restart the number may be another's."""
     try:
         os.kill(pid, 0)
-    except ProcessLookupError:
+    except (ProcessLookupError, OverflowError):
         return False
     except PermissionError:
-        return True
-    try:  # a zombie answers to signal 0
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+        pass
+    now = _start(pid)
+    return now != "dead" and start in (None, now)
+
+
+def _start(pid: int) -> str | None:
+    """The start of a process in ticks since boot, "dead" for one that only waits to be reaped; None if unknown."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return "dead" if fields[0] in "ZX" else fields[19]
     except (OSError, IndexError):
-        return True
+        return None
