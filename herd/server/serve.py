@@ -19,6 +19,8 @@ from herd.server.engines import Engines
 from herd.server.settings import Settings
 
 if TYPE_CHECKING:
+    from fastapi import FastAPI
+
     from herd.server.state import State
 
 DRAIN = 10.0  # seconds that running replies have to end
@@ -28,9 +30,18 @@ SAY_GOODBYE = 1  # then, seconds for the error events of those that did not
 class Server(uvicorn.Server):
     """Stops as people expect: the first signal lets replies end, the second does not."""
 
-    def __init__(self, config: uvicorn.Config, here: "State", say: Callable[[str], None]) -> None:
+    here: "State"  # set when the application is made
+
+    def __init__(
+        self, config: uvicorn.Config, say: Callable[[str], None], started: Callable[[], None]
+    ) -> None:
         super().__init__(config)
-        self.here, self.say = here, say
+        self.say, self.on_started = say, started
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.started and not self.should_exit:
+            self.on_started()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         if self.should_exit:
@@ -99,17 +110,20 @@ async def _serve(
     engines = Engines(EngineClient(), Registry(settings.home))
     engines.start()
     await asyncio.sleep(0)  # the child imports PyTorch while this process imports FastAPI
-    from herd.server.app import create_app
 
-    app = create_app(settings, engines)
+    def make() -> "FastAPI":  # called by the server once it listens to signals
+        from herd.server.app import create_app
+
+        app = create_app(settings, engines)
+        server.here = app.state.herd
+        return app
+
     config = uvicorn.Config(
-        app, log_config=None, access_log=False, proxy_headers=False, server_header=False, ws="none",
+        make, factory=True, log_config=None, access_log=False, proxy_headers=False, server_header=False, ws="none",
         timeout_graceful_shutdown=SAY_GOODBYE,
     )  # fmt: skip
-    server = Server(config, app.state.herd, say)
-    serving = asyncio.create_task(server.serve(sockets=[listener]))
-    while not server.started and not serving.done():
-        await asyncio.sleep(0.01)
-    if server.started:
-        started(settings)
-    await serving
+    server = Server(config, say, lambda: started(settings))
+    try:
+        await server.serve(sockets=[listener])
+    finally:
+        await engines.close()

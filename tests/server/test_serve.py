@@ -80,7 +80,8 @@ def draining(home: Path, engine: Any) -> Iterator[tuple[str, "serve.Server"]]:
     port = listener.getsockname()[1]
     app = create_app(Settings(home=home, port=port), Engines(engine, Registry(home)))
     config = uvicorn.Config(app, log_config=None, access_log=False, timeout_graceful_shutdown=1)
-    server = serve.Server(config, app.state.herd, said.append)
+    server = serve.Server(config, said.append, lambda: None)
+    server.here = app.state.herd
     thread = threading.Thread(target=lambda: asyncio.run(server.serve(sockets=[listener])))
     thread.start()
     while not server.started:
