@@ -42,7 +42,7 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     cells = [list(row) for row in rows]
     grid = Table(box=None, pad_edge=False, header_style="dim")
     for i, column in enumerate(columns):
-        numeric = bool(cells) and all(isinstance(row[i], int | float) for row in cells)
+        numeric = bool(cells) and all(str(row[i]).replace(",", "").isdecimal() for row in cells)
         grid.add_column(column, justify="right" if numeric else "left", overflow="fold")
     for row in cells:
         grid.add_row(*map(str, row))

@@ -47,7 +47,8 @@ def train(
         with _Screen(settings.steps) as screen:
             result = run(settings, out=out, report=screen, anneal=anneal)
     except KeyboardInterrupt:
-        note(f"stopped; the same command goes on from the checkpoint in {out}")
+        if out.is_dir():  # made at the first step
+            note(f"stopped; the same command goes on from the checkpoint in {out}")
         raise
     finally:
         if plot and (out / "metrics.jsonl").is_file():
