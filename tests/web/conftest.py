@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from .fake_server import FakeServer
 from .tools import DESKTOP, Open
@@ -22,6 +22,7 @@ FLAGS = [
 def browser() -> Iterator[Browser]:
     if not Path(CHROMIUM).exists():
         pytest.skip(f"{CHROMIUM} is missing: no browser to open the pages in")
+    expect.set_options(timeout=15_000)  # a busy machine is no failure
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
         yield browser
@@ -47,7 +48,7 @@ def visit(browser: Browser, server: FakeServer) -> Iterator[Open]:
         context = browser.new_context(
             viewport=size, color_scheme=theme, reduced_motion="reduce", accept_downloads=True
         )
-        context.set_default_timeout(6000)
+        context.set_default_timeout(15000)
         contexts.append(context)
         page = context.new_page()
         say = lambda text: None if re.search(errors, text) else problems.append(text)  # noqa: E731

@@ -47,6 +47,7 @@ class State:
         self.runs: list[dict[str, Any]] = []
         self.serving = "cria@1"
         self.engine = {"state": "idle", "running": 0, "waiting": 0}
+        self.keys: list[str] = []
         self.delay = 0.01
         self.reply = STORY * 2
         self.fail: dict[str, int] = {}  # "POST /path" → status of its next answer
@@ -312,6 +313,7 @@ def rollback(state: State, name: str, **_: Any) -> dict[str, Any]:
 
 ROUTES = {
     ("GET", "status"): status,
+    ("POST", "session"): lambda state, *, body, **_: state.keys.append(body["key"]) or {},
     ("GET", "conversations"): list_conversations,
     ("POST", "conversations"): create,
     ("GET", "conversations/export"): export,

@@ -64,6 +64,16 @@ def test_keyboard_only(server: FakeServer, visit: Open) -> None:
     expect(page.get_by_role("heading", name="Lineage")).to_be_visible()
 
 
+def test_a_server_with_a_key_asks_for_it(server: FakeServer, visit: Open) -> None:
+    server.state.fail = {"GET /api/status": 401}
+    page = visit(errors="401")
+    page.get_by_label("Key", exact=True).fill("secret")
+    page.keyboard.press("Enter")
+    expect(page.get_by_text("it does not know facts")).to_be_visible()
+    expect(page.get_by_role("heading", name="This Herd asks for a key")).to_have_count(0)
+    assert server.state.keys == ["secret"]
+
+
 def test_the_theme_is_remembered(visit: Open) -> None:
     page = visit()
     paper = "getComputedStyle(document.body).backgroundColor"
@@ -125,7 +135,6 @@ def test_axe_finds_nothing_serious(server: FakeServer, visit: Open, size: dict[s
         server, "Code", "# Title\n\n- a\n- b\n\n```python\nprint(1)\n```\n\n| a | b |\n|---|---|\n| 1 | 2 |"
     )
     page = visit(size=size, theme=theme)
-    page.context.set_default_timeout(15000)
 
     def check(what: str) -> None:
         page.wait_for_timeout(100)

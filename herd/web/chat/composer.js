@@ -1,4 +1,5 @@
 import { html, useEffect, useLayoutEffect, useRef } from "../lib/html.js";
+import { focusComposer } from "../lib/ui.js";
 
 const LINES = 10;
 
@@ -7,7 +8,7 @@ export function Composer({ session, state, path }) {
   const setText = (next) => session.set({ text: next });
   const box = useRef();
   const busy = Boolean(state.stream);
-  useEffect(() => { if (matchMedia("(hover: hover)").matches) box.current.focus(); }, []);
+  useEffect(focusComposer, []);
   useLayoutEffect(() => {
     const { style } = box.current;
     style.height = "auto";

@@ -31,4 +31,7 @@ export async function copy(text, what = "Copied.") {
   notify(what, { seconds: 2 });
 }
 
-export const focusComposer = () => document.querySelector("#composer")?.focus();
+/** Not on a touch screen, where it would open the keyboard unasked. */
+export function focusComposer() {
+  if (matchMedia("(hover: hover)").matches) document.querySelector("#composer")?.focus();
+}
