@@ -12,9 +12,9 @@ from torch import Tensor
 
 from herd.model.config import Config
 
-# Torch's products on CPU give a row the same bits in any company of at least four rows, and its attention kernel
-# the same bits for any number of queries if keys come in whole blocks of 512 (the kernel's own block; what lies past
-# the end is masked and adds exact zeros). Kept to, a token's numbers do not depend on batch, chunk or prefix hit.
+# Torch's products on CPU give a row the same bits in any company if rows come in fours, and its attention kernel
+# the same bits for any number of queries if keys also come in whole blocks of 512 (the kernel's own block; what lies
+# past the end is masked and adds exact zeros). Kept to, a token's numbers do not depend on batch, chunk or prefix hit.
 ROWS = 4
 BLOCK = 512
 
@@ -114,7 +114,7 @@ class Attention:
         keys = -(-(span.past + n) // BLOCK) * BLOCK
         hidden = torch.arange(keys)[None] > torch.arange(span.past, span.past + n)[:, None]
         mask = torch.zeros(n, keys, dtype=dtype).masked_fill_(hidden, float("-inf")).repeat(self.group, 1)
-        return F.pad(mask, (0, 0, 0, max(ROWS - len(mask), 0)))
+        return F.pad(mask, (0, 0, 0, -len(mask) % ROWS))
 
     def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """q [1,H,T,D], k and v [1,K,T,D] of all rows of the step → [1,H,T,D]."""

@@ -49,7 +49,7 @@ class Choice:
         self.slot = -1
         self.done = 0  # tokens whose keys and values are in the cache
         self.left = room if wanted is None else min(wanted, room)
-        self.rng = sampler.generator(job.request.sampling.seed, index)
+        self.rng = sampler.generator(job.request.sampling, index)
         self.text = StopText(tokenizer.stream(), job.request.sampling.stop)
         self._shown = 0  # characters
         self._pending: list[tuple[int, int, TokenLogprob | None]] = []  # (its last character, token, logprob)

@@ -14,7 +14,7 @@ from torch import Tensor
 from herd.engine.cache import ROWS, SlotCache, Span
 from herd.engine.choice import FIRST_LOGPROB, Choice, Job, token_logprob
 from herd.engine.prompt import encode
-from herd.engine.sampler import sample
+from herd.engine.sampler import draw
 from herd.errors import HerdError
 from herd.model.chat import ChatTemplate
 from herd.model.llama import Llama
@@ -35,7 +35,7 @@ class Engine:
     slots: sequences that run at once. budget: tokens of a step at most.
 
     Greedy tokens, sampled tokens of a seed and logprobs do not depend on what else runs, on chunks or on prefix
-    hits wherever torch's CPU products are independent of the number of rows from four on (see `cache`; measured
+    hits wherever torch's CPU products give a row the same bits in any number of fours (see `cache`; measured
     for bf16 and fp32 on AVX-512, tested); elsewhere they may differ in the last bits.
     """
 
@@ -170,14 +170,14 @@ class Engine:
             n = s.stop - s.start
             ids += choice.tokens[s.past : s.past + n]
             positions += range(s.past, s.past + n)
-        pad = [0] * max(ROWS - len(ids), 0)
+        pad = [0] * (-len(ids) % ROWS)
         attend = self.cache.attention([s for _, s in batch], self.dtype)
         h = self.model.hidden(torch.tensor([ids + pad]), torch.tensor([positions + pad]), attend)[0]
         return self._logits(h[[s.stop - 1 for _, s in batch]]), h
 
     def _logits(self, h: Tensor) -> Tensor:
-        """fp32 logits [n,V] of states [n,C], at least ROWS of them computed together."""
-        return self.model.head(F.pad(h, (0, 0, 0, max(ROWS - len(h), 0))))[: len(h)].float()
+        """fp32 logits [n,V] of states [n,C], computed in a multiple of ROWS."""
+        return self.model.head(F.pad(h, (0, 0, 0, -len(h) % ROWS)))[: len(h)].float()
 
     def _advance(self, batch: list[tuple[Choice, Span]], logits: Tensor, hidden: Tensor) -> None:
         highest, greedy = logits.max(dim=-1)
@@ -205,7 +205,7 @@ class Engine:
                 self._finish(choice, "length")
                 continue
             sampling = job.request.sampling
-            token = best[i] if sampling.temperature <= 0 else sample(logits[i], sampling, choice.rng)
+            token = best[i] if sampling.temperature <= 0 else draw(logits[i], sampling, choice.rng)
             delta, reason = choice.add(token, logits[i], self.stop_ids)
             self._totals["generation_tokens"] += 1
             if delta:

@@ -11,21 +11,18 @@ from herd.protocol.types import Sampling
 _FIRST = 1024  # tokens sorted at first for a nucleus; a whole sort only if they are not enough
 
 
-def generator(seed: int | None, index: int) -> np.random.Generator:
+def generator(sampling: Sampling, index: int) -> np.random.Generator:
     """Choice `index`'s own random numbers: equal seeds give equal streams, whatever else runs."""
-    entropy = None if seed is None else [seed & (2**64 - 1), index]
+    entropy = None if sampling.seed is None else [sampling.seed & (2**64 - 1), index]
     return np.random.Generator(np.random.PCG64(entropy))
 
 
-def sample(logits: Tensor, sampling: Sampling, rng: np.random.Generator) -> int:
-    """One token from logits [V] (fp32).
+def probabilities(logits: Tensor, sampling: Sampling) -> Tensor:
+    """What is drawn from: probabilities [V] (fp64) of logits [V], zero for tokens that are ruled out.
 
-    As in `transformers`: temperature, then top-k, then top-p on what is left, then min-p. One uniform number is drawn
-    for each token and inverted through the cumulative distribution in order of token id, so nothing but the logits and
-    the seed decides. Temperature 0 takes the likeliest (the lowest id of equals) and draws nothing.
+    As in `transformers`: temperature, then top-k, then top-p on what is left, then min-p. Of equals at the limit of
+    top-k or top-p, torch's `topk` decides.
     """
-    if sampling.temperature <= 0:
-        return int(logits.argmax())
     probs = torch.softmax(logits.double() / sampling.temperature, dim=-1)
     if 0 < sampling.top_k < probs.numel():
         probs = _keep(probs, torch.topk(probs, sampling.top_k).indices)
@@ -33,11 +30,21 @@ def sample(logits: Tensor, sampling: Sampling, rng: np.random.Generator) -> int:
         probs = _keep(probs, _nucleus(probs, sampling.top_p))
     if sampling.min_p > 0:
         probs = torch.where(probs >= sampling.min_p * probs.max(), probs, 0.0)
-    cumulative = probs.numpy().cumsum()
+    return probs / probs.sum()
+
+
+def draw(logits: Tensor, sampling: Sampling, rng: np.random.Generator) -> int:
+    """One token from logits [V]. Temperature 0 takes the likeliest (the lowest id of equals) and uses no randomness.
+
+    Else one uniform number is inverted through the cumulative distribution in order of token id, so that nothing but
+    the logits and the seed decides.
+    """
+    if sampling.temperature <= 0:
+        return int(logits.argmax())
+    probs = probabilities(logits, sampling).numpy()
+    cumulative = probs.cumsum()
     at = int(np.searchsorted(cumulative, rng.random() * cumulative[-1], side="right"))
-    if at < len(cumulative) and probs[at] > 0:
-        return at
-    return int(probs.nonzero()[-1])  # the number rounded up to the very end
+    return min(at, int(probs.nonzero()[0][-1]))  # the number may round up to the very end
 
 
 def _keep(probs: Tensor, ids: Tensor) -> Tensor:
@@ -51,7 +58,7 @@ def _nucleus(probs: Tensor, top_p: float) -> Tensor:
     for k in (min(_FIRST, probs.numel()), probs.numel()):
         values, ids = torch.topk(probs, k)
         before = values.cumsum(0) - values
-        if before[-1] >= top_p or k == probs.numel():
+        if before[-1] >= top_p:
             break
     return ids[: max(int((before < top_p).sum()), 1)]
 

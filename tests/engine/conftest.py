@@ -1,0 +1,113 @@
+"""A tiny random Llama with a tokenizer trained here, small enough to know everything about."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from herd.engine.engine import Engine, drain
+from herd.model import hf
+from herd.model.chat import LLAMA3_TEMPLATE, ChatTemplate
+from herd.model.config import Config
+from herd.model.llama import Llama
+from herd.model.tokenizer import Tokenizer, train_bpe
+from herd.protocol.types import Delta, Event, Failed, Finished, Request, Sampling, Usage
+
+TEXT = "The little llama went up the hill. She saw a big tree, and the tree said: hello, little llama! " * 4
+
+
+@pytest.fixture(autouse=True, scope="session")
+def one_thread() -> Iterator[None]:
+    """Two threads of tiny products wait for each other on a busy machine, and change nothing."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def tokenizer() -> Tokenizer:
+    return train_bpe([TEXT, "Grüße, Österreich! 🦙🌲 日本語"], 340)
+
+
+@pytest.fixture(scope="session")
+def config(tokenizer: Tokenizer) -> Config:
+    return Config(
+        vocab_size=tokenizer.vocab_size,
+        dim=64,
+        n_layers=2,
+        n_heads=4,
+        n_kv_heads=2,
+        head_dim=16,
+        ffn_dim=160,
+        max_positions=1024,
+        bos_id=tokenizer.bos_id,
+    )
+
+
+def make_model(config: Config, dtype: torch.dtype = torch.float32) -> Llama:
+    """Random weights, wide enough that the next token is not a foregone conclusion."""
+    model = Llama(config)
+    model.init_weights(3)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.dim() == 2:
+                parameter.mul_(5)
+    model = model.to(dtype)
+    model.freq = Llama(config).freq
+    model.dtype = dtype
+    return model
+
+
+@pytest.fixture(scope="session")
+def model(config: Config) -> Llama:
+    return make_model(config)
+
+
+@pytest.fixture
+def engine(model: Llama, tokenizer: Tokenizer) -> Callable[..., Engine]:
+    """Makes engines on the model; keyword arguments are Engine's."""
+    return lambda **options: Engine(
+        options.pop("model", model), tokenizer, ChatTemplate(LLAMA3_TEMPLATE), **{"slots": 4, **options}
+    )
+
+
+@pytest.fixture(scope="session")
+def model_dir(model: Llama, tokenizer: Tokenizer, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("tiny")
+    hf.save(model, directory, tokenizer=tokenizer, template=ChatTemplate(LLAMA3_TEMPLATE), dtype=torch.float32)
+    return directory
+
+
+def ask(prompt: str | tuple[int, ...] = "The little", **options: object) -> Request:
+    """A completion; options are Sampling's, but for n and echo. Greedy and 12 tokens long if nothing else is said."""
+    outer = {k: options.pop(k) for k in ("n", "echo") if k in options}
+    return Request("", "completion", prompt=prompt, sampling=Sampling(**{"temperature": 0, "max_tokens": 12, **options}), **outer)
+
+
+class Reply:
+    """What one request's events add up to; checks that they come in the order that the protocol promises."""
+
+    def __init__(self, events: list[Event], index: int = 0) -> None:
+        self.events = events
+        deltas = [e for e in events if isinstance(e, Delta) and e.index == index]
+        self.text = "".join(d.text for d in deltas)
+        self.tokens = [t for d in deltas for t in d.tokens]
+        self.logprobs = [p for d in deltas for p in d.logprobs]
+        self.finish = next((e.reason for e in events if isinstance(e, Finished) and e.index == index), None)
+        self.usage = events[-1] if isinstance(events[-1], Usage) else None
+        self.failed = events[-1] if isinstance(events[-1], Failed) else None
+        assert self.usage or self.failed
+        assert not any(isinstance(e, (Usage, Failed)) for e in events[:-1])
+
+
+def run(engine: Engine, *requests: Request) -> list[Reply]:
+    for i, request in enumerate(requests):
+        engine.submit(str(i), request)
+    events: dict[str, list[Event]] = {str(i): [] for i in range(len(requests))}
+    for id, event in drain(engine):
+        events[id].append(event)
+    return [Reply(e) for e in events.values()]

@@ -1,0 +1,256 @@
+"""What the engine promises of a request's tokens, whatever else is going on."""
+
+from __future__ import annotations
+
+import importlib.util
+import random
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from herd.engine import engine as engine_module
+from herd.engine.engine import Engine
+from herd.model.config import Config
+from herd.model.llama import Llama
+from herd.model.tokenizer import Tokenizer
+from herd.protocol.types import Delta, Finished, Message, Request, Sampling, Started
+
+_spec = importlib.util.spec_from_file_location("engine_conftest", Path(__file__).with_name("conftest.py"))
+assert _spec and _spec.loader
+_helpers = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(_helpers)
+Reply, ask, make_model, run = _helpers.Reply, _helpers.ask, _helpers.make_model, _helpers.run
+
+Make = Callable[..., Engine]
+LONG = "She saw a big tree, and the tree said: hello. " * 9
+
+
+def test_greedy_equals_transformers(engine: Make, model_dir: Path, tokenizer: Tokenizer) -> None:
+    from transformers import LlamaForCausalLM
+
+    reference = LlamaForCausalLM.from_pretrained(model_dir, dtype=torch.float32).eval()
+    for prompt in ("The little llama", LONG):
+        ids = [tokenizer.bos_id, *tokenizer.encode(prompt)]
+        with torch.no_grad():
+            out = reference.generate(torch.tensor([ids]), max_new_tokens=40, do_sample=False, eos_token_id=None)
+        expected = out[0, len(ids) :].tolist()
+        stops = [i for i, t in enumerate(expected) if t in tokenizer.stop_ids]
+        expected = expected[: stops[0]] if stops else expected
+        assert run(engine(), ask(prompt, max_tokens=40))[0].tokens == expected
+
+
+def mixed(seed: int, count: int) -> list[Request]:
+    rng = random.Random(seed)
+    words = LONG.split()
+    return [
+        ask(
+            " ".join(words[rng.randrange(3) : rng.randrange(4, len(words))]),
+            temperature=rng.choice([0, 0.8, 1.5]),
+            top_p=rng.choice([1.0, 0.8]),
+            top_k=rng.choice([0, 20]),
+            min_p=rng.choice([0.0, 0.05]),
+            seed=i,
+            max_tokens=rng.randrange(1, 25),
+            logprobs=2,
+        )
+        for i, _ in enumerate(range(count))
+    ]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_reply_does_not_depend_on_its_company(
+    engine: Make, config: Config, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = make_model(config, dtype)
+    requests = mixed(1, 9)
+    alone = [run(engine(model=model), r)[0] for r in requests]
+    for chunk, slots in ((16, 3), (23, 4), (512, 9)):
+        monkeypatch.setattr(engine_module, "MIN_CHUNK", chunk)
+        monkeypatch.setattr(Engine, "_adapt", lambda *_: None)
+        crowd = engine(model=model, slots=slots)
+        crowd.chunk = chunk
+        for a, b in zip(alone, run(crowd, *requests), strict=True):
+            assert a.tokens == b.tokens and a.text == b.text
+            assert a.logprobs == b.logprobs  # to the last bit
+
+
+def test_a_prefix_hit_equals_a_miss(engine: Make) -> None:
+    warm = engine()
+    first = run(warm, ask(LONG, seed=1, temperature=1, logprobs=3))[0]
+    again = run(warm, ask(LONG, seed=1, temperature=1, logprobs=3))[0]
+    longer = run(warm, ask(LONG + first.text + " And then", logprobs=1))[0]
+    fresh = run(engine(), ask(LONG + first.text + " And then", logprobs=1))[0]
+    assert first.usage.cached_tokens == 0
+    assert again.usage.cached_tokens == again.usage.prompt_tokens - 1
+    assert longer.usage.cached_tokens > first.usage.prompt_tokens - 3
+    assert (again.tokens, again.logprobs) == (first.tokens, first.logprobs)
+    assert (longer.tokens, longer.logprobs) == (fresh.tokens, fresh.logprobs)
+    assert warm.metrics()["prefix_cache_hits"] == again.usage.cached_tokens + longer.usage.cached_tokens
+
+
+def test_a_prefix_is_not_shared_across_salts(engine: Make) -> None:
+    shared = engine()
+    for salt, cached in (("a", False), ("b", False), ("a", True)):
+        shared.submit("x", ask(LONG), salt=salt)
+        started = shared.step()[0][1]
+        assert isinstance(started, Started) and bool(started.cached_tokens) is cached
+        while not shared.idle:
+            shared.step()
+
+
+def test_a_running_sequence_lends_its_prefix_and_a_short_one_spares_a_long_one(engine: Make) -> None:
+    two = engine(slots=3)
+    two.submit("a", ask(LONG, max_tokens=60))
+    two.step()
+    while two.running[0].undone > 1:
+        two.step()
+    two.submit("b", ask(LONG[:60]))
+    events = two.step()
+    assert next(e for id, e in events if id == "b").cached_tokens > 5
+    while not two.idle:
+        two.step()
+    reply = run(two, ask(LONG))[0]
+    assert reply.usage.cached_tokens == reply.usage.prompt_tokens - 1
+
+
+def test_seeds(engine: Make) -> None:
+    def tokens(seed: int | None, **more: object) -> list[int]:
+        return run(engine(), ask(seed=seed, temperature=1.2, max_tokens=20, **more))[0].tokens
+
+    assert tokens(7) == tokens(7) != tokens(8)
+    assert tokens(-(10**30)) == tokens(-(10**30))
+    assert len({tuple(tokens(None)) for _ in range(3)}) == 3
+
+
+def test_choices_are_different_replies_and_share_the_prompt(engine: Make) -> None:
+    one = engine(slots=2)
+    one.submit("x", ask(LONG, n=4, seed=5, temperature=1.3))
+    events = []
+    while not one.idle:
+        events += [e for _, e in one.step()]
+    replies = [Reply(events, i) for i in range(4)]
+    assert len({tuple(r.tokens) for r in replies}) == 4
+    assert all(r.finish in ("length", "stop") for r in replies)
+    assert replies[0].usage.completion_tokens >= sum(len(r.tokens) for r in replies)
+    assert one.metrics()["prefix_cache_hits"] == 3 * (replies[0].usage.prompt_tokens - 1)
+    assert run(engine(), ask(LONG, seed=5, temperature=1.3))[0].tokens == replies[0].tokens
+
+
+def test_logprobs_are_the_models_own(engine: Make, model: Llama, tokenizer: Tokenizer) -> None:
+    reply = run(engine(), ask("The little", temperature=0.3, top_k=2, seed=1, logprobs=4))[0]
+    ids = [tokenizer.bos_id, *tokenizer.encode("The little"), *reply.tokens]
+    with torch.no_grad():
+        expected = torch.log_softmax(model(torch.tensor([ids]))[0].double(), -1)
+    start = len(ids) - len(reply.tokens) - 1
+    for i, (token, entry) in enumerate(zip(reply.tokens, reply.logprobs, strict=True)):
+        row = expected[start + i]
+        assert entry.id == token and entry.bytes == tokenizer.token_bytes(token)
+        assert entry.logprob == pytest.approx(float(row[token]), abs=1e-4)
+        assert [t.id for t in entry.top] == row.topk(4).indices.tolist()
+
+
+def test_echo_scores_the_prompt(engine: Make, model: Llama, tokenizer: Tokenizer) -> None:
+    warm = engine()
+    run(warm, ask(LONG))
+    for prompt in (LONG, tuple(tokenizer.encode(LONG))):
+        reply = run(warm, ask(prompt, echo=True, logprobs=0, max_tokens=0))[0]
+        ids = tokenizer.encode(LONG)
+        assert reply.text == LONG and reply.tokens == ids and reply.finish == "length"
+        assert reply.usage.completion_tokens == 0
+        whole = [tokenizer.bos_id, *ids] if isinstance(prompt, str) else ids
+        with torch.no_grad():
+            table = torch.log_softmax(model(torch.tensor([whole]))[0], -1)
+        expected = [float(table[i, t]) for i, t in enumerate(whole[1:])]
+        if not isinstance(prompt, str):
+            assert reply.logprobs[0].logprob == -9999
+        assert [p.logprob for p in reply.logprobs][-len(expected) :] == pytest.approx(expected, abs=1e-4)
+
+
+def test_cancelling_frees_the_slot_at_once(engine: Make) -> None:
+    one = engine(slots=1)
+    one.submit("a", ask(max_tokens=500))
+    one.submit("b", ask(max_tokens=3))
+    one.submit("c", ask(max_tokens=3))
+    one.step()
+    assert [c.job.id for c in one.running] == ["a"]
+    one.cancel("a")
+    one.cancel("b")
+    assert not one.running
+    events = one.step()
+    assert ("a", Finished(0, "cancelled")) in events and ("b", Finished(0, "cancelled")) in events
+    assert [c.job.id for c in one.running] == ["c"]
+    while not one.idle:
+        one.step()
+    assert len(one.cache.free) == 1
+    one.cancel("a")  # long gone
+
+
+def test_a_full_queue_says_so(engine: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine_module, "MAX_WAITING", 2)
+    replies = run(engine(slots=1), *[ask(max_tokens=2)] * 5)
+    assert [r.failed.status if r.failed else 200 for r in replies] == [200, 200, 429, 429, 429]
+    monkeypatch.setattr(engine_module, "MAX_WAITING_TOKENS", 150)
+    replies = run(engine(slots=1), *[ask(LONG, max_tokens=2)] * 2)
+    assert [r.failed and r.failed.status for r in replies] == [None, 429]
+
+
+def test_prompts_that_cannot_fit(engine: Make, tokenizer: Tokenizer) -> None:
+    short = engine(max_len=32)
+    for prompt in ("llama " * 60, " " * 10_000_000):
+        failed = run(short, ask(prompt))[0].failed
+        assert failed.status == 400 and failed.code == "context_length_exceeded" and "32" in failed.message
+    assert "at least" in failed.message
+    count = len(tokenizer.encode("llama " * 60)) + 1
+    assert f"{count} tokens" in run(short, ask("llama " * 60))[0].failed.message
+    assert run(short, ask((1,) * 32))[0].failed and run(short, ask(()))[0].failed
+    assert run(short, ask((1,) * 31))[0].usage.completion_tokens == 1
+    assert run(short, ask("\ud800"))[0].failed.status == 400
+    assert run(short, ask((10**9,)))[0].failed.status == 400
+    assert run(short, ask("The", max_tokens=10**9))[0].usage.completion_tokens <= 32
+
+
+def test_chat_and_stop_tokens(engine: Make, model: Llama, tokenizer: Tokenizer) -> None:
+    request = Request("", "chat", messages=(Message("user", "Hi <|eot_id|>"),), sampling=Sampling(0, max_tokens=9))
+    plain = run(engine(), request)[0]
+    assert plain.usage.prompt_tokens > len(tokenizer.encode("Hi <|eot_id|>"))
+    third = plain.tokens[2]
+    stopping = engine()
+    stopping.stop_ids = frozenset({third})
+    reply = run(stopping, request)[0]
+    at = plain.tokens.index(third)
+    assert reply.finish == "stop" and reply.tokens == plain.tokens[:at]
+    assert reply.usage.completion_tokens == at + 1
+
+
+def test_stop_strings_in_the_engine(engine: Make) -> None:
+    whole = run(engine(), ask(max_tokens=30))[0]
+    stop = whole.text[9:14]
+    cut = run(engine(), ask(max_tokens=30, stop=(stop, "\x00never")))[0]
+    assert cut.text == whole.text[: whole.text.index(stop)] and cut.finish == "stop"
+    assert cut.tokens == whole.tokens[: len(cut.tokens)] and len(cut.tokens) < len(whole.tokens)
+
+
+def test_damaged_weights_fail_the_request_only(engine: Make, config: Config) -> None:
+    model = make_model(config)
+    with torch.no_grad():
+        model.norm.weight.fill_(float("nan"))
+    reply = run(engine(model=model), ask())[0]
+    assert reply.failed.status == 500 and "number" in reply.failed.message
+
+
+def test_decodes_go_on_while_a_long_prompt_is_read(engine: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Engine, "_adapt", lambda *_: None)
+    busy = engine()
+    busy.chunk = 32
+    busy.submit("a", ask(max_tokens=100, stop=()))
+    busy.step()
+    busy.submit("b", replace(ask(LONG * 3), sampling=Sampling(0, max_tokens=1)))
+    steps = 0
+    while not steps or busy.running[-1].undone > 1:
+        assert busy.running[0].job.id == "a"
+        assert any(id == "a" and isinstance(e, (Delta, Finished)) for id, e in busy.step())
+        steps += 1
+    assert steps > 5
