@@ -164,7 +164,9 @@ def list_models(request: Request) -> dict[str, Any]:
     registry = state(request).registry
     entries = registry.models()
     current = {registry.current(name).ref for name in {entry.name for entry in entries}}
-    return {"data": [models.describe(entry, entry.ref in current) for entry in entries]}
+    by_ref = {entry.ref: entry for entry in entries}
+    data = [models.describe(entry, by_ref.get(entry.base or ""), entry.ref in current) for entry in entries]
+    return {"data": data}
 
 
 @router.get("/models/{ref}/files/{name}")

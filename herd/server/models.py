@@ -18,9 +18,14 @@ CARD_BYTES = 256 * 1024
 WIDTH = {"float32": 4, "float16": 2, "bfloat16": 2}  # bytes of a number, by the config's dtype
 
 
-def describe(entry: ModelEntry, current: bool) -> dict[str, Any]:
-    """One model as GET /api/models gives it; what a broken directory lacks is null, never an error."""
+def describe(entry: ModelEntry, base: ModelEntry | None, current: bool) -> dict[str, Any]:
+    """One model as GET /api/models gives it; what a broken directory lacks is null, never an error.
+
+    An adapter has the shape of its `base`, and needs the memory of both.
+    """
     facts = _facts(entry.path, entry.digest)
+    shape = facts if base is None else _facts(base.path, base.digest)
+    weights = facts["weights"] + (0 if base is None else shape["weights"])
     plots = [f"/api/models/{entry.ref}/files/{name}" for name in facts["plots"]]
     return {
         "ref": entry.ref,
@@ -36,9 +41,10 @@ def describe(entry: ModelEntry, current: bool) -> dict[str, Any]:
         "created": entry.created,
         "current": current,
         "bundled": entry.bundled,
-        **{name: facts[name] for name in ("bytes", "parameters", "config", "card")},
+        **{name: facts[name] for name in ("bytes", "parameters", "card")},
+        "config": shape["config"],
         "plots": plots,
-        "memory": _memory(facts),
+        "memory": _memory(shape["config"], weights),
     }
 
 
@@ -110,12 +116,12 @@ def _facts(path: Path, digest: str) -> dict[str, Any]:
     }
 
 
-def _memory(facts: dict[str, Any]) -> dict[str, int | None]:
+def _memory(config: dict[str, Any], weights: int) -> dict[str, int | None]:
     """Bytes of the weights, bytes of the KV cache a token, and how many tokens fit beside the weights now.
 
     A token keeps a key and a value a layer: 2 · layers · kv_heads · head_dim numbers.
     """
-    config, free = facts["config"], available_memory()
+    free = available_memory()
     per_token = fits = None
     try:
         heads = config["num_attention_heads"]
@@ -127,8 +133,8 @@ def _memory(facts: dict[str, Any]) -> dict[str, int | None]:
     except (KeyError, TypeError, ZeroDivisionError):
         pass
     if per_token and free is not None:
-        fits = max(0, (free - facts["weights"]) // per_token)
-    return {"weights": facts["weights"], "kv_per_token": per_token, "fits_tokens": fits}
+        fits = max(0, (free - weights) // per_token)
+    return {"weights": weights, "kv_per_token": per_token, "fits_tokens": fits}
 
 
 def available_memory() -> int | None:

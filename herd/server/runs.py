@@ -34,6 +34,9 @@ class Scheduler:
         self._resume: asyncio.TimerHandle | None = None
 
     def start(self) -> None:
+        for run in Run.list(self.home):  # a server that was killed may have left its run standing still
+            if run.state == "running" and run.data.get("scheduled") and run.pid:
+                _signal(run.pid, signal.SIGCONT)
         self._worker = asyncio.create_task(self._work())
         self._wake.set()
 
@@ -45,6 +48,13 @@ class Scheduler:
             await self._stop(self._current[1])
         if self._worker is not None:
             await self._worker
+
+    def kill(self) -> None:
+        """End the current run at once, to be called when the server ends at once; it is queued again."""
+        if self._current is not None:
+            run, process = self._current
+            _signal(process.pid, signal.SIGKILL)
+            Run.load(self.home, run.id).set("queued", pid=None)
 
     def submit(self, kind: str, args: dict[str, Any]) -> Run:
         run = Run.create(self.home, kind, args)
@@ -122,7 +132,7 @@ class Scheduler:
         run.set("running", pid=process.pid)
         self._current = (run, process)
         if self.yielding:
-            _signal(process, signal.SIGSTOP)
+            _signal(process.pid, signal.SIGSTOP)
         await process.wait()
         self._current = None
         run = Run.load(self.home, run.id)  # marks a run that ended without a word as failed
@@ -133,19 +143,19 @@ class Scheduler:
         await self.when_done()
 
     async def _stop(self, process: asyncio.subprocess.Process) -> None:
-        _signal(process, signal.SIGTERM)
-        _signal(process, signal.SIGCONT)
+        _signal(process.pid, signal.SIGTERM)
+        _signal(process.pid, signal.SIGCONT)
         try:
             await asyncio.wait_for(process.wait(), PATIENCE)
         except TimeoutError:
-            _signal(process, signal.SIGKILL)
+            _signal(process.pid, signal.SIGKILL)
             await process.wait()
 
     def _set_yielding(self, yielding: bool) -> None:
         if yielding != self.yielding:
             self.yielding = yielding
             if self._current is not None:
-                _signal(self._current[1], signal.SIGSTOP if yielding else signal.SIGCONT)
+                _signal(self._current[1].pid, signal.SIGSTOP if yielding else signal.SIGCONT)
 
 
 def check(kind: str, args: dict[str, Any]) -> None:
@@ -157,9 +167,9 @@ def check(kind: str, args: dict[str, Any]) -> None:
         raise HerdError('args must be {"name": a model or target}')
 
 
-def _signal(process: asyncio.subprocess.Process, number: int) -> None:
+def _signal(group: int, number: int) -> None:
     """To the run and its own children; a run that has just ended is no error."""
     try:
-        os.killpg(process.pid, number)
-    except ProcessLookupError:
+        os.killpg(group, number)
+    except (ProcessLookupError, PermissionError):
         pass

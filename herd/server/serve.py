@@ -3,6 +3,7 @@
 import asyncio
 import errno
 import logging
+import os
 import socket
 from collections.abc import Callable
 from dataclasses import replace
@@ -45,7 +46,10 @@ class Server(uvicorn.Server):
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         if self.should_exit:
-            self.force_exit = True
+            # At once: what was acknowledged is on the disk, and the engine ends when its connection does.
+            if hasattr(self, "here"):
+                self.here.scheduler.kill()
+            os._exit(128 + sig)
         self.should_exit = True
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
@@ -57,10 +61,9 @@ class Server(uvicorn.Server):
             )
         loop = asyncio.get_running_loop()
         end = loop.time() + DRAIN
-        while replies.in_flight and loop.time() < end and not self.force_exit:
+        while replies.in_flight and loop.time() < end:
             await asyncio.sleep(0.05)
         await self.here.engines.close()  # replies that still run end with an error event
-        self.force_exit = False  # the store and the runs are closed in any case
         await super().shutdown(sockets)
 
 
