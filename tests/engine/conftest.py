@@ -78,14 +78,22 @@ def engine(model: Llama, tokenizer: Tokenizer) -> Callable[..., Engine]:
 @pytest.fixture(scope="session")
 def model_dir(model: Llama, tokenizer: Tokenizer, tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("tiny")
-    hf.save(model, directory, tokenizer=tokenizer, template=ChatTemplate(LLAMA3_TEMPLATE), dtype=torch.float32)
+    hf.save(
+        model, directory, tokenizer=tokenizer, template=ChatTemplate(LLAMA3_TEMPLATE), dtype=torch.float32
+    )
     return directory
 
 
 def ask(prompt: str | tuple[int, ...] = "The little", **options: object) -> Request:
     """A completion; options are Sampling's, but for n and echo. Greedy and 12 tokens long if nothing else is said."""
     outer = {k: options.pop(k) for k in ("n", "echo") if k in options}
-    return Request("", "completion", prompt=prompt, sampling=Sampling(**{"temperature": 0, "max_tokens": 12, **options}), **outer)
+    return Request(
+        "",
+        "completion",
+        prompt=prompt,
+        sampling=Sampling(**{"temperature": 0, "max_tokens": 12, **options}),
+        **outer,
+    )
 
 
 class Reply:

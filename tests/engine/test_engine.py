@@ -35,7 +35,9 @@ def test_greedy_equals_transformers(engine: Make, model_dir: Path, tokenizer: To
     for prompt in ("The little llama", LONG):
         ids = [tokenizer.bos_id, *tokenizer.encode(prompt)]
         with torch.no_grad():
-            out = reference.generate(torch.tensor([ids]), max_new_tokens=40, do_sample=False, eos_token_id=None)
+            out = reference.generate(
+                torch.tensor([ids]), max_new_tokens=40, do_sample=False, eos_token_id=None
+            )
         expected = out[0, len(ids) :].tolist()
         stops = [i for i, t in enumerate(expected) if t in tokenizer.stop_ids]
         expected = expected[: stops[0]] if stops else expected
@@ -213,7 +215,9 @@ def test_prompts_that_cannot_fit(engine: Make, tokenizer: Tokenizer) -> None:
 
 
 def test_chat_and_stop_tokens(engine: Make, model: Llama, tokenizer: Tokenizer) -> None:
-    request = Request("", "chat", messages=(Message("user", "Hi <|eot_id|>"),), sampling=Sampling(0, max_tokens=9))
+    request = Request(
+        "", "chat", messages=(Message("user", "Hi <|eot_id|>"),), sampling=Sampling(0, max_tokens=9)
+    )
     plain = run(engine(), request)[0]
     assert plain.usage.prompt_tokens > len(tokenizer.encode("Hi <|eot_id|>"))
     third = plain.tokens[2]

@@ -1,0 +1,164 @@
+"""The engine as a child process: streaming, cancelling, loading, dying and coming back."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import pytest
+
+from herd.engine import frames
+from herd.engine.client import EngineClient
+from herd.errors import HerdError
+from herd.protocol import Delta, Event, Failed, Message, Request, Sampling, Usage
+
+CHAT = Request(
+    "t", "chat", messages=(Message("user", "hello"),), sampling=Sampling(temperature=0, max_tokens=12)
+)
+LONG = Request(
+    "t", "completion", prompt="She saw", sampling=Sampling(temperature=1.5, seed=1, max_tokens=900)
+)
+
+
+def with_client(work: Callable[[EngineClient], Awaitable[None]], **options: int) -> None:
+    async def main() -> None:
+        client = EngineClient(**options)
+        try:
+            await client.start()
+            await asyncio.wait_for(work(client), 90)
+        finally:
+            await client.close()
+        assert client.status()["state"] == "gone"
+
+    asyncio.run(main())
+
+
+async def reply(client: EngineClient, request: Request) -> list[Event]:
+    return [event async for event in client.generate("t", request)]
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(30):
+        while not condition():
+            await asyncio.sleep(0.01)
+
+
+def text(events: list[Event]) -> str:
+    return "".join(e.text for e in events if isinstance(e, Delta))
+
+
+def test_streams_cancels_dies_and_comes_back(model_dir: Path) -> None:
+    async def work(client: EngineClient) -> None:
+        await client.load("t", model_dir)
+        first, second = await asyncio.gather(reply(client, CHAT), reply(client, CHAT))
+        assert isinstance(first[-1], Usage) and text(first) == text(second) != ""
+        assert client.status()["models"]["t"]["context"] == 1024
+
+        stream = client.generate("t", LONG)
+        await anext(stream)
+        await until(lambda: client.status()["running"] == 1)
+        await stream.aclose()  # nobody listens any more
+        await until(lambda: client.status()["state"] == "idle")
+        assert client.status()["metrics"]["generation_tokens"] < 900
+
+        process = client._process
+        assert process
+        dying = asyncio.create_task(reply(client, LONG))
+        await until(lambda: client.status()["running"] == 1)
+        process.kill()
+        failed = (await dying)[-1]
+        assert isinstance(failed, Failed) and failed.status == 503
+        assert text(await reply(client, CHAT)) == text(first)  # started and loaded again
+        assert client._process is not process and process.returncode is not None
+
+    with_client(work)
+
+
+def test_another_model_is_loaded_while_one_streams_and_unloaded_when_it_is_done(model_dir: Path) -> None:
+    async def work(client: EngineClient) -> None:
+        await client.load("t", model_dir)
+        await client.load("t", model_dir)  # there already
+        stream = client.generate("t", LONG)
+        await anext(stream)
+        await client.load("u", model_dir)
+        unload = asyncio.create_task(client.unload("t"))
+        rest = [event async for event in stream]
+        assert isinstance(rest[-1], Usage)
+        await unload
+        assert list(client.status()["models"]) == ["u"]
+        (gone,) = await reply(client, CHAT)
+        assert isinstance(gone, Failed) and gone.status == 503
+
+    with_client(work)
+
+
+def test_what_cannot_be_loaded_says_why(model_dir: Path, tmp_path: Path) -> None:
+    async def work(client: EngineClient) -> None:
+        for directory, word in ((tmp_path / "none", "config.json"), (broken, "safetensors")):
+            with pytest.raises(HerdError, match=word):
+                await client.load("t", directory)
+        await client.load("t", model_dir)
+        assert isinstance((await reply(client, CHAT))[-1], Usage)
+
+    broken = tmp_path / "broken"
+    shutil.copytree(model_dir, broken)
+    (broken / "model.safetensors").write_bytes(b"\0" * (broken / "model.safetensors").stat().st_size)
+    with_client(work)
+
+
+def test_too_much_is_refused(model_dir: Path) -> None:
+    async def work(client: EngineClient) -> None:
+        await client.load("t", model_dir)
+        spaces = await reply(client, Request("t", "completion", prompt=" " * 10_000_000))
+        assert isinstance(spaces[-1], Failed) and spaces[-1].code == "context_length_exceeded"
+        huge = await reply(client, Request("t", "completion", prompt=" " * (frames.MAX_FRAME + 1)))
+        assert isinstance(huge[-1], Failed) and huge[-1].status == 413
+        replies = await asyncio.gather(*(reply(client, CHAT) for _ in range(5)))
+        ends = [e[-1] for e in replies]
+        assert [e.status if isinstance(e, Failed) else 200 for e in ends] == [200, 200, 429, 429, 429]
+
+    with_client(work, max_queue=2)
+
+
+def test_the_process_ends_with_its_parent_and_not_by_signals() -> None:
+    program = (
+        "import asyncio, os\n"
+        "from herd.engine.client import EngineClient\n"
+        "async def main():\n"
+        "    client = EngineClient()\n"
+        "    await client.start()\n"
+        "    print(client._process.pid, flush=True)\n"
+        "    await asyncio.sleep(60)\n"
+        "asyncio.run(main())\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout
+        child = int(parent.stdout.readline())
+        os.kill(child, signal.SIGINT)
+        os.kill(child, signal.SIGTERM)
+        time.sleep(0.3)
+        os.kill(child, 0)
+        parent.kill()
+    end = time.monotonic() + 10
+    while time.monotonic() < end and Path(f"/proc/{child}").exists() and not _zombie(child):
+        time.sleep(0.02)
+    assert not Path(f"/proc/{child}").exists() or _zombie(child)
+
+
+def _zombie(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except FileNotFoundError:
+        return True
+
+
+def test_the_client_needs_no_torch() -> None:
+    code = "import sys, herd.engine.client; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0

@@ -1,0 +1,76 @@
+"""Sampling against the definitions, and against `transformers`."""
+
+import pytest
+import torch
+
+from herd.engine.sampler import draw, generator, logprobs, probabilities
+from herd.protocol import Sampling
+
+LOGITS = torch.tensor([0.5, 0.3, 0.1, 0.06, 0.04]).log()
+
+
+def kept(**sampling: float) -> dict[int, float]:
+    p = probabilities(LOGITS, Sampling(**sampling))
+    return {i: round(float(x), 4) for i, x in enumerate(p) if x > 0}
+
+
+def test_filters_keep_what_they_say() -> None:
+    assert kept() == {0: 0.5, 1: 0.3, 2: 0.1, 3: 0.06, 4: 0.04}
+    assert kept(top_k=2) == {0: 0.625, 1: 0.375}
+    assert set(kept(top_p=0.79)) == {0, 1}
+    assert set(kept(top_p=0.81)) == {0, 1, 2}
+    assert set(kept(min_p=0.19)) == {0, 1, 2}
+    assert set(kept(top_p=1e-9)) == set(kept(top_p=0.0)) == {0}
+    assert set(kept(top_k=9)) == set(range(5))
+
+
+@pytest.mark.parametrize("size", [50, 3000])
+@pytest.mark.parametrize("temperature", [0.4, 3.0])
+def test_filters_equal_those_of_transformers(size: int, temperature: float) -> None:
+    from transformers.generation.logits_process import (
+        MinPLogitsWarper,
+        TemperatureLogitsWarper,
+        TopKLogitsWarper,
+        TopPLogitsWarper,
+    )
+
+    logits = torch.randn(size, generator=torch.Generator().manual_seed(size)).double()
+    for top_k, top_p, min_p in (
+        (0, 0.9, 0.0),
+        (0, 0.999, 0.0),
+        (20, 0.7, 0.0),
+        (40, 1.0, 0.1),
+        (30, 0.95, 0.05),
+    ):
+        expected = TemperatureLogitsWarper(temperature)(None, logits[None])
+        for warper in (
+            top_k and TopKLogitsWarper(top_k),
+            TopPLogitsWarper(top_p),
+            min_p and MinPLogitsWarper(min_p),
+        ):
+            expected = warper(None, expected) if warper else expected
+        got = probabilities(logits, Sampling(temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p))
+        torch.testing.assert_close(got, torch.softmax(expected[0], -1))
+
+
+def test_draws_follow_the_distribution() -> None:
+    rng, n = generator(Sampling(seed=1), 0), 20_000
+    counts = torch.bincount(torch.tensor([draw(LOGITS, Sampling(), rng) for _ in range(n)]), minlength=5)
+    expected = LOGITS.exp() * n
+    chi2 = ((counts - expected) ** 2 / expected).sum().item()
+    assert chi2 < 18.47  # 99.9 % of a chi-square with 4 degrees of freedom
+
+
+def test_greedy_takes_the_lowest_of_equals() -> None:
+    assert draw(torch.tensor([0.0, 2.0, 2.0]), Sampling(temperature=0.0), generator(Sampling(), 0)) == 1
+
+
+def test_choices_of_one_seed_have_numbers_of_their_own() -> None:
+    first, second, again = (generator(Sampling(seed=4), i).random() for i in (0, 1, 0))
+    assert first == again != second
+
+
+def test_logprobs_are_of_the_plain_distribution() -> None:
+    value, best = logprobs(LOGITS, 3, 2)
+    assert value == pytest.approx(float(LOGITS[3]))
+    assert [i for i, _ in best] == [0, 1] and len(logprobs(LOGITS, 0, 99)[1]) == 5
