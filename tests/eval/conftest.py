@@ -1,5 +1,6 @@
 """A tiny Llama with its tokenizer, and the same weights in transformers."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,15 @@ from herd.model.llama import Llama
 from herd.model.tokenizer import Tokenizer, train_bpe
 
 STORY = "Once upon a time a small brown fox lived near the river. It was kind, and it had 12 friends. "
+
+
+@pytest.fixture(autouse=True, scope="session")
+def one_thread() -> Iterator[None]:
+    """Matrices this small lose by more threads, above all on a busy machine."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="session")
