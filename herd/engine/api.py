@@ -58,16 +58,18 @@ class Model:
 
     @overload
     def chat(
-        self, messages: Sequence[Mapping[str, Any]], *, stream: Literal[False] = False, **sampling: Any
+        self, messages: str | Sequence[Mapping[str, Any]], *, stream: Literal[False] = False, **sampling: Any
     ) -> str: ...
     @overload
     def chat(
-        self, messages: Sequence[Mapping[str, Any]], *, stream: Literal[True], **sampling: Any
+        self, messages: str | Sequence[Mapping[str, Any]], *, stream: Literal[True], **sampling: Any
     ) -> Generator[str, None, None]: ...
     def chat(
-        self, messages: Sequence[Mapping[str, Any]], *, stream: bool = False, **sampling: Any
+        self, messages: str | Sequence[Mapping[str, Any]], *, stream: bool = False, **sampling: Any
     ) -> str | Generator[str, None, None]:
-        """The assistant's reply to messages {"role", "content"}. Raises HerdError as `generate` does."""
+        """The assistant's reply to messages {"role", "content"}, or to one text. Raises HerdError as `generate` does."""
+        if isinstance(messages, str):
+            messages = [{"role": "user", "content": messages}]
         try:
             said = tuple(Message.from_json(m) for m in messages)
         except (TypeError, ValueError) as error:
