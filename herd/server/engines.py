@@ -60,6 +60,8 @@ class Engines:
     @property
     def ready(self) -> bool:
         """Whether the default route answers without loading anything."""
+        if self.engine.status()["state"] not in ("idle", "busy"):
+            return False
         route = self.default_route
         target = self._targets.get(route) if route else None
         load = self._loads.get(target.engine_key) if target else None
@@ -136,15 +138,16 @@ class Engines:
 
     async def _make_room(self) -> None:
         """Unload what no route names, and the longest unused beyond MAX_LOADED; never what is in use."""
-        named = {target.engine_key for target in self._targets.values()}
-        idle = [key for key, task in self._loads.items() if task.done() and not self._in_use[key]]
-        excess = len(self._loads) - MAX_LOADED
-        for key in [key for key in idle if key not in named] + [key for key in idle if key in named][
-            : max(excess, 0)
-        ]:
+        for key in list(self._loads):
+            named = any(target.engine_key == key for target in self._targets.values())
+            load = self._loads.get(key)  # another task may have unloaded it meanwhile
+            if load is None or not load.done() or self._in_use[key]:
+                continue
+            if named and len(self._loads) <= MAX_LOADED:
+                continue
             self._targets = {name: t for name, t in self._targets.items() if t.engine_key != key}
-            task = self._loads.pop(key)
-            if not task.cancelled() and task.exception() is None:
+            del self._loads[key]
+            if not load.cancelled() and load.exception() is None:
                 await self.engine.unload(key)
 
 

@@ -126,7 +126,7 @@ def _memory(config: dict[str, Any], weights: int) -> dict[str, int | None]:
     try:
         heads = config["num_attention_heads"]
         head_dim = config.get("head_dim") or config["hidden_size"] // heads
-        width = WIDTH.get(config.get("dtype") or config.get("torch_dtype"), 2)
+        width = WIDTH.get(str(config.get("dtype") or config.get("torch_dtype")), 2)
         per_token = (
             2 * config["num_hidden_layers"] * config.get("num_key_value_heads", heads) * head_dim * width
         )
