@@ -138,13 +138,13 @@ class Engines:
 
     async def _make_room(self) -> None:
         """Unload what no route names, and the longest unused beyond MAX_LOADED; never what is in use."""
-        for key in list(self._loads):
-            named = any(target.engine_key == key for target in self._targets.values())
+        named = {target.engine_key for target in self._targets.values()}
+        for key in sorted(self._loads, key=lambda key: key in named):
             load = self._loads.get(key)  # another task may have unloaded it meanwhile
             if load is None or not load.done() or self._in_use[key]:
                 continue
-            if named and len(self._loads) <= MAX_LOADED:
-                continue
+            if key in named and len(self._loads) <= MAX_LOADED:
+                break
             self._targets = {name: t for name, t in self._targets.items() if t.engine_key != key}
             del self._loads[key]
             if not load.cancelled() and load.exception() is None:

@@ -45,12 +45,12 @@ class Guard:
             return
         headers = Headers(scope=scope)
         extra = {"X-Request-Id": _request_id(headers.get("x-request-id", "")), **self._cors(headers)}
-        began, status = time.perf_counter(), 500
+        began, status, began_reply = time.perf_counter(), 500, False
 
         async def send_out(message: Message) -> None:
-            nonlocal status
+            nonlocal status, began_reply
             if message["type"] == "http.response.start":
-                status = message["status"]
+                status, began_reply = message["status"], True
                 out = MutableHeaders(scope=message)
                 for name, value in (SECURITY_HEADERS | extra).items():
                     out.setdefault(name, value)
@@ -64,6 +64,12 @@ class Guard:
                 await Response(status_code=204)(scope, receive, send_out)
             else:
                 await self.app(scope, receive, send_out)
+        except Exception:
+            log.exception("request %s failed", extra["X-Request-Id"])
+            if began_reply:
+                raise
+            message = f"an error in Herd; its log has it as {extra['X-Request-Id']}"
+            await ApiError(message, status=500, code="internal_error").response()(scope, receive, send_out)
         finally:
             seconds = time.perf_counter() - began
             route = getattr(scope.get("route"), "path", "unmatched")

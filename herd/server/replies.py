@@ -8,6 +8,7 @@ from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any
 
+from herd.errors import HerdError
 from herd.protocol import Delta, Event, Failed, Finished, Request, Started, Usage
 from herd.registry.registry import Target
 from herd.server.engines import Engines
@@ -87,7 +88,10 @@ class Replies:
             reply.failed = Failed(str(error) or type(error).__name__, code or "engine_error", status)
         finally:
             self._count(-1)
-            await asyncio.to_thread(self._keep, reply)
+            try:
+                await asyncio.to_thread(self._keep, reply)
+            except HerdError as error:  # a full disk, say: a reply that is not kept is not called complete
+                reply.failed = reply.failed or Failed(str(error), error.code, error.status)
         if reply.failed is not None:
             yield reply.failed
 

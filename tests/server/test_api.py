@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
+from herd.errors import HerdError
 from herd.registry import lineage
 from herd.registry.registry import Registry
 from herd.server.models import parameters
@@ -172,3 +173,28 @@ def test_runs_by_http(
     assert [r["id"] for r in client.get("/api/runs").json()["data"]] == [id]
     assert client.post(f"/api/runs/{id}/cancel").status_code == 409
     assert client.get("/api/status").json()["runs_active"] == 0
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_reply_that_cannot_be_kept_is_not_called_complete(
+    client: TestClient, chat: Chat, monkeypatch: pytest.MonkeyPatch, stream: bool
+) -> None:
+    def full(*_: Any, **__: Any) -> None:
+        raise HerdError("the disk is full", status=507, code="disk_full")
+
+    monkeypatch.setattr("herd.store.Store.add_generation", full)
+    answer = client.post("/v1/chat/completions", json=chat(stream=stream))
+    assert "the disk is full" in answer.text and "[DONE]" not in answer.text
+    assert answer.status_code == (200 if stream else 507)
+
+
+def test_an_error_of_ours_is_said_with_its_id_and_no_more(
+    client: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: Any, **__: Any) -> None:
+        raise RuntimeError("a detail")
+
+    monkeypatch.setattr("herd.store.Store.votes", broken)
+    answer = client.get("/api/votes")
+    assert answer.status_code == 500 and answer.headers["x-request-id"] in answer.json()["error"]["message"]
+    assert "a detail" not in answer.text and client.get("/health").status_code == 200
