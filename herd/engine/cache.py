@@ -100,38 +100,72 @@ class Attention:
     """The `attend` of one step: each span's rows see their own slot, causally. Masks are made once, for all layers.
 
     The query heads that share a key-value head are rows of one product, so keys are read once and never repeated.
-    One call a sequence measured faster on two cores than one padded call for all, whose keys must be gathered.
+    Spans of one row (replies) whose keys fill equally many blocks are computed together, the others one by one.
     """
 
     def __init__(self, cache: SlotCache, spans: Sequence[Span], dtype: torch.dtype) -> None:
-        self.cache = cache
+        self.cache, self.dtype = cache, dtype
         self.group = cache.config.n_heads // cache.config.n_kv_heads
-        self.parts = [(span, self._mask(span, dtype)) for span in spans]
+        self.parts: list[_Part] = []
+        replies: dict[int, list[Span]] = {}
+        for span in sorted(spans, key=lambda s: s.slot):
+            if span.stop - span.start == 1:
+                replies.setdefault(span.past // BLOCK, []).append(span)
+            else:
+                self.parts.append(self._part([span]))
+        self.parts += map(self._part, replies.values())
 
-    def _mask(self, span: Span, dtype: torch.dtype) -> Tensor:
-        """[group · n, padded to ROWS; keys in whole blocks]: 0 where a query sees a key, else -inf."""
-        n = span.stop - span.start
-        keys = -(-(span.past + n) // BLOCK) * BLOCK
-        hidden = torch.arange(keys)[None] > torch.arange(span.past, span.past + n)[:, None]
-        mask = torch.zeros(n, keys, dtype=dtype).masked_fill_(hidden, float("-inf")).repeat(self.group, 1)
-        return F.pad(mask, (0, 0, 0, -len(mask) % ROWS))
+    def _part(self, spans: list[Span]) -> _Part:
+        """Of spans with equally many rows n: m of them, whose keys end within the same block."""
+        first, n = spans[0], spans[0].stop - spans[0].start
+        keys = -(-(first.past + n) // BLOCK) * BLOCK
+        at = torch.tensor([range(s.past, s.past + n) for s in spans])  # [m, n]
+        hidden = torch.arange(keys) > at[..., None]
+        mask = (
+            torch.zeros(hidden.shape, dtype=self.dtype)
+            .masked_fill_(hidden, float("-inf"))
+            .repeat(1, self.group, 1)
+        )
+        mask = F.pad(mask, (0, 0, 0, -mask.shape[1] % ROWS))[:, None]
+        slots = torch.tensor([s.slot for s in spans])
+        rows = torch.tensor([range(s.start, s.stop) for s in spans])
+        return _Part(slots, rows, at, mask)
 
     def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """q [1,H,T,D], k and v [1,K,T,D] of all rows of the step → [1,H,T,D]."""
         out = torch.zeros_like(q)
         heads, size = k.shape[1], q.shape[-1]
-        for span, mask in self.parts:
-            a, b, n = span.start, span.stop, span.stop - span.start
-            keys, values = self.cache.k[layer, span.slot], self.cache.v[layer, span.slot]
-            keys[:, span.past : span.past + n] = k[0, :, a:b]
-            values[:, span.past : span.past + n] = v[0, :, a:b]
-            rows = F.pad(q[0, :, a:b].reshape(heads, -1, size), (0, 0, 0, len(mask) - self.group * n))
-            seen = mask.shape[1]
-            y = F.scaled_dot_product_attention(
-                rows[None], keys[None, :, :seen], values[None, :, :seen], attn_mask=mask[None, None]
-            )
-            out[0, :, a:b] = y[0, :, : self.group * n].reshape(-1, n, size)
+        for part in self.parts:
+            m, n = part.rows.shape
+            all_keys, all_values = self.cache.k[layer], self.cache.v[layer]
+            all_keys[part.slots[:, None], :, part.at] = k[0, :, part.rows].permute(1, 2, 0, 3)
+            all_values[part.slots[:, None], :, part.at] = v[0, :, part.rows].permute(1, 2, 0, 3)
+            # [H,m,n,D] → [m, K, group · n, D], padded to a multiple of ROWS.
+            rows = q[0, :, part.rows].view(heads, self.group, m, n, size).permute(2, 0, 1, 3, 4)
+            rows = rows.reshape(m, heads, self.group * n, size)
+            rows = F.pad(rows, (0, 0, 0, part.mask.shape[2] - rows.shape[2]))
+            keys, values = part.of(all_keys), part.of(all_values)
+            y = F.scaled_dot_product_attention(rows, keys, values, attn_mask=part.mask)
+            y = y[:, :, : self.group * n].reshape(m, heads, self.group, n, size).permute(1, 2, 0, 3, 4)
+            out[0, :, part.rows] = y.reshape(-1, m, n, size)
         return out
+
+
+@dataclass
+class _Part:
+    """Spans computed together: slots [m], rows of the step [m,n], positions [m,n], mask [m, 1, rows padded, keys]."""
+
+    slots: Tensor
+    rows: Tensor
+    at: Tensor
+    mask: Tensor
+
+    def of(self, cached: Tensor) -> Tensor:
+        """The spans' part of one layer's keys or values: a view where slots are neighbours, else a copy."""
+        seen = cached[:, :, : self.mask.shape[-1]]
+        first, count = int(self.slots[0]), len(self.slots)
+        neighbours = torch.equal(self.slots, torch.arange(first, first + count))
+        return seen[first : first + count] if neighbours else seen.index_select(0, self.slots)
 
 
 def _zeros(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
