@@ -13,6 +13,13 @@ from urllib.request import urlopen
 import pytest
 
 StartHerd = Callable[[list[str], dict[str, str], Path], str]
+try:
+    import torch
+except ImportError:  # the rooms without models are tested without it as well
+    pass
+else:
+    torch.set_num_threads(1)  # tiny models: on a busy machine two threads wait for each other
+
 STRICT = bool(os.environ.get("CI") or os.environ.get("HERD_NO_SKIP"))
 
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import os
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -72,7 +73,7 @@ def read_tensors(
     missing = set(into)
     for path in paths:
         header = read_header(path)
-        with safe_open(path, framework="pt") as file:  # memory-mapped
+        with _opened(path) as file:
             for name, entry in header.items():
                 if name in ignore:
                     continue
@@ -92,6 +93,18 @@ def read_tensors(
         raise HerdError(
             f"{paths[0].parent if paths else '?'}: {len(missing)} tensors are missing, as {min(missing)}"
         )
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    """The library's memory-mapped file; it refuses gaps and overlaps that the header check lets pass."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            yield file
+    except SafetensorError as error:
+        raise HerdError(
+            f"{path}: not a sound safetensors file ({' '.join(str(error).split())[:100]})"
+        ) from None
 
 
 def write_tensors(

@@ -51,7 +51,8 @@ def add_lora(model: Llama, *, rank: int = 8, alpha: float = 16.0, targets: Seque
     model.requires_grad_(False)
     for part in list(model.modules()):
         if isinstance(part, Attention | FeedForward):
-            for name in set(targets) & {n for n, _ in part.named_children()}:
+            # in a fixed order, so that a seed gives the same first weights
+            for name in [n for n, _ in part.named_children() if n in targets]:
                 linear = LoRALinear(getattr(part, name), rank, alpha)
                 setattr(part, name, linear.to(model.embed.weight.device))
 

@@ -7,7 +7,7 @@ import os
 import resource
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -114,8 +114,8 @@ class Trainer:
             rank=self.ranks.rank,
             world=self.ranks.world,
         )
-        self.step, self.tokens, self.anneal_from = 0, 0, None
-        self.anneal_from: int | None
+        self.step, self.tokens = 0, 0
+        self.anneal_from: int | None = None
         if found := checkpoint.checkpoints(out):
             self._restore(found[-1])
 
@@ -300,8 +300,6 @@ def train(
     """
     trainer = Trainer(recipe, out)
     if anneal is not None:
-        from dataclasses import replace
-
         if trainer.anneal_from is None:
             trainer.anneal_from = trainer.step
         trainer.recipe = replace(recipe, steps=trainer.anneal_from + anneal)
