@@ -133,6 +133,9 @@ class Engines:
         task = self._loads.pop(key, None)
         if task is None or (task.done() and (task.cancelled() or task.exception())):
             task = asyncio.ensure_future(self.engine.load(key, target.model_dir, target.adapter_dir))
+            task.add_done_callback(
+                lambda t: t.cancelled() or t.exception()
+            )  # a stop may leave nobody waiting
         self._loads[key] = task
         await asyncio.shield(task)
 

@@ -8,6 +8,7 @@ import socket
 import struct
 import threading
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -39,7 +40,7 @@ class FakeEngine:
         self.log: list[tuple[str, str]] = []
         self.requests: list[Request] = []
         self.cancelled: list[float] = []  # when, by time.monotonic()
-        self.running = 0
+        self.answering: Counter[str] = Counter()  # replies by key
         self.closed = False
 
     async def start(self) -> None: ...
@@ -55,9 +56,13 @@ class FakeEngine:
         self.log.append(("load", key))
 
     async def unload(self, key: str) -> None:
-        assert not self.running, "unloaded while it answers"
+        assert not self.answering[key], "unloaded while it answers"
         del self.loaded[key]
         self.log.append(("unload", key))
+
+    @property
+    def running(self) -> int:
+        return self.answering.total()
 
     def status(self) -> dict[str, Any]:
         return {
@@ -73,7 +78,7 @@ class FakeEngine:
         if self.fail:
             yield self.fail
             return
-        self.running += 1
+        self.answering[key] += 1
         whole = False
         try:
             yield Started(3, 1)
@@ -90,7 +95,7 @@ class FakeEngine:
             whole = True
             yield Usage(3, len(self.words) * request.n, 1)
         finally:
-            self.running -= 1
+            self.answering[key] -= 1
             if not whole and self.break_after is None:
                 self.cancelled.append(time.monotonic())
 
