@@ -1,4 +1,4 @@
-"""Put a trained cria where Herd carries it: python recipes/cria/bundle.py FINAL_DIR PLOT CARD VERSION [metric=value …]
+"""Put a trained cria where Herd carries it: python recipes/cria/bundle.py BASE_RUN CHAT_RUN CARD VERSION [metric=value …]
 
 The registry writes the card's digest, in a home of its own; the version's directory is then copied into the package.
 """
@@ -9,18 +9,34 @@ import sys
 import tempfile
 from pathlib import Path
 
+from herd.cli.train import draw, read_metrics
 from herd.registry import Registry
 from herd.registry.registry import BUNDLED
+from herd.train.checkpoint import checkpoints
+
+SAMPLING = {"do_sample": True, "temperature": 0.7, "top_p": 0.9}  # what suits a small model
 
 
-def main(final: str, plot: str, card: str, version: str, *metrics: str) -> None:
+def plot(base: Path, chat: Path, picture: Path) -> None:
+    """Both runs' loss, one after the other; of the first, up to the checkpoint that the second began from."""
+    last = int(checkpoints(base)[-1].name.removeprefix("step-"))
+    lines = read_metrics(base / "metrics.jsonl")[:last]
+    done = lines[-1]
+    later = read_metrics(chat / "metrics.jsonl")
+    lines += [x | {n: x[n] + done[n] for n in ("step", "tokens")} for x in later]
+    joined = picture.with_suffix(".jsonl")
+    joined.write_text("\n".join(map(json.dumps, lines)))
+    draw(joined, picture, f"cria: text, then conversations from {done['tokens']:,} tokens on")
+    joined.unlink()
+
+
+def main(base: str, chat: str, card: str, version: str, *metrics: str) -> None:
     with tempfile.TemporaryDirectory() as scratch:
         directory = Path(scratch) / "cria"
-        shutil.copytree(final, directory)
-        shutil.copy(plot, directory / "loss.png")
+        shutil.copytree(Path(chat) / "final", directory)
+        plot(Path(base), Path(chat), directory / "loss.png")
         shutil.copy(card, directory / "README.md")
-        settings = json.loads((directory / "generation_config.json").read_text())
-        settings |= {"do_sample": True, "temperature": 0.7, "top_p": 0.9}  # what suits a small model
+        settings = json.loads((directory / "generation_config.json").read_text()) | SAMPLING
         (directory / "generation_config.json").write_text(json.dumps(settings, indent=2) + "\n")
         target = BUNDLED / "models" / "cria" / version
         shutil.rmtree(target, ignore_errors=True)  # else it would count as the version before this one
