@@ -63,17 +63,16 @@ def test_streams_cancels_dies_and_comes_back(model_dir: Path) -> None:
 
         stream = client.generate("t", LONG)
         await anext(stream)
-        await until(lambda: client.status()["running"] == 1)
         await stream.aclose()  # nobody listens any more
         await until(lambda: client.status()["state"] == "idle")
         assert client.status()["metrics"]["generation_tokens"] < 900
 
         process = client._process
         assert process
-        dying = asyncio.create_task(reply(client, LONG))
-        await until(lambda: client.status()["running"] == 1)
+        dying = client.generate("t", LONG)
+        await anext(dying)
         process.kill()
-        failed = (await dying)[-1]
+        failed = [event async for event in dying][-1]
         assert isinstance(failed, Failed) and failed.status == 503
         assert text(await reply(client, CHAT)) == text(first)  # started and loaded again
         assert client._process is not process and process.returncode is not None

@@ -119,7 +119,7 @@ def test_what_cannot_be_copied_is_refused(here: Registry, weights: Path) -> None
 
 
 def _add(home: Path, weights: Path) -> int:
-    return Registry(home).add(weights, "cria", kind="model").version
+    return Registry(home).add(weights, "llama", kind="model").version
 
 
 def test_concurrent_adds_get_a_version_each(here: Registry, home: Path, weights: Path) -> None:

@@ -169,7 +169,7 @@ def test_flops_of_a_known_model():
         ('stepz = 5\nname = "x"', "did you mean 'steps'"),
         ("steps = 0", "steps"),
         ('objective = "reward"', "objective"),
-        ("[optimizer]\nlearning_rate = 1", "lr"),
+        ("[optimizer]\nlearning_rate = 1", "unknown key 'learning_rate'"),
         ("steps = [", "TOML"),
         ("steps = 'ten'", "steps"),
     ],

@@ -55,6 +55,8 @@ def visit(browser: Browser, server: FakeServer) -> Iterator[Open]:
         page.on("console", lambda m: say(m.text) if m.type in ("error", "warning") else None)
         page.on("pageerror", lambda error: problems.append(str(error)))
         page.goto(server.url + path)
+        page.locator("nav").first.wait_for()
+        page.evaluate("new Promise(done => requestAnimationFrame(() => setTimeout(done, 50)))")  # keys listen
         return page
 
     yield visit
