@@ -103,7 +103,9 @@ def test_an_edit_is_a_branch(server: FakeServer, visit: Open) -> None:
     answered(page)
     page.get_by_role("article", name="You").hover()
     page.get_by_role("button", name="Edit").click()
-    page.get_by_label("Edit your message").fill("Second wording")
+    editor = page.get_by_label("Edit your message")
+    expect(editor).to_be_focused()  # it takes the focus, and puts the cursor at the end, once it is drawn
+    editor.fill("Second wording")
     page.keyboard.press("Enter")
     expect(page.get_by_text("2/2")).to_be_visible()
     answered(page)
