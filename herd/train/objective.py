@@ -46,33 +46,37 @@ class NextToken:
 class _HeadLoss(torch.autograd.Function):
     """Sum of cross-entropy of h·Wᵀ against labels, logits made and consumed a chunk of rows at a time.
 
-    The gradients are computed in the forward pass, while a chunk's logits are in cache; V × N logits never exist
-    whole. h: [N,C], weight: [V,C], labels: [N].
+    The gradients are computed in the forward pass. Products take CHUNK rows, which keeps them efficient; the softmax
+    takes SOFTMAX_ROWS, so that its passes in fp32 stay in the cache. h: [N,C], weight: [V,C], labels: [N].
     """
 
     CHUNK = 1024
+    SOFTMAX_ROWS = 64
 
     @staticmethod
     def forward(ctx: Any, h: Tensor, weight: Tensor, labels: Tensor) -> Tensor:
         w = weight.to(h.dtype)
+        keep = (labels != IGNORE).nonzero()[:, 0]
+        states, targets = h[keep], labels[keep, None]
         total = torch.zeros((), dtype=torch.float32, device=h.device)
-        dh = torch.zeros_like(h)
+        dstates = torch.empty_like(states)
         dw = torch.zeros_like(weight, dtype=torch.float32)
-        for at in range(0, h.shape[0], _HeadLoss.CHUNK):
+        for at in range(0, len(keep), _HeadLoss.CHUNK):
             rows = slice(at, at + _HeadLoss.CHUNK)
-            keep = labels[rows] != IGNORE
-            x = h[rows][keep]
-            target = labels[rows][keep]
-            if not len(target):
-                continue
-            logp = F.log_softmax((x @ w.T).float(), dim=-1)
-            total -= logp.gather(1, target[:, None]).sum()
-            grad = logp.exp_()
-            grad.scatter_add_(1, target[:, None], torch.full_like(grad[:, :1], -1.0))
-            grad = grad.to(h.dtype)
-            dh[rows].masked_scatter_(keep[:, None], grad @ w)
-            dw += (grad.T @ x).float()
-        ctx.save_for_backward(dh, dw)
+            x = states[rows]
+            logits = x @ w.T
+            for z, target in zip(
+                logits.split(_HeadLoss.SOFTMAX_ROWS),
+                targets[rows].split(_HeadLoss.SOFTMAX_ROWS),
+                strict=True,
+            ):
+                p = F.log_softmax(z, dim=-1, dtype=torch.float32)
+                total -= p.gather(1, target).sum()
+                p.exp_().scatter_add_(1, target, torch.full_like(p[:, :1], -1.0))
+                z.copy_(p)  # the logits' gradient takes their place
+            torch.mm(logits, w, out=dstates[rows])
+            dw += logits.T @ x
+        ctx.save_for_backward(torch.zeros_like(h).index_copy_(0, keep, dstates), dw)
         ctx.types = h.dtype, weight.dtype
         return total
 
