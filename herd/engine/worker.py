@@ -46,7 +46,8 @@ class Worker:
         self.leaving: set[str] = set()  # to be unloaded once they are idle
         self.owner: dict[str, str] = {}  # request id → engine key, until its prompt is read
         self.inbox: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
-        self.readers = ThreadPoolExecutor(1, "prompts")  # one: prompts stay in order of arrival
+        # One thread a model: its prompts stay in order of arrival, and a slow template keeps no other model waiting.
+        self.readers: dict[str, ThreadPoolExecutor] = {}
         self.loaders = ThreadPoolExecutor(1, "models")
         self.told: tuple[Message, float] = ({}, 0.0)
 
@@ -102,6 +103,7 @@ class Worker:
         if self.engines[key].idle and key not in self.owner.values():
             self.leaving.discard(key)
             del self.engines[key]
+            self.readers.pop(key).shutdown(wait=False)
             self._send({"op": "unloaded", "key": key})
 
     def _tell(self, *, at_once: bool) -> None:
@@ -151,6 +153,7 @@ class Worker:
 
     def _loaded(self, key: str, engine: Engine) -> None:
         self.engines[key] = engine
+        self.readers.setdefault(key, ThreadPoolExecutor(1, "prompts"))
         self.leaving.discard(key)
         info = {
             "context": engine.context,
@@ -175,13 +178,15 @@ class Worker:
         self.owner[id] = key
 
         def read() -> None:
+            if id not in self.owner:
+                return  # cancelled while it waited
             try:
                 job = engine.prepare(id, Request.from_json(message["request"]), salt=message["salt"])
-            except Exception as error:  # a template or tokenizer that fails in its own way
+            except Exception as error:  # a tokenizer that fails in its own way
                 job = Failed(f"the prompt cannot be read ({type(error).__name__})", "invalid_prompt", 400)
             self.inbox.put(lambda: self._read(engine, id, job))
 
-        self.readers.submit(read)
+        self.readers[key].submit(read)
 
     def _read(self, engine: Engine, id: str, job: Job | Failed) -> None:
         if self.owner.pop(id, None):  # else it was cancelled meanwhile
