@@ -11,6 +11,7 @@ The process ends when the socket closes, however that comes about; SIGINT and SI
 
 from __future__ import annotations
 
+import math
 import os
 import queue
 import signal
@@ -20,6 +21,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +29,7 @@ import torch
 
 from herd.engine import frames
 from herd.engine.choice import Job
-from herd.engine.engine import Engine
+from herd.engine.engine import STEP, Engine
 from herd.engine.loading import open_engine
 from herd.errors import HerdError
 from herd.protocol.types import Event, Failed, Request
@@ -50,6 +52,7 @@ class Worker:
         self.readers: dict[str, ThreadPoolExecutor] = {}
         self.loaders = ThreadPoolExecutor(1, "models")
         self.told: tuple[Message, float] = ({}, 0.0)
+        self.turn = 0.0  # since when other models than the one that steps have been waiting
 
     def run(self) -> None:
         threading.Thread(target=self._listen, daemon=True).start()
@@ -59,12 +62,26 @@ class Worker:
             if idle:
                 self._settle()
                 self.inbox.get()()
-            while not self.inbox.empty():
-                self.inbox.get()()
+            self._handle()
             for engine in list(self.engines.values()):
-                if not engine.idle:
-                    self._step(engine)
+                self.turn = time.monotonic()
+                self._step(engine)
             self._tell(at_once=False)
+
+    def _handle(self) -> None:
+        while not self.inbox.empty():
+            self.inbox.get()()
+
+    def _between(self, engine: Engine) -> None:
+        """Between the layers of a step: handle messages, and let no other model wait for long."""
+        self._handle()
+        if time.monotonic() - self.turn > STEP:
+            self.turn = math.inf  # not within a step that is within this one
+            for other in list(self.engines.values()):
+                if other is not engine:
+                    self._step(other)
+            self.turn = time.monotonic()
+        self._tell(at_once=False)
 
     def _listen(self) -> None:
         """Read messages until the parent is gone, then end the process whatever it is doing."""
@@ -86,6 +103,8 @@ class Worker:
             self._send({"op": "events", "events": [[id, event.to_json()] for id, event in events]})
 
     def _step(self, engine: Engine) -> None:
+        if engine.idle:
+            return
         try:
             events = engine.step()
         except Exception as error:  # out of memory, or a fault of ours: its replies fail, the process lives
@@ -152,6 +171,7 @@ class Worker:
         self.inbox.put(lambda: self._send(refusal))
 
     def _loaded(self, key: str, engine: Engine) -> None:
+        engine.between = partial(self._between, engine)
         self.engines[key] = engine
         self.readers.setdefault(key, ThreadPoolExecutor(1, "prompts"))
         self.leaving.discard(key)
