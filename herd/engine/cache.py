@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -12,11 +12,18 @@ from torch import Tensor
 
 from herd.model.config import Config
 
-# Torch's products on CPU give a row the same bits in any company if rows come in fours, and its attention kernel
-# the same bits for any number of queries if keys also come in whole blocks of 512 (the kernel's own block; what lies
-# past the end is masked and adds exact zeros). Kept to, a token's numbers do not depend on batch, chunk or prefix hit.
+# Torch's products on CPU, and its attention for a given number of keys, give a row the same bits in any company if
+# rows come in fours. So rows do, and `keys_for` a row is a matter of its position alone (what lies past the row is
+# masked and adds exact zeros): a token's numbers do not depend on batch, chunk or prefix hit.
 ROWS = 4
 BLOCK = 512
+
+
+def keys_for(position: int) -> int:
+    """Keys that a row at this position is computed with: a power of two from 64 to BLOCK, then whole blocks."""
+    if position < BLOCK:
+        return max(1 << position.bit_length(), 64)
+    return (position // BLOCK + 1) * BLOCK
 
 
 @dataclass
@@ -100,72 +107,69 @@ class Attention:
     """The `attend` of one step: each span's rows see their own slot, causally. Masks are made once, for all layers.
 
     The query heads that share a key-value head are rows of one product, so keys are read once and never repeated.
-    Spans of one row (replies) whose keys fill equally many blocks are computed together, the others one by one.
+    Single rows (replies) with equally many keys are computed together, other pieces of spans one by one.
     """
 
     def __init__(self, cache: SlotCache, spans: Sequence[Span], dtype: torch.dtype) -> None:
         self.cache, self.dtype = cache, dtype
         self.group = cache.config.n_heads // cache.config.n_kv_heads
-        self.parts: list[_Part] = []
-        replies: dict[int, list[Span]] = {}
-        for span in sorted(spans, key=lambda s: s.slot):
-            if span.stop - span.start == 1:
-                replies.setdefault(span.past // BLOCK, []).append(span)
-            else:
-                self.parts.append(self._part([span]))
-        self.parts += map(self._part, replies.values())
+        pieces = [piece for span in sorted(spans, key=lambda s: s.slot) for piece in _pieces(span)]
+        singles: dict[int, list[Span]] = {}
+        for piece in pieces:
+            if piece.stop - piece.start == 1:
+                singles.setdefault(keys_for(piece.past), []).append(piece)
+        parts = [[p] for p in pieces if p.stop - p.start > 1] + list(singles.values())
+        self.parts = [self._part(part) for part in parts]
+        # Rows in the order of the parts, where each goes in the cache, and the way back to the order of the step.
+        rows = [
+            (r, p.slot, p.past + r - p.start) for part in parts for p in part for r in range(p.start, p.stop)
+        ]
+        self.rows, self.slots, self.at = torch.tensor(rows).unbind(1)
+        self.back = F.pad(self.rows.argsort(), (0, -len(rows) % ROWS))
 
-    def _part(self, spans: list[Span]) -> _Part:
-        """Of spans with equally many rows n: m of them, whose keys end within the same block."""
-        first, n = spans[0], spans[0].stop - spans[0].start
-        keys = -(-(first.past + n) // BLOCK) * BLOCK
-        at = torch.tensor([range(s.past, s.past + n) for s in spans])  # [m, n]
-        hidden = torch.arange(keys) > at[..., None]
-        mask = (
-            torch.zeros(hidden.shape, dtype=self.dtype)
-            .masked_fill_(hidden, float("-inf"))
-            .repeat(1, self.group, 1)
-        )
-        mask = F.pad(mask, (0, 0, 0, -mask.shape[1] % ROWS))[:, None]
-        slots = torch.tensor([s.slot for s in spans])
-        rows = torch.tensor([range(s.start, s.stop) for s in spans])
-        return _Part(slots, rows, at, mask)
+    def _part(self, pieces: list[Span]) -> _Part:
+        first, n = pieces[0], pieces[0].stop - pieces[0].start
+        keys = keys_for(first.past)
+        at = torch.tensor([p.past for p in pieces])[:, None] + torch.arange(n)
+        mask = torch.zeros(len(pieces), n, keys, dtype=self.dtype)
+        mask.masked_fill_(torch.arange(keys) > at[..., None], float("-inf"))
+        mask = F.pad(mask.repeat(1, self.group, 1), (0, 0, 0, -n * self.group % ROWS))[:, None]
+        slots = [p.slot for p in pieces]
+        neighbours = slots == list(range(slots[0], slots[0] + len(slots)))
+        return _Part(n, mask, slice(slots[0], slots[-1] + 1) if neighbours else torch.tensor(slots))
 
     def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """q [1,H,T,D], k and v [1,K,T,D] of all rows of the step → [1,H,T,D]."""
-        out = torch.zeros_like(q)
-        heads, size = k.shape[1], q.shape[-1]
-        for part in self.parts:
-            m, n = part.rows.shape
-            all_keys, all_values = self.cache.k[layer], self.cache.v[layer]
-            all_keys[part.slots[:, None], :, part.at] = k[0, :, part.rows].permute(1, 2, 0, 3)
-            all_values[part.slots[:, None], :, part.at] = v[0, :, part.rows].permute(1, 2, 0, 3)
-            # [H,m,n,D] → [m, K, group · n, D], padded to a multiple of ROWS.
-            rows = q[0, :, part.rows].view(heads, self.group, m, n, size).permute(2, 0, 1, 3, 4)
-            rows = rows.reshape(m, heads, self.group * n, size)
-            rows = F.pad(rows, (0, 0, 0, part.mask.shape[2] - rows.shape[2]))
-            keys, values = part.of(all_keys), part.of(all_values)
-            y = F.scaled_dot_product_attention(rows, keys, values, attn_mask=part.mask)
-            y = y[:, :, : self.group * n].reshape(m, heads, self.group, n, size).permute(1, 2, 0, 3, 4)
-            out[0, :, part.rows] = y.reshape(-1, m, n, size)
-        return out
+        cached = self.cache.k[layer], self.cache.v[layer]
+        for old, new in zip(cached, (k, v), strict=True):
+            old[self.slots, :, self.at] = new[0].transpose(0, 1)[self.rows]
+        H, K, D = q.shape[1], k.shape[1], q.shape[-1]
+        out, rows = [], torch.split(q[0].transpose(0, 1)[self.rows], [len(p.mask) * p.n for p in self.parts])
+        for part, x in zip(self.parts, rows, strict=True):
+            m, n = len(part.mask), part.n
+            x = x.view(m, n, K, self.group, D).permute(0, 2, 3, 1, 4).reshape(m, K, self.group * n, D)
+            x = F.pad(x, (0, 0, 0, part.mask.shape[2] - x.shape[2]))
+            keys, values = (c[part.slots, :, : part.mask.shape[-1]] for c in cached)
+            y = F.scaled_dot_product_attention(x, keys, values, attn_mask=part.mask)[:, :, : self.group * n]
+            out.append(y.reshape(m, K, self.group, n, D).permute(0, 3, 1, 2, 4).reshape(m * n, H, D))
+        return torch.cat(out)[self.back].transpose(0, 1)[None]
 
 
 @dataclass
 class _Part:
-    """Spans computed together: slots [m], rows of the step [m,n], positions [m,n], mask [m, 1, rows padded, keys]."""
+    """Pieces computed together: m of them, of n rows each. mask: [m, 1, rows padded, keys]."""
 
-    slots: Tensor
-    rows: Tensor
-    at: Tensor
+    n: int
     mask: Tensor
+    slots: slice | Tensor  # a slice, and so no copy of the keys, where slots are neighbours
 
-    def of(self, cached: Tensor) -> Tensor:
-        """The spans' part of one layer's keys or values: a view where slots are neighbours, else a copy."""
-        seen = cached[:, :, : self.mask.shape[-1]]
-        first, count = int(self.slots[0]), len(self.slots)
-        neighbours = torch.equal(self.slots, torch.arange(first, first + count))
-        return seen[first : first + count] if neighbours else seen.index_select(0, self.slots)
+
+def _pieces(span: Span) -> Iterator[Span]:
+    """The span cut where its rows get more keys."""
+    while (end := span.start + keys_for(span.past) - span.past) < span.stop:
+        yield replace(span, stop=end)
+        span = replace(span, start=end, past=span.past + end - span.start)
+    yield span
 
 
 def _zeros(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:

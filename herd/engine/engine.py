@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import torch
 import torch.nn.functional as F
@@ -22,6 +22,7 @@ from herd.model.tokenizer import Tokenizer
 from herd.protocol.types import Event, Failed, Finished, FinishReason, Request, Started, TokenLogprob
 
 STEP = 0.1  # seconds that a step with prompt tokens aims at; DESIGN allows 0.2
+LONGEST = 0.2  # seconds that a step of replies may take where fewer of them at once can prevent more
 MIN_CHUNK = 16
 MAX_WAITING = 256  # requests
 MAX_WAITING_TOKENS = 1 << 20
@@ -33,6 +34,7 @@ class Engine:
 
     max_len: positions a sequence may fill (prompt and reply), at most the model's own.
     slots: sequences that run at once. budget: tokens of a step at most.
+    `between` is called between the layers of a step and may `enqueue` and `cancel`, so that neither waits for its end.
 
     Greedy tokens, sampled tokens of a seed and logprobs do not depend on what else runs, on chunks or on prefix
     hits wherever torch's CPU products give a row the same bits in any number of fours (see `cache`; measured
@@ -55,7 +57,12 @@ class Engine:
         self.cache = SlotCache(model.config, slots, self.context, self.dtype)
         self.stop_ids = tokenizer.stop_ids | frozenset(model.config.eos_ids)
         self.budget = max(budget, MIN_CHUNK)
-        self.chunk = min(64, self.budget)
+        self.between: Callable[[], None] = lambda: None
+        self.chunk = MIN_CHUNK  # rows of a step that others wait for
+        self.chunk_alone = min(64, self.budget)
+        self.width = slots  # sequences that may run at once, as far as time goes
+        self._least = 0.0  # seconds of the last step that could not have been smaller
+        self._began = 0.0
         self.waiting: deque[Choice] = deque()
         self.running: list[Choice] = []
         self._jobs: dict[str, Job] = {}
@@ -123,15 +130,19 @@ class Engine:
     @torch.inference_mode()
     def step(self) -> list[tuple[str, Event]]:
         """Admit, run one forward pass, and return what happened since the last step."""
-        while self.waiting and self.cache.free:
+        while self.waiting and self.cache.free and len(self.running) < self.width:
             self._admit(self.waiting.popleft())
-        if batch := self._plan():
-            began = time.monotonic()
-            logits, hidden = self._forward(batch)
-            self._advance(batch, logits, hidden)
-            self._adapt(
-                sum(s.stop - s.start for _, s in batch if s.stop - s.start > 1), time.monotonic() - began
-            )
+        # With only prompts to read, nobody waits for the step's end, and they can be cancelled between its layers.
+        alone = not any(c.undone == 1 or c.job.scored for c in self.running)
+        if batch := self._plan(self.chunk_alone if alone else self.chunk):
+            self._began = time.monotonic()
+            try:
+                logits, hidden = self._forward(batch)
+            except _Abandoned:
+                pass
+            else:
+                self._advance(batch, logits, hidden)
+                self._adapt(alone, [s.stop - s.start for _, s in batch], time.monotonic() - self._began)
         events, self._events = self._events, []
         return events
 
@@ -150,10 +161,10 @@ class Engine:
             self._totals["prompt_tokens"] += len(choice.tokens)
             self._events.append((job.id, Started(len(choice.tokens), choice.done)))
 
-    def _plan(self) -> list[tuple[Choice, Span]]:
+    def _plan(self, chunk: int) -> list[tuple[Choice, Span]]:
         """All replies that need one token, then prompts in order of arrival up to the chunk."""
         batch, row = [], 0
-        room = max(self.chunk - sum(c.undone == 1 for c in self.running), MIN_CHUNK)
+        room = max(chunk - sum(c.undone == 1 for c in self.running), MIN_CHUNK)
         for choice in self.running:
             n = min(choice.undone, room) if choice.undone > 1 else 1
             if n > 0:
@@ -171,7 +182,16 @@ class Engine:
             ids += choice.tokens[s.past : s.past + n]
             positions += range(s.past, s.past + n)
         pad = [0] * (-len(ids) % ROWS)
-        attend = self.cache.attention([s for _, s in batch], self.dtype)
+        attention = self.cache.attention([s for _, s in batch], self.dtype)
+
+        def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+            before = time.monotonic()
+            self.between()
+            self._began += time.monotonic() - before  # not this step's time
+            if not any(choice.job.id in self._jobs for choice, _ in batch):
+                raise _Abandoned
+            return attention(layer, q, k, v)
+
         h = self.model.hidden(torch.tensor([ids + pad]), torch.tensor([positions + pad]), attend)[0]
         return self._logits(h[[s.stop - 1 for _, s in batch]]), h
 
@@ -185,7 +205,7 @@ class Engine:
         for i, (choice, s) in enumerate(batch):
             job = choice.job
             if job.id not in self._jobs:
-                continue  # a sibling failed a moment ago
+                continue  # cancelled between layers, or a sibling failed a moment ago
             n = s.stop - s.start
             self.cache.wrote(s, choice.tokens[s.past : s.past + n])
             prompt_ends = choice.done < len(job.prompt.ids) <= choice.done + n
@@ -257,13 +277,37 @@ class Engine:
         self.running.remove(choice)
         self.cache.release(choice.slot)
 
-    def _adapt(self, prompt_rows: int, seconds: float) -> None:
-        """Move the chunk towards the size whose step takes STEP; only a step that carried prompts can tell."""
-        if not prompt_rows:
-            return
-        scale = min(max(STEP / max(seconds, 1e-6), 0.5), 2.0)
-        if scale < 1 or prompt_rows >= self.chunk // 2:
-            self.chunk = min(max(math.floor(self.chunk * scale), MIN_CHUNK), self.budget)
+    def _adapt(self, alone: bool, rows: list[int], seconds: float) -> None:
+        """Learn, from a step whose spans had so many rows, how much work a step can do in its time."""
+        prompts = sum(n for n in rows if n > 1)
+        if prompts and alone:
+            goal = STEP * self.model.config.n_layers
+            self.chunk_alone = self._scaled(self.chunk_alone, prompts, goal / max(seconds, 1e-6))
+        elif prompts:
+            self.chunk = self._scaled(self.chunk, prompts, STEP / max(seconds, 1e-6))
+        else:
+            self._limit(len(rows), seconds)
+
+    def _scaled(self, chunk: int, used: int, scale: float) -> int:
+        """The chunk, nearer to the size that takes its time; one that was not half used cannot tell that it may grow."""
+        if scale < 1 or used >= chunk // 2:
+            chunk = math.floor(chunk * min(max(scale, 0.5), 2.0))
+        return min(max(chunk, MIN_CHUNK), self.budget)
+
+    def _limit(self, replies: int, seconds: float) -> None:
+        """Let fewer sequences run at once when a step of replies takes too long, and one more when it does not."""
+        if replies <= ROWS:
+            self._least = seconds
+        if self._least > LONGEST:  # a large model: no step is short enough, and more replies cost little more
+            self.width = len(self.cache.length)
+        elif seconds > LONGEST:
+            self.width = max(math.floor(replies * LONGEST / seconds), ROWS)
+        elif replies >= self.width:
+            self.width = min(self.width + 1, len(self.cache.length))
+
+
+class _Abandoned(Exception):
+    """Nobody is left who wants what the step computes."""
 
 
 def drain(engine: Engine) -> Iterable[tuple[str, Event]]:

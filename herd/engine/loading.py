@@ -8,6 +8,7 @@ import torch
 
 from herd.engine.cache import SlotCache
 from herd.engine.engine import Engine
+from herd.engine.packed import pack
 from herd.errors import HerdError
 from herd.model import hf
 from herd.model.chat import ChatTemplate
@@ -27,6 +28,7 @@ def open_engine(
     if adapter_dir:
         load_peft(model, adapter_dir)
         merge(model)
+    pack(model)
     tokenizer = Tokenizer.load(model_dir)
     if tokenizer.vocab_size > model.config.vocab_size:
         raise HerdError(

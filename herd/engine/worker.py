@@ -11,6 +11,7 @@ The process ends when the socket closes, however that comes about; SIGINT and SI
 
 from __future__ import annotations
 
+import math
 import os
 import queue
 import signal
@@ -20,6 +21,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +29,7 @@ import torch
 
 from herd.engine import frames
 from herd.engine.choice import Job
-from herd.engine.engine import Engine
+from herd.engine.engine import STEP, Engine
 from herd.engine.loading import open_engine
 from herd.errors import HerdError
 from herd.protocol.types import Event, Failed, Request
@@ -46,9 +48,11 @@ class Worker:
         self.leaving: set[str] = set()  # to be unloaded once they are idle
         self.owner: dict[str, str] = {}  # request id → engine key, until its prompt is read
         self.inbox: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
-        self.readers = ThreadPoolExecutor(1, "prompts")  # one: prompts stay in order of arrival
+        # One thread a model: its prompts stay in order of arrival, and a slow template keeps no other model waiting.
+        self.readers: dict[str, ThreadPoolExecutor] = {}
         self.loaders = ThreadPoolExecutor(1, "models")
         self.told: tuple[Message, float] = ({}, 0.0)
+        self.turn = 0.0  # since when other models than the one that steps have been waiting
 
     def run(self) -> None:
         threading.Thread(target=self._listen, daemon=True).start()
@@ -58,12 +62,26 @@ class Worker:
             if idle:
                 self._settle()
                 self.inbox.get()()
-            while not self.inbox.empty():
-                self.inbox.get()()
+            self._handle()
             for engine in list(self.engines.values()):
-                if not engine.idle:
-                    self._step(engine)
+                self.turn = time.monotonic()
+                self._step(engine)
             self._tell(at_once=False)
+
+    def _handle(self) -> None:
+        while not self.inbox.empty():
+            self.inbox.get()()
+
+    def _between(self, engine: Engine) -> None:
+        """Between the layers of a step: handle messages, and let no other model wait for long."""
+        self._handle()
+        if time.monotonic() - self.turn > STEP:
+            self.turn = math.inf  # not within a step that is within this one
+            for other in list(self.engines.values()):
+                if other is not engine:
+                    self._step(other)
+            self.turn = time.monotonic()
+        self._tell(at_once=False)
 
     def _listen(self) -> None:
         """Read messages until the parent is gone, then end the process whatever it is doing."""
@@ -85,6 +103,8 @@ class Worker:
             self._send({"op": "events", "events": [[id, event.to_json()] for id, event in events]})
 
     def _step(self, engine: Engine) -> None:
+        if engine.idle:
+            return
         try:
             events = engine.step()
         except Exception as error:  # out of memory, or a fault of ours: its replies fail, the process lives
@@ -102,6 +122,7 @@ class Worker:
         if self.engines[key].idle and key not in self.owner.values():
             self.leaving.discard(key)
             del self.engines[key]
+            self.readers.pop(key).shutdown(wait=False)
             self._send({"op": "unloaded", "key": key})
 
     def _tell(self, *, at_once: bool) -> None:
@@ -150,7 +171,9 @@ class Worker:
         self.inbox.put(lambda: self._send(refusal))
 
     def _loaded(self, key: str, engine: Engine) -> None:
+        engine.between = partial(self._between, engine)
         self.engines[key] = engine
+        self.readers.setdefault(key, ThreadPoolExecutor(1, "prompts"))
         self.leaving.discard(key)
         info = {
             "context": engine.context,
@@ -175,13 +198,15 @@ class Worker:
         self.owner[id] = key
 
         def read() -> None:
+            if id not in self.owner:
+                return  # cancelled while it waited
             try:
                 job = engine.prepare(id, Request.from_json(message["request"]), salt=message["salt"])
-            except Exception as error:  # a template or tokenizer that fails in its own way
+            except Exception as error:  # a tokenizer that fails in its own way
                 job = Failed(f"the prompt cannot be read ({type(error).__name__})", "invalid_prompt", 400)
             self.inbox.put(lambda: self._read(engine, id, job))
 
-        self.readers.submit(read)
+        self.readers[key].submit(read)
 
     def _read(self, engine: Engine, id: str, job: Job | Failed) -> None:
         if self.owner.pop(id, None):  # else it was cancelled meanwhile

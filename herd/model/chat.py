@@ -2,72 +2,36 @@
 
 from __future__ import annotations
 
-import datetime
 import json
 import os
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import jinja2
-from jinja2.ext import Extension, loopcontrols
-from jinja2.sandbox import ImmutableSandboxedEnvironment
-
 from herd.errors import HerdError
+from herd.model.renderer import Renderer
+from herd.model.template import BUNDLED, LLAMA3_TEMPLATE, digest, render
 from herd.model.tokenizer import Tokenizer
+
+__all__ = ["LLAMA3_TEMPLATE", "ChatTemplate", "Messages", "encode_chat", "encode_prompt"]
 
 Messages = Sequence[Mapping[str, Any]]
 
-# Llama 3's own: header, blank line, trimmed content, end of turn.
-LLAMA3_TEMPLATE = (
-    "{{ bos_token }}{% for message in messages %}"
-    "{{ '<|start_header_id|>' + message['role'] + '<|end_header_id|>\n\n'"
-    " + message['content'] | trim + '<|eot_id|>' }}"
-    "{% endfor %}"
-    "{% if add_generation_prompt %}{{ '<|start_header_id|>assistant<|end_header_id|>\n\n' }}{% endif %}"
-)
-
-
-class _Generation(Extension):
-    """`{% generation %}…{% endgeneration %}` of training templates: rendered as its body."""
-
-    tags = {"generation"}
-
-    def parse(self, parser: Any) -> Any:
-        next(parser.stream)
-        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
-
-
-def _raise(message: str) -> None:
-    raise jinja2.TemplateError(message)
-
-
-def _environment() -> ImmutableSandboxedEnvironment:
-    env = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, loopcontrols]
-    )
-    env.filters["tojson"] = lambda value, ensure_ascii=False, indent=None, separators=None, sort_keys=False: (
-        json.dumps(
-            value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys
-        )
-    )
-    env.globals["raise_exception"] = _raise
-    env.globals["strftime_now"] = lambda form: datetime.datetime.now().strftime(form)
-    return env
-
 
 class ChatTemplate:
-    """A conversation's text, rendered exactly as `transformers` renders it."""
+    """A conversation's text, rendered exactly as `transformers` renders it.
+
+    A template that is not one of ours is code of unknown origin: a child process compiles and renders it.
+    Raises HerdError if it is not valid.
+    """
 
     def __init__(
         self, source: str, *, bos_token: str = "<|begin_of_text|>", eos_token: str = "<|eot_id|>"
     ) -> None:
         self.source = source
         self._names = {"bos_token": bos_token, "eos_token": eos_token}
-        try:
-            self._template = _environment().from_string(source)
-        except jinja2.TemplateError as error:
-            raise HerdError(f"the chat template is not valid Jinja: {error}") from None
+        self._render = partial(render, source) if digest(source) in BUNDLED else Renderer(source).render
 
     @classmethod
     def load(cls, directory: str | os.PathLike[str]) -> ChatTemplate:
@@ -95,13 +59,18 @@ class ChatTemplate:
         return cls(source, **names)
 
     def render(self, messages: Messages, *, add_generation_prompt: bool = False, **context: Any) -> str:
-        """The conversation as text; `context` are the template's own variables (`tools`, `date_string`, …)."""
-        try:
-            return self._template.render(
-                messages=messages, add_generation_prompt=add_generation_prompt, **self._names, **context
-            )
-        except (jinja2.TemplateError, TypeError, KeyError, ValueError) as error:
-            raise HerdError(f"the chat template refused the messages: {error}") from None
+        """The conversation as text; `context` are the template's own variables (`tools`, `date_string`, …).
+
+        Raises HerdError when the template refuses the messages, fails, takes longer than a second or grows too large.
+        """
+        said = [dict(message) for message in messages]
+        variables = {
+            "messages": said,
+            "add_generation_prompt": add_generation_prompt,
+            **self._names,
+            **context,
+        }
+        return self._render(variables)
 
 
 def encode_prompt(tokenizer: Tokenizer, template: ChatTemplate, messages: Messages) -> list[int]:

@@ -123,7 +123,7 @@ class Llama(nn.Module):
         self.embed = nn.Embedding(config.vocab_size, config.dim)
         self.layers = nn.ModuleList(Block(config) for _ in range(config.n_layers))
         self.norm = RMSNorm(config.dim, config.norm_eps)
-        self.lm_head = None if config.tied else Linear(config.dim, config.vocab_size)
+        self.lm_head: nn.Module | None = None if config.tied else Linear(config.dim, config.vocab_size)
         self.dtype: torch.dtype | None = None
         self.register_buffer("freq", frequencies(config), persistent=False)
         self.freq: Tensor
@@ -156,11 +156,13 @@ class Llama(nn.Module):
 
     @property
     def head_weight(self) -> Tensor:
-        return self.embed.weight if self.lm_head is None else self.lm_head.weight
+        return self.embed.weight if self.lm_head is None else self.lm_head.weight  # type: ignore[return-value]
 
     def head(self, h: Tensor) -> Tensor:
         """Logits [..., V] of states [..., C]."""
-        return F.linear(h, self.head_weight.to(h.dtype))
+        if self.lm_head is None:
+            return F.linear(h, self.embed.weight.to(h.dtype))
+        return self.lm_head(h)  # type: ignore[no-any-return]
 
     def forward(
         self,

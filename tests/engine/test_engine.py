@@ -12,7 +12,9 @@ import pytest
 import torch
 
 from herd.engine import engine as engine_module
+from herd.engine.cache import keys_for
 from herd.engine.engine import Engine
+from herd.engine.packed import pack
 from herd.model.config import Config
 from herd.model.llama import Llama
 from herd.model.tokenizer import Tokenizer
@@ -62,18 +64,22 @@ def mixed(seed: int, count: int) -> list[Request]:
     ]
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(
+    "dtype, packed", [(torch.float32, False), (torch.bfloat16, False), (torch.bfloat16, True)]
+)
 def test_a_reply_does_not_depend_on_its_company(
-    engine: Make, config: Config, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+    engine: Make, config: Config, dtype: torch.dtype, packed: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = make_model(config, dtype)
+    if packed:
+        pack(model)
     requests = mixed(1, 9)
     alone = [run(engine(model=model), r)[0] for r in requests]
     for chunk, slots in ((16, 3), (23, 4), (512, 9)):
         monkeypatch.setattr(engine_module, "MIN_CHUNK", chunk)
         monkeypatch.setattr(Engine, "_adapt", lambda *_: None)
         crowd = engine(model=model, slots=slots)
-        crowd.chunk = chunk
+        crowd.chunk = crowd.chunk_alone = chunk
         for a, b in zip(alone, run(crowd, *requests), strict=True):
             assert a.tokens == b.tokens and a.text == b.text
             assert a.logprobs == b.logprobs  # to the last bit
@@ -248,7 +254,7 @@ def test_damaged_weights_fail_the_request_only(engine: Make, config: Config) -> 
 def test_decodes_go_on_while_a_long_prompt_is_read(engine: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Engine, "_adapt", lambda *_: None)
     busy = engine()
-    busy.chunk = 32
+    busy.chunk = busy.chunk_alone = 32
     busy.submit("a", ask(max_tokens=100, stop=()))
     busy.step()
     busy.submit("b", replace(ask(LONG * 3), sampling=Sampling(0, max_tokens=1)))
@@ -258,3 +264,104 @@ def test_decodes_go_on_while_a_long_prompt_is_read(engine: Make, monkeypatch: py
         assert any(id == "a" and isinstance(e, (Delta, Finished)) for id, e in busy.step())
         steps += 1
     assert steps > 5
+
+
+def test_a_position_reaches_itself_and_no_further_than_twice() -> None:
+    assert [keys_for(p) for p in (0, 63, 64, 127, 128, 255, 256, 511, 512, 1023, 1024)] == [
+        *(64, 64, 128, 128, 256, 256, 512, 512, 1024, 1024, 1536)
+    ]
+
+
+def test_packed_weights_compute_the_same(config: Config, engine: Make) -> None:
+    plain, packed = make_model(config, torch.bfloat16), make_model(config, torch.bfloat16)
+    pack(packed)
+    tokens = torch.arange(40)[None] % config.vocab_size
+    with torch.inference_mode():
+        torch.testing.assert_close(packed(tokens), plain(tokens), rtol=0.02, atol=0.1)
+
+
+def test_a_prompt_is_cancelled_between_layers(engine: Make, config: Config) -> None:
+    one = engine(slots=2)
+    one.chunk_alone = 512
+    layers = 0
+
+    def between() -> None:
+        nonlocal layers
+        layers += 1
+        if layers == 2:
+            one.cancel("a")
+
+    one.submit("a", ask(LONG, max_tokens=3))
+    one.between = between
+    events = one.step()
+    assert layers == 2 == config.n_layers  # the second layer's attention was not computed
+    assert ("a", Finished(0, "cancelled")) in events and one.idle and len(one.cache.free) == 2
+    one.between = lambda: None
+    alone, after = run(engine(), ask(LONG, logprobs=2))[0], run(one, ask(LONG, logprobs=2))[0]
+    assert after.logprobs == alone.logprobs  # nothing half done is taken for a prefix
+
+
+def test_company_goes_on_when_one_is_cancelled_between_layers(engine: Make) -> None:
+    expected = run(engine(), ask(max_tokens=8))[0].tokens
+    two = engine()
+    two.submit("a", ask(max_tokens=8))
+    two.submit("b", ask("She saw", max_tokens=500))
+    events = two.step()
+    two.between = lambda: two.cancel("b")
+    while not two.idle:
+        events += two.step()
+    assert [t for id, e in events if id == "a" and isinstance(e, Delta) for t in e.tokens] == expected
+    assert ("b", Finished(0, "cancelled")) in events
+
+
+class Clock:
+    """Time that passes only while the model computes: `base` seconds a step and `each` for every row."""
+
+    def __init__(self, engine: Engine, monkeypatch: pytest.MonkeyPatch, base: float, each: float) -> None:
+        self.now, self.base, self.each = 0.0, base, each
+        self.steps: list[tuple[int, float]] = []
+        forward = engine._forward
+
+        def slow(batch: list) -> tuple[torch.Tensor, torch.Tensor]:
+            rows = sum(s.stop - s.start for _, s in batch)
+            self.steps.append((rows, base + each * rows))
+            self.now += self.steps[-1][1]
+            return forward(batch)
+
+        monkeypatch.setattr(engine, "_forward", slow)
+        monkeypatch.setattr(engine_module.time, "monotonic", lambda: self.now)
+
+
+def test_as_many_replies_run_as_a_step_has_time_for(engine: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    many = engine(slots=16)
+    clock = Clock(many, monkeypatch, base=0.05, each=0.015)  # ten rows take 0.2 s
+    replies = run(many, *(ask(max_tokens=20, stop=()) for _ in range(60)))
+    assert all(r.usage for r in replies)
+    settled = clock.steps[len(clock.steps) // 2 : -30]
+    assert max(seconds for rows, seconds in settled) <= 0.25
+    assert sorted(rows for rows, _ in settled)[len(settled) // 2] >= 8  # and no fewer than need be
+
+
+def test_a_model_too_large_for_any_step_keeps_all_its_slots(
+    engine: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    many = engine(slots=16)
+    clock = Clock(many, monkeypatch, base=1.0, each=0.01)
+    run(many, ask(max_tokens=3))
+    run(many, *(ask(max_tokens=20, stop=()) for _ in range(32)))
+    assert sum(rows >= 16 for rows, _ in clock.steps) > 20
+
+
+def test_prompts_get_long_steps_only_while_nobody_waits(
+    engine: Make, config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = engine()
+    clock = Clock(one, monkeypatch, base=0.01, each=0.001)
+    for i in range(6):
+        run(one, ask(f"{i} {LONG} {LONG}", max_tokens=1))
+    goal = engine_module.STEP * config.n_layers
+    assert goal / 2 < max(seconds for _, seconds in clock.steps[-3:]) <= 1.2 * goal
+    clock.steps.clear()
+    run(one, ask(max_tokens=200, stop=()), *(ask(f"{i} and {LONG}", max_tokens=1) for i in range(9)))
+    mixed = [seconds for rows, seconds in clock.steps[1:] if rows > 2]
+    assert max(mixed) <= 2 * engine_module.STEP and engine_module.STEP / 2 < max(mixed[len(mixed) // 2 :])

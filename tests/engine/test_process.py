@@ -40,8 +40,8 @@ def with_client(work: Callable[[EngineClient], Awaitable[None]], **options: int)
     asyncio.run(main())
 
 
-async def reply(client: EngineClient, request: Request) -> list[Event]:
-    return [event async for event in client.generate("t", request)]
+async def reply(client: EngineClient, request: Request, key: str = "t") -> list[Event]:
+    return [event async for event in client.generate(key, request)]
 
 
 async def until(condition: Callable[[], bool]) -> None:
@@ -109,6 +109,26 @@ def test_what_cannot_be_loaded_says_why(model_dir: Path, tmp_path: Path) -> None
     broken = tmp_path / "broken"
     shutil.copytree(model_dir, broken)
     (broken / "model.safetensors").write_bytes(b"\0" * (broken / "model.safetensors").stat().st_size)
+    with_client(work)
+
+
+def test_a_slow_template_keeps_only_its_own_model_waiting(model_dir: Path, tmp_path: Path) -> None:
+    async def work(client: EngineClient) -> None:
+        await client.load("t", model_dir)
+        await client.load("slow", slow)
+        expected = text(await reply(client, CHAT))
+        refused = asyncio.gather(*(reply(client, CHAT, "slow") for _ in range(3)))
+        await asyncio.sleep(0.1)  # the first of three renders now, a second each
+        assert text(await reply(client, CHAT)) == expected
+        assert not refused.done()
+        for events in await refused:
+            (failed,) = events
+            assert isinstance(failed, Failed) and failed.status == 400 and "longer than 1 s" in failed.message
+
+    slow = tmp_path / "slow"
+    shutil.copytree(model_dir, slow)
+    loops = "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}"
+    (slow / "chat_template.jinja").write_text(loops)
     with_client(work)
 
 
