@@ -86,5 +86,5 @@ async def _metrics(request: Request) -> Response:
 async def _page() -> Response:
     index = WEB / "index.html"
     if not index.is_file():
-        raise errors.ApiError("the pages are not installed; the API is at /v1", status=404, code="not_found")
+        raise errors.not_found("the pages are not installed; the API is at /v1")
     return FileResponse(index, headers={"Cache-Control": "no-cache"})
