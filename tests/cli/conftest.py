@@ -100,22 +100,12 @@ def tiny(tmp_path: Path) -> Path:
     import torch
 
     from herd.model import hf
-    from herd.model.config import Config
-    from herd.model.llama import Llama
     from herd.model.tokenizer import train_bpe
 
-    torch.manual_seed(0)
+    from ..tiny import tiny_config, tiny_llama
+
     tokenizer = train_bpe(["the quick brown fox jumps over the lazy dog " * 9], 300)
-    config = Config(
-        vocab_size=tokenizer.vocab_size,
-        dim=32,
-        n_layers=2,
-        n_heads=4,
-        n_kv_heads=2,
-        head_dim=8,
-        ffn_dim=64,
-        max_positions=64,
-    )
     directory = tmp_path / "tiny"
-    hf.save(Llama(config), directory, tokenizer=tokenizer, dtype=torch.float32)
+    model = tiny_llama(tiny_config(tokenizer, max_positions=64))
+    hf.save(model, directory, tokenizer=tokenizer, dtype=torch.float32)
     return directory
