@@ -21,7 +21,7 @@ from herd.store.store import OUTCOMES
 router = APIRouter(prefix="/api")
 Body = Annotated[dict[str, Any], Depends(body.read_object)]
 
-TITLE, ID, TEXT, NUMBER = str, str, str, (int, float)
+NUMBER = (int, float)
 T = TypeVar("T")
 SOURCES = ("regenerate", "battle", "thumbs", "correction", "judge")
 ROLES = ("system", "user", "assistant", "tool")
@@ -72,7 +72,7 @@ def conversations(
 
 @router.post("/conversations", status_code=201)
 def create_conversation(request: Request, data: Body) -> dict[str, Any]:
-    given = body.fields(data, id=ID, title=TITLE, route=str, system=TEXT, settings=dict)
+    given = body.fields(data, id=str, title=str, route=str, system=str, settings=dict)
     return state(request).store.create_conversation(**given)
 
 
@@ -87,10 +87,8 @@ def export(request: Request, ids: str = "") -> dict[str, Any]:
 
 @router.post("/conversations/import")
 def import_(request: Request, data: Body) -> dict[str, Any]:
-    given = body.fields(data, conversations=list).get("conversations")
-    if given is None:
-        raise ProtocolError("conversations is missing", "conversations")
-    return {"imported": state(request).store.import_conversations(given)}
+    given = body.fields(data, need=("conversations",), conversations=list)
+    return {"imported": state(request).store.import_conversations(given["conversations"])}
 
 
 @router.get("/conversations/{id}")
@@ -108,7 +106,7 @@ def conversation(request: Request, id: str) -> dict[str, Any]:
 
 @router.patch("/conversations/{id}")
 def update_conversation(request: Request, id: str, data: Body) -> dict[str, Any]:
-    body.fields(data, title=TITLE, route=str, system=TEXT, settings=dict)
+    body.fields(data, title=str, route=str, system=str, settings=dict)
     return _found(state(request).store.update_conversation(id, **data), "conversation", id)
 
 
@@ -120,10 +118,9 @@ def delete_conversation(request: Request, id: str) -> Response:
 
 @router.post("/conversations/{id}/messages", status_code=201)
 def add_message(request: Request, id: str, data: Body) -> dict[str, Any]:
-    given = body.fields(data, id=ID, parent=ID, role=str, content=TEXT, generation=ID, created=NUMBER)
+    text = dict.fromkeys(("id", "parent", "role", "content", "generation"), str)
+    given = body.fields(data, need=("content",), created=NUMBER, **text)
     body.one_of("role", given.get("role"), ROLES)
-    if "content" not in given:
-        raise ProtocolError("content is missing", "content")
     return state(request).store.add_message(conversation=id, **given)
 
 
@@ -136,11 +133,9 @@ def generation(request: Request, id: str) -> dict[str, Any]:
 def add_vote(request: Request, data: Body) -> dict[str, Any]:
     """Keeps a vote; it is durable when the reply is sent. The same id again is the same vote."""
     here = state(request)
-    given = body.fields(data, id=ID, a=ID, b=ID, outcome=str, source=str)
+    given = body.fields(data, need=("a", "b"), id=str, a=str, b=str, outcome=str, source=str)
     body.one_of("outcome", given.get("outcome"), OUTCOMES)
     body.one_of("source", given.setdefault("source", "regenerate"), SOURCES)
-    if missing := {"a", "b"} - given.keys():
-        raise ProtocolError(f"{min(missing)} is missing", min(missing))
     if given["a"] == given["b"]:
         raise ProtocolError("a and b are the same generation", "b")
     caller = f"{here.keys.name}|{request.headers.get('user-agent', '')}"

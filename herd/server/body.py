@@ -42,9 +42,8 @@ async def read_object(request: Request) -> dict[str, Any]:
 def parse_object(body: bytes) -> dict[str, Any]:
     """A JSON object as RFC 8259 has it: UTF-8, finite numbers, whole characters, at most MAX_DEPTH levels."""
     try:
-        value = json.loads(
-            body.decode(), parse_constant=_no_constant, parse_float=_finite, parse_int=_integer
-        )
+        text = body.decode()
+        value = json.loads(text, parse_constant=_no_constant, parse_float=_finite, parse_int=_integer)
     except UnicodeDecodeError as error:
         raise _bad(f"the body is not UTF-8 (byte {error.start})") from None
     except RecursionError:
@@ -55,9 +54,8 @@ def parse_object(body: bytes) -> dict[str, Any]:
         raise _bad("the body must be a JSON object")
     level: list[Any] = [value]
     for _ in range(MAX_DEPTH):
-        level = [
-            c for v in level for c in (v.values() if isinstance(v, dict) else v) if isinstance(c, dict | list)
-        ]
+        inner = (part for v in level for part in (v.values() if isinstance(v, dict) else v))
+        level = [part for part in inner if isinstance(part, dict | list)]
     if level:
         raise _bad(f"the body is nested deeper than {MAX_DEPTH} levels")
     if _SURROGATE.search(body):
@@ -68,8 +66,10 @@ def parse_object(body: bytes) -> dict[str, Any]:
     return value
 
 
-def fields(body: Mapping[str, Any], **types: type | tuple[type, ...]) -> dict[str, Any]:
-    """`body`, checked to have only the fields named in `types`, each of its type or null.
+def fields(
+    body: Mapping[str, Any], *, need: tuple[str, ...] = (), **types: type | tuple[type, ...]
+) -> dict[str, Any]:
+    """What `body` has of the fields named in `types`, each of its type or null, and all of `need`.
 
     Raises ProtocolError naming the field, and the nearest known one for an unknown one.
     """
@@ -81,7 +81,11 @@ def fields(body: Mapping[str, Any], **types: type | tuple[type, ...]) -> dict[st
         wrong_bool = isinstance(value, bool) and types[name] is not bool
         if value is not None and (wrong_bool or not isinstance(value, types[name])):
             raise ProtocolError(f"{name} has the wrong type", name)
-    return {name: value for name, value in body.items() if value is not None}
+    given = {name: value for name, value in body.items() if value is not None}
+    for name in need:
+        if name not in given:
+            raise ProtocolError(f"{name} is missing", name)
+    return given
 
 
 def one_of(name: str, value: Any, choices: tuple[str, ...]) -> str:
