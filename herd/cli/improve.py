@@ -69,8 +69,7 @@ def _collect(name: str, file: Path | None, run: Run | None) -> tuple[list[Prefer
 
     from herd.store import Store
 
-    settings = Settings.from_environment()
-    store = Store.open(settings.database or settings.home / "herd.db")  # beside a server that may be writing
+    store = Store.open(Settings.from_environment().store)  # beside a server that may be writing
     try:
         return from_votes(store.pairs(name))
     finally:

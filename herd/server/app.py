@@ -28,7 +28,7 @@ PAGES = ("/", "/models", "/runs", "/c/{id}")
 def create_app(settings: Settings, engines: Engines) -> FastAPI:
     """The ASGI application. `engines` are started (unless they are) and closed with it."""
     metrics, keys = Metrics(), KeyRing(settings.api_key)
-    store = Store.open(settings.database or settings.home / "herd.db")
+    store = Store.open(settings.store)
     replies = Replies(engines, store, metrics)
     scheduler = Scheduler(settings.home, _environment(settings), engines.reload)
     replies.on_change = lambda: scheduler.traffic(replies.in_flight)
