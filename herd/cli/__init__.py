@@ -1,7 +1,5 @@
 """The `herd` command: a small module a verb, loaded when it is called."""
 
-from __future__ import annotations
-
 import importlib
 import os
 import sys
@@ -36,11 +34,15 @@ class Verbs(click.Group):
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(VERBS)
 
-    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+    def get_command(self, ctx: click.Context, name: str) -> click.Command:
         if name not in VERBS:
-            return None
+            from herd.registry.nearest import nearest
+
+            near = nearest(name, VERBS)
+            hint = f"did you mean `herd {near}`?" if near else "see `herd --help`"
+            raise HerdError(f"no command {name!r}; {hint}")
         module = importlib.import_module(f"herd.cli.{MODULES.get(name, name)}")
-        # `eval` and the like would hide a builtin: such a function is called `eval_`.
+        # `eval` would hide a builtin: its function is called `eval_`.
         command: click.Command = getattr(module, name, None) or getattr(module, f"{name}_")
         command.name = name
         return command
@@ -49,29 +51,9 @@ class Verbs(click.Group):
         with formatter.section("Commands"):
             formatter.write_dl(list(VERBS.items()))
 
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
-        name = args[0]
-        if name not in VERBS and not name.startswith("-"):
-            from herd.registry.nearest import nearest
-
-            near = nearest(name, list(VERBS))
-            hint = f"did you mean `herd {near}`?" if near else "see `herd --help`"
-            raise HerdError(f"no command {name!r}; {hint}")
-        return super().resolve_command(ctx, args)
-
-
-def _version(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
-    if wanted:
-        from importlib.metadata import version
-
-        click.echo(f"herd {version('openherd')}")
-        ctx.exit()
-
 
 @click.group(cls=Verbs, context_settings={"help_option_names": ["-h", "--help"]})
-@click.option("--version", is_flag=True, is_eager=True, expose_value=False, callback=_version)
+@click.version_option(package_name="openherd", message="herd %(version)s")
 def herd() -> None:
     """Train, serve, rank and improve open language models."""
 
@@ -93,20 +75,17 @@ def run(args: list[str]) -> int:
     except BrokenPipeError:  # the reader of a pipe (head, less) has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
-    except (
-        OSError
-    ) as error:  # a full disk, a forbidden folder: the user's to mend, though nobody foresaw where
-        if os.environ.get("HERD_DEBUG"):
-            raise
-        place = f"{error.filename}: " if error.filename else ""
-        print(f"herd: {place}{error.strerror or error}", file=sys.stderr)
-        return 1
     except Exception as error:
         if os.environ.get("HERD_DEBUG"):
             raise
-        line = " ".join(str(error).split())
-        print(f"herd: {type(error).__name__}: {line}; set HERD_DEBUG=1 for the traceback", file=sys.stderr)
+        print(f"herd: {_describe(error)}", file=sys.stderr)
         return 1
+
+
+def _describe(error: Exception) -> str:
+    if isinstance(error, OSError):  # a full disk, a forbidden folder: the user's to mend
+        return f"{error.filename}: " * bool(error.filename) + (error.strerror or str(error))
+    return f"{type(error).__name__}: {' '.join(str(error).split())}; set HERD_DEBUG=1 for the traceback"
 
 
 def main() -> None:

@@ -1,7 +1,5 @@
 """`herd chat`: a conversation in the terminal."""
 
-from __future__ import annotations
-
 import sys
 import uuid
 from collections.abc import Callable, Generator
@@ -28,22 +26,17 @@ def chat(name: str, system: str | None, **sampling: float | None) -> None:
 
     A running server answers if there is one, and keeps the conversation; else the model is loaded here.
     """
-    said = {key: value for key, value in sampling.items() if value is not None}
-    server = Server.running()
-    reply = _from_server(server, name, said) if server else _in_process(name, said)
-    talk(reply, system, sys.stdin.isatty())
+    given: dict[str, Any] = {key: value for key, value in sampling.items() if value is not None}
+    person = sys.stdin.isatty()
+    if server := Server.running():
+        headers = {"X-Herd-Conversation": str(uuid.uuid4())}
+        body = {"model": name, **given}
+        talk(lambda messages: server.chat({**body, "messages": messages}, headers), system, person)
+    else:
+        import herd
 
-
-def _from_server(server: Server, name: str, sampling: dict[str, Any]) -> Reply:
-    headers = {"X-Herd-Conversation": str(uuid.uuid4())}
-    return lambda messages: server.chat({"model": name, "messages": messages, **sampling}, headers)
-
-
-def _in_process(name: str, sampling: dict[str, Any]) -> Reply:
-    import herd
-
-    model = herd.load(name)
-    return lambda messages: model.chat(messages, stream=True, **sampling)
+        model = herd.load(name)
+        talk(lambda messages: model.chat(messages, stream=True, **given), system, person)
 
 
 def talk(reply: Reply, system: str | None, person: bool) -> None:
@@ -53,7 +46,11 @@ def talk(reply: Reply, system: str | None, person: bool) -> None:
         import readline  # noqa: F401  (gives input() its history and editing)
 
         click.echo(COMMANDS, err=True)
-    while (line := _read(person)) is not None:
+    while True:
+        try:
+            line = input("> " if person else "").strip()
+        except EOFError:
+            return
         word, _, rest = line.partition(" ")
         if word == "/quit":
             return
@@ -64,33 +61,21 @@ def talk(reply: Reply, system: str | None, person: bool) -> None:
         elif word.startswith("/"):
             click.echo(f"no command {word}; {COMMANDS}", err=True)
         elif line:
-            history.append({"role": "user", "content": line})
+            asked = [*history, {"role": "user", "content": line}]
+            lead = [{"role": "system", "content": system}] if system else []
             try:
-                answer = _print_reply(reply, _with_system(system, history))
+                answer = _print_reply(reply([*lead, *asked]))
             except HerdError as error:
                 if not person:
                     raise
                 click.echo(str(error), err=True)
-                history.pop()
             else:
-                history.append({"role": "assistant", "content": answer})
+                history = [*asked, {"role": "assistant", "content": answer}]
 
 
-def _read(person: bool) -> str | None:
-    try:
-        return input("> " if person else "").strip()
-    except EOFError:
-        return None
-
-
-def _with_system(system: str | None, history: list[Message]) -> list[Message]:
-    return [{"role": "system", "content": system}, *history] if system else list(history)
-
-
-def _print_reply(reply: Reply, messages: list[Message]) -> str:
+def _print_reply(stream: Generator[str, None, None]) -> str:
     """Print a reply as it comes, and return it: all of it, or what was said when Ctrl-C stopped it."""
     parts: list[str] = []
-    stream = reply(messages)
     try:
         for part in stream:
             parts.append(part)

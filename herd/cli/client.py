@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-import urllib.error
-import urllib.request
-from collections.abc import Generator, Iterator
+from collections.abc import Generator
+from contextlib import suppress
 from http.client import HTTPException, HTTPResponse
 from typing import Any
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
 
 from herd.errors import HerdError
 from herd.server.settings import Settings
@@ -34,9 +35,9 @@ class Server:
             raise
         return server
 
-    def call(self, method: str, path: str, body: Any = None, timeout: float = 30) -> Any:
-        """One request, JSON to JSON. Raises HerdError with the server's own words."""
-        with self._open(method, path, body, timeout) as response:
+    def call(self, method: str, path: str, timeout: float = 30) -> Any:
+        """One request, and the JSON that answers it. Raises HerdError with the server's own words."""
+        with self._open(Request(self.url + path, None, self.headers, method=method), timeout) as response:
             try:
                 return json.load(response)
             except (ValueError, HTTPException, OSError):
@@ -44,11 +45,12 @@ class Server:
 
     def chat(self, body: dict[str, Any], headers: dict[str, str]) -> Generator[str, None, None]:
         """Stream a chat completion; yields text. Closing the iterator stops the generation."""
-        body = {**body, "stream": True}
-        with self._open("POST", "/v1/chat/completions", body, 600, headers) as response:
-            finished = False
-            for line in _lines(response):
-                if not line.startswith(b"data: ") or line.strip() == b"data: [DONE]":
+        data = json.dumps({**body, "stream": True}).encode()
+        request = Request(self.url + "/v1/chat/completions", data, self.headers | headers)
+        finished = False
+        with self._open(request, 600) as response, suppress(OSError, HTTPException):
+            for line in response:
+                if not line.startswith(b"data: {"):
                     continue
                 event = json.loads(line[6:])
                 if "error" in event:
@@ -56,39 +58,28 @@ class Server:
                 for choice in event["choices"]:
                     finished = finished or choice.get("finish_reason") is not None
                     yield choice["delta"].get("content") or ""
-            if not finished:
-                raise HerdError("the server went away in the middle of the reply", code="unreachable")
+        if not finished:
+            raise HerdError("the server went away in the middle of the reply", code="unreachable")
 
-    def _open(
-        self, method: str, path: str, body: Any, timeout: float, headers: dict[str, str] | None = None
-    ) -> HTTPResponse:
-        data = None if body is None else json.dumps(body).encode()
-        request = urllib.request.Request(
-            self.url + path, data, {**self.headers, **(headers or {})}, method=method
-        )
+    def _open(self, request: Request, timeout: float) -> HTTPResponse:
         try:
-            response: HTTPResponse = urllib.request.urlopen(request, timeout=timeout)
+            response: HTTPResponse = urlopen(request, timeout=timeout)
             return response
-        except urllib.error.HTTPError as error:
-            raise HerdError(_message(error), status=error.code) from None
+        except HTTPError as error:
+            try:
+                message = json.load(error)["error"]["message"]
+            except (ValueError, KeyError, TypeError, HTTPException, OSError):
+                message = f"the server answered {error.code} {error.reason}"
+            hint = " (set HERD_API_KEY to the server's key)" if error.code == 401 else ""
+            raise HerdError(f"{message}{hint}", status=error.code) from None
         except (OSError, HTTPException) as error:
             reason = getattr(error, "reason", error)
             raise HerdError(f"no server at {self.url} ({reason})", code="unreachable") from None
 
 
-def _lines(response: HTTPResponse) -> Iterator[bytes]:
-    """The lines until the end, or until the connection breaks: what is missing then is the caller's to notice."""
-    try:
-        yield from response
-    except (OSError, HTTPException):
-        return
-
-
-def _message(error: urllib.error.HTTPError) -> str:
-    try:
-        message: str = json.load(error)["error"]["message"]
-    except (ValueError, KeyError, TypeError, HTTPException, OSError):
-        return f"the server answered {error.code} {error.reason}"
-    if error.code == 401:
-        return f"{message} (set HERD_API_KEY to the server's key)"
-    return message
+def reload() -> bool:
+    """Let a running server serve what the registry says now; whether there is one."""
+    server = Server.running()
+    if server:
+        server.call("POST", "/api/reload")
+    return server is not None

@@ -1,22 +1,19 @@
 """`herd pull`: a model from the Hugging Face hub into the registry."""
 
-from __future__ import annotations
-
-import json
 import os
 import re
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
-from herd.cli.client import Server
-from herd.cli.output import console, emit, json_option
+from herd.cli.client import reload
+from herd.cli.output import emit, json_option
 from herd.errors import HerdError
-
-if TYPE_CHECKING:
-    from herd.registry import Registry
+from herd.registry import Registry, lineage
+from herd.registry.files import read_json
+from herd.registry.home import home
+from herd.registry.registry import NAME
 
 # Weights as plain tensors, and text. Nothing else is ever asked for: no pickles, no code.
 ALLOWED = ["*.safetensors", "*.json", "*.jinja", "tokenizer.model", "README.md", "LICENSE*"]
@@ -26,16 +23,12 @@ ALLOWED = ["*.safetensors", "*.json", "*.jinja", "tokenizer.model", "README.md",
 @click.argument("repo")
 @click.option("--name", help="What to call it here (default: the repository's own name).")
 @json_option
-def pull(repo: str, name: str | None, as_json: bool) -> None:
+def pull(repo: str, name: str | None) -> None:
     """Fetch REPO (owner/name, or owner/name@revision) from the Hugging Face hub.
 
     A broken connection is taken up where it broke, and finished files are not fetched again. HF_TOKEN, HF_HOME,
     HF_ENDPOINT and HF_HUB_OFFLINE are honoured.
     """
-    from herd.registry import Registry, lineage
-    from herd.registry.home import home
-    from herd.registry.registry import NAME
-
     repo, _, revision = repo.partition("@")
     name = name or default_name(repo)
     if not NAME.fullmatch(name):
@@ -47,35 +40,19 @@ def pull(repo: str, name: str | None, as_json: bool) -> None:
         for file in sorted(snapshot.iterdir()):  # an older fetch by another program may have left more there
             if any(file.match(pattern) for pattern in ALLOWED):
                 (chosen / file.name).symlink_to(file.resolve())
-        kind, base = _check(repo, chosen, registry)
-        card = chosen / "README.md"
-        entry = registry.add(
-            chosen,
-            name,
-            kind=kind,
-            parents=[],
-            licence=_licence(card.read_text(encoding="utf-8", errors="replace") if card.is_file() else ""),
-            description=f"{repo} at {commit[:12]}",
-            metrics={},
-            base=base,
-        )
+        base = _base(repo, chosen, registry)
+        about = f"{repo} at {commit[:12]}"
+        kind = "adapter" if base else "model"
+        entry = registry.add(chosen, name, kind=kind, base=base, licence=_licence(chosen), description=about)
     lineage.record(
         home(),
         command="pull",
         inputs=[{"repo": repo, "revision": commit}],
         outputs=[{"kind": kind, "name": entry.ref, "digest": entry.digest}],
-        parents=[],
-        config={},
-        seed=None,
-        device=None,
-        metrics={},
     )
-    if server := Server.running():
-        server.call("POST", "/api/reload")
+    reload()
     data = {"ref": entry.ref, "digest": entry.digest, "repo": repo, "revision": commit}
-    emit(
-        data, as_json, lambda: console().print(f"{repo} is here as {entry.ref}; try `herd chat {entry.name}`")
-    )
+    emit(data, f"{repo} is here as {entry.ref}; try `herd chat {entry.name}`")
 
 
 def _fetch(repo: str, revision: str | None) -> Path:
@@ -91,7 +68,7 @@ def _fetch(repo: str, revision: str | None) -> Path:
         except errors.RemoteEntryNotFoundError:
             pass  # an adapter has none
         else:
-            _supported(repo, config)
+            _check_shape(repo, config)
             revision = config.parent.name
         return Path(snapshot_download(repo, revision=revision, allow_patterns=ALLOWED, ignore_patterns="*/*"))
     except errors.HFValidationError:
@@ -108,32 +85,29 @@ def _fetch(repo: str, revision: str | None) -> Path:
         raise HerdError(f"{repo}: the download stopped ({' '.join(str(error).split())}); {again}") from None
 
 
-def _supported(repo: str, config: Path) -> None:
+def _check_shape(repo: str, config: Path) -> None:
     from herd.model.config import Config
 
     try:
-        Config.from_hf(json.loads(config.read_text(encoding="utf-8")))
-    except ValueError as error:
-        raise HerdError(f"{repo}: config.json is not valid JSON ({error})") from None
+        Config.from_hf(read_json(config))
     except HerdError as error:
         raise HerdError(f"{repo}: {error}") from None
 
 
-def _check(repo: str, folder: Path, registry: Registry) -> tuple[str, str | None]:
-    """Kind, and for an adapter the reference of its base here."""
+def _base(repo: str, folder: Path, registry: Registry) -> str | None:
+    """The reference of an adapter's base here, None for a whole model. Raises HerdError for what is neither."""
     if not any(folder.glob("*.safetensors")):
         raise HerdError(
             f"{repo} has no safetensors weights; Herd reads no other form, since pickles can run code"
         )
-    if not (folder / "adapter_config.json").is_file():
-        return "model", None
+    adapter = folder / "adapter_config.json"
+    if not adapter.is_file():
+        return None
+    base = read_json(adapter).get("base_model_name_or_path")
+    if not base:
+        raise HerdError(f"{repo}: adapter_config.json does not name its base model")
     try:
-        config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
-        base = str(config["base_model_name_or_path"])
-    except (ValueError, KeyError, TypeError):
-        raise HerdError(f"{repo}: adapter_config.json does not name its base model") from None
-    try:
-        return "adapter", registry.resolve(default_name(base)).ref
+        return registry.resolve(default_name(str(base))).ref
     except HerdError:
         raise HerdError(f"{repo} is an adapter of {base}; `herd pull {base}` first") from None
 
@@ -143,6 +117,9 @@ def default_name(repo: str) -> str:
     return repo.rpartition("/")[2].lower()
 
 
-def _licence(card: str) -> str:
-    found = re.search(r"^license:\s*(\S+)\s*$", card.partition("\n---")[0], re.MULTILINE)
+def _licence(folder: Path) -> str:
+    """The licence that the card's front matter names."""
+    card = folder / "README.md"
+    text = card.read_text(encoding="utf-8", errors="replace") if card.is_file() else ""
+    found = re.search(r"^license:\s*(\S+)\s*$", text.partition("\n---")[0], re.MULTILINE)
     return found.group(1) if found else "unknown"

@@ -4,35 +4,34 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from herd.cli.output import console, emit, json_option, note
+from herd.registry import Registry, lineage
+from herd.registry.files import tree_digest
+from herd.registry.home import home
 
 if TYPE_CHECKING:
     from herd.train.recipe import Recipe
 
+PLACE = click.Path(path_type=Path)
+
 
 @click.command()
-@click.argument("recipe", type=click.Path(path_type=Path))
-@click.option(
-    "--out", type=click.Path(path_type=Path), help="Where checkpoints go (default: runs/<its name>)."
-)
+@click.argument("recipe", type=PLACE)
+@click.option("--out", type=PLACE, help="Where checkpoints go (default: runs/<its name>).")
 @click.option("--set", "changes", metavar="KEY=VALUE", multiple=True, help="Change a setting; repeatable.")
 @click.option("--anneal", type=click.IntRange(1), help="End here: let the rate fall over so many steps.")
 @click.option("--plot", is_flag=True, help="Draw the loss to OUT/loss.png at the end.")
 @click.option("--name", help="Put the finished model into the registry under this name.")
 @json_option
 def train(
-    recipe: Path,
-    out: Path | None,
-    changes: tuple[str, ...],
-    anneal: int | None,
-    plot: bool,
-    name: str | None,
-    as_json: bool,
+    recipe: Path, out: Path | None, changes: tuple[str, ...], anneal: int | None, plot: bool, name: str | None
 ) -> None:
     """Train a model as RECIPE (TOML) says.
 
@@ -44,8 +43,8 @@ def train(
     settings = Recipe.load(recipe, changes)
     out = out or Path("runs") / settings.name
     try:
-        with _Screen(settings.steps) as screen:
-            result = run(settings, out=out, report=screen, anneal=anneal)
+        with _screen(settings.steps) as report:
+            result = run(settings, out=out, report=report, anneal=anneal)
     except KeyboardInterrupt:
         if out.is_dir():  # made at the first step
             note(f"stopped; the same command goes on from the checkpoint in {out}")
@@ -55,47 +54,36 @@ def train(
             draw(out / "metrics.jsonl", out / "loss.png", settings.name)
     ref = _keep(settings, result.directory, result.metrics, name)
     data = {"directory": str(result.directory), "steps": result.steps, "metrics": result.metrics, "ref": ref}
-    emit(data, as_json, lambda: console().print(f"{result.directory}" + (f" is {ref}" if ref else "")))
+    emit(data, f"{result.directory}" + (f" is {ref}" if ref else ""))
 
 
-class _Screen:
+@contextmanager
+def _screen(steps: int) -> Iterator[Callable[[dict[str, Any]], None]]:
     """The run on standard error: one living line at a terminal, else a line every ten seconds; measurements stay."""
+    screen, last = console(stderr=True), 0.0
+    with screen.status("loading") as status:
 
-    def __init__(self, steps: int) -> None:
-        self.steps, self.last = steps, 0.0
-        self.console = console(stderr=True)
+        def report(line: dict[str, Any]) -> None:
+            nonlocal last
+            measured = line.get("bits_per_byte")
+            text = "  ".join(
+                [
+                    f"step {line['step']:,}/{steps:,}",
+                    f"loss {line['loss']:.3f}",
+                    *([] if measured is None else [f"{measured:.3f} bits/byte held out"]),
+                    f"gradient {line['grad_norm']:.2f}",
+                    f"{line['tokens_per_s']:,.0f} tokens/s",
+                    f"MFU {100 * line['mfu']:.0f} %",
+                    f"{line['memory_mib']:,.0f} MiB",
+                    f"{line['eta_s'] / 60:.0f} min left",
+                ]
+            )
+            if measured is not None or (not screen.is_terminal and time.monotonic() - last > 10):
+                screen.print(text)
+                last = time.monotonic()
+            status.update(text)
 
-    def __enter__(self) -> _Screen:
-        self.status = self.console.status("loading") if self.console.is_terminal else None
-        if self.status:
-            self.status.start()
-        return self
-
-    def __call__(self, line: dict[str, Any]) -> None:
-        text = self.describe(line)
-        if line.get("bits_per_byte") is not None or (not self.status and time.monotonic() - self.last > 10):
-            self.console.print(text)
-            self.last = time.monotonic()
-        if self.status:
-            self.status.update(text)
-
-    def describe(self, line: dict[str, Any]) -> str:
-        parts = [
-            f"step {line['step']:,}/{self.steps:,}",
-            f"loss {line['loss']:.3f}",
-            f"gradient {line['grad_norm']:.2f}",
-            f"{line['tokens_per_s']:,.0f} tokens/s",
-            f"MFU {100 * line['mfu']:.0f} %",
-            f"{line['memory_mib']:,.0f} MiB",
-            f"{line['eta_s'] / 60:.0f} min left",
-        ]
-        if line.get("bits_per_byte") is not None:
-            parts.insert(2, f"{line['bits_per_byte']:.3f} bits/byte held out")
-        return "  ".join(parts)
-
-    def __exit__(self, *_: object) -> None:
-        if self.status:
-            self.status.stop()
+        yield report
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
@@ -121,9 +109,8 @@ def draw(metrics: Path, picture: Path, title: str) -> None:
     steps = read_metrics(metrics)
     measured = [line for line in steps if line.get("bits_per_byte") is not None]
     figure, axis = plt.subplots(figsize=(7, 4), layout="constrained")
-    axis.plot(
-        [s["tokens"] for s in steps], [s["loss"] for s in steps], lw=0.8, label="training loss (nats/token)"
-    )
+    loss = [s["loss"] for s in steps]
+    axis.plot([s["tokens"] for s in steps], loss, lw=0.8, label="training loss (nats/token)")
     axis.set(xlabel="tokens", ylabel="nats per token", title=title)
     if measured:
         other = axis.twinx()
@@ -140,38 +127,30 @@ def _keep(recipe: Recipe, directory: Path, metrics: dict[str, Any], name: str | 
     import torch
 
     from herd.data.shards import Shards
-    from herd.registry import Registry, lineage
-    from herd.registry.files import tree_digest
-    from herd.registry.home import home
 
     parents = [tree_digest(Path(recipe.model.init))] if recipe.model.init else []
+    ref = None
     if name:
         about = f"{recipe.objective}, recipe {recipe.name}"
         kept = Registry(home()).add(
-            directory, name, kind="model", parents=parents, licence="", description=about, metrics=metrics
+            directory, name, kind="model", parents=parents, description=about, metrics=metrics
         )
+        ref = kept.ref
+    inputs = []
+    for source in recipe.data:
+        shards = Path(source.path)
+        label, digest = source.source or shards.parent.name, Shards.open(shards).fingerprint
+        inputs.append({"kind": "data", "name": label, "digest": digest})
+    made = {"kind": "model", "name": ref or directory.parent.name, "digest": tree_digest(directory)}
     lineage.record(
         home(),
         command="train",
-        inputs=[
-            {
-                "kind": "data",
-                "name": s.source or Path(s.path).parent.name,
-                "digest": Shards.open(Path(s.path)).fingerprint,
-            }
-            for s in recipe.data
-        ],
-        outputs=[
-            {
-                "kind": "model",
-                "name": kept.ref if name else directory.parent.name,
-                "digest": tree_digest(directory),
-            }
-        ],
+        inputs=inputs,
+        outputs=[made],
         parents=parents,
         config=recipe.to_json(),
         seed=recipe.seed,
         device=torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
         metrics=metrics,
     )
-    return kept.ref if name else None
+    return ref

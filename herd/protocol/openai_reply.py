@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from herd.errors import HerdError
 from herd.protocol.types import (
     Delta,
     Event,
@@ -17,6 +18,12 @@ from herd.protocol.types import (
 )
 
 LOWEST = -9999.0  # JSON has no infinity
+ERROR_TYPES = {
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    429: "rate_limit_error",
+}
 
 
 class ChatStream:
@@ -124,11 +131,13 @@ def encode_completion(request: Request, events: Iterable[Event], id: str, create
     }
 
 
-def encode_error(error: ProtocolError | Failed) -> dict[str, Any]:
+def encode_error(error: HerdError | Failed) -> dict[str, Any]:
     """The error body of the dialect."""
-    kind = "invalid_request_error" if error.status < 500 else "server_error"
+    kind = ERROR_TYPES.get(error.status)
+    kind = kind or ("invalid_request_error" if error.status < 500 else "server_error")
+    message = error.message if isinstance(error, Failed) else str(error)
     param = error.param if isinstance(error, ProtocolError) else None
-    return {"error": {"message": error.message, "type": kind, "param": param, "code": error.code}}
+    return {"error": {"message": message, "type": kind, "param": param, "code": error.code}}
 
 
 def encode_models(routes: Iterable[Mapping[str, Any]]) -> dict[str, Any]:

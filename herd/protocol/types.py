@@ -10,21 +10,20 @@ from dataclasses import dataclass, field, fields, is_dataclass, replace
 from functools import cache
 from typing import Any, Literal, Self, Union, get_args, get_origin, get_type_hints
 
+from herd.errors import HerdError
+
 Role = Literal["system", "user", "assistant", "tool"]
 FinishReason = Literal["stop", "length", "cancelled", "error"]
 
 
-class ProtocolError(Exception):
-    """A request that its dialect refuses: `str()` is one line, `param` the field, `status` the HTTP status."""
+class ProtocolError(HerdError):
+    """A request that its dialect refuses; `param` names the field."""
 
     def __init__(
-        self, message: str, param: str | None = None, code: str | None = "invalid_request", status: int = 400
+        self, message: str, param: str | None = None, code: str = "invalid_request", status: int = 400
     ) -> None:
-        super().__init__(message)
-        self.message = message
+        super().__init__(message, status=status, code=code)
         self.param = param
-        self.code = code
-        self.status = status
 
 
 class Wire:

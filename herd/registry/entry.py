@@ -16,6 +16,8 @@ from herd.registry.files import read_json
 
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 CARD = "herd.json"
+OPTIONAL = {"licence": str, "description": str, "metrics": dict, "parents": list}  # fields of a card
+SAMPLING = ("temperature", "top_k", "top_p", "min_p")
 
 
 @dataclass(frozen=True)
@@ -90,30 +92,31 @@ def read_entry(path: Path, bundled: bool) -> ModelEntry:
 @lru_cache(maxsize=1024)
 def _parse(path: Path, stamp: int, bundled: bool) -> ModelEntry:
     table = read_json(path / CARD)
-    kinds = {"kind": str, "digest": str, "licence": str, "description": str, "metrics": dict, "parents": list}
-    wrong = [k for k, kind in kinds.items() if not isinstance(table.get(k, kind()), kind)]
-    if wrong or table.get("name") != path.parent.name or str(table.get("version")) != path.name:
-        raise HerdError(
-            f"{path / CARD}: malformed card ({', '.join(wrong) or 'its name or version is another'})"
-        )
-    if not NAME.fullmatch(table["name"]) or table.get("kind") not in ("model", "adapter"):
-        raise HerdError(f"{path / CARD}: malformed card (name or kind)")
-    if not re.fullmatch("[0-9a-f]{64}", table.get("digest", "")):
-        raise HerdError(f"{path / CARD}: malformed card (digest); add the directory again")
-    base, created = table.get("base"), table.get("created", 0)
-    if not isinstance(base, str | None) or not isinstance(created, int | float) or not 0 <= created < 1e12:
-        raise HerdError(f"{path / CARD}: malformed card (base or created)")
+    name, number, base = path.parent.name, path.name, table.get("base")
+    digest, created = table.get("digest"), table.get("created", 0)
+    good: dict[str, object] = {
+        "name": NAME.fullmatch(name) and table.get("name") == name,
+        "version": re.fullmatch("[1-9][0-9]{0,8}", number) and str(table.get("version")) == number,
+        "kind": table.get("kind") in ("model", "adapter"),
+        "digest": isinstance(digest, str) and re.fullmatch("[0-9a-f]{64}", digest),
+        "base": isinstance(base, str | None),
+        "created": isinstance(created, int | float) and 0 <= created < 1e12,
+    }
+    for key, kind in OPTIONAL.items():
+        good[key] = isinstance(table.setdefault(key, kind()), kind)
+    if wrong := [key for key, fine in good.items() if not fine]:
+        raise HerdError(f"{path / CARD}: malformed card ({', '.join(wrong)}); add the directory again")
     return ModelEntry(
-        name=table["name"],
-        version=int(path.name),
+        name=name,
+        version=int(number),
         kind=table["kind"],
         path=path,
-        digest=table.get("digest", ""),
+        digest=table["digest"],
         base=base,
-        parents=tuple(str(p) for p in table.get("parents", [])),
-        licence=table.get("licence", ""),
-        description=table.get("description", ""),
-        metrics=table.get("metrics", {}),
+        parents=tuple(map(str, table["parents"])),
+        licence=table["licence"],
+        description=table["description"],
+        metrics=table["metrics"],
         created=float(created),
         bundled=bundled,
     )
@@ -125,7 +128,4 @@ def sampling_defaults(entry: ModelEntry) -> dict[str, Any]:
         table = read_json(entry.path / "generation_config.json")
     except HerdError:
         return {}
-    known = ("temperature", "top_k", "top_p", "min_p")
-    return {
-        k: table[k] for k in known if isinstance(table.get(k), int | float) and not isinstance(table[k], bool)
-    }
+    return {k: table[k] for k in SAMPLING if type(table.get(k)) in (int, float)}

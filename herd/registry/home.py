@@ -23,23 +23,12 @@ def lock(directory: Path) -> Iterator[None]:
         directory.mkdir(parents=True, exist_ok=True)
         file = open(directory / "lock", "a+")  # noqa: SIM115
     except OSError as error:
-        raise HerdError(
-            f"{directory}: {error.strerror}; choose another place with HERD_HOME or --home"
-        ) from None
+        hint = "choose another place with HERD_HOME or --home"
+        raise HerdError(f"{directory}: {error.strerror}; {hint}") from None
     with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            raise HerdError(
-                f"another Herd server is using {directory}; stop it or choose another HERD_HOME"
-            ) from None
+            hint = "stop it or choose another HERD_HOME"
+            raise HerdError(f"another Herd server is using {directory}; {hint}") from None
         yield
-
-
-def locked(directory: Path) -> bool:
-    """Whether a server holds the home's lock."""
-    try:
-        with lock(directory):
-            return False
-    except HerdError:
-        return True

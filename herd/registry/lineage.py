@@ -21,11 +21,11 @@ def record(
     command: str,
     inputs: Sequence[Mapping[str, Any]],
     outputs: Sequence[Mapping[str, Any]],
-    parents: Sequence[str],
-    config: Mapping[str, Any],
-    seed: int | None,
-    device: str | None,
-    metrics: Mapping[str, Any],
+    parents: Sequence[str] = (),
+    config: Mapping[str, Any] | None = None,
+    seed: int | None = None,
+    device: str | None = None,
+    metrics: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Write and return a record. inputs and outputs name things with their digests; parents are digests."""
     body = {
@@ -33,10 +33,10 @@ def record(
         "inputs": list(inputs),
         "outputs": list(outputs),
         "parents": list(parents),
-        "config": config,
+        "config": config or {},
         "seed": seed,
         "device": device,
-        "metrics": metrics,
+        "metrics": metrics or {},
         "code": _code(),
         "created": time.time(),
     }

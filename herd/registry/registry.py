@@ -8,20 +8,12 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from herd.errors import HerdError
-from herd.registry.entry import (
-    CARD,
-    NAME,
-    ModelEntry,
-    Problem,
-    Target,
-    read_entry,
-    sampling_defaults,
-)
+from herd.registry.entry import CARD, NAME, ModelEntry, Problem, Target, read_entry, sampling_defaults
 from herd.registry.files import append_line, atomic_write, digest_of, read_json, sync_tree, tree_files
 from herd.registry.nearest import nearest
 
@@ -62,9 +54,7 @@ class Registry:
         damaged = self.home / "models" / name / number
         if NAME.fullmatch(name) and number.isdecimal() and damaged.is_dir():
             return read_entry(damaged, False)  # raises, and says why
-        near = nearest(ref, {*entries, *(e.name for e in entries.values())})
-        hint = f"did you mean {near!r}?" if near else "`herd models` lists them"
-        raise HerdError(f"no model {ref[:80]!r}; {hint}", status=404, code="model_not_found")
+        raise _unknown(ref, nearest(ref, {*entries, *(e.name for e in entries.values())}))
 
     def _directories(self) -> Iterator[tuple[Path, bool]]:
         """The directory of each version, and whether it is bundled; the home's first."""
@@ -80,15 +70,10 @@ class Registry:
         """A target written as a file, or a model's own. Promotions show at once."""
         file = self._target_files().get(name)
         if file is None:
-            try:
-                return self._of(name, self.resolve(name))
-            except HerdError as error:
-                near = nearest(name, [t.name for t in self.targets()])
-                if near is None:
-                    raise
-                raise HerdError(
-                    f"no model {name[:80]!r}; did you mean {near!r}?", status=404, code=error.code
-                ) from None
+            names = self._names()
+            if name.partition("@")[0] not in names and (near := nearest(name, names)):
+                raise _unknown(name, near)  # it may be a target's
+            return self._of(name, self.resolve(name))
         table = read_json(file)
         base = self._of(name, self.resolve(str(table.get("model"))))
         system, sampling = table.get("system"), table.get("sampling", {})
@@ -112,12 +97,15 @@ class Registry:
     def targets(self) -> list[Target]:
         """One for each name and each target file; broken ones are left out."""
         found = []
-        for name in sorted({e.name for e in self.models()} | set(self._target_files())):
+        for name in self._names():
             try:
                 found.append(self.target(name))
             except HerdError:
                 continue
         return found
+
+    def _names(self) -> list[str]:
+        return sorted({e.name for e in self.models()} | self._target_files().keys())
 
     def _target_files(self) -> dict[str, Path]:
         places = (BUNDLED / "targets", self.home / "targets")
@@ -141,9 +129,8 @@ class Registry:
         Raises HerdError for a bad name or base, or if there is no room.
         """
         if not NAME.fullmatch(name):
-            raise HerdError(
-                f"{name[:80]!r} is not a model name: lower-case letters, digits, '.', '_' and '-'"
-            )
+            rule = "lower-case letters, digits, '.', '_' and '-'"
+            raise HerdError(f"{name[:80]!r} is not a model name: {rule}")
         if kind not in ("model", "adapter") or (kind == "adapter") != bool(base):
             raise HerdError("a model has no base; an adapter names its base as name@version")
         if base and self.resolve(base).kind != "model":
@@ -151,38 +138,31 @@ class Registry:
         if not directory.is_dir():
             raise HerdError(f"{directory}: not a directory", status=404)
         models = self.home / "models" / name
+        card: dict[str, Any] = {
+            "name": name,
+            "kind": kind,
+            "parents": list(parents),
+            "licence": licence,
+            "description": description,
+            "metrics": dict(metrics or {}),
+        }
         scratch = self._scratch(models)
         try:
             copied = scratch / "copy"
             shutil.copytree(directory, copied, ignore=shutil.ignore_patterns(CARD, ".*", "__pycache__"))
-            files = tree_files(copied)
+            card["files"] = files = tree_files(copied)
+            card["digest"] = digest_of(files)
             sync_tree(copied)
             with self._locked():
-                taken = [
-                    p.name for p, _ in self._directories() if p.parent.name == name and p.name.isdecimal()
-                ]
-                version = max(map(int, taken), default=0) + 1
-                card = {
-                    "name": name,
-                    "version": version,
-                    "kind": kind,
-                    "base": self.resolve(base).ref if base else None,
-                    "digest": digest_of(files),
-                    "files": files,
-                    "parents": list(parents),
-                    "licence": licence,
-                    "description": description,
-                    "metrics": dict(metrics or {}),
-                    "created": time.time(),
-                }
+                numbers = [p.name for p, _ in self._directories() if p.parent.name == name]
+                version = max((int(n) for n in numbers if n.isdecimal()), default=0) + 1
+                card |= {"version": version, "base": base and self.resolve(base).ref, "created": time.time()}
                 atomic_write(copied / CARD, json.dumps(card, indent=2) + "\n")
                 copied.rename(models / str(version))
                 sync_tree(models / str(version))
         except OSError as error:  # shutil gathers its errors in one that has no strerror
-            reason = str(error.strerror or error)[:200]
-            raise HerdError(
-                f"{models}: could not add {directory} as a version ({reason})", status=507
-            ) from None
+            reason = f"could not add {directory} as a version ({str(error.strerror or error)[:200]})"
+            raise HerdError(f"{models}: {reason}", status=507) from None
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
         return self.resolve(f"{name}@{version}")
@@ -192,8 +172,9 @@ class Registry:
         try:
             models.mkdir(parents=True, exist_ok=True)
             for left in models.parent.glob(".add-*"):
-                if left.stat().st_mtime < time.time() - 86_400:
-                    shutil.rmtree(left, ignore_errors=True)
+                with suppress(FileNotFoundError):  # another `add` has just ended
+                    if left.stat().st_mtime < time.time() - 86_400:
+                        shutil.rmtree(left, ignore_errors=True)
             return Path(tempfile.mkdtemp(prefix=".add-", dir=models.parent))
         except OSError as error:
             raise HerdError(f"cannot write to {models}: {error.strerror}", status=507) from None
@@ -201,7 +182,8 @@ class Registry:
     def promote(self, name: str, version: int, verdict: Mapping[str, Any]) -> ModelEntry:
         """From now on `name` serves `version`; the verdict that decided it is kept beside it."""
         entry = self.resolve(f"{name}@{version}")
-        self._decide({"name": name, "version": version, "verdict": dict(verdict), "at": time.time()})
+        with self._locked():
+            self._decide(name, version=version, verdict=dict(verdict))
         return entry
 
     def rollback(self, name: str) -> ModelEntry:
@@ -210,7 +192,7 @@ class Registry:
         with self._locked():
             if not self._stack(name):
                 raise HerdError(f"{name}: no promotion to undo", status=409)
-            append_line(self._promotions, json.dumps({"name": name, "undo": True, "at": time.time()}))
+            self._decide(name, undo=True)
         return self.resolve(name)
 
     def promotions(self) -> list[dict[str, Any]]:
@@ -233,19 +215,15 @@ class Registry:
     def _promotions(self) -> Path:
         return self.home / "promotions.jsonl"
 
-    def _decide(self, entry: Mapping[str, Any]) -> None:
-        with self._locked():
-            append_line(self._promotions, json.dumps(entry))
+    def _decide(self, name: str, **what: Any) -> None:
+        append_line(self._promotions, json.dumps({"name": name, **what, "at": time.time()}))
 
     def _stack(self, name: str) -> list[int]:
+        """The versions that `name` has been promoted to, without those undone; the last one is served."""
         stack: list[int] = []
         for entry in self.promotions():
-            if entry.get("name") != name:
-                continue
-            if entry.get("undo"):
-                stack = stack[:-1]
-            else:
-                stack.append(entry["version"])
+            if entry.get("name") == name:
+                stack = stack[:-1] if entry.get("undo") else [*stack, entry["version"]]
         return stack
 
     def remove(self, ref: str) -> None:
@@ -273,10 +251,8 @@ class Registry:
                 continue
             if (now := digest_of(found)) != entry.digest:
                 what = _difference(listed, found) if isinstance(listed, dict) else []
-                what = what or [
-                    f"files differ from the card's digest ({entry.digest[:12]}, found {now[:12]})"
-                ]
-                problems.extend(Problem(str(path), line) for line in what)
+                differ = f"files differ from the card's digest ({entry.digest[:12]}, found {now[:12]})"
+                problems += [Problem(str(path), line) for line in what or [differ]]
         return problems
 
     @contextmanager
@@ -287,12 +263,16 @@ class Registry:
             yield
 
 
+def _unknown(ref: str, near: str | None) -> HerdError:
+    hint = f"did you mean {near!r}?" if near else "`herd models` lists them"
+    return HerdError(f"no model {ref[:80]!r}; {hint}", status=404, code="model_not_found")
+
+
 def _difference(listed: Mapping[str, Any], found: Mapping[str, str]) -> list[str]:
     """A line for each file that is not as the card lists it; none for a card that lists no files."""
     if not listed:
         return []
     lines = [f"{name} is missing" for name in sorted(listed.keys() - found.keys())]
     lines += [f"{name} is not on the card" for name in sorted(found.keys() - listed.keys())]
-    return lines + [
-        f"{name} was changed" for name in sorted(found) if listed.get(name, found[name]) != found[name]
-    ]
+    changed = [name for name in sorted(found) if listed.get(name, found[name]) != found[name]]
+    return lines + [f"{name} was changed" for name in changed]

@@ -15,7 +15,6 @@ from herd.errors import HerdError
 from herd.registry.files import atomic_write, read_json
 
 State = Literal["queued", "running", "waiting", "done", "failed", "cancelled"]
-STATES = ("queued", "running", "waiting", "done", "failed", "cancelled")
 OPEN = ("queued", "running", "waiting")
 
 
@@ -28,9 +27,8 @@ class Run:
     @classmethod
     def create(cls, home: Path, kind: str, args: Mapping[str, Any]) -> Run:
         name = f"{kind}-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(3)}"
-        run = cls(
-            home / "runs" / name, {"id": name, "kind": kind, "args": dict(args), "created": time.time()}
-        )
+        data = {"id": name, "kind": kind, "args": dict(args), "created": time.time()}
+        run = cls(home / "runs" / name, data)
         run.dir.mkdir(parents=True)
         run.set("queued", pid=None)
         return run
@@ -41,16 +39,11 @@ class Run:
         if not name or Path(name).name != name or name.startswith("."):
             raise HerdError(f"{name[:80]!r} is not a run's id; `herd runs` lists them", status=404)
         try:
-            data = read_json(home / "runs" / name / "run.json")
-            run = cls(home / "runs" / name, data)
-            state, pid = data["state"], data.get("pid")
+            run = cls(home / "runs" / name, read_json(home / "runs" / name / "run.json"))
+            begun = run.state in ("running", "waiting")
         except (HerdError, ValueError, KeyError):
             raise HerdError(f"no run {name[:80]!r}; `herd runs` lists them", status=404) from None
-        if (
-            state in ("running", "waiting")
-            and isinstance(pid, int)
-            and not _alive(pid, data.get("pid_start"))
-        ):
+        if begun and run.pid is not None and not _alive(run.pid, run.data.get("pid_start")):
             run.set("failed", error="the process ended without saying why; see its log")
         return run
 
@@ -96,11 +89,8 @@ class Run:
 
     def metrics(self, last: int = 500) -> list[dict[str, Any]]:  # type: ignore[valid-type]
         """The last lines of metrics.jsonl that are whole."""
-        return [
-            json.loads(x)
-            for x in self._tail("metrics.jsonl", 1 << 20).splitlines()[-last:]
-            if x.endswith("}")
-        ]
+        lines = self._tail("metrics.jsonl", 1 << 20).splitlines()[-last:]
+        return [json.loads(line) for line in lines if line.endswith("}")]
 
     def log(self, size: int = 16_384) -> str:
         """The end of the log."""

@@ -6,21 +6,23 @@ from importlib.metadata import version
 from typing import Annotated, Any, TypeVar
 
 from fastapi import APIRouter, Depends, Query, Request
-from fastapi.responses import FileResponse, JSONResponse, Response
+from fastapi.responses import FileResponse, Response
 
+from herd.errors import HerdError
+from herd.protocol import ProtocolError
 from herd.registry import lineage
 from herd.registry.runs import Run
 from herd.server import body, models, runs
-from herd.server.errors import ApiError
+from herd.server.errors import not_found
 from herd.server.guard import COOKIE
 from herd.server.state import state
+from herd.store.store import OUTCOMES
 
 router = APIRouter(prefix="/api")
 Body = Annotated[dict[str, Any], Depends(body.read_object)]
 
-TITLE, ID, TEXT, NUMBER = str, str, str, (int, float)
+NUMBER = (int, float)
 T = TypeVar("T")
-OUTCOMES = ("a", "b", "tie", "both_bad")
 SOURCES = ("regenerate", "battle", "thumbs", "correction", "judge")
 ROLES = ("system", "user", "assistant", "tool")
 MAX_IDS = 1000
@@ -31,20 +33,14 @@ async def status(request: Request) -> dict[str, Any]:
     here = state(request)
     engine = here.engines.engine.status()
     state_ = engine["state"] if here.engines.ready or here.engines.problem else "starting"
-    routes = [
-        {
-            "name": t.name,
-            "target": t.name,
-            "model": (t.adapter or t.model).ref,
-            "kind": (t.adapter or t.model).kind,
-        }
-        for t in here.registry.targets()
-    ]
+    served = [(target.name, target.adapter or target.model) for target in here.registry.targets()]
     return {
         "version": version("openherd"),
         "engine": {"state": state_, "running": engine["running"], "waiting": engine["waiting"]},
         "problem": here.engines.problem,
-        "routes": routes,
+        "routes": [
+            {"name": name, "target": name, "model": entry.ref, "kind": entry.kind} for name, entry in served
+        ],
         "default_route": here.engines.default_route,
         "runs_active": here.scheduler.active,
     }
@@ -56,7 +52,7 @@ async def session(request: Request, data: Body) -> Response:
     keys = state(request).keys
     key = body.fields(data, key=str).get("key", "")
     if not keys.accepts(key):
-        raise ApiError("that is not this server's key", status=401, code="invalid_api_key")
+        raise HerdError("that is not this server's key", status=401, code="invalid_api_key")
     response = Response(status_code=204)
     secure = request.url.scheme == "https"
     response.set_cookie(COOKIE, keys.cookie, httponly=True, samesite="strict", secure=secure, path="/")
@@ -76,7 +72,7 @@ def conversations(
 
 @router.post("/conversations", status_code=201)
 def create_conversation(request: Request, data: Body) -> dict[str, Any]:
-    given = body.fields(data, id=ID, title=TITLE, route=str, system=TEXT, settings=dict)
+    given = body.fields(data, id=str, title=str, route=str, system=str, settings=dict)
     return state(request).store.create_conversation(**given)
 
 
@@ -85,16 +81,14 @@ def export(request: Request, ids: str = "") -> dict[str, Any]:
     """All conversations, or those whose ids are named, separated by commas."""
     wanted = [word for word in ids.split(",") if word] or None
     if wanted and len(wanted) > MAX_IDS:
-        raise ApiError(f"at most {MAX_IDS} ids at once; without ids, all are exported", param="ids")
+        raise ProtocolError(f"at most {MAX_IDS} ids at once; without ids, all are exported", "ids")
     return {"conversations": state(request).store.export_conversations(wanted)}
 
 
 @router.post("/conversations/import")
 def import_(request: Request, data: Body) -> dict[str, Any]:
-    given = body.fields(data, conversations=list).get("conversations")
-    if given is None:
-        raise ApiError("conversations is missing", param="conversations")
-    return {"imported": state(request).store.import_conversations(given)}
+    given = body.fields(data, need=("conversations",), conversations=list)
+    return {"imported": state(request).store.import_conversations(given["conversations"])}
 
 
 @router.get("/conversations/{id}")
@@ -112,7 +106,7 @@ def conversation(request: Request, id: str) -> dict[str, Any]:
 
 @router.patch("/conversations/{id}")
 def update_conversation(request: Request, id: str, data: Body) -> dict[str, Any]:
-    body.fields(data, title=TITLE, route=str, system=TEXT, settings=dict)
+    body.fields(data, title=str, route=str, system=str, settings=dict)
     return _found(state(request).store.update_conversation(id, **data), "conversation", id)
 
 
@@ -124,10 +118,9 @@ def delete_conversation(request: Request, id: str) -> Response:
 
 @router.post("/conversations/{id}/messages", status_code=201)
 def add_message(request: Request, id: str, data: Body) -> dict[str, Any]:
-    given = body.fields(data, id=ID, parent=ID, role=str, content=TEXT, generation=ID, created=NUMBER)
+    text = dict.fromkeys(("id", "parent", "role", "content", "generation"), str)
+    given = body.fields(data, need=("content",), created=NUMBER, **text)
     body.one_of("role", given.get("role"), ROLES)
-    if "content" not in given:
-        raise ApiError("content is missing", param="content")
     return state(request).store.add_message(conversation=id, **given)
 
 
@@ -140,16 +133,13 @@ def generation(request: Request, id: str) -> dict[str, Any]:
 def add_vote(request: Request, data: Body) -> dict[str, Any]:
     """Keeps a vote; it is durable when the reply is sent. The same id again is the same vote."""
     here = state(request)
-    given = body.fields(data, id=ID, a=ID, b=ID, outcome=str, source=str)
+    given = body.fields(data, need=("a", "b"), id=str, a=str, b=str, outcome=str, source=str)
     body.one_of("outcome", given.get("outcome"), OUTCOMES)
     body.one_of("source", given.setdefault("source", "regenerate"), SOURCES)
-    if missing := {"a", "b"} - given.keys():
-        raise ApiError(f"{min(missing)} is missing", param=min(missing))
     if given["a"] == given["b"]:
-        raise ApiError("a and b are the same generation", param="b")
-    voter = hashlib.sha256(f"{here.keys.name}|{request.headers.get('user-agent', '')}".encode()).hexdigest()[
-        :16
-    ]
+        raise ProtocolError("a and b are the same generation", "b")
+    caller = f"{here.keys.name}|{request.headers.get('user-agent', '')}"
+    voter = hashlib.sha256(caller.encode()).hexdigest()[:16]
     given.setdefault("id", uuid.uuid4().hex)
     return here.store.add_vote(**given, voter=voter)
 
@@ -173,7 +163,7 @@ def list_models(request: Request) -> dict[str, Any]:
 def model_file(request: Request, ref: str, name: str) -> FileResponse:
     path = models.plot_file(state(request).registry.resolve(ref), name)
     if path is None:
-        raise ApiError(f"{ref} has no plot {name!r:.100}", status=404, code="not_found")
+        raise not_found(f"{ref} has no plot {name!r:.100}")
     return FileResponse(path, headers={"Content-Security-Policy": "default-src 'none'; sandbox"})
 
 
@@ -221,14 +211,14 @@ async def rollback(request: Request, name: str) -> dict[str, Any]:
 
 
 @router.post("/reload")
-async def reload(request: Request) -> JSONResponse:
+async def reload(request: Request) -> dict[str, bool]:
     await state(request).engines.reload()
-    return JSONResponse({"reloaded": True})
+    return {"reloaded": True}
 
 
 def _found(value: T | None, kind: str, id: str) -> T:
     if not value:
-        raise ApiError(f"no {kind} {id!r:.100}", status=404, code="not_found")
+        raise not_found(f"no {kind} {id!r:.100}")
     return value
 
 

@@ -28,7 +28,7 @@ PAGES = ("/", "/models", "/runs", "/c/{id}")
 def create_app(settings: Settings, engines: Engines) -> FastAPI:
     """The ASGI application. `engines` are started (unless they are) and closed with it."""
     metrics, keys = Metrics(), KeyRing(settings.api_key)
-    store = Store.open(settings.database or settings.home / "herd.db")
+    store = Store.open(settings.store)
     replies = Replies(engines, store, metrics)
     scheduler = Scheduler(settings.home, _environment(settings), engines.reload)
     replies.on_change = lambda: scheduler.traffic(replies.in_flight)
@@ -86,5 +86,5 @@ async def _metrics(request: Request) -> Response:
 async def _page() -> Response:
     index = WEB / "index.html"
     if not index.is_file():
-        raise errors.ApiError("the pages are not installed; the API is at /v1", status=404, code="not_found")
+        raise errors.not_found("the pages are not installed; the API is at /v1")
     return FileResponse(index, headers={"Cache-Control": "no-cache"})

@@ -8,8 +8,9 @@ from typing import Any, NoReturn
 
 from fastapi import Request
 
+from herd.errors import HerdError
+from herd.protocol import ProtocolError
 from herd.registry.nearest import nearest
-from herd.server.errors import ApiError
 from herd.server.settings import MAX_BODY
 
 MAX_DEPTH = 64
@@ -18,7 +19,7 @@ _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 
 
 async def read(request: Request) -> bytes:
-    """The body. Raises ApiError 413 as soon as more than MAX_BODY bytes are announced or have come."""
+    """The body. Raises HerdError 413 as soon as more than MAX_BODY bytes are announced or have come."""
     announced = request.headers.get("content-length", "")
     if announced.isdecimal() and int(announced[:20]) > MAX_BODY:
         raise _too_large()
@@ -31,19 +32,18 @@ async def read(request: Request) -> bytes:
 
 
 async def read_object(request: Request) -> dict[str, Any]:
-    """The body as a JSON object. Raises ApiError 400 or 413."""
+    """The body as a JSON object. Raises HerdError 400 or 413."""
     media = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if media != "application/json":
-        raise ApiError("send the header Content-Type: application/json", code="wrong_content_type")
+        raise HerdError("send the header Content-Type: application/json", code="wrong_content_type")
     return parse_object(await read(request))
 
 
 def parse_object(body: bytes) -> dict[str, Any]:
     """A JSON object as RFC 8259 has it: UTF-8, finite numbers, whole characters, at most MAX_DEPTH levels."""
     try:
-        value = json.loads(
-            body.decode(), parse_constant=_no_constant, parse_float=_finite, parse_int=_integer
-        )
+        text = body.decode()
+        value = json.loads(text, parse_constant=_no_constant, parse_float=_finite, parse_int=_integer)
     except UnicodeDecodeError as error:
         raise _bad(f"the body is not UTF-8 (byte {error.start})") from None
     except RecursionError:
@@ -54,9 +54,8 @@ def parse_object(body: bytes) -> dict[str, Any]:
         raise _bad("the body must be a JSON object")
     level: list[Any] = [value]
     for _ in range(MAX_DEPTH):
-        level = [
-            c for v in level for c in (v.values() if isinstance(v, dict) else v) if isinstance(c, dict | list)
-        ]
+        inner = (part for v in level for part in (v.values() if isinstance(v, dict) else v))
+        level = [part for part in inner if isinstance(part, dict | list)]
     if level:
         raise _bad(f"the body is nested deeper than {MAX_DEPTH} levels")
     if _SURROGATE.search(body):
@@ -67,26 +66,32 @@ def parse_object(body: bytes) -> dict[str, Any]:
     return value
 
 
-def fields(body: Mapping[str, Any], **types: type | tuple[type, ...]) -> dict[str, Any]:
-    """`body`, checked to have only the fields named in `types`, each of its type or null.
+def fields(
+    body: Mapping[str, Any], *, need: tuple[str, ...] = (), **types: type | tuple[type, ...]
+) -> dict[str, Any]:
+    """What `body` has of the fields named in `types`, each of its type or null, and all of `need`.
 
-    Raises ApiError naming the field, and the nearest known one for an unknown one.
+    Raises ProtocolError naming the field, and the nearest known one for an unknown one.
     """
     for name, value in body.items():
         if name not in types:
             near = nearest(name[:100], types)
             hint = f"; did you mean {near!r}?" if near else f"; known: {', '.join(types)}"
-            raise ApiError(f"unknown field {name!r:.100}{hint}", code="unknown_field", param=name)
+            raise ProtocolError(f"unknown field {name!r:.100}{hint}", name, "unknown_field")
         wrong_bool = isinstance(value, bool) and types[name] is not bool
         if value is not None and (wrong_bool or not isinstance(value, types[name])):
-            raise ApiError(f"{name} has the wrong type", param=name)
-    return {name: value for name, value in body.items() if value is not None}
+            raise ProtocolError(f"{name} has the wrong type", name)
+    given = {name: value for name, value in body.items() if value is not None}
+    for name in need:
+        if name not in given:
+            raise ProtocolError(f"{name} is missing", name)
+    return given
 
 
 def one_of(name: str, value: Any, choices: tuple[str, ...]) -> str:
-    """`value` if it is one of `choices`; else ApiError."""
+    """`value` if it is one of `choices`; else ProtocolError."""
     if value not in choices:
-        raise ApiError(f"{name} must be one of {', '.join(choices)}", param=name)
+        raise ProtocolError(f"{name} must be one of {', '.join(choices)}", name)
     return str(value)
 
 
@@ -108,9 +113,9 @@ def _finite(text: str) -> float:
     return value
 
 
-def _bad(message: str) -> ApiError:
-    return ApiError(message, code="invalid_json")
+def _bad(message: str) -> HerdError:
+    return HerdError(message, code="invalid_json")
 
 
-def _too_large() -> ApiError:
-    return ApiError(f"the body is over {MAX_BODY >> 20} MiB", status=413, code="body_too_large")
+def _too_large() -> HerdError:
+    return HerdError(f"the body is over {MAX_BODY >> 20} MiB", status=413, code="body_too_large")

@@ -25,7 +25,7 @@ class Engine(Protocol):
     async def close(self) -> None: ...
     async def load(self, key: str, model_dir: Path, adapter_dir: Path | None) -> None: ...
     async def unload(self, key: str) -> None: ...
-    def generate(self, key: str, request: Request) -> AsyncGenerator[Event, None]: ...
+    def generate(self, key: str, request: Request, *, salt: str) -> AsyncGenerator[Event, None]: ...
     def status(self) -> dict[str, Any]: ...
 
 
@@ -48,9 +48,8 @@ class Engines:
     @property
     def default_route(self) -> str | None:
         """The route that pages open with: "cria" if there is one, else the first."""
-        names = [target.name for target in self.registry.targets()] or [
-            m.name for m in self.registry.models()
-        ]
+        names = [target.name for target in self.registry.targets()]
+        names = names or [model.name for model in self.registry.models()]
         return "cria" if "cria" in names else next(iter(names), None)
 
     def target(self, route: str) -> Target:
@@ -133,9 +132,7 @@ class Engines:
         task = self._loads.pop(key, None)
         if task is None or (task.done() and (task.cancelled() or task.exception())):
             task = asyncio.ensure_future(self.engine.load(key, target.model_dir, target.adapter_dir))
-            task.add_done_callback(
-                lambda t: t.cancelled() or t.exception()
-            )  # a stop may leave nobody waiting
+            task.add_done_callback(lambda t: t.cancelled() or t.exception())  # nobody may be waiting
         self._loads[key] = task
         await asyncio.shield(task)
 

@@ -10,7 +10,8 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from herd.server.errors import ApiError
+from herd.errors import HerdError
+from herd.server.errors import response
 from herd.server.settings import KeyRing, Settings
 
 log = logging.getLogger("herd.access")
@@ -59,7 +60,7 @@ class Guard:
         try:
             refused = self._refusal(scope, headers)
             if refused is not None:
-                await refused.response()(scope, receive, send_out)
+                await response(refused)(scope, receive, send_out)
             elif scope["method"] == "OPTIONS":
                 await Response(status_code=204)(scope, receive, send_out)
             else:
@@ -69,7 +70,8 @@ class Guard:
             if began_reply:
                 raise
             message = f"an error in Herd; its log has it as {extra['X-Request-Id']}"
-            await ApiError(message, status=500, code="internal_error").response()(scope, receive, send_out)
+            error = HerdError(message, status=500, code="internal_error")
+            await response(error)(scope, receive, send_out)
         finally:
             seconds = time.perf_counter() - began
             route = getattr(scope.get("route"), "path", "unmatched")
@@ -79,21 +81,21 @@ class Guard:
                 "%s %s %d %.0f ms %s", scope["method"], route, status, seconds * 1000, extra["X-Request-Id"],
             )  # fmt: skip
 
-    def _refusal(self, scope: Scope, headers: Headers) -> ApiError | None:
+    def _refusal(self, scope: Scope, headers: Headers) -> HerdError | None:
         host, path = headers.get("host", ""), scope["path"]
         if not self.settings.serves_host(host):
             message = f"this server is not {host!r:.100}; to serve that name, set HERD_HOSTS"
-            return ApiError(message, status=421, code="wrong_host")
+            return HerdError(message, status=421, code="wrong_host")
         origin = headers.get("origin")
         if origin is not None and not self.settings.allows_origin(origin, host):
             message = f"pages at {origin!r:.100} may not call this server; to let them, set HERD_ORIGINS"
-            return ApiError(message, status=403, code="wrong_origin")
+            return HerdError(message, status=403, code="wrong_origin")
         if "\0" in path:
-            return ApiError("a path has no NUL byte")
+            return HerdError("a path has no NUL byte")
         is_open = path in OPEN_PATHS or path.startswith(OPEN_FOLDERS) or scope["method"] == "OPTIONS"
         if not is_open and not self._has_key(headers):
             message = "this server asks for its key: send the header Authorization: Bearer <key>"
-            return ApiError(message, status=401, code="invalid_api_key")
+            return HerdError(message, status=401, code="invalid_api_key")
         return None
 
     def _has_key(self, headers: Headers) -> bool:

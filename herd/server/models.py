@@ -15,6 +15,8 @@ from herd.registry.registry import ModelEntry, Registry
 PLOT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}\.(png|svg)")
 MAX_HEADER = 64 * 1024 * 1024
 CARD_BYTES = 256 * 1024
+ENTRY_FIELDS = ("ref", "name", "version", "kind", "base", "parents", "licence", "description", "digest", "metrics",
+                "created", "bundled")  # fmt: skip
 WIDTH = {"float32": 4, "float16": 2, "bfloat16": 2}  # bytes of a number, by the config's dtype
 
 
@@ -26,24 +28,12 @@ def describe(entry: ModelEntry, base: ModelEntry | None, current: bool) -> dict[
     facts = _facts(entry.path, entry.digest)
     shape = facts if base is None else _facts(base.path, base.digest)
     weights = facts["weights"] + (0 if base is None else shape["weights"])
-    plots = [f"/api/models/{entry.ref}/files/{name}" for name in facts["plots"]]
     return {
-        "ref": entry.ref,
-        "name": entry.name,
-        "version": entry.version,
-        "kind": entry.kind,
-        "base": entry.base,
-        "parents": list(entry.parents),
-        "licence": entry.licence,
-        "description": entry.description,
-        "digest": entry.digest,
-        "metrics": dict(entry.metrics),
-        "created": entry.created,
-        "current": current,
-        "bundled": entry.bundled,
+        **{name: getattr(entry, name) for name in ENTRY_FIELDS},
         **{name: facts[name] for name in ("bytes", "parameters", "card")},
+        "current": current,
         "config": shape["config"],
-        "plots": plots,
+        "plots": [f"/api/models/{entry.ref}/files/{name}" for name in facts["plots"]],
         "memory": _memory(shape["config"], weights),
     }
 

@@ -10,10 +10,10 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 
 import herd.protocol.openai as dialect
-from herd.protocol import Event, Failed
+from herd.protocol import Event, Failed, ProtocolError
 from herd.protocol import Request as Canonical
 from herd.server import body
-from herd.server.errors import ApiError
+from herd.server.errors import failure
 from herd.server.replies import Replies, Reply
 from herd.server.state import state
 from herd.server.stream import ClientGone, EventStream, unless_gone
@@ -57,7 +57,7 @@ async def _answer(
             # An error before the first event still gets its own status.
             first: Event = await unless_gone(request.receive, anext(events))
             if isinstance(first, Failed):
-                raise ApiError.of(first)
+                raise failure(first)
             return EventStream(_chunks(first, events, stream(reply.request, reply.id, created)))
         collected = await unless_gone(request.receive, _collect(replies, reply))
     except ClientGone:
@@ -66,11 +66,11 @@ async def _answer(
 
 
 async def _collect(replies: Replies, reply: Reply) -> list[Event]:
-    """All events of a reply. Raises ApiError if it failed, so that nothing truncated is called complete."""
+    """All events of a reply. Raises HerdError if it failed, so that nothing truncated is called complete."""
     async with aclosing(replies.events(reply)) as events:
         collected = [event async for event in events]
     if isinstance(collected[-1], Failed):
-        raise ApiError.of(collected[-1])
+        raise failure(collected[-1])
     return collected
 
 
@@ -82,11 +82,10 @@ async def _chunks(
         for chunk in codec.encode(first):
             yield chunk
         async for event in events:
-            if isinstance(event, Failed):
-                yield ApiError.of(event).body()
-                return
             for chunk in codec.encode(event):
                 yield chunk
+            if isinstance(event, Failed):
+                return
     yield "[DONE]"
 
 
@@ -96,7 +95,7 @@ def _conversation(request: Request, canonical: Canonical, key: str | None) -> st
     if named is not None:
         if not named.isascii() or not named.isprintable() or not 0 < len(named) <= MAX_CONVERSATION:
             message = f"X-Herd-Conversation must be 1 to {MAX_CONVERSATION} printable ASCII characters"
-            raise ApiError(message, param="X-Herd-Conversation")
+            raise ProtocolError(message, "X-Herd-Conversation")
         return named
     opening: list[Any] = [key, canonical.prompt if canonical.kind == "completion" else None]
     for said in canonical.messages:

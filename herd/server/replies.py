@@ -9,10 +9,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from herd.errors import HerdError
-from herd.protocol import Delta, Event, Failed, Finished, Request, Started, Usage
+from herd.protocol import Delta, Event, Failed, Finished, ProtocolError, Request, Started, Usage
 from herd.registry.registry import Target
 from herd.server.engines import Engines
-from herd.server.errors import ApiError
 from herd.server.metrics import Metrics
 from herd.store import Store
 
@@ -58,9 +57,9 @@ class Replies:
     def begin(self, request: Request, conversation: str | None, key: str | None) -> Reply:
         """Raises HerdError 404 for an unknown model, ProtocolError for a target that is wrong."""
         if self.closing:
-            raise ApiError("the server is stopping", status=503, code="stopping")
+            raise HerdError("the server is stopping", status=503, code="stopping")
         if len(request.route) > MAX_ROUTE:
-            raise ApiError("no model has so long a name", status=404, code="model_not_found", param="model")
+            raise ProtocolError("no model has so long a name", "model", "model_not_found", 404)
         target = self.engines.target(request.route)
         kind = "chatcmpl" if request.kind == "chat" else "cmpl"
         merged = request.for_target(target.system, target.sampling)
@@ -75,7 +74,9 @@ class Replies:
         self._count(+1)
         try:
             async with self.engines.hold(reply.request.route, reply.target) as key:
-                async with aclosing(self.engines.engine.generate(key, reply.request)) as events:
+                # Whose prefixes are cached is not for others to find out by how soon a reply begins.
+                events = self.engines.engine.generate(key, reply.request, salt=reply.key or "")
+                async with aclosing(events):
                     async for event in events:
                         self._see(reply, event)
                         if isinstance(event, Failed):

@@ -5,14 +5,14 @@ import os
 import signal
 import sys
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from herd.errors import HerdError
 from herd.registry.runs import OPEN, Run
-from herd.server.errors import ApiError
 
-NICENESS = 10
+NICENESS = 10  # beyond the server's own
 QUIET = 0.5  # seconds without a request before a stopped run goes on, so that it does not stutter
 PATIENCE = 5.0  # seconds that a cancelled run has to end by itself
 KINDS = ("improve",)
@@ -63,10 +63,10 @@ class Scheduler:
         return run
 
     async def cancel(self, run_id: str) -> Run:
-        """Raises HerdError 404 for an unknown run, ApiError 409 for one that is over."""
+        """Raises HerdError 404 for an unknown run, 409 for one that is over."""
         run = Run.load(self.home, run_id)
         if run.state not in OPEN:
-            raise ApiError(f"run {run.id} is over ({run.state})", status=409, code="run_over")
+            raise HerdError(f"run {run.id} is over ({run.state})", status=409, code="run_over")
         if self._current is not None and self._current[0].id == run.id:
             self._cancelled.add(run.id)
             await self._stop(self._current[1])
@@ -98,11 +98,9 @@ class Scheduler:
 
     async def _work(self) -> None:
         while not self._closing:
-            queued = [
-                run for run in Run.list(self.home) if run.state == "queued" and run.data.get("scheduled")
-            ]
-            if queued:
-                run = queued[-1]  # the list is newest first
+            runs = reversed(Run.list(self.home))  # the oldest first
+            run = next((run for run in runs if run.state == "queued" and run.data.get("scheduled")), None)
+            if run:
                 try:
                     await self._run(run)
                 except OSError as error:  # no process, no log: this run fails, the next may not
@@ -112,15 +110,8 @@ class Scheduler:
                 await self._wake.wait()
 
     async def _run(self, run: Run) -> None:
-        command = [
-            sys.executable,
-            "-m",
-            "herd",
-            run.data["kind"],
-            str(run.data["args"]["name"]),
-            "--run",
-            run.id,
-        ]
+        verb, name = run.data["kind"], str(run.data["args"]["name"])
+        command = [sys.executable, "-m", "herd", verb, name, "--run", run.id]
         with open(run.dir / "log", "ab") as log:
             process = await asyncio.create_subprocess_exec(
                 *command,
@@ -128,7 +119,7 @@ class Scheduler:
                 env=os.environ | self.environment,
                 start_new_session=True,  # Ctrl-C at the terminal is for the server; it stops the run itself
             )  # fmt: skip
-        os.setpriority(os.PRIO_PROCESS, process.pid, NICENESS)
+        os.setpriority(os.PRIO_PROCESS, process.pid, os.getpriority(os.PRIO_PROCESS, 0) + NICENESS)
         run.set("running", pid=process.pid)
         self._current = (run, process)
         if self.yielding:
@@ -169,7 +160,5 @@ def check(kind: str, args: dict[str, Any]) -> None:
 
 def _signal(group: int, number: int) -> None:
     """To the run and its own children; a run that has just ended is no error."""
-    try:
+    with suppress(ProcessLookupError, PermissionError):
         os.killpg(group, number)
-    except (ProcessLookupError, PermissionError):
-        pass

@@ -56,9 +56,8 @@ class Server(uvicorn.Server):
         replies = self.here.replies
         replies.closing = True
         if replies.in_flight:
-            self.say(
-                f"Herd: finishing {replies.in_flight} replies, at most {DRAIN:.0f} s; Ctrl-C again stops at once"
-            )
+            left = f"finishing {replies.in_flight} replies, at most {DRAIN:.0f} s"
+            self.say(f"Herd: {left}; Ctrl-C again stops at once")
         loop = asyncio.get_running_loop()
         end = loop.time() + DRAIN
         while replies.in_flight and loop.time() < end:
@@ -77,15 +76,12 @@ def bind(host: str, port: int) -> socket.socket:
         listener.listen(2048)
     except OSError as error:
         listener.close()
-        if error.errno == errno.EADDRINUSE:
-            raise HerdError(
-                f"port {port} is in use; choose another with --port, as in --port {port + 1}"
-            ) from None
-        if error.errno == errno.EACCES:
-            raise HerdError(
-                f"port {port} needs more rights than you have; choose one over 1023 with --port"
-            ) from None
-        raise HerdError(f"cannot listen on {host}: {error.strerror}; choose an address with --host") from None
+        reasons = {
+            errno.EADDRINUSE: f"port {port} is in use; choose another with --port, as in --port {port + 1}",
+            errno.EACCES: f"port {port} needs more rights than you have; choose one over 1023 with --port",
+        }
+        other = f"cannot listen on {host}: {error.strerror}; choose an address with --host"
+        raise HerdError(reasons.get(error.errno or 0, other)) from None
     return listener
 
 

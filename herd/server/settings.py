@@ -59,6 +59,11 @@ class Settings:
         )
 
     @property
+    def store(self) -> str | Path:
+        """Where the database is, as `Store.open` takes it."""
+        return self.database or self.home / "herd.db"
+
+    @property
     def is_loopback(self) -> bool:
         return self.host in LOOPBACK
 

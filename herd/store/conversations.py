@@ -9,7 +9,7 @@ from sqlalchemy import JSON, Connection, RowMapping, Select, Table, delete, inse
 from sqlalchemy.dialects.sqlite import insert as insert_new
 
 from herd.errors import HerdError
-from herd.store.database import Database
+from herd.store.database import Database, rows
 from herd.store.tables import conversations, generations, messages, votes
 
 FIELDS = ("title", "route", "system", "settings")
@@ -57,17 +57,14 @@ class Conversations(Database):
         if search:
             said = messages.c.content.icontains(search, autoescape=True)
             found = select(messages.c.conversation).where(said)
-            query = query.where(
-                or_(conversations.c.title.icontains(search, autoescape=True), conversations.c.id.in_(found))
-            )
+            titled = conversations.c.title.icontains(search, autoescape=True)
+            query = query.where(or_(titled, conversations.c.id.in_(found)))
         if before is not None:
             query = query.where(conversations.c.updated < before)
-        with self._read() as connection:
-            return _rows(connection, query.order_by(conversations.c.updated.desc()).limit(limit))
+        return self._fetch(query.order_by(conversations.c.updated.desc()).limit(limit))
 
     def get_conversation(self, id: str) -> dict[str, Any] | None:
-        with self._read() as connection:
-            return _one(connection, _find(id))
+        return next(iter(self._fetch(_find(id))), None)
 
     def update_conversation(self, id: str, /, **fields: Any) -> dict[str, Any] | None:
         """The conversation with the given title, route, system or settings; None if there is none of this id."""
@@ -133,40 +130,33 @@ class Conversations(Database):
 
         def work(connection: Connection) -> dict[str, Any]:
             _live(connection, conversation)
-            of = messages.c.conversation == conversation
-            if parent is not None and not _one(
-                connection, select(*_MESSAGE).where(of, messages.c.id == parent)
-            ):
+            own = select(*_MESSAGE).where(messages.c.conversation == conversation)
+            if parent is not None and not rows(connection, own.where(messages.c.id == parent)):
                 raise HerdError(f"no message {parent!r:.100} in this conversation to be the parent")
             connection.execute(insert_new(messages).values(row).on_conflict_do_nothing())
-            connection.execute(
-                update(conversations).where(conversations.c.id == conversation).values(updated=now)
-            )
-            kept = _one(connection, select(*_MESSAGE).where(of, messages.c.id == row["id"]))
-            assert kept is not None
-            return kept
+            touched = update(conversations).where(conversations.c.id == conversation)
+            connection.execute(touched.values(updated=now))
+            return rows(connection, own.where(messages.c.id == row["id"]))[0]
 
         return self._write(work)
 
     def messages(self, conversation: str) -> list[dict[str, Any]]:
         """All branches, in the order in which they were made."""
-        with self._read() as connection:
-            return _messages(connection, conversation)
+        return self._fetch(_messages(conversation))
 
     def export_conversations(self, ids: Sequence[str] | None = None) -> list[dict[str, Any]]:
         """Conversations (all, or those named) with "messages", "generations" and "votes", as import takes them."""
         with self._read() as connection:
             query = select(*_HEAD).where(~conversations.c.deleted).order_by(conversations.c.updated)
-            heads = _rows(connection, query if ids is None else query.where(conversations.c.id.in_(ids)))
+            heads = rows(connection, query if ids is None else query.where(conversations.c.id.in_(ids)))
             for head in heads:
                 own = generations.c.conversation == head["id"]
                 columns = [column for column in generations.c if column.name != "key"]
                 voted = votes.c.a.in_(select(generations.c.id).where(own))
-                head["messages"] = _messages(connection, head["id"])
-                head["generations"] = _rows(
-                    connection, select(*columns).where(own).order_by(generations.c.created)
-                )
-                head["votes"] = _rows(connection, select(votes).where(voted).order_by(votes.c.created))
+                head["messages"] = rows(connection, _messages(head["id"]))
+                made = select(*columns).where(own).order_by(generations.c.created)
+                head["generations"] = rows(connection, made)
+                head["votes"] = rows(connection, select(votes).where(voted).order_by(votes.c.created))
             return heads
 
     def import_conversations(self, exported: Iterable[Mapping[str, Any]]) -> int:
@@ -174,15 +164,13 @@ class Conversations(Database):
 
         Raises HerdError for what export did not write.
         """
-        rows = [_exported(item, place) for place, item in enumerate(exported)]
+        whole = [_exported(item, place) for place, item in enumerate(exported)]
 
         def work(connection: Connection) -> int:
             new = 0
-            for head, parts in rows:
-                known = connection.execute(
-                    select(conversations.c.deleted).where(conversations.c.id == head["id"])
-                )
-                if (deleted := known.scalar()) is False:
+            for head, parts in whole:
+                known = select(conversations.c.deleted).where(conversations.c.id == head["id"])
+                if (deleted := connection.execute(known).scalar()) is False:
                     continue
                 if deleted:
                     connection.execute(delete(conversations).where(conversations.c.id == head["id"]))
@@ -222,18 +210,12 @@ def _live(connection: Connection, id: str) -> dict[str, Any]:
     raise HerdError(f"no conversation {id!r:.100}", status=404, code="not_found")
 
 
-def _messages(connection: Connection, conversation: str) -> list[dict[str, Any]]:
-    query = select(*_MESSAGE).where(messages.c.conversation == conversation)
-    return _rows(connection, query.order_by(text("rowid")))
-
-
-def _rows(connection: Connection, query: Select[Any]) -> list[dict[str, Any]]:
-    return [dict(row) for row in connection.execute(query).mappings()]
+def _messages(conversation: str) -> Select[Any]:
+    return select(*_MESSAGE).where(messages.c.conversation == conversation).order_by(text("rowid"))
 
 
 def _one(connection: Connection, query: Select[Any]) -> dict[str, Any] | None:
-    row = connection.execute(query).mappings().first()
-    return None if row is None else dict(row)
+    return next(iter(rows(connection, query)), None)
 
 
 Parts = list[tuple[Table, list[dict[str, Any]]]]
@@ -244,21 +226,16 @@ def _exported(item: Any, place: int) -> tuple[dict[str, Any], Parts]:
     where = f"conversations[{place}]"
     head = {**_row(item, conversations, where), "deleted": False}
     parts: Parts = []
-    for table, own in (
-        (messages, {"conversation": head["id"]}),
-        (generations, {"conversation": head["id"]}),
-        (votes, {}),
-    ):
-        items = item.get(table.name, [])
+    for table in (messages, generations, votes):
+        items, own = item.get(table.name, []), f"{where}.{table.name}"
         if not isinstance(items, list):
-            raise HerdError(f"{where}.{table.name} must be a list")
-        parts.append(
-            (table, [{**_row(x, table, f"{where}.{table.name}[{i}]", own)} for i, x in enumerate(items)])
-        )
+            raise HerdError(f"{own} must be a list")
+        made = [_row(x, table, f"{own}[{i}]", conversation=head["id"]) for i, x in enumerate(items)]
+        parts.append((table, made))
     return head, parts
 
 
-def _row(item: Any, table: Table, where: str, own: Mapping[str, Any] | None = None) -> dict[str, Any]:
+def _row(item: Any, table: Table, where: str, **own: Any) -> dict[str, Any]:
     """`item`'s values for the table's columns, and `own`. Raises HerdError for a missing or wrong one."""
     if not isinstance(item, Mapping):
         raise HerdError(f"{where} must be an object")
@@ -266,7 +243,7 @@ def _row(item: Any, table: Table, where: str, own: Mapping[str, Any] | None = No
     for column in table.c:
         if column.name in ("key", "deleted"):
             continue
-        value = {**item, **(own or {})}.get(column.name)
+        value = own.get(column.name, item.get(column.name))
         kind = dict if isinstance(column.type, JSON) else column.type.python_type
         allowed = (int, float) if kind is float else (kind,)
         if value is None and column.nullable:

@@ -4,11 +4,11 @@ import queue
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
-from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
+from sqlalchemy import URL, Connection, Engine, Select, create_engine, event, make_url
 from sqlalchemy.exc import (
     ArgumentError,
     DBAPIError,
@@ -46,12 +46,8 @@ class Database:
         assert url.database is not None
         try:
             Path(url.database).parent.mkdir(parents=True, exist_ok=True)
-            engine = create_engine(
-                url,
-                pool_size=8,
-                max_overflow=56,
-                connect_args={"timeout": PATIENCE, "check_same_thread": False},
-            )
+            options = {"timeout": PATIENCE, "check_same_thread": False}
+            engine = create_engine(url, pool_size=8, max_overflow=56, connect_args=options)
             event.listen(engine, "connect", _configure)
             event.listen(engine, "begin", _begin)
             with engine.connect() as connection:
@@ -60,10 +56,8 @@ class Database:
                 with engine.connect().execution_options(herd_write=True) as connection, connection.begin():
                     migrate(connection)
         except (OSError, SQLAlchemyError) as error:
-            reason = getattr(error, "orig", None) or error
-            raise HerdError(
-                f"cannot open the database {url.database}: {reason}", status=500, code="store"
-            ) from None
+            reason = f"cannot open the database {url.database}: {getattr(error, 'orig', None) or error}"
+            raise HerdError(reason, status=500, code="store") from None
         return cls(engine)
 
     def close(self) -> None:
@@ -83,6 +77,10 @@ class Database:
         except DBAPIError as error:
             raise _failure(error) from error
 
+    def _fetch(self, query: Select[Any]) -> list[dict[str, Any]]:
+        with self._read() as connection:
+            return rows(connection, query)
+
     def _write(self, work: Callable[[Connection], T]) -> T:
         """Run `work` on the writing connection; its result, once it is durable.
 
@@ -96,47 +94,43 @@ class Database:
         return done.result()
 
     def _work(self) -> None:
+        closing = False
         with self._engine.connect().execution_options(herd_write=True) as connection:
-            while (first := self._writes.get()) is not None:
-                group, last = [first], False
-                while len(group) < MAX_GROUP and not last:
-                    try:
-                        item = self._writes.get_nowait()
-                    except queue.Empty:
-                        break
-                    if item is None:
-                        last = True
-                    else:
-                        group.append(item)
-                _commit(connection, group)
-                if last:
-                    return
+            while not closing:
+                group = [self._writes.get()]
+                with suppress(queue.Empty):
+                    while len(group) < MAX_GROUP and group[-1] is not None:
+                        group.append(self._writes.get_nowait())
+                closing = group[-1] is None
+                if writes := [item for item in group if item]:
+                    _commit(connection, writes)
+
+
+def rows(connection: Connection, query: Select[Any]) -> list[dict[str, Any]]:
+    return [dict(row) for row in connection.execute(query).mappings()]
 
 
 def _commit(connection: Connection, group: list[tuple[Write, "Future[Any]"]]) -> None:
     """One transaction for the group. A write that fails is undone alone; a failing database fails them all."""
-    results: list[tuple[Future[Any], Any]] = []
-    errors: list[tuple[Future[Any], Exception]] = []
+    outcomes: list[tuple[Callable[[Any], None], Any]] = []
     try:
         with connection.begin():
             for work, done in group:
                 try:
                     connection.exec_driver_sql("SAVEPOINT one")
-                    results.append((done, work(connection)))
+                    outcomes.append((done.set_result, work(connection)))
                 except OperationalError:
                     raise
                 except Exception as error:
                     connection.exec_driver_sql("ROLLBACK TO one")
-                    errors.append((done, error))
+                    outcomes.append((done.set_exception, _failure(error)))
                 connection.exec_driver_sql("RELEASE one")
     except Exception as error:  # whatever it is, nobody may wait for ever
         for _, done in group:
             done.set_exception(_failure(error))
         return
-    for done, result in results:
-        done.set_result(result)
-    for done, failure in errors:
-        done.set_exception(_failure(failure))
+    for tell, outcome in outcomes:
+        tell(outcome)
 
 
 def _failure(error: Exception) -> Exception:
@@ -147,9 +141,8 @@ def _failure(error: Exception) -> Exception:
     if isinstance(error, IntegrityError):
         return HerdError(f"the store cannot keep this: {reason}")
     if "disk is full" in reason:
-        return HerdError(
-            "the disk is full: nothing was kept; make room and try again", status=507, code="disk_full"
-        )
+        full = "the disk is full: nothing was kept; make room and try again"
+        return HerdError(full, status=507, code="disk_full")
     return HerdError(f"the database failed: {reason}", status=500, code="store")
 
 
@@ -167,11 +160,13 @@ def _url(url_or_path: str | Path) -> URL:
 def _configure(connection: Any, record: Any) -> None:
     connection.isolation_level = None  # the driver's own BEGIN would come too late for savepoints
     # SQLite's lower() knows ASCII only; LIKE in searches is made of it.
-    connection.create_function(
-        "lower", 1, lambda s: s.lower() if isinstance(s, str) else s, deterministic=True
-    )
+    connection.create_function("lower", 1, _lower, deterministic=True)
     for pragma in ("journal_mode=WAL", "synchronous=FULL", "secure_delete=ON"):
         connection.execute(f"PRAGMA {pragma}").close()
+
+
+def _lower(value: Any) -> Any:
+    return value.lower() if isinstance(value, str) else value
 
 
 def _begin(connection: Connection) -> None:

@@ -55,11 +55,7 @@ class Store(Conversations):
     ) -> list[dict[str, Any]]:
         """The newest first."""
         query = select(generations).order_by(generations.c.created.desc()).limit(limit)
-        if route is not None:
-            query = query.where(generations.c.route == route)
-        if conversation is not None:
-            query = query.where(generations.c.conversation == conversation)
-        return self._generations(query)
+        return self._generations(_about(query, route, conversation))
 
     def add_vote(
         self,
@@ -81,9 +77,7 @@ class Store(Conversations):
         row = {"id": id, "a": a, "b": b, "outcome": outcome, "source": source, "voter": voter}
 
         def work(connection: Connection) -> dict[str, Any]:
-            known = set(
-                connection.execute(select(generations.c.id).where(generations.c.id.in_((a, b)))).scalars()
-            )
+            known = set(connection.execute(_BOTH, {"a": a, "b": b}).scalars())
             for generation in (a, b):
                 if generation not in known:
                     raise HerdError(f"no generation {generation!r:.100}", status=404, code="not_found")
@@ -99,17 +93,8 @@ class Store(Conversations):
 
     def votes(self, *, route: str | None = None, conversation: str | None = None) -> list[dict[str, Any]]:
         """The oldest first; those on a route's generations, or on a conversation's."""
-        query = (
-            select(votes)
-            .join(generations, generations.c.id == votes.c.a)
-            .order_by(votes.c.created, votes.c.id)
-        )
-        if route is not None:
-            query = query.where(generations.c.route == route)
-        if conversation is not None:
-            query = query.where(generations.c.conversation == conversation)
-        with self._read() as connection:
-            return [dict(vote) for vote in connection.execute(query).mappings()]
+        query = select(votes).join(generations, generations.c.id == votes.c.a)
+        return self._fetch(_about(query, route, conversation).order_by(votes.c.created, votes.c.id))
 
     def pairs(self, route: str) -> list[dict[str, Any]]:
         """The votes on a route with what they are about, the oldest first.
@@ -119,38 +104,33 @@ class Store(Conversations):
         """
         a, b = generations.alias("a"), generations.alias("b")
         query = (
-            select(
-                votes.c.id,
-                votes.c.outcome,
-                votes.c.a.label("a_id"),
-                votes.c.b.label("b_id"),
-                a.c.conversation,
-                a.c.reply.label("a"),
-                b.c.reply.label("b"),
-                a.c.request.label("prompt"),
-                b.c.request.label("other"),
-            )
+            select(votes.c.id, votes.c.outcome, votes.c.a.label("a_id"), votes.c.b.label("b_id"))
+            .add_columns(a.c.conversation, a.c.reply.label("a"), b.c.reply.label("b"))
+            .add_columns(a.c.request.label("prompt"), b.c.request.label("other"))
             .join(a, a.c.id == votes.c.a)
             .join(b, b.c.id == votes.c.b)
             .where(a.c.route == route)
             .order_by(votes.c.created, votes.c.id)
         )
-        with self._read() as connection:
-            rows = [dict(row) for row in connection.execute(query).mappings()]
         pairs = []
-        for row in rows:
+        for row in self._fetch(query):
             row["prompt"], other = _prompt(row["prompt"]), _prompt(row.pop("other"))
             if any(m["content"] for m in row["prompt"]) and _said(row["prompt"]) == _said(other):
                 pairs.append(row)
         return pairs
 
     def _generations(self, query: Select[Any]) -> list[dict[str, Any]]:
-        with self._read() as connection:
-            rows = [dict(row) for row in connection.execute(query).mappings()]
-        for row in rows:
+        found = self._fetch(query)
+        for row in found:
             row["tokens"] = {part: row.pop(f"{part}_tokens") for part in ("prompt", "completion", "cached")}
             row["latency"] = {part: row.pop(f"{part}_ms") for part in ("queue", "first_token", "total")}
-        return rows
+        return found
+
+
+def _about(query: Select[Any], route: str | None, conversation: str | None) -> Select[Any]:
+    """Only what is about generations of this route and conversation, as far as they are given."""
+    given = {generations.c.route: route, generations.c.conversation: conversation}
+    return query.where(*(column == value for column, value in given.items() if value is not None))
 
 
 def _prompt(request: Mapping[str, Any]) -> list[dict[str, str]]:

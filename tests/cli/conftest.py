@@ -6,6 +6,7 @@ import hashlib
 import json
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -81,17 +82,24 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(data[:send])
 
 
-@pytest.fixture
-def hub() -> Iterator[Hub]:
-    hub = Hub()
-    server = ThreadingHTTPServer(("127.0.0.1", 0), type("Bound", (Handler,), {"hub": hub}))
-    hub.url = f"http://127.0.0.1:{server.server_address[1]}"
-    thread = threading.Thread(target=server.serve_forever)
+@contextmanager
+def serving(handler: type[BaseHTTPRequestHandler]) -> Iterator[int]:
+    """The port of a server on this machine."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
     thread.start()
-    yield hub
+    yield server.server_address[1]
     server.shutdown()
     thread.join()
     server.server_close()
+
+
+@pytest.fixture
+def hub() -> Iterator[Hub]:
+    hub = Hub()
+    with serving(type("Bound", (Handler,), {"hub": hub})) as port:
+        hub.url = f"http://127.0.0.1:{port}"
+        yield hub
 
 
 @pytest.fixture
@@ -100,22 +108,12 @@ def tiny(tmp_path: Path) -> Path:
     import torch
 
     from herd.model import hf
-    from herd.model.config import Config
-    from herd.model.llama import Llama
     from herd.model.tokenizer import train_bpe
 
-    torch.manual_seed(0)
+    from ..tiny import tiny_config, tiny_llama
+
     tokenizer = train_bpe(["the quick brown fox jumps over the lazy dog " * 9], 300)
-    config = Config(
-        vocab_size=tokenizer.vocab_size,
-        dim=32,
-        n_layers=2,
-        n_heads=4,
-        n_kv_heads=2,
-        head_dim=8,
-        ffn_dim=64,
-        max_positions=64,
-    )
     directory = tmp_path / "tiny"
-    hf.save(Llama(config), directory, tokenizer=tokenizer, dtype=torch.float32)
+    model = tiny_llama(tiny_config(tokenizer, max_positions=64))
+    hf.save(model, directory, tokenizer=tokenizer, dtype=torch.float32)
     return directory

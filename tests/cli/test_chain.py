@@ -84,9 +84,7 @@ def test_text_to_model_and_back(
 def test_the_same_for_people(home: Path, tiny: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from herd.registry import Registry
 
-    Registry(home).add(
-        tiny, "small", kind="model", parents=[], licence="MIT", description="a test", metrics={}
-    )
+    Registry(home).add(tiny, "small", kind="model", licence="MIT", description="a test")
     assert run(["models"]) == 0 and "small@1 *" in capsys.readouterr().out
     assert run(["show", "small"]) == 0 and "vocab_size" in capsys.readouterr().out
     assert run(["show", "smal"]) == 1 and "small" in capsys.readouterr().err
@@ -103,23 +101,14 @@ def test_an_adapter_merges_into_its_base(
     from herd.registry import Registry
 
     registry = Registry(home)
-    base = registry.add(tiny, "small", kind="model", parents=[], licence="MIT", description="", metrics={})
+    base = registry.add(tiny, "small", kind="model", licence="MIT")
     model = hf.load(base.path)
     lora.add_lora(model, rank=2, alpha=4)
     torch.manual_seed(1)
     for parameter in lora.lora_parameters(model):
         parameter.data = torch.randn_like(parameter) * 0.1
     lora.save_peft(model, tmp_path / "adapter", base=base.ref)
-    registry.add(
-        tmp_path / "adapter",
-        "small",
-        kind="adapter",
-        parents=[base.digest],
-        licence="MIT",
-        description="",
-        metrics={},
-        base=base.ref,
-    )
+    registry.add(tmp_path / "adapter", "small", kind="adapter", parents=[base.digest], base=base.ref)
     tokens = torch.tensor([[1, 5, 9, 20]])
     expected = model(tokens)
     result(capsys, "export", "small@2", tmp_path / "merged", "--merge")

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Any
 
 import pytest
 
 from herd.cli.client import Server
 from herd.errors import HerdError
+
+from .conftest import serving
 
 
 def chunk(text: str = "", finish: str | None = None) -> str:
@@ -37,16 +38,11 @@ def scripted(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, Any]]:
             self.end_headers()
             self.wfile.write(script["body"].encode())
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    monkeypatch.setenv("HERD_PORT", str(server.server_address[1]))
     monkeypatch.delenv("HERD_HOST", raising=False)
     monkeypatch.setenv("HERD_API_KEY", "sesame")
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    yield script
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with serving(Handler) as port:
+        monkeypatch.setenv("HERD_PORT", str(port))
+        yield script
 
 
 def say(server: Server | None) -> str:

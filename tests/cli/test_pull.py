@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-COMMIT = "1234567890abcdef1234567890abcdef12345678"
+from .conftest import COMMIT
 
 
 class Shell:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -16,16 +16,9 @@ from herd.model.llama import Llama
 from herd.model.tokenizer import Tokenizer, train_bpe
 from herd.protocol.types import Delta, Event, Failed, Finished, Request, Sampling, Usage
 
+from ..tiny import tiny_config, tiny_llama
+
 TEXT = "The little llama went up the hill. She saw a big tree, and the tree said: hello, little llama! " * 4
-
-
-@pytest.fixture(autouse=True, scope="session")
-def one_thread() -> Iterator[None]:
-    """Two threads of tiny products wait for each other on a busy machine, and change nothing."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")
@@ -35,28 +28,11 @@ def tokenizer() -> Tokenizer:
 
 @pytest.fixture(scope="session")
 def config(tokenizer: Tokenizer) -> Config:
-    return Config(
-        vocab_size=tokenizer.vocab_size,
-        dim=64,
-        n_layers=2,
-        n_heads=4,
-        n_kv_heads=2,
-        head_dim=16,
-        ffn_dim=160,
-        max_positions=1024,
-        bos_id=tokenizer.bos_id,
-    )
+    return tiny_config(tokenizer, dim=64, head_dim=16, ffn_dim=160, max_positions=1024)
 
 
 def make_model(config: Config, dtype: torch.dtype = torch.float32) -> Llama:
-    """Random weights, wide enough that the next token is not a foregone conclusion."""
-    model = Llama(config)
-    model.init_weights(3)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.dim() == 2:
-                parameter.mul_(5)
-    model = model.to(dtype)
+    model = tiny_llama(config, seed=3, spread=5).to(dtype)
     model.freq = Llama(config).freq
     model.dtype = dtype
     return model

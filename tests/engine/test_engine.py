@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import random
 from collections.abc import Callable
 from dataclasses import replace
@@ -20,11 +19,7 @@ from herd.model.llama import Llama
 from herd.model.tokenizer import Tokenizer
 from herd.protocol.types import Delta, Finished, Message, Request, Sampling, Started
 
-_spec = importlib.util.spec_from_file_location("engine_conftest", Path(__file__).with_name("conftest.py"))
-assert _spec and _spec.loader
-_helpers = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(_helpers)
-Reply, ask, make_model, run = _helpers.Reply, _helpers.ask, _helpers.make_model, _helpers.run
+from .conftest import Reply, ask, make_model, run
 
 Make = Callable[..., Engine]
 LONG = "She saw a big tree, and the tree said: hello. " * 9

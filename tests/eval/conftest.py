@@ -1,27 +1,18 @@
 """A tiny Llama with its tokenizer, and the same weights in transformers."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from herd.model.config import Config
 from herd.model.hf import save
 from herd.model.llama import Llama
 from herd.model.tokenizer import Tokenizer, train_bpe
 
+from ..tiny import tiny_config, tiny_llama
+
 STORY = "Once upon a time a small brown fox lived near the river. It was kind, and it had 12 friends. "
-
-
-@pytest.fixture(autouse=True, scope="session")
-def one_thread() -> Iterator[None]:
-    """Matrices this small lose by more threads, above all on a busy machine."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="session")
@@ -31,23 +22,7 @@ def tokenizer() -> Tokenizer:
 
 @pytest.fixture(scope="session")
 def model(tokenizer: Tokenizer) -> Llama:
-    config = Config(
-        vocab_size=tokenizer.vocab_size,
-        dim=32,
-        n_layers=2,
-        n_heads=4,
-        n_kv_heads=2,
-        head_dim=8,
-        ffn_dim=64,
-        max_positions=48,
-        bos_id=tokenizer.bos_id,
-    )
-    model = Llama(config)
-    model.init_weights(0)
-    with torch.no_grad():
-        for parameter in model.parameters():  # far from uniform, so that mistakes show
-            parameter *= 4
-    return model.eval()
+    return tiny_llama(tiny_config(tokenizer, max_positions=48))
 
 
 @pytest.fixture(scope="session")

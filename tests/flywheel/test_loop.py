@@ -20,9 +20,7 @@ from herd.flywheel import improve as flywheel
 from herd.flywheel.improve import Measure, improve, judge
 from herd.flywheel.votes import Preference
 from herd.model.chat import LLAMA3_TEMPLATE, ChatTemplate, encode_chat
-from herd.model.config import Config
 from herd.model.hf import load, save
-from herd.model.llama import Llama
 from herd.model.lora import load_peft
 from herd.model.tokenizer import Tokenizer, train_bpe
 from herd.registry import lineage
@@ -30,6 +28,8 @@ from herd.registry.registry import Registry, Target
 from herd.registry.runs import Run
 from herd.store import Store
 from herd.train.dpo import encode_reply, score
+
+from ..tiny import tiny_config, tiny_llama
 
 ANIMALS = "cat dog fox owl hen cow pig bee ant bat rat elk".split()
 PLACES = "in the barn,by the sea,on the hill,under a tree,near the well".split(",")
@@ -73,20 +73,9 @@ def make_model(folder: Path) -> None:
         labels[i, : len(ids) - 1] = torch.tensor(
             [t if mine else IGNORE for t, mine in zip(ids[1:], own[1:], strict=True)]
         )
-    config = Config(
-        vocab_size=tokenizer.vocab_size,
-        dim=64,
-        n_layers=2,
-        n_heads=4,
-        n_kv_heads=2,
-        head_dim=16,
-        ffn_dim=128,
-        max_positions=128,
-        bos_id=tokenizer.bos_id,
-        eos_ids=tuple(sorted(tokenizer.stop_ids)),
-    )
-    model = Llama(config)
-    model.init_weights(0)
+    shape = {"dim": 64, "head_dim": 16, "ffn_dim": 128, "max_positions": 128}
+    config = tiny_config(tokenizer, eos_ids=tuple(sorted(tokenizer.stop_ids)), **shape)
+    model = tiny_llama(config, spread=1)
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
     generator = torch.Generator().manual_seed(0)
     for _ in range(120):
@@ -110,16 +99,7 @@ def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def home(tmp_path: Path, model_dir: Path) -> Path:
-    registry = Registry(tmp_path)
-    registry.add(
-        model_dir,
-        "tiny",
-        kind="model",
-        parents=[],
-        licence="Apache-2.0",
-        description="two styles",
-        metrics={},
-    )
+    Registry(tmp_path).add(model_dir, "tiny", kind="model", licence="Apache-2.0", description="two styles")
     return tmp_path
 
 

@@ -300,3 +300,25 @@ def test_a_hostile_card_is_refused_and_spoils_nothing(here: Registry, weights: P
     assert [entry.ref for entry in here.models()] == ["kept@1"]
     assert [Path(p.where).parent.name for p in here.verify()] == ["cria"]
     assert here.add(weights, "cria", kind="model").ref == "cria@2"
+
+
+def test_a_version_that_is_no_number_spoils_nothing(here: Registry, weights: Path) -> None:
+    here.add(weights, "cria", kind="model")
+    for number in ("x", "01", "٣", "True"):
+        copy = here.resolve("cria@1").path.with_name(number)
+        shutil.copytree(here.resolve("cria@1").path, copy)
+        card = json.loads((copy / "herd.json").read_text())
+        (copy / "herd.json").write_text(json.dumps({**card, "version": number}))
+    assert [entry.ref for entry in here.models()] == ["cria@1"]
+    assert {Path(p.where).name for p in here.verify()} == {"x", "01", "٣", "True"}
+    assert here.add(weights, "cria", kind="model").version == 4  # ٣ is a three
+
+
+def test_an_adapter_that_lost_its_base_is_said_and_spoils_nothing(here: Registry, weights: Path) -> None:
+    here.add(weights, "kept", kind="model")
+    base = here.add(weights, "base", kind="model")
+    here.add(weights, "tuned", kind="adapter", base="base@1")
+    shutil.rmtree(base.path)
+    assert [target.name for target in here.targets()] == ["kept"]
+    with pytest.raises(HerdError, match="no model 'base@1'"):
+        here.target("tuned")

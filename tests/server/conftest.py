@@ -39,6 +39,7 @@ class FakeEngine:
         self.loaded: dict[str, tuple[Path, Path | None]] = {}
         self.log: list[tuple[str, str]] = []
         self.requests: list[Request] = []
+        self.salts: list[str] = []
         self.cancelled: list[float] = []  # when, by time.monotonic()
         self.answering: Counter[str] = Counter()  # replies by key
         self.closed = False
@@ -72,9 +73,10 @@ class FakeEngine:
             "metrics": {},
         }
 
-    async def generate(self, key: str, request: Request) -> AsyncIterator[Event]:
+    async def generate(self, key: str, request: Request, *, salt: str) -> AsyncIterator[Event]:
         assert key in self.loaded
         self.requests.append(request)
+        self.salts.append(salt)
         if self.fail:
             yield self.fail
             return

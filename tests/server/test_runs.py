@@ -10,7 +10,6 @@ import pytest
 
 from herd.errors import HerdError
 from herd.registry.runs import Run
-from herd.server.errors import ApiError
 from herd.server.runs import NICENESS, Scheduler, check
 
 # What stands in for `python -m herd`: a module that counts in its log until told to end.
@@ -120,7 +119,7 @@ def test_cancel_running_stopped_and_queued(scheduler: Callable[[], Scheduler]) -
             assert (await runs.cancel(second.id)).state == "cancelled"
             await runs.cancel(first.id)
             await until(lambda: Run.load(runs.home, first.id).state == "cancelled")
-            with pytest.raises(ApiError, match="over"):
+            with pytest.raises(HerdError, match="over"):
                 await runs.cancel(first.id)
             with pytest.raises(HerdError):
                 await runs.cancel("none")
