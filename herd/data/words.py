@@ -11,8 +11,7 @@ def mix(x: np.ndarray) -> np.ndarray:
     """The finaliser of SplitMix64 (Steele, Lea, Flood 2014): a bijection of uint64 that scatters all bits."""
     x = (x ^ (x >> U64(30))) * U64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> U64(27))) * U64(0x94D049BB133111EB)
-    x ^= x >> U64(31)
-    return x
+    return x ^ (x >> U64(31))
 
 
 def constants(name: int, n: int) -> np.ndarray:
@@ -39,16 +38,13 @@ class Words:
     def __init__(self, text: str) -> None:
         for sign in _PUNCTUATION:
             text = text.replace(sign, " ")
-        raw = np.frombuffer(text.encode(), np.uint8)
+        raw = np.frombuffer(f" {text} ".encode(), np.uint8)
         inside = _IN_WORD[raw]
-        edges = np.flatnonzero(np.diff(inside, prepend=False, append=False))
-        self.letters = float(_LETTER[raw].sum() / max(1, (raw > 32).sum()))
+        edges = np.flatnonzero(inside[1:] != inside[:-1])
         lengths = edges[1::2] - edges[::2]
         body = raw[inside]
+        self.letters = float(_LETTER[raw].sum() / max(1, (raw > 32).sum()))
         self.mean_length = float(((body & 0xC0) != 0x80).sum() / max(1, len(lengths)))  # in characters
-        if len(lengths) == 0:
-            self.hashes = np.zeros(0, U64)
-            return
         first = np.cumsum(lengths) - lengths
         place = np.arange(len(body)) - np.repeat(first, lengths)
         self.hashes = mix(np.add.reduceat(_BYTE[body] * _PLACE[place & 63], first))

@@ -1,5 +1,6 @@
 """Preparing shards: what goes in comes out, whatever the workers, interruptions and duplicates."""
 
+import dataclasses
 import gzip
 import json
 import subprocess
@@ -17,6 +18,7 @@ from herd.data import prepare as room
 from herd.data.prepare import prepare
 from herd.data.shards import Shards
 from herd.data.spec import DataSpec
+from herd.data.toml import build
 from herd.data.work import pieces
 from herd.errors import HerdError
 
@@ -69,7 +71,8 @@ def make_spec(folder: Path, tokenizer: Path, **more: Any) -> DataSpec:
         "sources": [{"path": str(folder / "*.jsonl"), "name": "stories", "licence": "CC0-1.0"}],
         **more,
     }
-    return DataSpec.from_json(json.dumps(table))
+    spec: DataSpec = build(DataSpec, table, "data recipe")
+    return spec
 
 
 def texts(folder: Path, tokenizer: Path) -> list[str]:
@@ -188,7 +191,7 @@ def test_chat_learns_the_replies_only(tmp_path: Path, tokenizer: Path) -> None:
 
 
 def test_dry_run_writes_nothing_and_estimates_well(tmp_path: Path, tokenizer: Path, monkeypatch: Any) -> None:
-    monkeypatch.setattr(room, "SAMPLE_CHARS", 5_000)
+    monkeypatch.setattr(room, "CHUNK_CHARS", 5_000)
     write_jsonl(tmp_path / "a.jsonl", stories(200))
     spec = make_spec(tmp_path, tokenizer)
     before = files(tmp_path)
@@ -201,12 +204,14 @@ def test_dry_run_writes_nothing_and_estimates_well(tmp_path: Path, tokenizer: Pa
 
 
 RUN = """
-import sys
+import json, sys
 from herd.data import prepare as room
 from herd.data.spec import DataSpec
+from herd.data.toml import build
 if __name__ == "__main__":
     room.CHUNK_CHARS = 10_000
-    room.prepare(DataSpec.from_json(open(sys.argv[1]).read()), sys.argv[2], workers=int(sys.argv[3]))
+    spec = build(DataSpec, json.load(open(sys.argv[1])), "data recipe")
+    room.prepare(spec, sys.argv[2], workers=int(sys.argv[3]))
 """
 
 
@@ -214,7 +219,7 @@ def test_killed_and_resumed_is_byte_identical(tmp_path: Path, tokenizer: Path) -
     inputs = stories(600)
     write_jsonl(tmp_path / "a.jsonl", inputs + inputs[::7])
     spec = make_spec(tmp_path, tokenizer, heldout=0.05, dedup={"near": {}})
-    (tmp_path / "spec.json").write_text(spec.to_json())
+    (tmp_path / "spec.json").write_text(json.dumps(dataclasses.asdict(spec)))
     (tmp_path / "run.py").write_text(RUN)
 
     def start(out: str, workers: int) -> subprocess.Popen[bytes]:
