@@ -51,6 +51,7 @@ class State:
         self.delay = 0.01
         self.reply = STORY * 2
         self.fail: dict[str, int] = {}  # "POST /path" → status of its next answer
+        self.held: dict[str, threading.Event] = {}  # "GET /path" is answered once its event is set
         self.broken_after: int | None = None  # the stream ends without a finish after so many words
         self.counter = 0
 
@@ -104,6 +105,8 @@ class Handler(BaseHTTPRequestHandler):
         parts = urlsplit(self.path)
         path, query = unquote(parts.path), parse_qs(parts.query)
         body = self.body() if method in ("POST", "PATCH", "DELETE") else {}
+        if gate := state.held.get(f"{method} {path}"):
+            gate.wait(30)
         status = state.fail.pop(f"{method} {path}", None)
         if status:
             return self.error(
