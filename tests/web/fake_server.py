@@ -47,6 +47,7 @@ class State:
         self.runs: list[dict[str, Any]] = []
         self.serving = "cria@1"
         self.engine = {"state": "idle", "running": 0, "waiting": 0}
+        self.runs_active = 0
         self.keys: list[str] = []
         self.delay = 0.01
         self.reply = STORY * 2
@@ -261,11 +262,13 @@ def status(state: State, **_: Any) -> dict[str, Any]:
         "engine": state.engine,
         "routes": routes,
         "default_route": "cria",
-        "runs_active": 0,
+        "runs_active": state.runs_active,
     }
 
 
 def lineage(state: State, **_: Any) -> dict[str, Any]:
+    if not state.models:
+        return {"nodes": [], "edges": []}
     nodes = [
         ("data", "corpus", "TinyStories"),
         ("chat", "pairs", "dialogues"),
