@@ -3,17 +3,18 @@ import { html, render, useEffect } from "./lib/html.js";
 import { place } from "./lib/router.js";
 import { refreshStatus } from "./lib/status.js";
 import { Models } from "./models/page.js";
+import { Help, Palette } from "./palette.js";
 import { Runs } from "./runs/page.js";
-import { Help, KeyPanel, Notice, Palette, Rail } from "./shell.js";
+import { KeyPanel, Notice, Rail } from "./shell.js";
 
 const PAGES = { "/models": [Models, "Models"], "/runs": [Runs, "Runs"] };
 
 function App() {
-  const { path } = place.use();
+  const { path, part } = place.use();
   const [Page, name] = PAGES[path] ?? [Chat, "Chat"];
   useEffect(() => { document.title = `${name} · Herd`; }, [name]);
   return html`<a class="skip" href="#main">Skip to the content</a>
-    <${Rail} path=${path} /><${Page} path=${path} /><${Palette} /><${Help} /><${KeyPanel} /><${Notice} />`;
+    <${Rail} path=${path} /><${Page} path=${path} part=${part} /><${Palette} /><${Help} /><${KeyPanel} /><${Notice} />`;
 }
 
 refreshStatus();

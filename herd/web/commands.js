@@ -18,7 +18,7 @@ export const nextTheme = () => setTheme({ auto: "light", light: "dark", dark: "a
 
 /** Everything that can be asked for by name or key. `chat`: only where a conversation is in front. */
 export const COMMANDS = [
-  { title: "Find a page, conversation, route or command", keys: "mod+k", run: () => ui.set({ palette: true, help: false }), hide: true },
+  { title: "Find anything", keys: "mod+k", run: () => ui.set({ palette: true, help: false }), hide: true },
   { title: "New chat", keys: "mod+shift+o", run: () => { newChat(); requestAnimationFrame(focusComposer); } },
   { title: "Stop the answer", keys: "escape", run: () => session()?.stop(), when: () => Boolean(session()?.get().stream) },
   { title: "Write a message", keys: "shift+escape", run: focusComposer, chat: true },
@@ -35,7 +35,7 @@ export const COMMANDS = [
 export const usable = (command) => Boolean(command.run) && (!command.chat || session()) && (command.when?.() ?? true);
 
 const mac = /Mac|iP/.test(navigator.platform);
-const NAMES = { mod: mac ? "⌘" : "Ctrl", shift: mac ? "⇧" : "Shift", escape: "Esc" };
+const NAMES = { mod: mac ? "⌘" : "Ctrl", shift: mac ? "⇧" : "Shift", escape: "Esc", enter: "Enter" };
 export const keyNames = (keys) => keys.split("+").map((key) => NAMES[key] ?? key.toUpperCase());
 
 const pressed = (event) => [

@@ -47,10 +47,12 @@ class State:
         self.runs: list[dict[str, Any]] = []
         self.serving = "cria@1"
         self.engine = {"state": "idle", "running": 0, "waiting": 0}
+        self.runs_active = 0
         self.keys: list[str] = []
         self.delay = 0.01
         self.reply = STORY * 2
         self.fail: dict[str, int] = {}  # "POST /path" → status of its next answer
+        self.held: dict[str, threading.Event] = {}  # "GET /path" is answered once its event is set
         self.broken_after: int | None = None  # the stream ends without a finish after so many words
         self.counter = 0
 
@@ -104,6 +106,8 @@ class Handler(BaseHTTPRequestHandler):
         parts = urlsplit(self.path)
         path, query = unquote(parts.path), parse_qs(parts.query)
         body = self.body() if method in ("POST", "PATCH", "DELETE") else {}
+        if gate := state.held.get(f"{method} {path}"):
+            gate.wait(30)
         status = state.fail.pop(f"{method} {path}", None)
         if status:
             return self.error(
@@ -258,11 +262,13 @@ def status(state: State, **_: Any) -> dict[str, Any]:
         "engine": state.engine,
         "routes": routes,
         "default_route": "cria",
-        "runs_active": 0,
+        "runs_active": state.runs_active,
     }
 
 
 def lineage(state: State, **_: Any) -> dict[str, Any]:
+    if not state.models:
+        return {"nodes": [], "edges": []}
     nodes = [
         ("data", "corpus", "TinyStories"),
         ("chat", "pairs", "dialogues"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from playwright.sync_api import expect
@@ -162,7 +163,7 @@ def test_export_and_import_give_the_same_conversation(
     with page.expect_file_chooser() as chooser:
         page.get_by_role("button", name="Import").click()
     chooser.value.set_files(file)
-    expect(page.get_by_text("1 imported.")).to_be_visible()
+    expect(page.get_by_text("1 conversation imported.")).to_be_visible()
     again = list(server.state.messages.values())[-1]
     assert len(server.state.conversations) == 2 and again == exported["messages"]
     (tmp_path / "wrong.json").write_text("[1")
@@ -239,15 +240,102 @@ def test_settings_and_route_are_sent(server: FakeServer, visit: Open) -> None:
     ]
 
 
-def test_a_long_conversation_opens_at_its_end(server: FakeServer, visit: Open) -> None:
-    id = seed(server, "Long", "A **short** answer.\n\nWith two paragraphs.", count=5000)
-    server.state.delay = 0.001
-    page = visit(f"/c/{id}")
-    expect(page.get_by_role("button", name="Show earlier messages (9900)")).to_be_attached()
+SCROLL = """async ([step, frames]) => {
+  const box = document.querySelector("[role=log]");
+  const times = [];
+  for (let i = 0, last = performance.now(); i < frames; i++) {
+    box.scrollTop += step;
+    const now = await new Promise((done) => requestAnimationFrame(() => done(performance.now())));
+    times.push(now - last);
+    last = now;
+  }
+  return times.sort((a, b) => a - b)[frames >> 1];
+}"""
+SIZE = "document.querySelectorAll('*').length"
+FIRST_SEEN = """() => {
+  const edge = document.querySelector("[role=log]").getBoundingClientRect().top;
+  const seen = [...document.querySelectorAll("[role=log] article")].find((m) => m.getBoundingClientRect().bottom > edge);
+  return [seen.innerText, seen.getBoundingClientRect().top];
+}"""
+AT_END = "b => b.scrollHeight - b.scrollTop - b.clientHeight < 80"
+
+
+def ten_thousand_messages() -> dict[str, Any]:
+    """An exported conversation whose messages are of many heights."""
+    messages: list[dict[str, Any]] = []
+    for i in range(10_000):
+        role, text = (
+            ("user", f"Question {i}?") if i % 2 == 0 else ("assistant", f"Answer {i}. " + STORY * (1 + i % 7))
+        )
+        more = "\n\n```python\nprint(1)\n```\n\n- a\n- b" if i % 10 == 1 else ""
+        parent = messages[-1]["id"] if messages else None
+        messages.append({"id": f"m{i}", "parent": parent, "role": role, "content": text + more, "generation": None, "created": 1.0})  # fmt: skip
+    return {
+        "conversations": [
+            {"id": "long", "title": "Long", "route": "cria", "settings": {}, "messages": messages}
+        ]
+    }
+
+
+def test_ten_thousand_messages_scroll(visit: Open, tmp_path: Path) -> None:
+    """60 frames/s on a free machine; the bound leaves room for a busy one, and none for drawing all of them."""
+    (tmp_path / "long.json").write_text(json.dumps(ten_thousand_messages()))
+    page = visit()
+    with page.expect_file_chooser() as chooser:
+        page.get_by_role("button", name="Import").click()
+    chooser.value.set_files(tmp_path / "long.json")
+    page.get_by_role("link", name="Long").click()
+    expect(page.get_by_text("Answer 9999.")).to_be_visible()
     box = page.get_by_role("log")
-    at_end = "b => b.scrollHeight - b.scrollTop - b.clientHeight < 80"
-    assert box.evaluate(at_end)
+    assert box.evaluate(AT_END)
+    for step, most in ((-60, 50), (-400, 50), (-2500, 250), (120, 50)):  # pixels a frame, milliseconds
+        median = page.evaluate(SCROLL, [step, 60])
+        assert median < most, (step, median)
+        assert page.evaluate(SIZE) < 2500
+        before = page.evaluate(FIRST_SEEN)
+        page.wait_for_timeout(300)
+        assert page.evaluate(FIRST_SEEN) == before  # nothing jumps when guessed heights become real
     box.evaluate("b => { b.scrollTop = 0; }")
+    expect(page.get_by_text("Question 0?")).to_be_visible()
     page.get_by_role("button", name="Jump to the end").click()
-    page.wait_for_timeout(50)
-    assert box.evaluate(at_end)
+    expect(page.get_by_text("Answer 9999.")).to_be_visible()
+    page.wait_for_timeout(100)
+    assert box.evaluate(AT_END)
+
+
+def test_an_edit_is_not_lost_by_scrolling_away(server: FakeServer, visit: Open) -> None:
+    page = visit(f"/c/{seed(server, 'Long', 'An answer. ' * 60, count=100)}")
+    last = page.get_by_role("article", name="You").last
+    last.hover()
+    last.get_by_role("button", name="Edit").click()
+    page.get_by_label("Edit your message").fill("Half a thought")
+    page.get_by_role("log").evaluate("b => { b.scrollTop = 0; }")
+    expect(page.get_by_label("Edit your message")).to_have_count(0)
+    page.get_by_role("button", name="Jump to the end").click()
+    expect(page.get_by_label("Edit your message")).to_have_value("Half a thought")
+
+
+def test_copying_an_answer_and_its_code(server: FakeServer, visit: Open) -> None:
+    text = "Look:\n\n```python\nprint(1)\nprint(2)\n```"
+    page = visit(f"/c/{seed(server, 'Code', text)}")
+    page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    page.get_by_role("button", name="Copy code").click()
+    expect(page.get_by_text("Copied.")).to_be_visible()
+    assert page.evaluate("navigator.clipboard.readText()") == "print(1)\nprint(2)"
+    page.keyboard.press("Control+Shift+c")
+    page.wait_for_function("async (text) => await navigator.clipboard.readText() === text", arg=text)
+
+
+def test_much_is_imported_in_pieces(server: FakeServer, visit: Open, tmp_path: Path) -> None:
+    """The server reads a few megabytes at once; what Herd exported may be more."""
+    long = [{"id": f"c{i}", "title": f"Number {i}", "messages": [
+        {"id": f"c{i}-m", "parent": None, "role": "user", "content": "word " * 200_000}]} for i in range(5)]  # fmt: skip
+    (tmp_path / "all.json").write_text(json.dumps({"conversations": long}))
+    sizes: list[int] = []
+    page = visit()
+    page.on("request", lambda r: sizes.append(len(r.post_data or "")) if r.url.endswith("/import") else None)
+    with page.expect_file_chooser() as chooser:
+        page.get_by_role("button", name="Import").click()
+    chooser.value.set_files(tmp_path / "all.json")
+    expect(page.get_by_text("5 conversations imported.")).to_be_visible()
+    assert len(server.state.conversations) == 5 and max(sizes) < 4_000_000 < sum(sizes)

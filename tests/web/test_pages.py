@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -123,18 +124,169 @@ def test_a_run_can_be_cancelled(server: FakeServer, visit: Open) -> None:
     expect(page.get_by_role("article", name="Run run-")).to_contain_text("cancelled")
 
 
-@pytest.mark.parametrize(
-    ("size", "theme"), [(DESKTOP, "light"), (PHONE, "dark")], ids=["desktop-light", "phone-dark"]
-)
+VIEWS = {  # path → what holds its data, what is there when it has come
+    "/": ("GET /api/conversations", "The red ball"),
+    "/c/conv-1": ("GET /api/conversations/conv-1", "I saw a zebra."),
+    "/models": ("GET /api/models", "served as cria"),
+    "/runs": ("GET /api/runs", "Switch: cria@2 replaces cria@1"),
+}
+SHIFTS = """() => new Promise((done) => {
+  new PerformanceObserver((list) => done(list.getEntries())).observe({ type: "layout-shift", buffered: true });
+  setTimeout(() => done([]), 300);
+}).then((all) => all.reduce((sum, shift) => sum + shift.value, 0))"""
+
+
+def furnish(server: FakeServer) -> None:
+    """One conversation and one finished run."""
+    assert seed(server, "The red ball", "I saw a zebra.") == "conv-1"
+    start = {"kind": "improve", "args": {"name": "cria"}, "id": "run-0", "created": 1.0, "stage": "collect"}
+    server.state.runs.append({**start, "state": "running", "stages": ["collect", "promote"]})
+    verdict(server.state)
+
+
+@pytest.mark.parametrize("path", VIEWS)
+def test_a_view_loads_without_a_jump_and_outlives_its_server(
+    server: FakeServer, visit: Open, path: str
+) -> None:
+    furnish(server)
+    request, there = VIEWS[path]
+    gate = server.state.held[request] = server.state.held["GET /api/status"] = threading.Event()
+    page = visit(path, errors="Failed to load resource")
+    expect(page.locator(".bone").first).to_be_visible()  # loading: the shape of what comes
+    page.wait_for_timeout(200)
+    gate.set()
+    expect(page.get_by_text(there).first).to_be_visible()
+    expect(page.locator(".bone")).to_have_count(0)
+    assert page.evaluate(SHIFTS) < 0.01
+    page.context.set_offline(True)
+    page.evaluate(ASK)
+    expect(page.get_by_role("alert")).to_contain_text("What is shown is from")  # stale, and still readable
+    expect(page.get_by_text(there).first).to_be_visible()
+
+
+@pytest.mark.parametrize("path", VIEWS)
+def test_a_view_says_what_failed_and_reads_again(server: FakeServer, visit: Open, path: str) -> None:
+    furnish(server)
+    request, there = VIEWS[path]
+    server.state.fail = {request: 500}
+    page = visit(path, errors="500")
+    alert = page.get_by_role("alert")
+    expect(alert).to_contain_text("The fake server was told to fail.")
+    expect(alert).to_contain_text(re.compile(r"Request req-\d+"))
+    alert.get_by_role("button", name="Try again").click()
+    expect(page.get_by_text(there).first).to_be_visible()
+    expect(alert).to_have_count(0)
+
+
+def test_empty_views_say_what_will_be_there(server: FakeServer, visit: Open) -> None:
+    server.state.models = []
+    page = visit("/", errors="404")
+    expect(page.get_by_text("Your conversations will be here.")).to_be_visible()
+    expect(page.get_by_role("button", name="Hello, how are you?")).to_be_visible()
+    page.goto(server.url + "/models")
+    expect(page.get_by_role("heading", name="No models yet")).to_be_visible()
+    page.goto(server.url + "/runs")
+    expect(page.get_by_text("No run yet.")).to_be_visible()
+    page.goto(server.url + "/c/nothing")
+    expect(page.get_by_role("heading", name="This conversation is not here")).to_be_visible()
+
+
+def test_the_rail_is_narrow_and_names_its_icons(visit: Open) -> None:
+    page = visit()
+    rail, models = page.get_by_role("navigation", name="Pages"), page.get_by_role("link", name="Models")
+    box = rail.bounding_box()
+    assert box and box["width"] <= 56 and box["height"] > 800
+    name = models.locator("span")
+    opacity = "span => getComputedStyle(span).opacity"
+    assert name.evaluate(opacity) == "0"
+    models.hover()
+    assert name.evaluate(opacity) == "1"
+    page.mouse.move(700, 400)
+    page.keyboard.press("Shift+Tab")
+    for _ in range(20):  # from the keyboard, too
+        if name.evaluate(opacity) == "1":
+            break
+        page.keyboard.press("Shift+Tab")
+    assert name.evaluate(opacity) == "1"
+    phone = visit(size=PHONE)
+    box = phone.get_by_role("navigation", name="Pages").bounding_box()
+    assert box and box["width"] == PHONE["width"] and box["y"] + box["height"] == PHONE["height"]
+    for title in ("Chat", "Models", "Runs"):
+        expect(phone.get_by_role("link", name=title).locator("span")).to_be_visible()
+
+
+def test_the_top_says_route_target_and_engine(server: FakeServer, visit: Open) -> None:
+    page = visit("/models")
+    top = page.locator("header.top")
+    expect(top).to_contain_text("cria")
+    expect(top).to_contain_text("cria@1")
+    for engine, words in (
+        ({"state": "starting"}, "loading the model"),
+        ({"state": "busy", "running": 1, "waiting": 0}, "1 in flight"),
+        ({"state": "gone"}, "engine is restarting"),
+    ):
+        server.state.engine = engine
+        page.evaluate(ASK)
+        expect(top.get_by_role("status")).to_have_text(words)
+    server.state.engine = {"state": "busy", "running": 1, "waiting": 0}
+    server.state.runs_active = 1
+    page.evaluate(ASK)
+    expect(top.get_by_role("status")).to_have_text("1 in flight, a run waits")
+
+
+def test_a_model_and_a_run_have_addresses(server: FakeServer, visit: Open) -> None:
+    furnish(server)
+    server.state.runs.insert(0, {**server.state.runs[0], "id": "run-1", "state": "cancelled", "result": None})
+    page = visit("/models")
+    page.get_by_role("link", name="cria@2").click()
+    assert page.url.endswith("/models#cria@2")
+    page.reload()
+    card = page.get_by_role("article", name="cria@2")
+    expect(card.get_by_role("cell", name="gzip")).to_be_in_viewport()
+    page.goto(server.url + "/runs")
+    expect(page.get_by_role("article", name="Run run-1").locator(".detail")).to_be_visible()
+    page.get_by_role("article", name="Run run-0").get_by_role("button").first.click()
+    assert page.url.endswith("/runs#run-0")
+    page.reload()
+    expect(page.get_by_text("Switch: cria@2 replaces cria@1")).to_be_visible()
+    page.go_back()
+    expect(page.get_by_role("article", name="Run run-1").locator(".detail")).to_be_visible()
+
+
+def test_comparing_and_voting_from_the_keyboard(server: FakeServer, visit: Open) -> None:
+    server.state.delay = 0.001
+    page = visit()
+    say(page, "Hello")
+    answered(page)
+    page.get_by_role("button", name="Regenerate").focus()
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("button", name="that", exact=True)).to_be_enabled()
+    page.keyboard.press("Tab")
+    expect(page.get_by_role("button", name="this", exact=True)).to_be_focused()
+    page.keyboard.press("Tab")
+    page.keyboard.press("Enter")
+    expect(page.get_by_text("Kept as a vote: the better of two")).to_be_visible()
+    assert [v["outcome"] for v in server.state.votes] == ["b"]
+    expect(page.get_by_label("Your message")).to_be_focused()
+
+
+def test_motion_is_short_and_none_where_reduced(visit: Open) -> None:
+    page = visit()  # every test's browser asks for reduced motion
+    moves = "getComputedStyle(document.querySelector('.rail span')).transitionDuration.split(',')[0]"
+    assert page.evaluate(moves) == "0s"
+    page.emulate_media(reduced_motion="no-preference")
+    assert page.evaluate(moves) == "0.12s"
+
+
+@pytest.mark.parametrize("size", [DESKTOP, PHONE], ids=["desktop", "phone"])
+@pytest.mark.parametrize("theme", ["light", "dark"])
 def test_axe_finds_nothing_serious(server: FakeServer, visit: Open, size: dict[str, int], theme: str) -> None:
     server.state.delay = 0.001
-    start = {"kind": "improve", "args": {"name": "cria"}, "id": "run-0", "created": 1.0}
-    server.state.runs.append({**start, "state": "running", "stages": ["collect"], "stage": "collect"})
-    verdict(server.state)
+    furnish(server)
     code = seed(
         server, "Code", "# Title\n\n- a\n- b\n\n```python\nprint(1)\n```\n\n| a | b |\n|---|---|\n| 1 | 2 |"
     )
-    page = visit(size=size, theme=theme)
+    page = visit(size=size, theme=theme, errors="500|Failed to load resource")
 
     def check(what: str) -> None:
         page.wait_for_timeout(100)
@@ -145,8 +297,15 @@ def test_axe_finds_nothing_serious(server: FakeServer, visit: Open, size: dict[s
         assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), what
 
     check("empty")
+    if size is PHONE:
+        page.get_by_role("button", name="Conversations").click()
+        check("list")
+        page.get_by_role("button", name="Close").click()
     say(page, "Hello")
     answered(page)
+    page.get_by_role("button", name="Details").click()
+    expect(page.locator("dl.details")).to_be_visible()
+    check("reply")
     page.get_by_role("button", name="Regenerate").click()
     expect(page.get_by_role("button", name="neither")).to_be_enabled()
     check("compare")
@@ -156,10 +315,20 @@ def test_axe_finds_nothing_serious(server: FakeServer, visit: Open, size: dict[s
     page.keyboard.press("Control+k")
     expect(page.get_by_role("dialog").get_by_role("option").first).to_be_visible()
     check("palette")
-    for path in (f"/c/{code}", "/models", "/runs"):
+    page.keyboard.press("Escape")
+    page.keyboard.press("Control+/")
+    check("keyboard map")
+    for path in (f"/c/{code}", "/models#cria@1", "/runs"):
         page.goto(server.url + path)
-        expect(page.get_by_text(re.compile("Title|Memory|served as|replaces")).first).to_be_visible()
+        expect(page.get_by_text(re.compile("Title|gzip|replaces")).first).to_be_visible()
         check(path)
+    server.state.fail = {"GET /api/models": 500}
+    page.goto(server.url + "/models")
+    expect(page.get_by_role("alert")).to_be_visible()
+    page.context.set_offline(True)
+    page.evaluate(ASK)
+    expect(page.get_by_text("What is shown is from")).to_be_visible()
+    check("error and server gone")
 
 
 SSE = """async (cuts) => {

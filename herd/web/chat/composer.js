@@ -1,3 +1,4 @@
+import { keyNames } from "../commands.js";
 import { html, useEffect, useLayoutEffect, useRef } from "../lib/html.js";
 import { focusComposer } from "../lib/ui.js";
 
@@ -32,5 +33,5 @@ export function Composer({ session, state, path }) {
         onInput=${(event) => setText(event.target.value)} onKeyDown=${key}></textarea>
       ${busy ? html`<button type="button" class="stop" onClick=${() => session.stop()}>Stop<kbd>Esc</kbd></button>`
         : html`<button class="primary" disabled=${!text.trim()}>Send</button>`}</div>
-    <p class="soft foot">Enter sends, Shift Enter makes a new line, Ctrl / shows all keys</p></form>`;
+    <p class="soft foot">Enter sends, Shift Enter makes a new line, ${keyNames("mod+/").join(" ")} shows all keys</p></form>`;
 }

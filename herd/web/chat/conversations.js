@@ -1,4 +1,5 @@
 import { get, patch, post, remove } from "../lib/api.js";
+import { count, plural } from "../lib/format.js";
 import { store } from "../lib/store.js";
 import { notify, unnotify } from "../lib/ui.js";
 
@@ -43,10 +44,27 @@ export function discard({ id, title }, gone) {
 addEventListener("pagehide", () => going.forEach(({ timer, finish }) => { clearTimeout(timer); finish(); }));
 
 export async function exportAs(name, ids = []) {
-  const data = await get(`conversations/export?ids=${ids.map(encodeURIComponent).join(",")}`);
-  const url = URL.createObjectURL(new Blob([JSON.stringify(data, null, 2)], { type: "application/json" }));
-  Object.assign(document.createElement("a"), { href: url, download: name }).click();
-  setTimeout(() => URL.revokeObjectURL(url), 10000);
+  try {
+    const data = await get(`conversations/export?ids=${ids.map(encodeURIComponent).join(",")}`);
+    const url = URL.createObjectURL(new Blob([JSON.stringify(data, null, 2)], { type: "application/json" }));
+    Object.assign(document.createElement("a"), { href: url, download: name }).click();
+    setTimeout(() => URL.revokeObjectURL(url), 10000);
+  } catch (error) { notify(`Nothing was exported. ${error.message}`); }
+}
+
+const PIECE = 2_000_000; // characters of one import request; the server reads a few megabytes at once
+
+/** Sends exported conversations, as many at once as fit; how many were new. */
+async function send(conversations) {
+  let imported = 0;
+  for (let rest = conversations; rest.length;) {
+    let size = 0;
+    const fitting = rest.findIndex((one) => (size += JSON.stringify(one).length) > PIECE);
+    const piece = fitting < 0 ? rest : rest.slice(0, Math.max(1, fitting));
+    imported += (await post("conversations/import", { conversations: piece })).imported;
+    rest = rest.slice(piece.length);
+  }
+  return imported;
 }
 
 /** Lets the person choose a file that `exportAs` wrote. */
@@ -54,16 +72,17 @@ export function importFrom() {
   const input = Object.assign(document.createElement("input"), { type: "file", accept: "application/json,.json" });
   input.onchange = async () => {
     try {
-      const data = JSON.parse(await input.files[0].text());
-      if (!Array.isArray(data?.conversations)) throw new SyntaxError();
-      const { imported } = await post("conversations/import", data);
-      notify(`${imported} imported.`);
-      refreshList();
+      const { conversations } = JSON.parse(await input.files[0].text()) ?? {};
+      if (!Array.isArray(conversations)) throw new SyntaxError();
+      const imported = await send(conversations);
+      const here = conversations.length - imported;
+      notify(`${plural(imported, "conversation")} imported${here ? `, ${count(here)} already here` : ""}.`);
     } catch (error) {
       notify(error instanceof SyntaxError
         ? "Choose a file that Herd exported: this one is not a list of conversations as JSON. Nothing was imported."
-        : `Nothing was imported. ${error.message}`);
+        : `Not everything was imported. ${error.message} Importing the file again adds only what is missing.`);
     }
+    refreshList();
   };
   input.click();
 }

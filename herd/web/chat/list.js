@@ -1,12 +1,13 @@
 import { when } from "../lib/format.js";
 import { html, useEffect, useRef, useState } from "../lib/html.js";
+import { ICONS } from "../lib/icons.js";
 import { go } from "../lib/router.js";
 import { notify, ui } from "../lib/ui.js";
 import { discard, exportAs, importFrom, list, olderThanShown, refreshList, rename } from "./conversations.js";
 import { forget, newChat } from "./session.js";
 
 export function ConversationList({ id }) {
-  const { phase, data, more, query } = list.use();
+  const { phase, data, more, query, error } = list.use();
   const open = ui.use().list;
   const timer = useRef(0);
   useEffect(() => { refreshList(); }, []);
@@ -20,9 +21,10 @@ export function ConversationList({ id }) {
       <button class="quiet only-narrow" onClick=${() => ui.set({ list: false })}>Close</button>
       <input type="search" placeholder="Search" aria-label="Search conversations" value=${query} onInput=${search} /></div>
     ${phase === "ready" && !data.length && html`<p class="soft none">${query ? "No conversation has these words." : "Your conversations will be here."}</p>`}
-    ${(phase === "error" || phase === "stale") && html`<p class="soft none">The list could not be read. <button class="quiet" onClick=${() => refreshList()}>Try again</button></p>`}
+    ${(phase === "error" || phase === "stale") && html`<div class="none soft" role="alert"><p>The list could not be read. ${error.message}${error.requestId && html` Request <code>${error.requestId}</code>`}</p>
+      <button onClick=${() => refreshList()}>Try again</button></div>`}
     <ul class="rows" aria-busy=${phase === "loading" ? "true" : null}>
-      ${phase === "loading" && [70, 50, 62].map((w) => html`<li class="bone" style=${{ width: `${w}%` }}></li>`)}
+      ${phase === "loading" && [70, 50, 62, 80, 46].map((w) => html`<li class="row"><i class="bone" style=${{ width: `${w}%` }}></i></li>`)}
       ${data.map((row) => html`<${Row} key=${row.id} row=${row} here=${row.id === id} />`)}
       ${more && html`<li><button class="quiet wide" onClick=${olderThanShown}>Older</button></li>`}</ul>
     <div class="list-foot"><button class="quiet" onClick=${importFrom}>Import</button>
@@ -39,9 +41,9 @@ function Row({ row, here }) {
   }} /></li>`;
   const drop = () => { if (here) go("/"); discard(row, () => forget(row.id)); };
   return html`<li class=${`row ${here ? "here" : ""}`}><a href=${`/c/${row.id}`} aria-current=${here ? "page" : null}><span class="name">${title}</span><span class="soft when">${when(row.updated)}</span></a>
-    <span class="row-tools"><button class="quiet" aria-label=${`Rename ${title}`} onClick=${() => setNaming(true)}>Rename</button>
-      <button class="quiet" aria-label=${`Export ${title}`} onClick=${() => exportAs("herd-conversation.json", [row.id])}>Export</button>
-      <button class="quiet" aria-label=${`Delete ${title}`} onClick=${drop}>Delete</button></span></li>`;
+    <span class="row-tools"><button class="icon" aria-label=${`Rename ${title}`} title="Rename" onClick=${() => setNaming(true)}>${ICONS.rename}</button>
+      <button class="icon" aria-label=${`Export ${title}`} title="Export" onClick=${() => exportAs("herd-conversation.json", [row.id])}>${ICONS.export}</button>
+      <button class="icon" aria-label=${`Delete ${title}`} title="Delete" onClick=${drop}>${ICONS.remove}</button></span></li>`;
 }
 
 function Name({ title, done }) {

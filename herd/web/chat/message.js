@@ -2,22 +2,21 @@ import { get } from "../lib/api.js";
 import { count, seconds } from "../lib/format.js";
 import { html, memo, useEffect, useRef, useState } from "../lib/html.js";
 import { Markdown } from "../lib/markdown.js";
-import { copy } from "../lib/ui.js";
+import { copy, focusComposer } from "../lib/ui.js";
 import { Pace, Waiting } from "./parts.js";
 
 /** One message with its tools; `branches` are the ids of its siblings, itself among them, in order. */
-export const Message = memo(({ session, message, branches, phase, busy, verdict, last }) => {
-  const [editing, setEditing] = useState(false);
+export const Message = memo(({ session, message, branches, edited, phase, busy, verdict, last }) => {
   const [details, setDetails] = useState(false);
   const { role, content, stats, pending, generation } = message;
   const mine = role === "user";
-  if (editing) return html`<${Edit} text=${content} cancel=${() => setEditing(false)} save=${(text) => { setEditing(false); session.send(text, message.parent); }} />`;
+  if (edited != null) return html`<${Edit} session=${session} message=${message} text=${edited} />`;
   return html`<article class=${`message ${role} ${last ? "last" : ""}`} aria-label=${mine ? "You" : "Answer"} aria-busy=${pending ? "true" : null}>
     ${mine ? html`<div class="said">${content}</div>` : phase === "waiting" ? html`<${Waiting} />` : html`<${Markdown} text=${content} />`}
     ${!pending && html`<div class="tools">
       <${Branches} session=${session} id=${message.id} ids=${branches.split(" ")} disabled=${busy} />
       <button class="quiet" onClick=${() => copy(content)}>Copy</button>
-      ${mine ? html`<button class="quiet" disabled=${busy} onClick=${() => setEditing(true)}>Edit</button>`
+      ${mine ? html`<button class="quiet" disabled=${busy} onClick=${() => session.set({ editing: { id: message.id, text: content } })}>Edit</button>`
         : html`<button class="quiet" disabled=${busy} onClick=${() => session.regenerate(message)}>Regenerate</button>
           <${BetterThan} session=${session} message=${message} ids=${branches.split(" ")} busy=${busy} />
           <button class="quiet" aria-expanded=${String(details)} onClick=${() => setDetails(!details)}>Details</button>`}
@@ -61,21 +60,24 @@ function Details({ generation, stats = {} }) {
     ["Speed here", stats.tokens_per_second && `${stats.tokens_per_second.toFixed(1)} tokens/s`],
     ["First token", (latency.first_token ?? stats.first_token_ms) != null && seconds(latency.first_token ?? stats.first_token_ms)],
     ["Whole answer", latency.total != null && seconds(latency.total)],
-    ["Seed", sampling.seed], ["Temperature", sampling.temperature], ["Finish", record?.finish ?? stats.finish],
+    ["Seed", sampling.seed ?? (record && "a new one each time")], ["Temperature", sampling.temperature], ["Finish", record?.finish ?? stats.finish],
     ["Generation", generation, true], ["Request id", stats.requestId, true],
   ].filter(([, value]) => value != null && value !== false && value !== "");
   return html`<dl class="details">${rows.map(([name, value, digest]) => html`<div><dt>${name}</dt>
     <dd>${digest ? html`<button class="digest" title="Copy" onClick=${() => copy(value)}>${value}</button>` : String(value)}</dd></div>`)}</dl>`;
 }
 
-function Edit({ text, cancel, save }) {
+/** What is written here lives in the session, so that scrolling away does not lose it. */
+function Edit({ session, message, text }) {
   const ref = useRef();
-  useEffect(() => { ref.current.focus(); ref.current.setSelectionRange(text.length, text.length); }, []);
+  useEffect(() => { if (text === message.content) { ref.current.focus(); ref.current.setSelectionRange(text.length, text.length); } }, []);
+  const cancel = () => session.set({ editing: null });
+  const send = () => { if (text.trim()) { cancel(); session.send(text, message.parent); } };
   const key = (event) => {
     if (event.key === "Enter" && !event.shiftKey && !event.isComposing) { event.preventDefault(); send(); }
-    if (event.key === "Escape") { event.preventDefault(); cancel(); }
+    if (event.key === "Escape") { event.preventDefault(); cancel(); focusComposer(); }
   };
-  const send = () => { if (ref.current.value.trim()) save(ref.current.value); };
-  return html`<div class="message user"><textarea ref=${ref} class="edit" aria-label="Edit your message" rows="3" onKeyDown=${key}>${text}</textarea>
-    <div class="tools shown"><button class="primary" onClick=${send}>Send as a new branch</button><button class="quiet" onClick=${cancel}>Cancel</button></div></div>`;
+  return html`<div class="message user"><textarea ref=${ref} class="edit" aria-label="Edit your message" rows="3" value=${text}
+      onInput=${(event) => session.set({ editing: { id: message.id, text: event.target.value } })} onKeyDown=${key}></textarea>
+    <div class="tools shown"><button class="primary" disabled=${!text.trim()} onClick=${send}>Send as a new branch</button><button class="quiet" onClick=${cancel}>Cancel</button></div></div>`;
 }

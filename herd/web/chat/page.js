@@ -1,7 +1,10 @@
+import { keyNames } from "../commands.js";
 import { html, useEffect } from "../lib/html.js";
+import { ICONS } from "../lib/icons.js";
 import { ui } from "../lib/ui.js";
-import { Failed, ICONS, Top } from "../shell.js";
+import { Failed, Top } from "../shell.js";
 import { Composer } from "./composer.js";
+import { list } from "./conversations.js";
 import { Empty } from "./empty.js";
 import { ConversationList } from "./list.js";
 import { sessionAt } from "./session.js";
@@ -20,24 +23,24 @@ export function Chat({ path }) {
 
 function Conversation({ session }) {
   const state = session.state.use();
-  const { settings, list } = ui.use();
+  const { settings, list: listed } = ui.use();
   const path = session.path();
-  useEffect(() => { document.title = `${state.title || "New chat"} · Herd`; }, [state.title]);
+  const title = state.phase === "missing" ? "Not found" : titleOf(state);
+  useEffect(() => { document.title = `${title} · Herd`; }, [title]);
+  const head = html`<button class="icon only-narrow" aria-label="Conversations" aria-expanded=${String(listed)} onClick=${() => ui.set({ list: !listed })}>${ICONS.list}</button>
+    <h1 title=${title}>${title}</h1>`;
   if (state.phase === "missing") {
-    return html`<main id="main" class="page chat"><${Top}><h1>Not found</h1><//>
-      <div class="empty"><h2>This conversation is not here</h2><p>It may have been deleted. <a href="/">Begin a new one</a>.</p></div></main>`;
+    return html`<main id="main" class="page chat"><${Top}>${head}<//><div class="thread"><div class="empty">
+      <h2>This conversation is not here</h2><p>It may have been deleted. <a href="/">Begin a new one</a>.</p></div></div></main>`;
   }
+  const tools = html`<button class="icon" aria-label="Settings of this chat" title=${`Settings (${keyNames("mod+,").join(" ")})`} aria-expanded=${String(settings)} onClick=${() => ui.set({ settings: !settings })}>${ICONS.settings}</button>`;
   return html`<main id="main" class="page chat">
-    <${Top} route=${session.route} onRoute=${(route) => session.change({ route })}>
-      <button class="icon only-narrow" aria-label="Conversations" aria-expanded=${String(list)} onClick=${() => ui.set({ list: !list })}>${ICONS.list}</button>
-      <h1 title=${state.title}>${state.title || "New chat"}</h1>
-      <button class="icon" aria-label="Settings of this chat" title="Settings (Ctrl ,)" aria-expanded=${String(settings)} onClick=${() => ui.set({ settings: !settings })}>${ICONS.settings}</button>
-    <//>
+    <${Top} route=${session.route} onRoute=${(route) => session.change({ route })} tools=${tools}>${head}<//>
     <div class="chat-body">
       <div class="column">
         ${state.phase === "loading" && !state.error ? html`<${Skeleton} />`
           : path.length ? html`<${Thread} session=${session} state=${state} path=${path} />`
-          : html`<${Empty} session=${session} />`}
+          : state.phase === "loading" ? html`<div class="thread"></div>` : html`<${Empty} session=${session} />`}
         ${state.error && html`<${Failed} ...${state.error} dismiss=${() => session.set({ error: null })} />`}
         <${Composer} session=${session} state=${state} path=${path} />
       </div>
@@ -45,5 +48,11 @@ function Conversation({ session }) {
     </div></main>`;
 }
 
-const Skeleton = () => html`<div class="thread" aria-busy="true" aria-label="Loading the conversation"><div class="reading">
-  ${[40, 88, 72, 30, 80].map((width) => html`<div class="bone" style=${{ width: `${width}%` }}></div>`)}</div></div>`;
+/** Its own title; while it is being read, the one that the list knows. */
+function titleOf({ id, title, phase }) {
+  if (phase !== "loading") return title || (id ? "Untitled" : "New chat");
+  return list.get().data.find((row) => row.id === id)?.title || "Conversation";
+}
+
+const Skeleton = () => html`<div class="thread" aria-busy="true" role="status" aria-label="Loading the conversation"><div class="reading">
+  ${[["mine", 38], ["", 96], ["", 88], ["", 42], ["mine", 52], ["", 92], ["", 64]].map(([side, width]) => html`<div class=${`bone ${side}`} style=${{ width: `${width}%` }}></div>`)}</div></div>`;

@@ -1,10 +1,10 @@
-import { ApiError, get, newId, patch, post, request } from "../lib/api.js";
+import { ApiError, get, newId, patch, post } from "../lib/api.js";
 import { go } from "../lib/router.js";
-import { events } from "../lib/sse.js";
 import { refreshStatus, status } from "../lib/status.js";
 import { store } from "../lib/store.js";
 import { newestLeaf, pathTo } from "../lib/tree.js";
 import { refreshList } from "./conversations.js";
+import { receive } from "./receive.js";
 
 export const SAMPLING = ["temperature", "top_p", "top_k", "min_p", "max_tokens", "seed"];
 
@@ -19,6 +19,7 @@ class Session {
       stream: null, // {id, phase: waiting | writing, abort}
       compare: null, // {a, b}: message ids that stand side by side; voted: outcome
       text: "", // in the box, not sent yet
+      editing: null, // {id, text}: the message being written anew
       error: null, // {error, kept, retry}
     });
   }
@@ -152,41 +153,22 @@ class Session {
   }
 
   async receive(draft, result, signal) {
-    const { system, settings } = this.get();
-    const prompt = pathTo(this.get().messages, draft.parent).map(({ role, content }) => ({ role, content }));
-    const sent = performance.now();
-    const response = await request("/v1/chat/completions", {
-      method: "POST", signal, headers: { "X-Herd-Conversation": this.get().id },
-      body: {
-        model: this.route, stream: true, stream_options: { include_usage: true },
-        messages: system ? [{ role: "system", content: system }, ...prompt] : prompt,
-        ...Object.fromEntries(SAMPLING.filter((key) => settings[key] != null).map((key) => [key, settings[key]])),
-      },
-    });
-    result.requestId = response.headers.get("X-Request-Id");
-    let frame = 0, first = null, last = null, done = false;
+    const { id, system, settings, messages } = this.get();
+    const prompt = pathTo(messages, draft.parent).map(({ role, content }) => ({ role, content }));
+    let frame = 0;
     const draw = () => { frame = 0; this.amend(draft.id, { content: result.text }); };
+    const grown = () => {
+      if (this.get().stream.phase === "waiting") this.set({ stream: { ...this.get().stream, phase: "writing" } });
+      frame ||= requestAnimationFrame(draw); // one layout a frame, however fast tokens come
+    };
     try {
-      for await (const data of events(response.body)) {
-        if (data === "[DONE]") { done = true; break; }
-        const chunk = JSON.parse(data);
-        if (chunk.error) throw new ApiError(chunk.error.message, { code: chunk.error.code, requestId: result.requestId });
-        result.generation ??= chunk.id;
-        const choice = chunk.choices?.[0];
-        if (choice?.delta?.content) {
-          last = performance.now();
-          if (first === null) { first = last; this.set({ stream: { ...this.get().stream, phase: "writing" } }); }
-          result.text += choice.delta.content;
-          frame ||= requestAnimationFrame(draw); // one layout a frame, however fast tokens come
-        }
-        result.finish = choice?.finish_reason ?? result.finish;
-        if (chunk.usage) result.stats = { ...result.stats, ...chunk.usage };
-      }
+      await receive(result, {
+        model: this.route, messages: system ? [{ role: "system", content: system }, ...prompt] : prompt,
+        ...Object.fromEntries(SAMPLING.filter((key) => settings[key] != null).map((key) => [key, settings[key]])),
+      }, { conversation: id, signal, grown });
     } finally {
       cancelAnimationFrame(frame);
-      if (first !== null) result.stats = measured(result.stats, sent, first, last);
     }
-    if (!done || !result.finish) throw new ApiError("The answer broke off.", { requestId: result.requestId });
   }
 
   async keep({ id, parent, role, content, generation }) {
@@ -217,19 +199,12 @@ class Session {
   }
 }
 
-/** Times as this page saw them; a rate needs two tokens, and the count comes from the server. */
-function measured(stats, sent, first, last) {
-  const tokens = stats.completion_tokens;
-  const rate = tokens > 1 && last > first ? ((tokens - 1) * 1000) / (last - first) : null;
-  return { ...stats, first_token_ms: first - sent, tokens_per_second: rate };
-}
-
 const sessions = new Map();
 let draft = null;
 
 /** The session of a path: `/` is the conversation not begun yet, `/c/<id>` a kept one. */
 export function sessionAt(path) {
-  const id = path.startsWith("/c/") ? decodeURIComponent(path.slice(3)) : null;
+  const id = path.startsWith("/c/") ? path.slice(3) : null;
   if (!id) return (draft ??= new Session(null));
   if (!sessions.has(id)) sessions.set(id, new Session(id));
   return sessions.get(id);
@@ -237,5 +212,10 @@ export function sessionAt(path) {
 export function newChat() {
   draft = null;
   go("/");
+}
+/** Changes the route of `session`, or begins a chat with it where none is in front. */
+export function talkTo(route, session) {
+  if (!session) newChat();
+  return (session ?? sessionAt("/")).change({ route });
 }
 export const forget = (id) => sessions.delete(id);

@@ -2,15 +2,14 @@ import { html, useEffect, useLayoutEffect, useMemo, useRef, useState } from "../
 import { childrenOf } from "../lib/tree.js";
 import { Compare } from "./compare.js";
 import { Message } from "./message.js";
+import { Windowed } from "./windowed.js";
 
 const NEAR = 80; // pixels from the end that still count as being there
-const SHOWN = 100; // messages drawn at first; the earlier ones on request
 
 export function Thread({ session, state, path }) {
   const box = useRef();
   const following = useRef(true);
   const [away, setAway] = useState(false);
-  const [shown, setShown] = useState(SHOWN);
   const children = useMemo(() => childrenOf(state.messages), [state.messages.length]);
   const ids = (message) => (children.get(message.parent ?? null) ?? [message]).map(({ id }) => id);
   const verdicts = useMemo(() => votesByGeneration(state.votes), [state.votes]);
@@ -21,23 +20,19 @@ export function Thread({ session, state, path }) {
     following.current = scrollHeight - scrollTop - clientHeight < NEAR;
     setAway(!following.current);
   };
-  useLayoutEffect(() => { if (following.current) toEnd(); }, [state.messages]);
   useLayoutEffect(() => {
     if (!state.stream) return;
     following.current = true;
     toEnd();
   }, [state.stream?.id]);
 
-  const { compare } = state;
-  const first = Math.max(0, path.length - shown);
+  const { compare, editing } = state;
+  const draw = (message) => (compare && (message.id === compare.a || message.id === compare.b)
+    ? html`<${Compare} key=${compare.b} session=${session} compare=${compare} a=${session.message(compare.a)} b=${session.message(compare.b)} writing=${Boolean(state.stream)} />`
+    : html`<${Message} key=${message.id} session=${session} message=${message} branches=${ids(message).join(" ")} edited=${editing?.id === message.id ? editing.text : null}
+        phase=${state.stream?.id === message.id ? state.stream.phase : null} busy=${Boolean(state.stream)} verdict=${verdicts.get(message.generation)} last=${message.id === state.leaf} />`);
   return html`<div class="thread" ref=${box} onScroll=${scrolled} tabindex="0" role="log" aria-label="Messages" aria-live="off">
-    <div class="reading">
-      ${first > 0 && html`<button class="quiet wide" onClick=${() => setShown(shown + 4 * SHOWN)}>Show earlier messages (${first})</button>`}
-      ${path.slice(first).map((message) => (compare && (message.id === compare.a || message.id === compare.b)
-        ? html`<${Compare} key=${compare.b} session=${session} compare=${compare} a=${session.message(compare.a)} b=${session.message(compare.b)} writing=${Boolean(state.stream)} />`
-        : html`<${Message} key=${message.id} session=${session} message=${message} branches=${ids(message).join(" ")}
-            phase=${state.stream?.id === message.id ? state.stream.phase : null} busy=${Boolean(state.stream)} verdict=${verdicts.get(message.generation)} last=${message.id === state.leaf} />`))}
-    </div></div>
+    <${Windowed} box=${box} following=${following} items=${path} draw=${draw} /></div>
     ${away && html`<button class="to-end" onClick=${toEnd}>Jump to the end</button>`}
     <${Announcer} message=${state.stream && session.message(state.stream.id)} />`;
 }

@@ -1,13 +1,16 @@
 import { store } from "./store.js";
 
-export const place = store({ path: location.pathname });
+const here = () => ({ path: location.pathname, part: location.hash.slice(1) });
 
-export function go(path, { replace = false } = {}) {
-  if (path !== location.pathname) history[replace ? "replaceState" : "pushState"](null, "", path);
-  place.set({ path });
+/** Where the person is: a page's `path`, and the `part` of it that is in front (what follows #). */
+export const place = store(here());
+
+export function go(to, { replace = false } = {}) {
+  if (to !== location.pathname + location.hash) history[replace ? "replaceState" : "pushState"](null, "", to);
+  place.set(here());
 }
 
-addEventListener("popstate", () => place.set({ path: location.pathname }));
+addEventListener("popstate", () => place.set(here())); // also when a hash is typed
 document.addEventListener("click", (event) => {
   const link = event.target.closest?.("a[href^='/']");
   if (!link || link.target || link.hasAttribute("download") || event.defaultPrevented) return;

@@ -23,9 +23,10 @@ export function engineWords({ data, stale }) {
   const { state, running = 0, waiting = 0 } = data.engine ?? {};
   if (state === "starting") return ["info", "loading the model"];
   if (state === "gone") return ["bad", "engine is restarting"];
-  if (waiting) return ["caution", `${running} in flight, ${waiting} queued`];
-  if (running) return ["info", `${running} in flight`];
-  return ["good", data.runs_active ? "idle, a run is working" : "idle"];
+  const run = (does) => (data.runs_active ? `, a run ${does}` : "");
+  if (waiting) return ["caution", `${running} in flight, ${waiting} queued${run("waits")}`];
+  if (running) return ["info", `${running} in flight${run("waits")}`];
+  return ["good", `idle${run("works")}`];
 }
 
 export const routeNamed = (name) => status.get().data?.routes?.find((route) => route.name === name);

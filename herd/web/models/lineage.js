@@ -25,7 +25,7 @@ export function layout(nodes, edges) {
     column.map((node) => [rank(node), node]).sort(([a], [b]) => a - b)
       .forEach(([, node], y) => at.set(node.id, { x: EDGE + x * (WIDTH + ACROSS), y: EDGE + y * (HEIGHT + DOWN) }));
   });
-  return { at, parents, width: columns.length * (WIDTH + ACROSS) - ACROSS + 2 * EDGE, height: Math.max(...columns.map((c) => c?.length ?? 0)) * (HEIGHT + DOWN) };
+  return { at, parents, width: columns.length * (WIDTH + ACROSS) - ACROSS + 2 * EDGE, height: Math.max(...columns.map((c) => c?.length ?? 0)) * (HEIGHT + DOWN) - DOWN + 2 * EDGE };
 }
 
 export function Lineage({ nodes, edges }) {

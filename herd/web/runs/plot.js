@@ -5,11 +5,11 @@ import uPlot from "../vendor/uplot/uplot.js";
 const STEPS = ["step", "update", "tokens", "epoch", "time"];
 const MOST = 4; // plots of one run
 
-/** Small multiples: one plot a measured number, over steps. */
+/** Small multiples: one plot a measured number that changes, over steps. */
 export function Plots({ rows }) {
   const step = STEPS.find((key) => typeof rows[0][key] === "number");
   const names = [...new Set(rows.flatMap((row) => Object.keys(row)))]
-    .filter((key) => !STEPS.includes(key) && rows.filter((row) => typeof row[key] === "number").length > 1).slice(0, MOST);
+    .filter((key) => !STEPS.includes(key) && new Set(rows.map((row) => row[key]).filter((x) => typeof x === "number")).size > 1).slice(0, MOST);
   return html`<div class="plots">${names.map((name, i) => html`<${Plot} key=${name} name=${name} number=${i + 1}
     x=${rows.map((row, at) => (step ? row[step] : at))} y=${rows.map((row) => row[name] ?? null)} xName=${step ?? "line"} />`)}</div>`;
 }

@@ -1,0 +1,17 @@
+import { html } from "./html.js";
+
+const drawn = (path) => html`<svg viewBox="0 0 20 20" width="20" height="20" aria-hidden="true"><path d=${path} /></svg>`;
+
+/** Line drawings of our own, in the colour of the text around them. */
+export const ICONS = {
+  chat: drawn("M3.5 5.5a2 2 0 0 1 2-2h9a2 2 0 0 1 2 2v6a2 2 0 0 1-2 2H9l-4 3v-3a1.5 1.5 0 0 1-1.5-1.5z"),
+  models: drawn("M10 2.8 16.5 6.4v7.2L10 17.2 3.5 13.6V6.4zM3.7 6.5 10 10l6.3-3.5M10 10v7"),
+  runs: drawn("M3 16.5h14M3.5 12.5l4-4 3 2.5 6-7"),
+  find: drawn("M8.8 3.5a5.3 5.3 0 1 1 0 10.6 5.3 5.3 0 0 1 0-10.6zM12.8 12.8 17 17"),
+  theme: drawn("M10 3.2a6.8 6.8 0 1 0 0 13.6zM10 3.2a6.8 6.8 0 0 1 0 13.6"),
+  list: drawn("M3.5 5h13M3.5 10h13M3.5 15h8"),
+  settings: drawn("M3 6h8M15 6h2M3 14h2M9 14h8M13 4v4M7 12v4"),
+  rename: drawn("M4 16l.8-3.4L13.5 4l2.6 2.6-8.7 8.6zM11.5 6l2.6 2.6"),
+  export: drawn("M10 3.5v9M6.5 9 10 12.5 13.5 9M4 16.5h12"),
+  remove: drawn("M4 6h12M8 6V4h4v2M5.5 6l.7 10.5h7.6L14.5 6M8.5 9v4.5M11.5 9v4.5"),
+};
