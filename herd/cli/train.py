@@ -46,7 +46,7 @@ def train(
         with _screen(settings.steps) as report:
             result = run(settings, out=out, report=report, anneal=anneal)
     except KeyboardInterrupt:
-        if out.is_dir():  # made at the first step
+        if any(out.glob("step-*")):  # not before the first step
             note(f"stopped; the same command goes on from the checkpoint in {out}")
         raise
     finally:

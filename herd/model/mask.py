@@ -58,9 +58,7 @@ def attend(mask: Mask) -> Attend:
     docs, allowed = mask.docs, mask.allowed
     if allowed is None and (docs is None or docs.device.type == "cpu"):
         return lambda layer, q, k, v: (
-            _blockwise(q, k, v, docs)
-            if q.device.type == "cpu"
-            else attention(q, k, v, None, is_causal=True)
+            _blockwise(q, k, v, docs) if q.device.type == "cpu" else attention(q, k, v, None, is_causal=True)
         )
     if allowed is None:
         assert docs is not None

@@ -1,4 +1,4 @@
-"""HERD_HOME: where models, runs and the database live, and the lock that one server holds on it."""
+"""HERD_HOME: where models, runs and the database live, and the lock on a directory that only one process may write."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ def home() -> Path:
 
 
 @contextmanager
-def lock(directory: Path) -> Iterator[None]:
-    """Hold the home's lock. Raises HerdError at once when another process holds it."""
+def lock(directory: Path, who: str = "Herd server", choice: str = "HERD_HOME") -> Iterator[None]:
+    """Hold a directory, made if need be, for this process. Raises HerdError at once when another (`who`) holds it."""
     try:
         directory.mkdir(parents=True, exist_ok=True)
         file = open(directory / "lock", "a+")  # noqa: SIM115
     except OSError as error:
-        hint = "choose another place with HERD_HOME or --home"
-        raise HerdError(f"{directory}: {error.strerror}; {hint}") from None
+        raise HerdError(f"{directory}: {error.strerror}; choose another {choice}") from None
     with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            hint = "stop it or choose another HERD_HOME"
-            raise HerdError(f"another Herd server is using {directory}; {hint}") from None
+            raise HerdError(
+                f"another {who} is using {directory}; stop it or choose another {choice}"
+            ) from None
         yield

@@ -7,6 +7,7 @@ import os
 import resource
 import time
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from herd.model.config import Config
 from herd.model.llama import Llama
 from herd.model.mask import attend, document
 from herd.model.tokenizer import Tokenizer
+from herd.registry.home import lock
 from herd.train import checkpoint
 from herd.train.objective import NextToken, Objective, nll
 from herd.train.optim import flops_per_token, optimizers, peak_flops, scale_at
@@ -297,10 +299,13 @@ def train(
     """Run a recipe in `out`, going on from a checkpoint if one is there.
 
     anneal: instead of the recipe's remaining steps, decay the rate to the floor over this many steps from here.
+    Raises HerdError when another run is writing there.
     """
-    trainer = Trainer(recipe, out)
-    if anneal is not None:
-        if trainer.anneal_from is None:
-            trainer.anneal_from = trainer.step
-        trainer.recipe = replace(recipe, steps=trainer.anneal_from + anneal)
-    return trainer.run(report, stop=stop)
+    alone = lock(out, "run", "--out") if int(os.environ.get("RANK", 0)) == 0 else nullcontext()
+    with alone:
+        trainer = Trainer(recipe, out)
+        if anneal is not None:
+            if trainer.anneal_from is None:
+                trainer.anneal_from = trainer.step
+            trainer.recipe = replace(recipe, steps=trainer.anneal_from + anneal)
+        return trainer.run(report, stop=stop)

@@ -56,6 +56,16 @@ def test_kill_9_then_the_same_losses_to_the_bit(recipe: Path, tmp_path: Path):
     assert all(torch.equal(a[k], b[k]) for k in a)
 
 
+def test_two_runs_do_not_write_to_one_place(recipe: Path, tmp_path: Path):
+    settings = Recipe.load(recipe)
+
+    def second(line: dict[str, object]) -> None:
+        with pytest.raises(HerdError, match="another run is using"):
+            train(settings, out=tmp_path / "out")
+
+    assert train(settings, out=tmp_path / "out", report=second).steps == settings.steps
+
+
 def test_loss_falls_and_the_result_is_a_model(recipe: Path, tmp_path: Path):
     lines = []
     result = train(Recipe.load(recipe, ("steps=40",)), out=tmp_path / "o", report=lines.append)
