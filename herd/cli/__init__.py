@@ -85,6 +85,8 @@ def run(args: list[str]) -> int:
 def _describe(error: Exception) -> str:
     if isinstance(error, OSError):  # a full disk, a forbidden folder: the user's to mend
         return f"{error.filename}: " * bool(error.filename) + (error.strerror or str(error))
+    if isinstance(error, ModuleNotFoundError):
+        return f'this needs {error.name}, which is not installed: pip install "openherd[local]"'
     return f"{type(error).__name__}: {' '.join(str(error).split())}; set HERD_DEBUG=1 for the traceback"
 
 

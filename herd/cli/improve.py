@@ -38,11 +38,9 @@ def improve(name: str, back: bool, pairs: Path | None, run_id: str | None) -> No
     if run and run.state == "done":
         raise HerdError(f"run {run.id} is done; `herd improve {name}` begins another")
     preferences, left_out = _collect(name, pairs, run)
-    try:
-        from herd.flywheel.improve import improve as train
-    except ImportError:
-        install = 'pip install "openherd[local]"'
-        raise HerdError(f"training runs on PyTorch, which is not installed: {install}") from None
+
+    from herd.flywheel.improve import improve as train  # without torch, this is said before a run begins
+
     run = run or Run.create(home(), "improve", {"name": name})
     to_file(run.dir / KEPT, preferences)
 

@@ -4,6 +4,7 @@ import os
 import resource
 import subprocess
 import sys
+from pathlib import Path
 
 import click
 import pytest
@@ -78,6 +79,19 @@ def test_errors_are_one_line(
     monkeypatch.setattr(herd.cli.Verbs, "get_command", lambda self, ctx, name: failing)
     assert run(["models"]) == status
     assert capsys.readouterr().err == said
+
+
+@pytest.mark.parametrize("args", [["chat"], ["eval", "cria", "--text", __file__], ["improve", "cria"]])
+def test_without_torch_a_command_says_what_to_install(args: list[str], tmp_path: Path) -> None:
+    code = "import sys; sys.modules['torch'] = None; import herd.cli; sys.exit(herd.cli.run(sys.argv[1:]))"
+    done = subprocess.run(
+        [sys.executable, "-c", code, *args],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "HERD_HOME": str(tmp_path), "HERD_PORT": "9"},  # nobody listens there
+    )
+    said = 'herd: this needs torch, which is not installed: pip install "openherd[local]"\n'
+    assert (done.returncode, done.stderr) == (1, said) and not (tmp_path / "runs").exists()
 
 
 def test_debug_shows_the_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
