@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -11,8 +10,10 @@ from typing import Any
 
 from herd.data.sources import check_messages, numbered_records
 from herd.errors import HerdError
+from herd.registry.files import atomic_write
 
 Message = dict[str, str]
+_ROLES = {"prompt": "user", "chosen": "assistant", "rejected": "assistant"}  # of a plain string
 
 
 @dataclass(frozen=True)
@@ -27,35 +28,21 @@ class Pair:
 def read_pairs(path: str | Path) -> list[Pair]:
     """Read pairs from JSON Lines (plain, .zst or .gz). A plain string becomes one message: the prompt the
     user's, a reply the assistant's. HerdError names the line that is malformed."""
-    pairs = []
-    for number, record in numbered_records(path):
-        where = f"{path}:{number}"
-        if not isinstance(record, dict) or not {"prompt", "chosen", "rejected"} <= record.keys():
-            raise HerdError(f'{where}: a pair is an object with "prompt", "chosen" and "rejected"')
-        pairs.append(
-            Pair(
-                _messages(record["prompt"], "user", f"{where}: prompt"),
-                _messages(record["chosen"], "assistant", f"{where}: chosen"),
-                _messages(record["rejected"], "assistant", f"{where}: rejected"),
-            )
-        )
-    return pairs
+    return [_pair(record, f"{path}:{number}") for number, record in numbered_records(path)]
 
 
 def write_pairs(path: str | Path, pairs: Iterable[Pair]) -> None:
     """Write pairs as JSON Lines in the conversational form; the file appears whole or not at all."""
-    path = Path(path)
-    scratch = path.with_name(path.name + ".tmp")
-    with open(scratch, "w", encoding="utf-8") as file:
-        file.writelines(json.dumps(asdict(pair), ensure_ascii=False) + "\n" for pair in pairs)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(scratch, path)
+    lines = (json.dumps(asdict(pair), ensure_ascii=False) + "\n" for pair in pairs)
+    atomic_write(Path(path), "".join(lines))
 
 
-def _messages(value: Any, role: str, where: str) -> list[Message]:
-    if isinstance(value, str):
-        return [{"role": role, "content": value}]
-    check_messages(value, where)
-    messages: list[Message] = value
-    return messages
+def _pair(record: Any, where: str) -> Pair:
+    if not isinstance(record, dict) or not _ROLES.keys() <= record.keys():
+        raise HerdError(f'{where}: a pair is an object with "prompt", "chosen" and "rejected"')
+    parts = {name: record[name] for name in _ROLES}
+    for name, role in _ROLES.items():
+        if isinstance(parts[name], str):
+            parts[name] = [{"role": role, "content": parts[name]}]
+        check_messages(parts[name], f"{where}: {name}")
+    return Pair(**parts)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
-
-import numpy as np
+from typing import Any
 
 from herd.data.words import Words
 
@@ -30,6 +30,8 @@ class Quality:
     def judge(self, text: str, words: Words) -> tuple[str, float] | None:
         """The first rule that the text breaks and by what factor (for naming the worst), or None."""
         count = len(words.hashes)
+        lines = [line for line in map(str.strip, text.split("\n")) if line]
+        most = max(Counter(words.ngrams(3).tolist()).values(), default=0)
         symbols = (text.count("#") + text.count("...") + text.count("…")) / max(1, count)
         checks = (
             ("quality: too few words", self.min_words, count),
@@ -37,24 +39,13 @@ class Quality:
             ("quality: long words", words.mean_length, self.mean_word[1]),
             ("quality: symbols", symbols, self.max_symbols),
             ("quality: few letters", self.min_letters, words.letters),
-            ("quality: repeated lines", _repeated_lines(text), self.max_repeated_lines),
-            ("quality: repeated n-grams", _repeated_ngrams(words, 5), self.max_repeated_ngrams),
-            ("quality: one frequent n-gram", _top_share(words, 3), self.max_top_ngram),
+            ("quality: repeated lines", _repeated(lines), self.max_repeated_lines),
+            ("quality: repeated n-grams", _repeated(words.ngrams(5).tolist()), self.max_repeated_ngrams),
+            ("quality: one frequent n-gram", most * 3 / count if most > 1 else 0.0, self.max_top_ngram),
         )
         return next(((rule, less / max(more, 1e-9)) for rule, less, more in checks if less > more), None)
 
 
-def _repeated_lines(text: str) -> float:
-    lines = [line for line in map(str.strip, text.split("\n")) if line]
-    return 1 - len(set(lines)) / len(lines) if lines else 0.0
-
-
-def _repeated_ngrams(words: Words, n: int) -> float:
-    grams = words.ngrams(n)
-    return 1 - len(np.unique(grams)) / len(grams) if len(grams) else 0.0
-
-
-def _top_share(words: Words, n: int) -> float:
-    grams = words.ngrams(n)
-    most = int(np.unique(grams, return_counts=True)[1].max()) if len(grams) else 0
-    return most * n / len(words.hashes) if most > 1 else 0.0
+def _repeated(items: list[Any]) -> float:
+    """The share of the items that occurred before."""
+    return 1 - len(set(items)) / len(items) if items else 0.0

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import glob
-import gzip
+import io
 import json
+import shutil
 import tempfile
-import zlib
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from herd.errors import HerdError
 
 SEPARATOR = "<|endoftext|>"  # a line of its own between the documents of a .txt file
 _BLOCK = 1 << 17
+_CODECS = {".zst": "zstd", ".gz": "gzip"}
 
 Document = dict[str, Any]
 OnBytes = Callable[[int], None]
@@ -27,14 +30,19 @@ def read(path: str | Path, text_field: str = "text", on_bytes: OnBytes | None = 
     other fields are kept. Memory is bounded by the largest document. `on_bytes` is told how many bytes of the
     file were consumed since the last call. Raises HerdError naming file and line for anything malformed.
     """
-    path = Path(path)
-    kind = path.with_suffix("").suffix if path.suffix in (".zst", ".gz") else path.suffix
-    readers = {".txt": _read_text, ".jsonl": _read_jsonl, ".parquet": _read_parquet}
+    path, seen = Path(path), 0
+    kind = path.with_suffix("").suffix if path.suffix in _CODECS else path.suffix
+    readers = {".txt": _texts, ".jsonl": _records, ".parquet": _rows}
     if kind not in readers:
         raise HerdError(f"{path}: not a data file; use .txt, .jsonl or .parquet, plain, .zst or .gz")
-    if not path.is_file():
-        raise HerdError(f"{path}: no such file")
-    yield from readers[kind](path, text_field, on_bytes or (lambda _: None))
+    with _opened(path) as (file, stream):
+        for number, record in readers[kind](path, stream):
+            yield _document(record, "text" if kind == ".txt" else text_field, f"{path}:{number}")
+            if on_bytes and (done := file.tell()) - seen >= _BLOCK:
+                on_bytes(done - seen)
+                seen = done
+        if on_bytes:
+            on_bytes(path.stat().st_size - seen)
 
 
 def expand(pattern: str) -> list[str]:
@@ -48,117 +56,72 @@ def expand(pattern: str) -> list[str]:
 def numbered_records(path: str | Path) -> Iterator[tuple[int, Any]]:
     """Stream whatever JSON values a .jsonl file holds (plain, .zst or .gz), each with its line's number."""
     path = Path(path)
-    if not path.is_file():
-        raise HerdError(f"{path}: no such file")
-    yield from _records(path, lambda _: None)
+    with _opened(path) as (_, stream):
+        yield from _records(path, stream)
 
 
-def _blocks(path: Path, on_bytes: OnBytes) -> Iterator[bytes]:
-    """The decompressed bytes of a file; a compressed file that ends early is an error, not a short file."""
+@contextmanager
+def _opened(path: Path) -> Iterator[tuple[Any, Any]]:
+    """The file and the stream of its decompressed bytes; data that ends early is an error, not a short file."""
+    codec = _CODECS.get(path.suffix, "")
     try:
         with open(path, "rb") as file:
-            if path.suffix == ".zst":
-                yield from _unzstd(path, file, on_bytes)
-                return
-            stream = gzip.GzipFile(fileobj=file) if path.suffix == ".gz" else file
-            seen = 0
-            while block := stream.read(_BLOCK):
-                on_bytes(file.tell() - seen)
-                seen = file.tell()
-                yield block
-    except (OSError, EOFError, zlib.error) as error:
-        raise HerdError(f"{path}: cannot be read ({error})") from None
+            if codec:
+                import pyarrow as pa  # type: ignore[import-untyped]
+
+                yield file, io.BufferedReader(pa.CompressedInputStream(file, codec))
+            else:
+                yield file, file
+    except FileNotFoundError:
+        raise HerdError(f"{path}: no such file") from None
+    except OSError as error:
+        cause = f"not valid {codec}, or truncated: {error}" if codec else error
+        raise HerdError(f"{path}: cannot be read ({cause})") from None
 
 
-def _unzstd(path: Path, file: Any, on_bytes: OnBytes) -> Iterator[bytes]:
-    import zstandard
-
-    frame, pending = None, b""
-    try:
-        while block := pending or file.read(_BLOCK):
-            if not pending:
-                on_bytes(len(block))
-            frame = frame or zstandard.ZstdDecompressor().decompressobj()
-            yield frame.decompress(block)
-            pending = frame.unused_data if frame.eof else b""
-            frame = None if frame.eof else frame
-    except zstandard.ZstdError as error:
-        raise HerdError(f"{path}: not valid zstd ({error})") from None
-    if frame is not None:
-        raise HerdError(f"{path}: the compressed file is truncated; copy it again")
-
-
-def _lines(path: Path, on_bytes: OnBytes) -> Iterator[tuple[int, str]]:
+def _lines(path: Path, stream: Any) -> Iterator[tuple[int, str]]:
     """Numbered lines without their line end, from 1."""
-    number = 0
-
-    def decode(line: bytes) -> str:
+    for number, line in enumerate(stream, 1):
         try:
-            return line.removesuffix(b"\r").decode("utf-8-sig" if number == 1 else "utf-8")
+            text = line.decode("utf-8-sig" if number == 1 else "utf-8")
         except UnicodeDecodeError as error:
             raise HerdError(f"{path}:{number}: not UTF-8 (byte {error.start} of the line)") from None
-
-    parts: list[bytes] = []  # of one line that spans blocks
-    for block in _blocks(path, on_bytes):
-        head, *tail = block.split(b"\n")
-        parts.append(head)
-        for piece in tail:
-            number += 1
-            yield number, decode(b"".join(parts))
-            parts = [piece]
-    if rest := b"".join(parts):
-        number += 1
-        yield number, decode(rest)
+        yield number, text.removesuffix("\n").removesuffix("\r")
 
 
-def _read_text(path: Path, text_field: str, on_bytes: OnBytes) -> Iterator[Document]:
+def _texts(path: Path, stream: Any) -> Iterator[tuple[int, Document]]:
     lines: list[str] = []
-    for _, line in _lines(path, on_bytes):
-        if line.strip() == SEPARATOR:
-            if text := "\n".join(lines).strip("\n"):
-                yield {"text": text}
-            lines = []
-        else:
+    for number, line in chain(_lines(path, stream), [(0, SEPARATOR)]):
+        if line.strip() != SEPARATOR:
             lines.append(line)
-    if text := "\n".join(lines).strip("\n"):
-        yield {"text": text}
-
-
-def _read_jsonl(path: Path, text_field: str, on_bytes: OnBytes) -> Iterator[Document]:
-    for number, record in _records(path, on_bytes):
-        yield _document(record, text_field, f"{path}:{number}")
-
-
-def _records(path: Path, on_bytes: OnBytes) -> Iterator[tuple[int, Any]]:
-    for number, line in _lines(path, on_bytes):
-        if not line.strip():
             continue
-        try:
-            yield number, json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise HerdError(f"{path}:{number}: not valid JSON ({error})") from None
+        if text := "\n".join(lines).strip("\n"):
+            yield number, {"text": text}
+        lines = []
 
 
-def _read_parquet(path: Path, text_field: str, on_bytes: OnBytes) -> Iterator[Document]:
-    import pyarrow as pa  # type: ignore[import-untyped]
+def _records(path: Path, stream: Any) -> Iterator[tuple[int, Any]]:
+    for number, line in _lines(path, stream):
+        if line.strip():
+            try:
+                record = json.loads(line)
+            except (ValueError, RecursionError) as error:
+                raise HerdError(f"{path}:{number}: not valid JSON ({error})") from None
+            yield number, record
+
+
+def _rows(path: Path, stream: Any) -> Iterator[tuple[int, Any]]:
+    import pyarrow as pa
     import pyarrow.parquet as pq  # type: ignore[import-untyped]
 
-    with tempfile.TemporaryDirectory() as folder:
-        plain = path
-        if path.suffix != ".parquet":  # Parquet needs to seek
-            plain = Path(folder, "plain.parquet")
-            with open(plain, "wb") as file:
-                file.writelines(_blocks(path, lambda _: None))
+    with tempfile.TemporaryFile() as plain:
+        if path.suffix in _CODECS:  # Parquet needs to seek
+            shutil.copyfileobj(stream, plain)
+            stream = plain
         try:
-            with pq.ParquetFile(plain) as table:
-                step = path.stat().st_size // max(1, table.metadata.num_rows)
-                number = 0
-                for batch in table.iter_batches(batch_size=64):
-                    for record in batch.to_pylist():
-                        number += 1
-                        on_bytes(step)
-                        yield _document(record, text_field, f"{path}: row {number}")
-        except (pa.ArrowException, OSError) as error:
+            batches = pq.ParquetFile(stream).iter_batches(batch_size=64)
+            yield from enumerate((row for batch in batches for row in batch.to_pylist()), 1)
+        except pa.ArrowException as error:
             reason = str(error).splitlines()[0]
             raise HerdError(f"{path}: not a valid Parquet file ({reason})") from None
 
@@ -167,14 +130,15 @@ def _document(record: Any, text_field: str, where: str) -> Document:
     if not isinstance(record, dict):
         raise HerdError(f"{where}: expected an object, found {type(record).__name__}")
     text, messages = record.get(text_field), record.get("messages")
-    if isinstance(text, str):
-        _check_unicode(text, where)
-        return {**record, "text": text}
-    if messages is None:
+    if messages is not None:
+        check_messages(messages, f"{where}: messages")
+    elif not isinstance(text, str):
         fields = ", ".join(map(str, record)) or "none"
         raise HerdError(f'{where}: no text in field {text_field!r} and no "messages" (fields: {fields})')
-    check_messages(messages, f"{where}: messages")
-    return record
+    if not isinstance(text, str):
+        return record
+    _check_unicode(text, where)
+    return {**record, "text": text}
 
 
 def check_messages(messages: Any, where: str) -> None:
@@ -182,10 +146,9 @@ def check_messages(messages: Any, where: str) -> None:
     if not isinstance(messages, list) or not messages:
         raise HerdError(f"{where} must be a list of messages with role and content")
     for message in messages:
-        if not (isinstance(message, dict) and isinstance(message.get("role"), str)):
-            raise HerdError(f"{where}: a message needs a role")
-        if not isinstance(message.get("content"), str):
-            raise HerdError(f"{where}: a message needs content that is text")
+        for key in ("role", "content"):
+            if not (isinstance(message, dict) and isinstance(message.get(key), str)):
+                raise HerdError(f"{where}: a message needs {key} that is text")
         _check_unicode(message["content"], where)
 
 

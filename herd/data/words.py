@@ -39,16 +39,13 @@ class Words:
     def __init__(self, text: str) -> None:
         for sign in _PUNCTUATION:
             text = text.replace(sign, " ")
-        raw = np.frombuffer(text.encode(), np.uint8)
+        raw = np.frombuffer(f" {text} ".encode(), np.uint8)
         inside = _IN_WORD[raw]
-        edges = np.flatnonzero(np.diff(inside, prepend=False, append=False))
-        self.letters = float(_LETTER[raw].sum() / max(1, (raw > 32).sum()))
+        edges = np.flatnonzero(inside[1:] != inside[:-1])
         lengths = edges[1::2] - edges[::2]
         body = raw[inside]
+        self.letters = float(_LETTER[raw].sum() / max(1, (raw > 32).sum()))
         self.mean_length = float(((body & 0xC0) != 0x80).sum() / max(1, len(lengths)))  # in characters
-        if len(lengths) == 0:
-            self.hashes = np.zeros(0, U64)
-            return
         first = np.cumsum(lengths) - lengths
         place = np.arange(len(body)) - np.repeat(first, lengths)
         self.hashes = mix(np.add.reduceat(_BYTE[body] * _PLACE[place & 63], first))
