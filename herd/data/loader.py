@@ -15,6 +15,7 @@ from herd.data.words import U64, constants, mix
 from herd.errors import HerdError
 
 IGNORE = -100
+_STATE = ("epoch", "row", "rows", "tokens")  # of a source: where it is in its epoch, what it served in all
 
 
 @dataclass(frozen=True)
@@ -35,28 +36,28 @@ class Batch:
 class _Source:
     """One shard set's rows: epoch after epoch, each shuffled and packed anew."""
 
-    def __init__(self, shards: Shards, seq_len: int, seed: int, number: int) -> None:
-        self.shards, self.seq_len, self.seed, self.number = shards, seq_len, seed, number
-        self.tokens = 0  # served since the beginning
+    def __init__(self, shards: Shards, share: float, seq_len: int, seeds: tuple[int, int]) -> None:
+        self.shards, self.share, self.seq_len, self.seeds = shards, share, seq_len, seeds
+        self.rows = self.tokens = 0  # served since the beginning
         self.start_epoch(0)
 
     def start_epoch(self, epoch: int) -> None:
-        order = _shuffle(self.shards.n_docs, self.seed, self.number, epoch)
+        order = _shuffle(self.shards.n_docs, *self.seeds, epoch)
         rows = pack(self.shards.lengths()[order], self.seq_len)
-        pieces = np.array([piece for row in rows for piece in row], np.int64).reshape(-1, 3)
-        pieces[:, 0] = order[pieces[:, 0]]
-        ends = np.cumsum([len(row) for row in rows])
+        self._pieces = np.array([piece for row in rows for piece in row], np.int64).reshape(-1, 3)
+        self._pieces[:, 0] = order[self._pieces[:, 0]]
+        self._ends = np.cumsum([0, *map(len, rows)])
+        self._order = _shuffle(len(rows), *self.seeds, epoch)
         self.epoch, self.row = epoch, 0
-        self._pieces, self._ends = pieces, ends
-        self._order = _shuffle(len(rows), self.seed, self.number, epoch)
 
     def next(self) -> np.ndarray:
         """The pieces of the next row: (document, start, length) [pieces, 3]."""
         if self.row == len(self._order):
             self.start_epoch(self.epoch + 1)
         at = self._order[self.row]
+        pieces = self._pieces[self._ends[at] : self._ends[at + 1]]
         self.row += 1
-        pieces = self._pieces[self._ends[at - 1] if at else 0 : self._ends[at]]
+        self.rows += 1
         self.tokens += int(pieces[:, 2].sum())
         return pieces
 
@@ -89,12 +90,14 @@ class Loader:
             if not (weight > 0 and shards.n_tokens > 0):
                 raise HerdError(f"{shards.folder}: a source needs tokens and a weight above 0")
         self.batch, self.seq_len, self.rank, self.world = batch, seq_len, rank, world
-        self.weights = np.array([weight for _, weight in sources]) / sum(weight for _, weight in sources)
-        self._sources = [_Source(shards, seq_len, seed, n) for n, (shards, _) in enumerate(sources)]
+        shares = [weight / sum(weight for _, weight in sources) for _, weight in sources]
+        self._sources = [
+            _Source(shards, share, seq_len, (seed, n))
+            for n, ((shards, _), share) in enumerate(zip(sources, shares, strict=True))
+        ]
         self.rows = 0  # served to all ranks
-        self._served = np.zeros(len(sources), np.int64)  # of them, from each source
         self._hash = 0
-        stream = [[s.fingerprint for s, _ in sources], self.weights.tolist(), seq_len, seed]
+        stream = [[shards.fingerprint for shards, _ in sources], shares, seq_len, seed]
         self.fingerprint = hashlib.sha256(json.dumps(stream).encode()).hexdigest()
 
     def next(self) -> Batch:
@@ -107,17 +110,14 @@ class Loader:
             positions=np.zeros(shape, np.int64),
         )
         for row in range(self.batch):
-            number = int(
-                np.argmax(self.weights * (self.rows + 1) - self._served)
-            )  # the source furthest behind
-            pieces = self._sources[number].next()
+            source = max(self._sources, key=lambda s: s.share * (self.rows + 1) - s.rows)  # furthest behind
+            pieces = source.next()
             if row % self.world == self.rank:
                 at = row // self.world
-                _fill(out, at, self._sources[number].shards, pieces)
+                _fill(out, at, source.shards, pieces)
                 # A sum of hashes of (place, tokens): ranks add up to the hash of the whole stream.
                 digest = hashlib.sha256(self.rows.to_bytes(8) + out.tokens[at].tobytes()).digest()
                 self._hash = (self._hash + int.from_bytes(digest[:16])) % (1 << 128)
-            self._served[number] += 1
             self.rows += 1
         return out
 
@@ -131,10 +131,7 @@ class Loader:
         return {
             "fingerprint": self.fingerprint,
             "rows": self.rows,
-            "sources": [
-                {"epoch": s.epoch, "row": s.row, "rows": int(n), "tokens": s.tokens}
-                for s, n in zip(self._sources, self._served, strict=True)
-            ],
+            "sources": [{name: getattr(s, name) for name in _STATE} for s in self._sources],
             "stream_hash": self.stream_hash(),
         }
 
@@ -147,10 +144,10 @@ class Loader:
                 "changed); use the former settings or start a new run"
             )
         self.rows = int(state["rows"])
-        for number, (source, saved) in enumerate(zip(self._sources, state["sources"], strict=True)):
+        for source, saved in zip(self._sources, state["sources"], strict=True):
             source.start_epoch(int(saved["epoch"]))
-            source.row, source.tokens = int(saved["row"]), int(saved["tokens"])
-            self._served[number] = int(saved["rows"])
+            for name in _STATE:
+                setattr(source, name, int(saved[name]))
         self._hash = int(state["stream_hash"], 16) if self.rank == 0 else 0
 
 
@@ -162,14 +159,14 @@ def combine(hashes: list[str]) -> str:
 def _fill(out: Batch, row: int, shards: Shards, pieces: np.ndarray) -> None:
     at = 0
     for number, (document, start, length) in enumerate(pieces.tolist()):
-        ids, mask = shards.doc(document), shards.mask(document)
-        here, stop = slice(at, at + length), start + length
-        out.tokens[row, here] = ids[start:stop]
-        follow = ids[start + 1 : stop + 1]
+        ids, mask = shards.doc(document)[start:], shards.mask(document)
+        here = slice(at, at + length)
+        out.tokens[row, here] = ids[:length]
+        follow = ids[1 : length + 1]
         labels = out.labels[row, at : at + len(follow)]
         labels[:] = follow
         if mask is not None:
-            labels[mask[start + 1 : stop + 1] == 0] = IGNORE
+            labels[mask[start + 1 : start + length + 1] == 0] = IGNORE
         out.docs[row, here] = number
         out.positions[row, here] = np.arange(length)
         at += length

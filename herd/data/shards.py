@@ -10,26 +10,21 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from bisect import bisect_right
-from itertools import accumulate
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 
 from herd.errors import HerdError
+from herd.registry.files import atomic_write, sha256_file
 
 SHARD_TOKENS = 1 << 27
 
 
 def write_json(path: Path, value: Any) -> None:
     """Write JSON so that a reader sees the whole file or none of it."""
-    scratch = path.with_name(path.name + ".tmp")
-    with open(scratch, "w", encoding="utf-8") as file:
-        json.dump(value, file, indent=1, ensure_ascii=False)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(scratch, path)
+    atomic_write(path, json.dumps(value, indent=1, ensure_ascii=False))
+    path.chmod(0o644)  # the shards beside it are for others too
 
 
 def fingerprint(shards: list[dict[str, Any]]) -> str:
@@ -38,12 +33,13 @@ def fingerprint(shards: list[dict[str, Any]]) -> str:
     return hashlib.sha256("\n".join(digests).encode()).hexdigest()
 
 
-def _file_name(part: str, number: int) -> str:
-    return f"{part}-{number:05d}.{'npy' if part == 'docs' else 'bin'}"
+def _names(number: int, masked: bool) -> list[str]:
+    """The files of a shard: offsets, tokens, and the mask of a masked set."""
+    return [f"docs-{number:05d}.npy", f"tokens-{number:05d}.bin", f"mask-{number:05d}.bin"][: 2 + masked]
 
 
 class ShardWriter:
-    """Writes a shard set into an empty directory; call `close()` to get its manifest.
+    """Writes a shard set into a new directory; call `close()` to get its manifest.
 
     `header` goes into the manifest as it is (tokenizer fingerprint and the like).
     """
@@ -52,46 +48,39 @@ class ShardWriter:
         folder.mkdir(parents=True)
         self.folder, self.dtype, self.masked, self.header = folder, np.dtype(dtype), masked, header
         self.shards: list[dict[str, Any]] = []
-        self.source = ""
-        self._files: dict[str, tuple[BinaryIO, Any]] = {}  # open files and their running digests
+        self._files: list[BinaryIO] = []  # of the shard being written: tokens, mask
         self._lengths: list[np.ndarray] = []
-        self._tokens = 0
+        self._source, self._tokens = "", 0
 
     def add(
         self, source: str, tokens: np.ndarray, lengths: np.ndarray, mask: np.ndarray | None = None
     ) -> None:
         """Append documents: tokens [sum(lengths)], lengths [documents], mask like tokens (absent: all ones)."""
-        if self._files and (source != self.source or self._tokens + len(tokens) > SHARD_TOKENS):
+        if self._files and (source != self._source or self._tokens + len(tokens) > SHARD_TOKENS):
             self._finish()
         if not self._files:
-            self.source = source
-            for kind in ("tokens", "mask") if self.masked else ("tokens",):
-                name = _file_name(kind, len(self.shards))
-                self._files[name] = (open(self.folder / name, "wb"), hashlib.sha256())  # noqa: SIM115
-        parts = [tokens.astype(self.dtype.newbyteorder("<"))]
-        if self.masked:
-            parts.append(np.ones(len(tokens), np.uint8) if mask is None else mask.astype(np.uint8))
-        for (file, digest), part in zip(self._files.values(), parts, strict=True):
-            data = part.tobytes()
-            file.write(data)
-            digest.update(data)
-        self._lengths.append(np.asarray(lengths, np.int64))
+            names = _names(len(self.shards), self.masked)[1:]
+            self._source, self._files = source, [open(self.folder / name, "wb") for name in names]
+        flags = np.ones(len(tokens), np.uint8) if mask is None else mask.astype(np.uint8)
+        parts = [tokens.astype(self.dtype.newbyteorder("<")), flags][: len(self._files)]
+        for file, part in zip(self._files, parts, strict=True):
+            file.write(part.tobytes())
+        self._lengths.append(lengths)
         self._tokens += len(tokens)
 
     def _finish(self) -> None:
-        name = _file_name("docs", len(self.shards))
-        offsets = np.concatenate([[0], np.cumsum(np.concatenate(self._lengths))]).astype(np.int64)
-        np.save(self.folder / name, offsets)
-        digests = {name: hashlib.sha256((self.folder / name).read_bytes()).hexdigest()}
-        for name, (file, digest) in self._files.items():
+        for file in self._files:
             file.flush()
             os.fsync(file.fileno())
             file.close()
-            digests[name] = digest.hexdigest()
+        names = _names(len(self.shards), self.masked)
+        offsets = np.concatenate([[0], *self._lengths]).cumsum(dtype=np.int64)
+        np.save(self.folder / names[0], offsets)
+        digests = {name: sha256_file(self.folder / name) for name in names}
         self.shards.append(
-            {"source": self.source, "documents": len(offsets) - 1, "tokens": self._tokens, "sha256": digests}
+            {"source": self._source, "documents": len(offsets) - 1, "tokens": self._tokens, "sha256": digests}
         )
-        self._files, self._lengths, self._tokens = {}, [], 0
+        self._files, self._lengths, self._tokens = [], [], 0
 
     def close(self) -> dict[str, Any]:
         """Finish the last shard, write `manifest.json` and return it."""
@@ -117,15 +106,15 @@ class Shards:
         self.folder, self.manifest = folder, manifest
         self.fingerprint = fingerprint(shards)
         self._shards = shards
-        dtype = np.dtype(manifest["dtype"]).newbyteorder("<")
-        self._tokens, self._masks, self._offsets = [], [], []
-        for shard in shards:
-            docs, tokens, *mask = shard["sha256"]
-            self._offsets.append(self._load_offsets(shard, docs))
-            self._tokens.append(self._map(shard, tokens, dtype))
-            self._masks += [self._map(shard, name, np.dtype(np.uint8)) for name in mask]
-        self._first = [0, *accumulate(shard["documents"] for shard in shards)]
-        self.n_docs = self._first[-1]
+        self._parts: list[tuple[np.ndarray, ...]] = []  # of each shard: tokens, mask
+        places = [np.zeros((0, 3), np.int64)]
+        for number, shard in enumerate(shards):
+            offsets, tokens, *mask = (folder / name for name in shard["sha256"])
+            places.append(_places(offsets, shard, number))
+            ids = _map(tokens, np.dtype(manifest["dtype"]).newbyteorder("<"), shard["tokens"])
+            self._parts.append((ids, *(_map(path, np.dtype(np.uint8), shard["tokens"]) for path in mask)))
+        self._places = np.concatenate(places)  # of each document: shard, first token, end
+        self.n_docs = len(self._places)
         self.n_tokens: int = sum(shard["tokens"] for shard in shards)
 
     @classmethod
@@ -138,9 +127,8 @@ class Shards:
         folder = Path(folder)
         try:
             manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
-            parts = ["docs", "tokens", "mask"] if manifest["masked"] else ["docs", "tokens"]
             for number, shard in enumerate(manifest["shards"]):
-                if list(shard["sha256"]) != [_file_name(part, number) for part in parts]:
+                if list(shard["sha256"]) != _names(number, manifest["masked"]):
                     raise ValueError("not one digest for each file of a shard")
                 if type(shard["documents"]) is not int or type(shard["tokens"]) is not int:
                     raise ValueError("counts that are not whole numbers")
@@ -158,51 +146,46 @@ class Shards:
             raise HerdError(f"{folder}: no source {source!r} (there are: {known})")
         return cls(folder, manifest, shards)
 
-    def _map(self, shard: dict[str, Any], name: str, dtype: np.dtype[Any]) -> np.ndarray:
-        path, expected = self.folder / name, shard["tokens"] * dtype.itemsize
-        size = path.stat().st_size if path.is_file() else -1
-        if size != expected:
-            found = "is missing" if size < 0 else f"has {size:,} bytes"
-            raise HerdError(f"{path}: {found}, the manifest says {expected:,}; prepare the data again")
-        return np.memmap(path, dtype, "r") if size else np.zeros(0, dtype)
-
-    def _load_offsets(self, shard: dict[str, Any], name: str) -> np.ndarray:
-        path = self.folder / name
-        try:
-            offsets = np.load(path, allow_pickle=False)
-        except (OSError, ValueError, EOFError) as error:
-            raise HerdError(f"{path}: cannot be read ({error}); prepare the data again") from None
-        good = offsets.dtype == np.int64 and offsets.shape == (shard["documents"] + 1,)
-        if not good or offsets[0] != 0 or offsets[-1] != shard["tokens"] or (np.diff(offsets) < 0).any():
-            raise HerdError(f"{path}: does not agree with the manifest; prepare the data again")
-        return np.asarray(offsets)
-
     def lengths(self) -> np.ndarray:
         """Tokens in each document, [n_docs] int64."""
-        return np.concatenate([np.zeros(0, np.int64), *(np.diff(offsets) for offsets in self._offsets)])
+        lengths: np.ndarray = self._places[:, 2] - self._places[:, 1]
+        return lengths
 
     def doc(self, index: int) -> np.ndarray:
         """The tokens of a document, a view of the file."""
-        shard, start, stop = self._find(index)
-        return self._tokens[shard][start:stop]
+        return self._part(0, index)
 
     def mask(self, index: int) -> np.ndarray | None:
         """1 where a token of the document is to be learned, or None when all are."""
-        shard, start, stop = self._find(index)
-        return self._masks[shard][start:stop] if self._masks else None
+        return self._part(1, index) if self.manifest["masked"] else None
 
-    def _find(self, index: int) -> tuple[int, int, int]:
-        if not 0 <= index < self.n_docs:
-            raise IndexError(index)
-        shard = bisect_right(self._first, index) - 1
-        offsets = self._offsets[shard]
-        at = index - self._first[shard]
-        return shard, int(offsets[at]), int(offsets[at + 1])
+    def _part(self, number: int, index: int) -> np.ndarray:
+        shard, start, stop = self._places[index]
+        part: np.ndarray = self._parts[shard][number][start:stop]
+        return part
 
     def verify(self) -> None:
         """Hash every file again; HerdError names the first that changed."""
         for shard in self._shards:
             for name, digest in shard["sha256"].items():
-                with open(self.folder / name, "rb") as file:
-                    if hashlib.file_digest(file, "sha256").hexdigest() != digest:
-                        raise HerdError(f"{self.folder / name}: its bytes changed since it was written")
+                if sha256_file(self.folder / name) != digest:
+                    raise HerdError(f"{self.folder / name}: its bytes changed since it was written")
+
+
+def _map(path: Path, dtype: np.dtype[Any], count: int) -> np.ndarray:
+    size, expected = path.stat().st_size if path.is_file() else 0, count * dtype.itemsize
+    if size != expected:
+        raise HerdError(f"{path}: {size:,} bytes, the manifest says {expected:,}; prepare the data again")
+    return np.memmap(path, dtype, "r") if count else np.zeros(0, dtype)
+
+
+def _places(path: Path, shard: dict[str, Any], number: int) -> np.ndarray:
+    """Shard, first token and end of each document, [documents, 3] int64."""
+    try:
+        ends = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise HerdError(f"{path}: cannot be read ({error}); prepare the data again") from None
+    good = ends.dtype == np.int64 and ends.shape == (shard["documents"] + 1,)
+    if not good or ends[0] != 0 or ends[-1] != shard["tokens"] or (np.diff(ends) < 0).any():
+        raise HerdError(f"{path}: does not agree with the manifest; prepare the data again")
+    return np.column_stack([np.full(shard["documents"], number), ends[:-1], ends[1:]])
