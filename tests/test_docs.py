@@ -6,7 +6,8 @@ import tomllib
 from pathlib import Path
 
 from herd.cli import VERBS
-from herd.data.spec import DataSpec, build
+from herd.data.spec import DataSpec
+from herd.data.toml import build
 from herd.train.recipe import Recipe
 
 ROOT = Path(__file__).parents[1]

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterable
-from pathlib import Path
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
 
-from herd.data.words import U64, Words, constants, mix
+from herd.data.words import U64, Words, constants
 
 _BLOCK = 4096
+_NONE = np.iinfo(np.uint32).max  # in every place of the signature of an empty set
 
 
 def minhash(shingles: np.ndarray, permutations: int) -> np.ndarray:
@@ -27,33 +26,33 @@ def minhash(shingles: np.ndarray, permutations: int) -> np.ndarray:
     return (best >> U64(32)).astype(np.uint32)
 
 
-def bands(permutations: int, threshold: float) -> tuple[int, int]:
-    """(bands, rows in a band): the longest bands that still meet 99 % of the pairs at the threshold."""
-    for rows in range(permutations, 1, -1):
-        count = permutations // rows
-        if 1 - (1 - threshold**rows) ** count >= 0.99:
-            return count, rows
-    return permutations, 1
+def _rows(permutations: int, threshold: float) -> int:
+    """Places in a band: the longest bands that still meet 99 % of the pairs at the threshold."""
+    longest = range(permutations, 1, -1)
+    return next((r for r in longest if 1 - (1 - threshold**r) ** (permutations // r) >= 0.99), 1)
 
 
 def near_duplicates(signatures: np.ndarray, threshold: float) -> np.ndarray:
     """For each document, the earlier kept document that it nearly repeats, or -1: [documents] int64.
 
     signatures [documents, permutations]. Documents are taken in order; one is dropped when its signature
-    agrees in at least `threshold` of the places with that of a document kept before it.
+    agrees in at least `threshold` of the places with that of a document kept before it. Only documents that
+    share all places of a band are compared. An empty set of shingles repeats nothing.
     """
     documents, permutations = signatures.shape
-    count, rows = bands(permutations, threshold)
-    buckets = [_shared_buckets(signatures[:, b * rows : (b + 1) * rows]) for b in range(count)]
-    candidates = np.unique(np.concatenate([np.zeros(0, np.int64), *(docs for docs, _ in buckets)]))
-    keys = np.full((len(candidates), count), -1, np.int64)
-    for b, (docs, ids) in enumerate(buckets):
-        keys[np.searchsorted(candidates, docs), b] = ids
+    rows = _rows(permutations, threshold)
+    shape = (documents, permutations // rows)
+    keys, shared = np.zeros(shape, U64), np.zeros(shape, bool)
+    for b in range(shape[1]):
+        keys[:, b] = signatures[:, b * rows : (b + 1) * rows] @ (constants(6, rows) | U64(1))
+        _, ids, sizes = np.unique(keys[:, b], return_inverse=True, return_counts=True)
+        shared[:, b] = sizes[ids] > 1
+    shared[(signatures == _NONE).all(axis=1)] = False
 
     original = np.full(documents, -1, np.int64)
-    kept: dict[tuple[int, int], list[int]] = {}  # (band, bucket) -> kept documents
-    for document, row in zip(candidates.tolist(), keys.tolist(), strict=True):
-        places = [(b, bucket) for b, bucket in enumerate(row) if bucket >= 0]
+    kept: dict[tuple[int, int], list[int]] = {}  # (band, key) -> kept documents
+    for document in np.flatnonzero(shared.any(axis=1)).tolist():
+        places = [(b, int(keys[document, b])) for b in np.flatnonzero(shared[document]).tolist()]
         rivals = sorted({rival for place in places for rival in kept.get(place, ())})
         if rivals:
             agreement = (signatures[rivals] == signatures[document]).mean(axis=1)
@@ -65,44 +64,21 @@ def near_duplicates(signatures: np.ndarray, threshold: float) -> np.ndarray:
     return original
 
 
-def _shared_buckets(band: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Documents that share their band with another document, and the number of the bucket they share."""
-    steps = constants(6, band.shape[1]) | U64(1)
-    keys = mix((band.astype(U64) * steps).sum(axis=1, dtype=U64))
-    _, ids, sizes = np.unique(keys, return_inverse=True, return_counts=True)
-    docs = np.flatnonzero(sizes[ids] > 1)
-    return docs, ids[docs]
-
-
 class NgramIndex:
     """The n-grams of evaluation sets: 13 words, and texts of 8 to 12 words whole (as for GPT-3, Brown 2020)."""
 
     LONGEST, SHORTEST = 13, 8
 
     def __init__(self, records: Iterable[Any]) -> None:
-        grams: dict[int, list[np.ndarray]] = {n: [] for n in range(self.SHORTEST, self.LONGEST + 1)}
-        for record in records:
-            for text in _strings(record):
-                if len(text) < 2 * self.SHORTEST - 1:
-                    continue  # cannot hold that many words
-                words = Words(text)
-                n = min(self.LONGEST, len(words.hashes))
-                if n >= self.SHORTEST:
-                    grams[n].append(words.ngrams(n))
-        self._grams = {n: np.unique(np.concatenate(found)) for n, found in grams.items() if found}
-
-    def save(self, path: Path) -> None:
-        scratch = path.with_suffix(".tmp")
-        with open(scratch, "wb") as file:
-            np.savez(file, **{str(n): known for n, known in self._grams.items()})  # type: ignore[arg-type]
-        os.replace(scratch, path)
-
-    @classmethod
-    def load(cls, path: Path) -> NgramIndex:
-        index = cls(())
-        with np.load(path, allow_pickle=False) as file:
-            index._grams = {int(n): file[n] for n in file.files}
-        return index
+        grams: dict[int, list[np.ndarray]] = {}
+        for text in (text for record in records for text in _strings(record)):
+            if len(text) < 2 * self.SHORTEST - 1:
+                continue  # cannot hold that many words
+            words = Words(text)
+            n = min(self.LONGEST, len(words.hashes))
+            if n >= self.SHORTEST:
+                grams.setdefault(n, []).append(words.ngrams(n))
+        self._grams = {n: np.unique(np.concatenate(found)) for n, found in grams.items()}
 
     def overlaps(self, words: Words) -> bool:
         """Whether the text has a run of words in common with the index."""
@@ -114,7 +90,7 @@ class NgramIndex:
         return False
 
 
-def _strings(value: Any) -> Iterable[str]:
+def _strings(value: Any) -> Iterator[str]:
     if isinstance(value, str):
         yield value
     elif isinstance(value, dict | list):

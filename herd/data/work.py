@@ -1,17 +1,21 @@
-"""The part of `prepare` that runs in parallel: one chunk of documents in, one file of results out."""
+"""The part of `prepare` that runs in parallel: what is found out about a document by itself."""
 
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
 import signal
 import threading
+from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass
-from functools import lru_cache
-from multiprocessing import parent_process
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from itertools import chain
+from multiprocessing import get_context, parent_process
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -22,43 +26,31 @@ from herd.data.words import Words
 from herd.errors import HerdError
 from herd.model.chat import ChatTemplate, encode_chat
 from herd.model.tokenizer import Tokenizer
+from herd.registry.files import atomic_write
 
 BEGIN, END = "<|begin_of_text|>", "<|end_of_text|>"
-EVALS = "evals.npz"  # the n-gram index of the evaluation sets, beside the chunks
 KEEP = ""
 EXCERPT = 160
-NO_SHINGLES = np.iinfo(np.uint32).max  # every place of the signature of a text too short to have one
+
+# Of a document: sizes, 128 bits of its text's hash, why it is removed (or KEEP), how far beyond the rule it is.
+FACTS = np.dtype(
+    [(unit, "i8") for unit in ("tokens", "chars", "bytes")]
+    + [("digest", "S16"), ("heldout", "?"), ("reason", "U32"), ("severity", "f8")]
+)
+Job = tuple[Source, list[Document], Path]
 
 
-@dataclass
-class Chunk:
-    """The results for some documents of one source, in order. Arrays are [documents] unless said."""
+def split(spec: DataSpec, source: Source, document: Document) -> Iterator[Document]:
+    """The documents made of one: {"text", "short", "heldout"} and, for chat, "messages".
 
-    tokens: np.ndarray  # [tokens]
-    mask: np.ndarray  # [tokens] uint8, or [0] for text
-    lengths: np.ndarray  # tokens
-    chars: np.ndarray
-    bytes: np.ndarray
-    digests: np.ndarray  # [documents, 2] uint64: 128 bits of the text's hash
-    signatures: np.ndarray  # [documents, permutations] uint32; [documents, 0] without near-deduplication
-    heldout: np.ndarray  # bool
-    reasons: list[str]  # why removed, or KEEP
-    severity: list[float]  # how far beyond the rule
-    texts: list[str]  # whole if held out, else the beginning, for examples in the manifest
-
-    def save(self, path: Path) -> None:
-        arrays = {k: v for k, v in vars(self).items() if isinstance(v, np.ndarray)}
-        notes = {k: v for k, v in vars(self).items() if isinstance(v, list)}
-        scratch = path.with_suffix(".tmp")
-        with open(scratch, "wb") as file:
-            np.savez(file, notes=np.frombuffer(json.dumps(notes).encode(), np.uint8), **arrays)  # type: ignore[arg-type]
-        os.replace(scratch, path)
-
-    @classmethod
-    def load(cls, path: Path) -> Chunk:
-        with np.load(path, allow_pickle=False) as file:
-            notes = json.loads(file["notes"].tobytes())
-            return cls(**{name: file[name] for name in file.files if name != "notes"}, **notes)
+    All parts of one document go the same way, so that no held-out page has its neighbours in training.
+    """
+    chat = {"messages": document["messages"]} if source.kind == "chat" else {}
+    text = "\n".join(m["content"] for m in chat["messages"]) if chat else document["text"]
+    place = int.from_bytes(hashlib.sha256(f"{spec.seed}\n{text}".encode()).digest()[:8])
+    marks = {"short": len(text) < source.min_chars, "heldout": place < spec.heldout * 2.0**64}
+    for part in pieces(text, None if chat else source.max_chars):
+        yield {"text": part, **chat, **marks}
 
 
 def pieces(text: str, max_chars: int | None) -> Iterator[str]:
@@ -67,126 +59,113 @@ def pieces(text: str, max_chars: int | None) -> Iterator[str]:
     start = 0
     while max_chars and len(text) - start > max_chars:
         stop = start + max_chars
-        for end in ("\n\n", "\n", ". ", " "):
-            at = text.rfind(end, start + max_chars // 2, stop)
-            if at >= 0:
-                stop = at + len(end)
-                break
+        ends = ((text.rfind(e, start + max_chars // 2, stop), len(e)) for e in ("\n\n", "\n", ". ", " "))
+        stop = next((at + length for at, length in ends if at >= 0), stop)
         yield text[start:stop]
         start = stop
     yield text[start:]
 
 
 class Worker:
-    """Everything a chunk needs, loaded once per process."""
+    """Everything that work on documents needs, loaded once per process."""
 
     def __init__(self, spec: DataSpec, evals: NgramIndex) -> None:
         self.spec, self.evals = spec, evals
-        self.tokenizer, self.template = load_tokenizer(spec), chat_template(spec)
-        self.dtype = np.uint16 if self.tokenizer.vocab_size <= 1 << 16 else np.uint32
+        self.tokenizer = Tokenizer.load(spec.tokenizer)
+        if not {BEGIN, END} <= self.tokenizer.special.keys():
+            raise HerdError(f"{spec.tokenizer}: has no {BEGIN} or {END}; use a Llama 3 kind of tokenizer")
+        self.dtype = np.dtype(np.uint16 if self.tokenizer.vocab_size <= 1 << 16 else np.uint32)
+        self.template = None
+        if any(source.kind == "chat" for source in spec.sources):
+            path = Path(spec.tokenizer)
+            self.template = ChatTemplate.load(path if path.is_dir() else path.parent)
 
     def encode(self, source: Source, documents: list[Document]) -> list[tuple[list[int], list[bool]]]:
         """Token ids and, for chat, the mask of the tokens to be learned."""
         if source.kind == "chat":
             assert self.template is not None
             return [encode_chat(self.tokenizer, self.template, d["messages"]) for d in documents]
-        special = self.tokenizer.special
+        begin, end = self.tokenizer.special[BEGIN], self.tokenizer.special[END]
         encoded = self.tokenizer.encode_batch([d["text"] for d in documents])
-        return [([special[BEGIN], *ids, special[END]], []) for ids in encoded]
+        return [([begin, *ids, end], []) for ids in encoded]
 
-    def examine(self, source: Source, text: str, words: Words) -> tuple[str, float]:
+    def judge(self, source: Source, document: Document, words: Words, tokens: int) -> tuple[str, float]:
         """Why the document is removed and how far beyond the rule it is; KEEP when it stays."""
+        if document["short"] or not tokens:
+            return "too short" if document["short"] else "no reply", 1.0
         rules = self.spec.quality if source.quality and source.kind == "text" else None
-        if rules and (broken := rules.judge(text, words)):
+        if rules and (broken := rules.judge(document["text"], words)):
             return broken
-        if self.evals.overlaps(words):
-            return "contaminated", 1.0
-        return KEEP, 0.0
+        return ("contaminated", 1.0) if self.evals.overlaps(words) else (KEEP, 0.0)
 
-    def run(self, source: Source, documents: list[Document]) -> Chunk:
-        """Documents as `split` yields them."""
+    def run(self, source: Source, documents: list[Document], path: Path) -> None:
+        """Write a chunk, the results for some documents: an .npz file that appears whole or not at all.
+
+        facts [documents] FACTS, signatures [documents, permutations], ids [tokens], mask like ids or [0],
+        texts (the UTF-8 of a JSON list): whole if held out, else the beginning, for examples in the manifest.
+        """
         near = self.spec.dedup.near
+        facts: list[Any] = []
+        signatures: list[Any] = []
         encoded = self.encode(source, documents)
-        texts = [plain_text(d) for d in documents]
-        words = [Words(text) for text in texts]
-        verdicts = [
-            ("too short", 1.0) if d["short"] else ("no reply", 1.0) if not ids else self.examine(source, t, w)
-            for d, t, w, (ids, _) in zip(documents, texts, words, encoded, strict=True)
-        ]
-        signatures = [minhash(w.ngrams(near.shingle), near.permutations) for w in words] if near else []
-        held = [d["heldout"] for d in documents]
-        return Chunk(
-            tokens=np.fromiter((i for ids, _ in encoded for i in ids), self.dtype),
-            mask=np.fromiter((m for _, mask in encoded for m in mask), np.uint8),
-            lengths=np.array([len(ids) for ids, _ in encoded], np.int64),
-            chars=np.array([len(t) for t in texts], np.int64),
-            bytes=np.array([len(t.encode()) for t in texts], np.int64),
-            digests=np.array([_digest(t) for t in texts], np.uint64).reshape(-1, 2),
-            signatures=np.array(signatures, np.uint32).reshape(len(texts), near.permutations if near else 0),
-            heldout=np.array(held, bool),
-            reasons=[reason for reason, _ in verdicts],
-            severity=[severity for _, severity in verdicts],
-            texts=[t if h else t[:EXCERPT] for t, h in zip(texts, held, strict=True)],
+        for document, (ids, _) in zip(documents, encoded, strict=True):
+            text, words = document["text"], Words(document["text"])
+            sizes = len(ids), len(text), len(text.encode())
+            digest = hashlib.sha256(text.strip().encode()).digest()[:16]
+            verdict = self.judge(source, document, words, len(ids))
+            facts.append((*sizes, digest, document["heldout"], *verdict))
+            signatures.append(minhash(words.ngrams(near.shingle), near.permutations) if near else [])
+        texts = [d["text"] if d["heldout"] else d["text"][:EXCERPT] for d in documents]
+        file = io.BytesIO()
+        np.savez(
+            file,
+            facts=np.array(facts, FACTS),
+            signatures=np.array(signatures, np.uint32),
+            ids=np.fromiter(chain.from_iterable(ids for ids, _ in encoded), self.dtype),
+            mask=np.fromiter(chain.from_iterable(mask for _, mask in encoded), np.uint8),
+            texts=np.frombuffer(json.dumps(texts).encode(), np.uint8),
         )
+        atomic_write(path, file.getvalue())
 
 
-def load_tokenizer(spec: DataSpec) -> Tokenizer:
-    tokenizer = Tokenizer.load(spec.tokenizer)
-    if not {BEGIN, END} <= tokenizer.special.keys():
-        raise HerdError(f"{spec.tokenizer}: has no {BEGIN} or {END}; use a Llama 3 kind of tokenizer")
-    return tokenizer
+def run_jobs(worker: Worker, jobs: Iterator[Job], workers: int) -> None:
+    """`Worker.run` on each job, in so many processes, with few enough waiting that memory stays bounded."""
+    if workers <= 1:
+        for job in jobs:
+            worker.run(*job)
+        return
+    pool = ProcessPoolExecutor(workers, get_context("spawn"), _start_process, (worker.spec, worker.evals))
+    pending: deque[Future[None]] = deque()
+    try:
+        for job in jobs:
+            pending.append(pool.submit(_run_job, *job))
+            if len(pending) > 2 * workers:
+                pending.popleft().result()
+        for future in pending:
+            future.result()
+    except BrokenProcessPool:
+        raise HerdError("a worker process died (out of memory?); run again with fewer workers") from None
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
-def chat_template(spec: DataSpec) -> ChatTemplate | None:
-    """The template that lies beside the tokenizer, if any source is chat."""
-    if all(source.kind == "text" for source in spec.sources):
-        return None
-    path = Path(spec.tokenizer)
-    return ChatTemplate.load(path if path.is_dir() else path.parent)
+_worker: Worker  # of a worker process
 
 
-def plain_text(document: Document) -> str:
-    """A document's words: its text, or what the messages of a chat say."""
-    if "messages" in document:
-        return "\n".join(m["content"] for m in document["messages"])
-    return str(document["text"])
-
-
-def split(spec: DataSpec, source: Source, document: Document) -> list[Document]:
-    """The documents made of one: split where it is too long, each marked held out or not. All parts of one
-    document go the same way, so that no held-out page has its neighbours in training."""
-    text = plain_text(document)
-    where = int.from_bytes(hashlib.sha256(f"{spec.seed}\n{text}".encode()).digest()[:8])
-    marks = {"heldout": where < spec.heldout * 2.0**64, "short": len(text) < source.min_chars}
-    if source.kind == "chat":
-        return [{"messages": document["messages"], **marks}]
-    return [{"text": part, **marks} for part in pieces(text, source.max_chars)]
-
-
-def _digest(text: str) -> list[int]:
-    digest = hashlib.sha256(text.strip().encode()).digest()
-    return [int.from_bytes(digest[:8]), int.from_bytes(digest[8:16])]
-
-
-@lru_cache(maxsize=1)
-def _worker(spec: str, evals: Path) -> Worker:
-    return Worker(DataSpec.from_json(spec), NgramIndex.load(evals))
-
-
-def start_process() -> None:
+def _start_process(spec: DataSpec, evals: NgramIndex) -> None:
     """In each worker process: leave Ctrl-C to the parent, and never outlive it."""
+    global _worker
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
-
-    def watch() -> None:
-        if parent := parent_process():
-            parent.join()
-            os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
+    threading.Thread(target=_follow_parent, daemon=True).start()
+    _worker = Worker(spec, evals)
 
 
-def run_chunk(spec: str, source: int, documents: list[Document], path: Path) -> None:
-    """Work on one chunk and write its file."""
-    worker = _worker(spec, path.with_name(EVALS))
-    worker.run(worker.spec.sources[source], documents).save(path)
+def _follow_parent() -> None:
+    if parent := parent_process():
+        parent.join()
+        os._exit(1)
+
+
+def _run_job(*job: *Job) -> None:
+    _worker.run(*job)

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from herd.data.spec import build
+from herd.data.toml import build, read_toml
 from herd.errors import HerdError
 
 
@@ -117,12 +117,7 @@ class Recipe:
         An unknown key is refused with the nearest known one. Relative paths are taken from the file's directory.
         """
         path = Path(path)
-        try:
-            table = tomllib.loads(path.read_text(encoding="utf-8"))
-        except OSError:
-            raise HerdError(f"{path}: no such file", status=404) from None
-        except ValueError as error:
-            raise HerdError(f"{path}: not valid TOML ({error})") from None
+        table = read_toml(path)
         for override in overrides:
             _override(table, override)
         _resolve(table, path.parent)
