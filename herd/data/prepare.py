@@ -257,17 +257,17 @@ def _counts(facts: np.ndarray, excerpts: list[str]) -> dict[str, Any]:
 
 def _dry_run(worker: Worker, files: Files, report: Progress) -> Manifest:
     """Count what would be read; tokens by the ratio in the first chunk of each source."""
-    counts = [dict.fromkeys(("documents", "chars", "bytes", "tokens"), 0) for _ in files]
-    ratios = [0.0] * len(files)  # tokens per character
+    units, ratios = ("documents", "chars", "bytes", "tokens"), dict[int, float]()
+    sources = [{**_heading(source), "read": dict.fromkeys(units, 0)} for source in worker.spec.sources]
     for number, batch in _batches(worker.spec, files, "count", report):
-        read, texts = counts[number], [document["text"] for document in batch]
-        if not read["documents"]:
+        read, texts = sources[number]["read"], [document["text"] for document in batch]
+        chars = sum(map(len, texts))
+        if number not in ratios:
             tokens = sum(len(ids) for ids, _ in worker.encode(worker.spec.sources[number], batch))
-            ratios[number] = tokens / max(1, sum(map(len, texts)))
+            ratios[number] = tokens / max(1, chars)
         read["documents"] += len(texts)
-        read["chars"] += sum(map(len, texts))
+        read["chars"] += chars
         read["bytes"] += sum(len(text.encode()) for text in texts)
         read["tokens"] = round(ratios[number] * read["chars"])
-    sources = [{**_heading(s), "read": read} for s, read in zip(worker.spec.sources, counts, strict=True)]
-    name, tokenizer = worker.dtype.name, worker.tokenizer.fingerprint
-    return Manifest("", name, _named(worker.spec), tokenizer, "", [], sources, {}, {})
+    dtype, tokenizer = worker.dtype.name, worker.tokenizer.fingerprint
+    return Manifest("", dtype, _named(worker.spec), tokenizer, "", [], sources, {}, {})

@@ -24,6 +24,7 @@ SHARD_TOKENS = 1 << 27
 def write_json(path: Path, value: Any) -> None:
     """Write JSON so that a reader sees the whole file or none of it."""
     atomic_write(path, json.dumps(value, indent=1, ensure_ascii=False))
+    path.chmod(0o644)  # the shards beside it are for others too
 
 
 def fingerprint(shards: list[dict[str, Any]]) -> str:
@@ -60,9 +61,10 @@ class ShardWriter:
         if not self._files:
             names = _names(len(self.shards), self.masked)[1:]
             self._source, self._files = source, [open(self.folder / name, "wb") for name in names]
-        flags = np.ones(len(tokens)) if mask is None else mask
-        for file, part, kind in zip(self._files, (tokens, flags), (self.dtype, np.dtype("u1")), strict=False):
-            file.write(part.astype(kind.newbyteorder("<")).tobytes())
+        flags = np.ones(len(tokens), np.uint8) if mask is None else mask.astype(np.uint8)
+        parts = [tokens.astype(self.dtype.newbyteorder("<")), flags][: len(self._files)]
+        for file, part in zip(self._files, parts, strict=True):
+            file.write(part.tobytes())
         self._lengths.append(lengths)
         self._tokens += len(tokens)
 
@@ -103,15 +105,14 @@ class Shards:
     def __init__(self, folder: Path, manifest: dict[str, Any], shards: list[dict[str, Any]]) -> None:
         self.folder, self.manifest = folder, manifest
         self.fingerprint = fingerprint(shards)
-        self._digests = {name: digest for shard in shards for name, digest in shard["sha256"].items()}
-        dtypes = (np.dtype(manifest["dtype"]).newbyteorder("<"), np.dtype(np.uint8))
-        self._files, places = [], [np.zeros((0, 3), np.int64)]
+        self._shards = shards
+        self._parts: list[tuple[np.ndarray, ...]] = []  # of each shard: tokens, mask
+        places = [np.zeros((0, 3), np.int64)]
         for number, shard in enumerate(shards):
-            offsets, *files = (folder / name for name in shard["sha256"])
+            offsets, tokens, *mask = (folder / name for name in shard["sha256"])
             places.append(_places(offsets, shard, number))
-            self._files.append(
-                [_map(file, d, shard["tokens"]) for file, d in zip(files, dtypes, strict=False)]
-            )
+            ids = _map(tokens, np.dtype(manifest["dtype"]).newbyteorder("<"), shard["tokens"])
+            self._parts.append((ids, *(_map(path, np.dtype(np.uint8), shard["tokens"]) for path in mask)))
         self._places = np.concatenate(places)  # of each document: shard, first token, end
         self.n_docs = len(self._places)
         self.n_tokens: int = sum(shard["tokens"] for shard in shards)
@@ -147,23 +148,28 @@ class Shards:
 
     def lengths(self) -> np.ndarray:
         """Tokens in each document, [n_docs] int64."""
-        return np.diff(self._places[:, 1:])[:, 0]
+        lengths: np.ndarray = self._places[:, 2] - self._places[:, 1]
+        return lengths
 
     def doc(self, index: int) -> np.ndarray:
         """The tokens of a document, a view of the file."""
-        shard, start, stop = self._places[index]
-        return self._files[shard][0][start:stop]
+        return self._part(0, index)
 
     def mask(self, index: int) -> np.ndarray | None:
         """1 where a token of the document is to be learned, or None when all are."""
+        return self._part(1, index) if self.manifest["masked"] else None
+
+    def _part(self, number: int, index: int) -> np.ndarray:
         shard, start, stop = self._places[index]
-        return self._files[shard][1][start:stop] if self.manifest["masked"] else None
+        part: np.ndarray = self._parts[shard][number][start:stop]
+        return part
 
     def verify(self) -> None:
         """Hash every file again; HerdError names the first that changed."""
-        for name, digest in self._digests.items():
-            if sha256_file(self.folder / name) != digest:
-                raise HerdError(f"{self.folder / name}: its bytes changed since it was written")
+        for shard in self._shards:
+            for name, digest in shard["sha256"].items():
+                if sha256_file(self.folder / name) != digest:
+                    raise HerdError(f"{self.folder / name}: its bytes changed since it was written")
 
 
 def _map(path: Path, dtype: np.dtype[Any], count: int) -> np.ndarray:

@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from itertools import chain
 from multiprocessing import get_context, parent_process
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,7 @@ BEGIN, END = "<|begin_of_text|>", "<|end_of_text|>"
 KEEP = ""
 EXCERPT = 160
 
-# What is known of a document: sizes, 128 bits of its hash, why it is removed (or KEEP) and how far beyond the rule.
+# Of a document: sizes, 128 bits of its text's hash, why it is removed (or KEEP), how far beyond the rule it is.
 FACTS = np.dtype(
     [(unit, "i8") for unit in ("tokens", "chars", "bytes")]
     + [("digest", "S16"), ("heldout", "?"), ("reason", "U32"), ("severity", "f8")]
@@ -108,13 +109,11 @@ class Worker:
         signatures: list[Any] = []
         encoded = self.encode(source, documents)
         for document, (ids, _) in zip(documents, encoded, strict=True):
-            text = document["text"]
-            words = Words(text)
+            text, words = document["text"], Words(document["text"])
             sizes = len(ids), len(text), len(text.encode())
             digest = hashlib.sha256(text.strip().encode()).digest()[:16]
-            facts.append(
-                (*sizes, digest, document["heldout"], *self.judge(source, document, words, len(ids)))
-            )
+            verdict = self.judge(source, document, words, len(ids))
+            facts.append((*sizes, digest, document["heldout"], *verdict))
             signatures.append(minhash(words.ngrams(near.shingle), near.permutations) if near else [])
         texts = [d["text"] if d["heldout"] else d["text"][:EXCERPT] for d in documents]
         file = io.BytesIO()
@@ -122,8 +121,8 @@ class Worker:
             file,
             facts=np.array(facts, FACTS),
             signatures=np.array(signatures, np.uint32),
-            ids=np.fromiter((i for ids, _ in encoded for i in ids), self.dtype),
-            mask=np.fromiter((m for _, mask in encoded for m in mask), np.uint8),
+            ids=np.fromiter(chain.from_iterable(ids for ids, _ in encoded), self.dtype),
+            mask=np.fromiter(chain.from_iterable(mask for _, mask in encoded), np.uint8),
             texts=np.frombuffer(json.dumps(texts).encode(), np.uint8),
         )
         atomic_write(path, file.getvalue())
@@ -150,6 +149,9 @@ def run_jobs(worker: Worker, jobs: Iterator[Job], workers: int) -> None:
         pool.shutdown(cancel_futures=True)
 
 
+_worker: Worker  # of a worker process
+
+
 def _start_process(spec: DataSpec, evals: NgramIndex) -> None:
     """In each worker process: leave Ctrl-C to the parent, and never outlive it."""
     global _worker
@@ -167,6 +169,3 @@ def _follow_parent() -> None:
 
 def _run_job(*job: *Job) -> None:
     _worker.run(*job)
-
-
-_worker: Worker  # of this process

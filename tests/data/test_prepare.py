@@ -1,5 +1,6 @@
 """Preparing shards: what goes in comes out, whatever the workers, interruptions and duplicates."""
 
+import contextlib
 import dataclasses
 import gzip
 import json
@@ -97,6 +98,7 @@ def test_text_comes_out_as_it_went_in(tmp_path: Path, tokenizer: Path) -> None:
     assert texts(tmp_path / "out" / "train", tokenizer) == inputs
     (source,) = manifest.sources
     assert source["kept"] == source["read"] and source["removed"] == {}
+    assert (tmp_path / "out" / "manifest.json").stat().st_mode & 0o444 == 0o444  # others may read it too
     assert source["kept"]["documents"] == 31
     assert source["kept"]["bytes"] == sum(len(t.encode()) for t in inputs)
     assert (
@@ -190,6 +192,32 @@ def test_chat_learns_the_replies_only(tmp_path: Path, tokenizer: Path) -> None:
         prepare(make_spec(tmp_path, tokenizer, sources=wrong), tmp_path / "wrong")
 
 
+def test_conversations_are_decontaminated_as_text_is(tmp_path: Path, tokenizer: Path) -> None:
+    leak = "one two three four five six seven eight nine ten eleven twelve thirteen"
+
+    def chat(question: str, answer: str) -> dict[str, Any]:
+        words = (("user", question), ("assistant", answer))
+        return {"messages": [{"role": role, "content": content} for role, content in words]}
+
+    clean = [chat("Who came home?", text) for text in stories(5)]
+    leaks = [chat(f"Please count: {leak}.", "I did."), chat("Please count.", f"As you wish: {leak.upper()}!")]
+    write_jsonl(tmp_path / "chat.jsonl", [*clean[:3], *leaks, *clean[3:]])
+    (tmp_path / "evals").mkdir()
+    write_jsonl(tmp_path / "evals" / "a.jsonl", [{"doc": {"query": leak}}])
+    source = {"path": str(tmp_path / "chat.jsonl"), "name": "chat", "licence": "CC0-1.0", "kind": "chat"}
+    spec = make_spec(tmp_path, tokenizer, sources=[source], decontaminate=[str(tmp_path / "evals" / "*")])
+    manifest = prepare(spec, tmp_path / "out")
+    (counts,) = manifest.sources
+    assert (
+        counts["removed"].keys() == {"contaminated"} and counts["removed"]["contaminated"]["documents"] == 2
+    )
+    bpe, shards = tokenizers.Tokenizer.from_file(str(tokenizer)), Shards.open(tmp_path / "out" / "train")
+    kept = [bpe.decode(shards.doc(i).tolist(), skip_special_tokens=False) for i in range(shards.n_docs)]
+    assert len(kept) == 5
+    for text, conversation in zip(kept, clean, strict=True):
+        assert all(message["content"] in text for message in conversation["messages"])
+
+
 def test_dry_run_writes_nothing_and_estimates_well(tmp_path: Path, tokenizer: Path, monkeypatch: Any) -> None:
     monkeypatch.setattr(room, "CHUNK_CHARS", 5_000)
     write_jsonl(tmp_path / "a.jsonl", stories(200))
@@ -236,12 +264,18 @@ def test_killed_and_resumed_is_byte_identical(tmp_path: Path, tokenizer: Path) -
         timeout=30
     )  # ends when no process holds the pipe: workers do not outlive their parent
     assert not (tmp_path / "parts" / "manifest.json").exists()
-    done = {p.name: p.stat().st_mtime_ns for p in work.glob("0*.npz")}
 
+    def written() -> dict[str, int]:
+        times = {}
+        with contextlib.suppress(FileNotFoundError):  # the folder goes away at the end
+            for path in work.glob("0*.npz"):
+                times[path.name] = path.stat().st_mtime_ns
+        return times
+
+    done = written()
     process = start("parts", 2)
     while not (tmp_path / "parts" / "manifest.json").exists() and process.poll() is None:
-        kept = {p.name: p.stat().st_mtime_ns for p in work.glob("0*.npz") if p.name in done and p.exists()}
-        assert all(done[name] == when for name, when in kept.items())
+        assert all(done[name] == when for name, when in written().items() if name in done)
     assert process.wait(120) == 0 and done
     assert files(tmp_path / "parts") == files(tmp_path / "whole")
 

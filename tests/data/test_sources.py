@@ -46,14 +46,19 @@ def test_whole_text_file_is_one_document(tmp_path: Path) -> None:
     assert list(read(tmp_path / "a.txt")) == [{"text": "one\n\ntwo"}]
     (tmp_path / "b.txt").write_bytes(b"")
     assert list(read(tmp_path / "b.txt")) == []
+    (tmp_path / "c.txt").write_bytes("\ufeffone\r\ntwo\r\n<|endoftext|>\r\nthree".encode())
+    assert [d["text"] for d in read(tmp_path / "c.txt", "body")] == ["one\ntwo", "three"]
 
 
-def test_bytes_are_reported(tmp_path: Path) -> None:
-    path = tmp_path / "a.jsonl.gz"
-    path.write_bytes(gzip.compress(JSONL))
+@pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl.gz", "a.jsonl.zst", "a.parquet", "a.parquet.zst"])
+def test_bytes_are_reported(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    pq.write_table(pa.table({"body": [str(i) * 9 for i in range(100_000)]}), tmp_path / "plain")
+    data = JSONL * 20 if ".jsonl" in name else (tmp_path / "plain").read_bytes()
+    path.write_bytes(compress(data, path.suffix))
     counts: list[int] = []
     list(read(path, "body", counts.append))
-    assert sum(counts) == path.stat().st_size
+    assert sum(counts) == path.stat().st_size and min(counts) >= 0
 
 
 GOOD = b'{"text": "x"}\n' * 100_000
@@ -63,6 +68,7 @@ BAD = {
     "c.jsonl": (b'{"words": "x"}\n', "no text in field 'text'"),
     "d.jsonl": (b'{"text": "x"}\n{"text": "\xff"}\n', ":2: not UTF-8"),
     "e.jsonl": (b'{"messages": [{"role": "user"}]}\n', ":1: messages: a message needs content"),
+    "n.jsonl": (b'{"text": "a", "messages": [{"role": "user"}]}\n', ":1: messages: a message needs content"),
     "m.jsonl": (b'{"text": "a"}\n{"text": "a\\ud800"}\n', ":2: half a surrogate"),
     "f.jsonl": (b'{"text": ' + b"[" * 100_000 + b"\n", ":1: not valid JSON"),
     "g.jsonl.zst": (zstandard.compress(GOOD)[:-9], "truncated"),
