@@ -257,6 +257,7 @@ FIRST_SEEN = """() => {
   const seen = [...document.querySelectorAll("[role=log] article")].find((m) => m.getBoundingClientRect().bottom > edge);
   return [seen.innerText, seen.getBoundingClientRect().top];
 }"""
+TALLER = "height => document.querySelector('[role=log]').scrollHeight > height"
 AT_END = "b => b.scrollHeight - b.scrollTop - b.clientHeight < 80"
 
 
@@ -313,6 +314,37 @@ def test_an_edit_is_not_lost_by_scrolling_away(server: FakeServer, visit: Open) 
     expect(page.get_by_label("Edit your message")).to_have_count(0)
     page.get_by_role("button", name="Jump to the end").click()
     expect(page.get_by_label("Edit your message")).to_have_value("Half a thought")
+
+
+def test_the_end_is_followed_only_by_who_is_there(server: FakeServer, visit: Open) -> None:
+    server.state.delay, server.state.reply = 0.02, "A line of it.\n\n" * 60
+    page = visit()
+    say(page, "Hello")
+    box = page.get_by_role("log")
+    page.wait_for_function(TALLER, arg=1500)
+    assert box.evaluate(AT_END)
+    box.evaluate("b => { b.scrollTop = 40; }")
+    expect(page.get_by_role("button", name="Jump to the end")).to_be_visible()
+    grown = box.evaluate("b => b.scrollHeight")
+    page.wait_for_function(TALLER, arg=grown + 100)
+    assert box.evaluate("b => b.scrollTop") == 40
+    page.get_by_role("button", name="Jump to the end").click()
+    grown = box.evaluate("b => b.scrollHeight")
+    page.wait_for_function(TALLER, arg=grown + 100)
+    assert box.evaluate(AT_END)
+    page.keyboard.press("Escape")
+    answered(page)
+
+
+def test_the_composer_grows_to_ten_lines(visit: Open) -> None:
+    page = visit()
+    box = page.get_by_label("Your message")
+    heights = []
+    for lines in (1, 2, 10, 30):
+        box.fill("\n".join(["word"] * lines))
+        heights.append(box.bounding_box()["height"])
+    line = heights[1] - heights[0]
+    assert line > 15 and heights[2] == heights[3] == heights[0] + 9 * line
 
 
 def test_copying_an_answer_and_its_code(server: FakeServer, visit: Open) -> None:

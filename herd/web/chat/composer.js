@@ -2,7 +2,7 @@ import { keyNames } from "../commands.js";
 import { html, useEffect, useLayoutEffect, useRef } from "../lib/html.js";
 import { focusComposer } from "../lib/ui.js";
 
-const LINES = 10;
+const LINES = 10; // it grows to so many, then scrolls
 
 export function Composer({ session, state, path }) {
   const { text } = state;
@@ -14,7 +14,7 @@ export function Composer({ session, state, path }) {
     const { style } = box.current;
     style.height = "auto";
     const line = parseFloat(getComputedStyle(box.current).lineHeight);
-    style.height = `${Math.min(box.current.scrollHeight, line * LINES + 24)}px`;
+    style.height = `${Math.min(box.current.scrollHeight, line * LINES + 12)}px`;
   }, [text]);
 
   const send = () => {
