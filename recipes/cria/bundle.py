@@ -9,10 +9,10 @@ import sys
 import tempfile
 from pathlib import Path
 
-from herd.cli.train import draw, read_metrics
 from herd.registry import Registry
 from herd.registry.registry import BUNDLED
 from herd.train.checkpoint import checkpoints
+from herd.train.plot import draw, read_metrics
 
 SAMPLING = {"do_sample": True, "temperature": 0.7, "top_p": 0.9}  # what suits a small model
 

@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from herd.cli.train import read_metrics
 from herd.model.config import Config
 from herd.train.loop import train
+from herd.train.plot import read_metrics
 from herd.train.recipe import Recipe
 
 RECIPE = Path(__file__).with_name("pretrain.toml")
