@@ -65,11 +65,8 @@ class _HeadLoss(torch.autograd.Function):
             rows = slice(at, at + _HeadLoss.CHUNK)
             x = states[rows]
             logits = x @ w.T
-            for z, target in zip(
-                logits.split(_HeadLoss.SOFTMAX_ROWS),
-                targets[rows].split(_HeadLoss.SOFTMAX_ROWS),
-                strict=True,
-            ):
+            small = (torch.split(t, _HeadLoss.SOFTMAX_ROWS) for t in (logits, targets[rows]))
+            for z, target in zip(*small, strict=True):
                 p = F.log_softmax(z, dim=-1, dtype=torch.float32)
                 total -= p.gather(1, target).sum()
                 p.exp_().scatter_add_(1, target, torch.full_like(p[:, :1], -1.0))

@@ -16,7 +16,7 @@ from itertools import islice
 from pathlib import Path
 from random import Random
 
-import zstandard
+import pyarrow
 
 PLAIN = [
     ("â€œ", '"'),
@@ -228,9 +228,12 @@ def chats(stories: list[str], pick: Random) -> Iterator[list[dict[str, str]]]:
             yield chat(ask if about and roll < 0.95 else pick.choice(ANY), story)
 
 
+def unpacked(path: Path) -> io.TextIOWrapper:
+    return io.TextIOWrapper(pyarrow.CompressedInputStream(str(path), "zstd"), encoding="utf-8")
+
+
 def lines(path: Path) -> Iterator[dict[str, str]]:
-    packed = zstandard.ZstdDecompressor().stream_reader(path.open("rb"))
-    yield from map(json.loads, io.TextIOWrapper(packed, encoding="utf-8"))
+    yield from map(json.loads, unpacked(path))
 
 
 def storybooks(path: Path) -> Iterator[tuple[str, str, str]]:
@@ -248,8 +251,7 @@ def main(shared: Path, out: Path) -> None:
     text = shared / "text"
     books = [book["text"] for book in islice(lines(text / "books_simple.jsonl.zst"), 40)]
     cased = [s for s in split((text / "tinystories.txt").read_text()) if whole(s)]
-    packed = (text / "tinystories_lowercase.txt.zst").read_bytes()
-    lower = list(split(zstandard.ZstdDecompressor().stream_reader(packed).read().decode()))
+    lower = list(split(unpacked(text / "tinystories_lowercase.txt.zst").read()))
     caser, source = Caser(cased, books), {s: "tinystories" for s in cased}
     known = {re.sub(r"\W+", " ", s.lower()) for s in cased}
     for story in lower:
