@@ -1,4 +1,6 @@
-"""Put a trained cria where Herd carries it: python recipes/cria/bundle.py BASE_RUN CHAT_RUN CARD VERSION [metric=value …]
+"""Put a trained cria where Herd carries it.
+
+    python recipes/cria/bundle.py BASE_RUN CHAT_RUN SCALING.png CARD VERSION [metric=value …]
 
 The registry writes the card's digest, in a home of its own; the version's directory is then copied into the package.
 """
@@ -30,11 +32,12 @@ def plot(base: Path, chat: Path, picture: Path) -> None:
     joined.unlink()
 
 
-def main(base: str, chat: str, card: str, version: str, *metrics: str) -> None:
+def main(base: str, chat: str, scaling: str, card: str, version: str, *metrics: str) -> None:
     with tempfile.TemporaryDirectory() as scratch:
         directory = Path(scratch) / "cria"
         shutil.copytree(Path(chat) / "final", directory)
         plot(Path(base), Path(chat), directory / "loss.png")
+        shutil.copy(scaling, directory / "scaling.png")
         shutil.copy(card, directory / "README.md")
         settings = json.loads((directory / "generation_config.json").read_text()) | SAMPLING
         (directory / "generation_config.json").write_text(json.dumps(settings, indent=2) + "\n")

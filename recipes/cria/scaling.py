@@ -56,7 +56,7 @@ def until(step: int) -> tuple[Callable[[dict[str, Any]], None], Callable[[], boo
 
 
 def run(size: str, out: Path) -> None:
-    recipe = Recipe.load(RECIPE, tuple(f"model.{change}" for change in SIZES[size]))
+    recipe = Recipe.load(RECIPE, ("compile=false", *(f"model.{change}" for change in SIZES[size])))
     for step in STEPS:
         branch = out / f"{size}-{step}"
         start = branch / f"step-{step:06}"
