@@ -23,6 +23,7 @@ import torch
 import transformers
 
 from herd.engine.engine import Engine, drain
+from herd.engine.packed import pack
 from herd.model import hf
 from herd.model.config import Config, RopeScaling
 from herd.model.llama import Llama
@@ -83,6 +84,7 @@ def measure(name: str, streams: list[int], rounds: int, new: int) -> None:
     tokenizer.vocab_size = config.vocab_size  # random token ids; their text does not matter
     tokenizer._bytes += [b"x"] * (config.vocab_size - len(tokenizer._bytes))
     tokenizer.stop_ids = frozenset()
+    pack(ours)
     engine = Engine(ours, tokenizer, None, max_len=1024, slots=max(streams))
 
     def decode(n: int, seed: int) -> tuple[float, float]:

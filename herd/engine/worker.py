@@ -72,14 +72,14 @@ class Worker:
         while not self.inbox.empty():
             self.inbox.get()()
 
-    def _between(self, engine: Engine) -> None:
+    def _between(self, key: str) -> None:
         """Between the layers of a step: handle messages, and let no other model wait for long."""
         self._handle()
         if time.monotonic() - self.turn > STEP:
             self.turn = math.inf  # not within a step that is within this one
-            for other in list(self.engines.values()):
-                if other is not engine:
-                    self._step(other)
+            for other, engine in list(self.engines.items()):
+                if other != key:
+                    self._step(engine)
             self.turn = time.monotonic()
         self._tell(at_once=False)
 
@@ -171,7 +171,7 @@ class Worker:
         self.inbox.put(lambda: self._send(refusal))
 
     def _loaded(self, key: str, engine: Engine) -> None:
-        engine.between = partial(self._between, engine)
+        engine.between = partial(self._between, key)
         self.engines[key] = engine
         self.readers.setdefault(key, ThreadPoolExecutor(1, "prompts"))
         self.leaving.discard(key)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import random
+import socket
+import weakref
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -11,9 +14,12 @@ import pytest
 import torch
 
 from herd.engine import engine as engine_module
+from herd.engine import frames
+from herd.engine import worker as worker_module
 from herd.engine.cache import keys_for
 from herd.engine.engine import Engine
 from herd.engine.packed import pack
+from herd.engine.worker import Worker
 from herd.model.config import Config
 from herd.model.llama import Llama
 from herd.model.tokenizer import Tokenizer
@@ -360,3 +366,27 @@ def test_prompts_get_long_steps_only_while_nobody_waits(
     run(one, ask(max_tokens=200, stop=()), *(ask(f"{i} and {LONG}", max_tokens=1) for i in range(9)))
     mixed = [seconds for rows, seconds in clock.steps[1:] if rows > 2]
     assert max(mixed) <= 2 * engine_module.STEP and engine_module.STEP / 2 < max(mixed[len(mixed) // 2 :])
+
+
+def test_a_long_step_of_one_model_keeps_no_other_waiting(
+    engine: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        worker = Worker(theirs)
+        for key in ("a", "b"):
+            worker._loaded(key, engine())
+            worker.engines[key].submit(key, ask(max_tokens=3))
+        now = itertools.count(100)
+        monkeypatch.setattr(
+            worker_module.time, "monotonic", lambda: float(next(now))
+        )  # each look, a second later
+        worker._step(worker.engines["a"])
+        order = []
+        while not order or order[-1] != "a":
+            message = frames.receive(ours)
+            order += [id for id, _ in message["events"]] if message["op"] == "events" else []
+        assert order[0] == "b"
+        monkeypatch.undo()
+        kept = weakref.ref(worker.engines.pop("a"))
+        assert kept() is None  # an unloaded model gives its memory back at once

@@ -27,10 +27,9 @@ DOUBLING = (
 )
 HOSTILE = {
     LOOPS: "longer than 1 s",
-    DOUBLING: "256 MiB",
+    DOUBLING: "256 MiB|longer than 1 s",  # whichever comes first
     "{{ 'a' * 500000000 }}": "256 MiB",
     "{{ '%999999999d' % 1 }}": "256 MiB",
-    "{{ ('a' * 20000000)[:17000000] }}": "writes more than 16 MiB",
     "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}": "recursion",
     "{{ ''.__class__.__mro__ }}": "unsafe",
     "{{ 1 / 0 }}": "division by zero",
@@ -45,10 +44,19 @@ def test_a_hostile_template_is_refused_in_bounded_time(source: str) -> None:
     began = time.monotonic()
     with pytest.raises(HerdError, match=HOSTILE[source]) as refused:
         template.render([{"role": "user", "content": "go"}])
-    assert time.monotonic() - began < 2.5  # 1 s, and a busy machine
+    assert time.monotonic() - began < 5  # 1 s, and a busy machine
     assert refused.value.status == 400 and "chat template" in str(refused.value)
     assert len(str(refused.value).splitlines()) == 1 and len(str(refused.value)) < 300
     assert template.render(CHAT) == "fine"  # by the same child, or by the next
+
+
+def test_a_template_that_writes_without_end_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(renderer, "MAX_REPLY", 1 << 20)
+    template = ChatTemplate("{{ 'a' * (messages | length) * 400000 }}")
+    assert len(template.render(CHAT)) == 800_000
+    with pytest.raises(HerdError, match="writes more than 1 MiB"):
+        template.render(CHAT * 2)
+    assert len(template.render(CHAT)) == 800_000
 
 
 @pytest.mark.parametrize("source", ["{% if", "{{ " + "(" * 9999 + ")" * 9999 + " }}", "{% if x %}" * 5000])
