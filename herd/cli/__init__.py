@@ -36,7 +36,7 @@ class Verbs(click.Group):
 
     def get_command(self, ctx: click.Context, name: str) -> click.Command:
         if name not in VERBS:
-            from herd.registry.nearest import nearest
+            from herd.nearest import nearest
 
             near = nearest(name, VERBS)
             hint = f"did you mean `herd {near}`?" if near else "see `herd --help`"

@@ -14,9 +14,9 @@ import torch
 from herd.engine.engine import Engine
 from herd.engine.loading import open_engine
 from herd.errors import HerdError
-from herd.protocol.types import Delta, Event, Failed, Message, ProtocolError, Request, Sampling, Usage
+from herd.nearest import nearest
+from herd.protocol.types import Delta, Event, Failed, Message, Request, Sampling, Usage
 from herd.registry.home import home as default_home
-from herd.registry.nearest import nearest
 from herd.registry.registry import Registry
 
 _FIELDS = {f.name for f in fields(Sampling)}
@@ -80,11 +80,7 @@ class Model:
         self, request: Request, stream: bool, sampling: Mapping[str, Any]
     ) -> str | Generator[str, None, None]:
         request = replace(request, sampling=_sampling(sampling), explicit=frozenset(sampling))
-        try:
-            request = request.for_target(self.system, self.sampling)
-        except ProtocolError as error:
-            raise HerdError(str(error)) from None
-        pieces = self._pieces(request)
+        pieces = self._pieces(request.for_target(self.system, self.sampling))
         return pieces if stream else "".join(pieces)
 
     def _pieces(self, request: Request) -> Generator[str, None, None]:

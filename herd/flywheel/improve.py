@@ -21,11 +21,12 @@ from herd.evidence.verdict import Verdict, least_clusters, paired_verdict
 from herd.flywheel.votes import HELD_OUT, Preference, split, votes_digest
 from herd.model.chat import ChatTemplate
 from herd.model.config import Config
-from herd.model.hf import load, read_json
+from herd.model.hf import load
 from herd.model.llama import Llama
 from herd.model.lora import add_lora, load_peft, lora_parameters, save_peft
 from herd.model.tokenizer import Tokenizer
 from herd.registry import lineage
+from herd.registry.files import read_json
 from herd.registry.registry import BUNDLED, ModelEntry, Registry, Target
 from herd.registry.runs import Run
 from herd.train.dpo import DPO, Reply, encode_pairs, fit, score

@@ -5,11 +5,11 @@ are accepted at their documented defaults, and null is accepted anywhere: it is 
 The fields are those of the API reference, with vLLM's `top_k` and `min_p`.
 """
 
-import difflib
 import json
 from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple
 
+from herd.nearest import nearest
 from herd.protocol.openai_reply import (
     ChatStream,
     CompletionStream,
@@ -216,8 +216,8 @@ def _refusal(accepts: tuple[Any, ...]) -> str:
 
 
 def _unknown(name: str, known: Any, where: str = "") -> ProtocolError:
-    close = difflib.get_close_matches(name[:100], list(known), 1, 0.5)
-    hint = f"; did you mean {close[0]!r}?" if close else ""
+    close = nearest(name[:100], known)
+    hint = f"; did you mean {close!r}?" if close else ""
     return ProtocolError(f"unknown field {name[:100]!r}{where}{hint}", name[:100], "unknown_field")
 
 

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from herd.errors import HerdError
+from herd.nearest import nearest
 from herd.registry.entry import CARD, NAME, ModelEntry, Problem, Target, read_entry, sampling_defaults
 from herd.registry.files import append_line, atomic_write, digest_of, read_json, sync_tree, tree_files
-from herd.registry.nearest import nearest
 
 __all__ = ["BUNDLED", "CARD", "NAME", "ModelEntry", "Problem", "Registry", "Target"]
 

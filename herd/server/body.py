@@ -9,8 +9,8 @@ from typing import Any, NoReturn
 from fastapi import Request
 
 from herd.errors import HerdError
+from herd.nearest import nearest
 from herd.protocol import ProtocolError
-from herd.registry.nearest import nearest
 from herd.server.settings import MAX_BODY
 
 MAX_DEPTH = 64

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 from herd.errors import HerdError
+from herd.nearest import nearest
 from herd.registry import lineage
 from herd.registry.files import append_line, atomic_write
 from herd.registry.home import home as herd_home
 from herd.registry.home import lock
-from herd.registry.nearest import nearest
 from herd.registry.runs import Run
 
 
