@@ -34,7 +34,7 @@ from herd.train.recipe import Model, Recipe, Source
 LENGTH = 512
 SHAPES = {  # configuration, rows a step, steps a round
     "cria": (Config(8192, 256, 5, 4, 2, 64, 704), 16, 4),
-    "llama-125m": (Config(32_000, 576, 30, 9, 3, 64, 1536), 8, 2),
+    "llama-125m": (Config(32_000, 576, 30, 9, 3, 64, 1536), 4, 2),
 }
 Round = Callable[[int], list[float]]  # seconds of each of so many steps
 
