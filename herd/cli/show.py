@@ -8,6 +8,7 @@ from herd.cli.output import console, emit, facts, json_option, when
 from herd.registry import Registry, lineage
 from herd.registry.files import read_json
 from herd.registry.home import home
+from herd.registry.registry import BUNDLED
 
 FIELDS = ("ref", "kind", "base", "digest", "parents", "licence", "description", "created", "metrics")
 SHOWN = ("ref", "kind", "base", "digest", "parents", "licence", "created", "path")
@@ -28,7 +29,7 @@ def show(ref: str) -> None:
         ),
         "lineage": [
             record
-            for record in lineage.records(home())
+            for record in lineage.records(BUNDLED, home())
             if any(output.get("digest") == entry.digest for output in record["outputs"])
         ],
         "card": card.read_text(encoding="utf-8") if card.is_file() else None,

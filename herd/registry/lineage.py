@@ -46,10 +46,10 @@ def record(
     return entry
 
 
-def records(home: Path) -> list[dict[str, Any]]:
-    """All readable records, oldest first."""
+def records(*homes: Path) -> list[dict[str, Any]]:
+    """All readable records there (BUNDLED has those of the bundled models), oldest first."""
     found = []
-    for path in (home / "lineage").glob("*.json"):
+    for path in (path for home in homes for path in (home / "lineage").glob("*.json")):
         try:
             entry = read_json(path)
             found.append((float(entry["created"]), entry))

@@ -11,6 +11,7 @@ from fastapi.responses import FileResponse, Response
 from herd.errors import HerdError
 from herd.protocol import ProtocolError
 from herd.registry import lineage
+from herd.registry.registry import BUNDLED
 from herd.registry.runs import Run
 from herd.server import body, models, runs
 from herd.server.errors import not_found
@@ -170,7 +171,7 @@ def model_file(request: Request, ref: str, name: str) -> FileResponse:
 @router.get("/lineage")
 def get_lineage(request: Request) -> dict[str, Any]:
     here = state(request)
-    return models.lineage(here.registry, lineage.records(here.settings.home))
+    return models.lineage(here.registry, lineage.records(BUNDLED, here.settings.home))
 
 
 @router.get("/runs")

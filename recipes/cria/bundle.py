@@ -2,7 +2,8 @@
 
     python recipes/cria/bundle.py BASE_RUN CHAT_RUN SCALING.png CARD VERSION [metric=value …]
 
-The registry writes the card's digest, in a home of its own; the version's directory is then copied into the package.
+The registry writes the card's digest, in a home of its own; the version's directory is then copied into the package,
+and a lineage record written beside it: which data went in, under which recipes.
 """
 
 import json
@@ -11,10 +12,12 @@ import sys
 import tempfile
 from pathlib import Path
 
-from herd.registry import Registry
+from herd.data.shards import Shards
+from herd.registry import ModelEntry, Registry, lineage
 from herd.registry.registry import BUNDLED
 from herd.train.checkpoint import checkpoints
 from herd.train.plot import draw, read_metrics
+from herd.train.recipe import Recipe
 
 SAMPLING = {"do_sample": True, "temperature": 0.7, "top_p": 0.9}  # what suits a small model
 
@@ -30,6 +33,25 @@ def plot(base: Path, chat: Path, picture: Path) -> None:
     joined.write_text("\n".join(map(json.dumps, lines)))
     draw(joined, picture, f"cria: text, then conversations from {done['tokens']:,} tokens on")
     joined.unlink()
+
+
+def record(entry: ModelEntry) -> None:
+    recipes = {name: Recipe.load(Path(__file__).with_name(f"{name}.toml")) for name in ("pretrain", "chat")}
+    sources = {(s.path, s.source): s for recipe in recipes.values() for s in recipe.data}.values()
+    shutil.rmtree(BUNDLED / "lineage", ignore_errors=True)
+    lineage.record(
+        BUNDLED,
+        command="train",
+        inputs=[
+            {"kind": "data", "name": s.source, "digest": Shards.open(s.path, source=s.source).fingerprint}
+            for s in sources
+        ],
+        outputs=[{"kind": "model", "ref": entry.ref, "digest": entry.digest}],
+        config={name: recipe.to_json() for name, recipe in recipes.items()},
+        seed=recipes["pretrain"].seed,
+        device="cpu",
+        metrics=entry.metrics,
+    )
 
 
 def main(base: str, chat: str, scaling: str, card: str, version: str, *metrics: str) -> None:
@@ -54,6 +76,7 @@ def main(base: str, chat: str, scaling: str, card: str, version: str, *metrics: 
         if str(entry.version) != version:
             raise SystemExit(f"this would be version {entry.version}, not {version}")
         shutil.copytree(entry.path, target)
+        record(entry)
         print(f"{target}: {sum(f.stat().st_size for f in target.iterdir()):,} bytes")
 
 
