@@ -36,7 +36,7 @@ def plot(base: Path, chat: Path, picture: Path) -> None:
 
 
 def record(entry: ModelEntry) -> None:
-    recipes = {name: Recipe.load(Path(__file__).with_name(f"{name}.toml")) for name in ("pretrain", "chat")}
+    recipes = {name: Recipe.load(f"recipes/cria/{name}.toml") for name in ("pretrain", "chat")}
     sources = {(s.path, s.source): s for recipe in recipes.values() for s in recipe.data}.values()
     shutil.rmtree(BUNDLED / "lineage", ignore_errors=True)
     lineage.record(
