@@ -19,7 +19,7 @@ from herd.train.checkpoint import checkpoints
 from herd.train.plot import draw, read_metrics
 from herd.train.recipe import Recipe
 
-SAMPLING = {"do_sample": True, "temperature": 0.7, "top_p": 0.9}  # what suits a small model
+SAMPLING = {"do_sample": True, "temperature": 0.6, "top_p": 0.9}  # what suits a small model
 
 
 def plot(base: Path, chat: Path, picture: Path) -> None:
