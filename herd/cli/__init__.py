@@ -91,5 +91,5 @@ def _describe(error: Exception) -> str:
 
 
 def main() -> None:
-    """The entry point of `herd` and `openherd`."""
+    """Run the command that the process was called with."""
     sys.exit(run(sys.argv[1:]))

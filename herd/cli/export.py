@@ -55,5 +55,5 @@ def _merge(base: ModelEntry, adapter: ModelEntry, out: Path) -> None:
     model = hf.load(base.path)
     lora.load_peft(model, adapter.path)
     lora.merge(model)
-    shutil.copytree(base.path, out, ignore=shutil.ignore_patterns("herd.json", "README.md", "*.safetensors*"))
+    shutil.copytree(base.path, out, ignore=shutil.ignore_patterns("herd.json", "*.safetensors*"))
     hf.save(model, out)

@@ -12,10 +12,11 @@ FIELDS = ("ref", "kind", "base", "licence", "digest", "description")
 @click.command()
 @json_option
 def models() -> None:
-    """List the models; * marks the version that its name serves."""
+    """List the models and targets; * marks the version that a model's name serves."""
     registry = Registry(home())
     entries = registry.models()
-    current = {registry.current(name).ref for name in {entry.name for entry in entries}}
+    names = {entry.name for entry in entries}
+    current = {registry.current(name).ref for name in names}
     rows = [
         {name: getattr(entry, name) for name in FIELDS} | {"current": entry.ref in current}
         for entry in entries
@@ -30,4 +31,18 @@ def models() -> None:
         )
         for entry in entries
     ]
-    emit(rows, lambda: table(("model", "kind", "licence", "digest", "description"), shown))
+    for target in registry.targets():
+        if target.name not in names:
+            about = target.system or "settings of its own"
+            of = (target.adapter or target.model).ref
+            rows.append(
+                {
+                    "ref": target.name,
+                    "kind": "target",
+                    "base": of,
+                    "digest": target.digest,
+                    "description": about,
+                }
+            )
+            shown.append((target.name, f"target of {of}", target.model.licence, target.digest[:12], about))
+    emit(rows, lambda: table(("name", "kind", "licence", "digest", "description"), shown))

@@ -12,6 +12,7 @@ import click
 
 from herd.cli.output import console, emit, json_option, note
 from herd.registry import Registry, lineage
+from herd.registry.entry import check_name
 from herd.registry.files import tree_digest
 from herd.registry.home import home
 
@@ -41,6 +42,8 @@ def train(
     from herd.train.recipe import Recipe
 
     settings = Recipe.load(recipe, changes)
+    if name:
+        check_name(name)
     out = out or Path("runs") / settings.name
     try:
         with _screen(settings.steps) as report:

@@ -138,7 +138,12 @@ def run_jobs(worker: Worker, jobs: Iterator[Job], workers: int) -> None:
     pending: deque[Future[None]] = deque()
     try:
         for job in jobs:
-            pending.append(pool.submit(_run_job, *job))
+            # A worker process may start here; it inherits the mask, so that Ctrl-C is the parent's from its first moment.
+            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+            try:
+                pending.append(pool.submit(_run_job, *job))
+            finally:
+                signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
             if len(pending) > 2 * workers:
                 pending.popleft().result()
         for future in pending:
@@ -153,9 +158,8 @@ _worker: Worker  # of a worker process
 
 
 def _start_process(spec: DataSpec, evals: NgramIndex) -> None:
-    """In each worker process: leave Ctrl-C to the parent, and never outlive it."""
+    """In each worker process: never outlive the parent."""
     global _worker
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     threading.Thread(target=_follow_parent, daemon=True).start()
     _worker = Worker(spec, evals)

@@ -169,6 +169,7 @@ class EngineClient:
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
                 stdout=sys.stderr.fileno() if _has_descriptor(sys.stderr) else subprocess.DEVNULL,
+                process_group=0,  # a terminal's Ctrl-C is for the server, which ends this in good order
             )
         reader, self._writer = await asyncio.open_connection(sock=ours, limit=frames.MAX_FRAME)
         return reader

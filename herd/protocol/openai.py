@@ -33,6 +33,7 @@ __all__ = [
 ]
 
 MAX_CHOICES = 8
+MAX_MESSAGES = 4096  # each costs time before its tokens can be counted
 MAX_STOPS = 16
 MAX_STOP_LENGTH = 1000
 
@@ -113,6 +114,8 @@ def decode_chat(body: Mapping[str, Any]) -> Request:
     messages = given.get("messages")
     if not isinstance(messages, list) or not messages:
         raise _bad("messages", "must be a list with at least one message")
+    if len(messages) > MAX_MESSAGES:
+        raise _bad("messages", f"has {len(messages):,} messages; at most {MAX_MESSAGES:,} are taken")
     logprobs = None
     wanted, top = _flag(given, "logprobs"), _integer(given, "top_logprobs", 0, 20)
     if wanted:

@@ -52,7 +52,10 @@ class Message(Wire):
 
 @dataclass(frozen=True, slots=True)
 class Sampling(Wire):
-    """How tokens are drawn. `top_k` 0, `top_p` 1 and `min_p` 0 are off; `temperature` 0 is greedy."""
+    """How tokens are drawn. `top_k` 0, `top_p` 1 and `min_p` 0 are off; `temperature` 0 is greedy.
+
+    Raises ValueError for a value out of range.
+    """
 
     temperature: float = 1.0
     top_k: int = 0
@@ -62,6 +65,21 @@ class Sampling(Wire):
     max_tokens: int | None = None  # None: up to the end of the context
     stop: tuple[str, ...] = ()
     logprobs: int | None = None  # None: off; k: the chosen token's and those of the k best
+
+    def __post_init__(self) -> None:
+        rules = {
+            "temperature must be from 0 to 2": 0 <= self.temperature <= 2,
+            "top_k must not be negative": self.top_k >= 0,
+            "top_p must be above 0 and at most 1": 0 < self.top_p <= 1,
+            "min_p must be from 0 to 1": 0 <= self.min_p <= 1,
+            "seed must be a number of 64 bits": -(2**63) <= (self.seed or 0) < 2**63,
+            "max_tokens must not be negative": (self.max_tokens or 0) >= 0,
+            "stop must not be empty": all(self.stop),
+            "logprobs must be from 0 to 20": 0 <= (self.logprobs or 0) <= 20,
+        }
+        for rule, good in rules.items():
+            if not good:
+                raise ValueError(rule)
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,6 +20,13 @@ OPTIONAL = {"licence": str, "description": str, "metrics": dict, "parents": list
 SAMPLING = ("temperature", "top_k", "top_p", "min_p")
 
 
+def check_name(name: str) -> None:
+    """Raises HerdError for what cannot name a model."""
+    if not NAME.fullmatch(name):
+        rule = "lower-case letters, digits, '.', '_' and '-'"
+        raise HerdError(f"{name[:80]!r} is not a model name: {rule}")
+
+
 @dataclass(frozen=True)
 class ModelEntry:
     """One version of a model or an adapter. `digest` is over the files' paths and hashes, the card left out."""

@@ -14,7 +14,16 @@ from typing import Any
 
 from herd.errors import HerdError
 from herd.nearest import nearest
-from herd.registry.entry import CARD, NAME, ModelEntry, Problem, Target, read_entry, sampling_defaults
+from herd.registry.entry import (
+    CARD,
+    NAME,
+    ModelEntry,
+    Problem,
+    Target,
+    check_name,
+    read_entry,
+    sampling_defaults,
+)
 from herd.registry.files import append_line, atomic_write, digest_of, read_json, sync_tree, tree_files
 
 __all__ = ["BUNDLED", "CARD", "NAME", "ModelEntry", "Problem", "Registry", "Target"]
@@ -54,6 +63,9 @@ class Registry:
         damaged = self.home / "models" / name / number
         if NAME.fullmatch(name) and number.isdecimal() and damaged.is_dir():
             return read_entry(damaged, False)  # raises, and says why
+        if ref in self._target_files():
+            about = f"{ref} is a target, no model; `herd models` says which model it is made of"
+            raise HerdError(about, status=404, code="model_not_found")
         raise _unknown(ref, nearest(ref, {*entries, *(e.name for e in entries.values())}))
 
     def _directories(self) -> Iterator[tuple[Path, bool]]:
@@ -67,21 +79,26 @@ class Registry:
         return self.resolve(name)
 
     def target(self, name: str) -> Target:
-        """A target written as a file, or a model's own. Promotions show at once."""
+        """A target written as a file, or a model's own. Promotions show at once. Raises HerdError: 404, broken 503."""
         file = self._target_files().get(name)
         if file is None:
             names = self._names()
             if name.partition("@")[0] not in names and (near := nearest(name, names)):
                 raise _unknown(name, near)  # it may be a target's
             return self._of(name, self.resolve(name))
-        table = read_json(file)
+        try:
+            return self._read_target(name, read_json(file))
+        except HerdError as error:
+            raise HerdError(f"target {name} is broken: {error}", status=503, code="broken_target") from None
+
+    def _read_target(self, name: str, table: Mapping[str, Any]) -> Target:
         base = self._of(name, self.resolve(str(table.get("model"))))
         system, sampling = table.get("system"), table.get("sampling", {})
         if not isinstance(system, str | None) or not isinstance(sampling, dict):
-            raise HerdError(f"{file}: system must be text and sampling a table")
+            raise HerdError("system must be text and sampling a table")
         adapter = base.adapter if table.get("adapter") is None else self.resolve(str(table["adapter"]))
         if adapter and adapter.kind != "adapter":
-            raise HerdError(f"{file}: {adapter.ref} is not an adapter")
+            raise HerdError(f"{adapter.ref} is not an adapter")
         return Target(name, base.model, adapter, system, {**base.sampling, **sampling})
 
     def _of(self, name: str, entry: ModelEntry) -> Target:
@@ -128,9 +145,7 @@ class Registry:
         An adapter's `base` is pinned to the version that it means now. Links are followed, hidden files left out.
         Raises HerdError for a bad name or base, or if there is no room.
         """
-        if not NAME.fullmatch(name):
-            rule = "lower-case letters, digits, '.', '_' and '-'"
-            raise HerdError(f"{name[:80]!r} is not a model name: {rule}")
+        check_name(name)
         if kind not in ("model", "adapter") or (kind == "adapter") != bool(base):
             raise HerdError("a model has no base; an adapter names its base as name@version")
         if base and self.resolve(base).kind != "model":

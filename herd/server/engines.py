@@ -134,7 +134,13 @@ class Engines:
             task = asyncio.ensure_future(self.engine.load(key, target.model_dir, target.adapter_dir))
             task.add_done_callback(lambda t: t.cancelled() or t.exception())  # nobody may be waiting
         self._loads[key] = task
-        await asyncio.shield(task)
+        try:
+            await asyncio.shield(task)
+        except HerdError as error:  # bad files: whoever asked for the model has made no mistake
+            status = error.status if error.status >= 500 else 503
+            raise HerdError(
+                f"{target.name} cannot be served: {error}", status=status, code=error.code
+            ) from None
 
     async def _make_room(self) -> None:
         """Unload what no route names, and the longest unused beyond MAX_LOADED; never what is in use."""

@@ -12,6 +12,7 @@ from fastapi.responses import JSONResponse, Response
 import herd.protocol.openai as dialect
 from herd.protocol import Event, Failed, ProtocolError
 from herd.protocol import Request as Canonical
+from herd.registry import Target
 from herd.server import body
 from herd.server.errors import failure
 from herd.server.replies import Replies, Reply
@@ -25,12 +26,17 @@ MAX_CONVERSATION = 128
 
 @router.get("/models")
 def models(request: Request) -> JSONResponse:
-    here = state(request)
-    created = {model.ref: int(model.created or 0) for model in here.registry.models()}
-    routes = [
-        {"id": target.name, "created": created.get(target.model.ref, 0)} for target in here.registry.targets()
-    ]
-    return JSONResponse(dialect.encode_models(routes))
+    return JSONResponse(dialect.encode_models([_model(t) for t in state(request).registry.targets()]))
+
+
+@router.get("/models/{name}")
+def model(request: Request, name: str) -> JSONResponse:
+    (only,) = dialect.encode_models([_model(state(request).registry.target(name))])["data"]
+    return JSONResponse(only)
+
+
+def _model(target: Target) -> dict[str, Any]:
+    return {"id": target.name, "created": int(target.model.created or 0)}
 
 
 @router.post("/chat/completions")

@@ -47,9 +47,10 @@ def save(
         target = out / f"step-{step:06}"
         shutil.rmtree(target, ignore_errors=True)
         os.replace(scratch, target)
-    except OSError as error:
+    except (OSError, HerdError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
         raise HerdError(
-            f"{out}: checkpoint not written ({error.strerror}); earlier ones are kept, free space"
+            f"{out}: checkpoint not written ({reason}); earlier ones are kept, free space"
         ) from None
     finally:
         shutil.rmtree(scratch, ignore_errors=True)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import resource
+import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
@@ -116,6 +118,7 @@ class Trainer:
             rank=self.ranks.rank,
             world=self.ranks.world,
         )
+        self.heldout = Shards.open(recipe.heldout) if recipe.heldout else None
         self.step, self.tokens = 0, 0
         self.anneal_from: int | None = None
         if found := checkpoint.checkpoints(out):
@@ -126,13 +129,24 @@ class Trainer:
         if state["recipe"] != _identity(self.recipe):
             raise HerdError(f"{self.out}: holds a run of another recipe; choose another --out, or remove it")
         self.step, self.tokens, self.anneal_from = state["step"], state["tokens"], state["anneal_from"]
+        if self.anneal_from is not None:  # it ends where it was to end, whatever the recipe says
+            self.recipe = replace(self.recipe, steps=state["steps"])
         self.loader.load_state(state["loader"])
+
+    def anneal(self, steps: int) -> None:
+        """End here: the rate falls to the floor over so many steps from where it began to fall, or from now."""
+        if self.recipe.schedule.kind != "wsd":
+            raise HerdError("a cosine schedule falls by itself; only wsd can be annealed")
+        if self.anneal_from is None:
+            self.anneal_from = self.step
+        self.recipe = replace(self.recipe, steps=self.anneal_from + steps)
 
     def _save(self) -> None:
         if self.ranks.rank == 0:
             state = {
                 "tokens": self.tokens,
                 "anneal_from": self.anneal_from,
+                "steps": self.recipe.steps,
                 "loader": self.loader.state(),
                 "recipe": _identity(self.recipe),
             }
@@ -177,10 +191,8 @@ class Trainer:
     @torch.no_grad()
     def bits_per_byte(self) -> float | None:
         """On the held-out shards: bits of the labels over the UTF-8 bytes that they stand for."""
-        if not self.recipe.heldout:
-            return None
-        shards = Shards.open(Path(self.recipe.heldout))
-        if not shards.n_tokens:
+        shards = self.heldout
+        if shards is None or not shards.n_tokens:
             return None
         rows = min(self.recipe.eval_tokens, shards.n_tokens) // self.recipe.seq_len + 1
         loader = Loader([(shards, 1.0)], batch=min(rows, 8), seq_len=self.recipe.seq_len, seed=0)
@@ -205,28 +217,27 @@ class Trainer:
     def run(self, report: Report = lambda line: None, *, stop: Callable[[], bool] = lambda: False) -> Result:
         """Train to the end, or until `stop()`; then write the model to `out/final`.
 
-        Interrupted by KeyboardInterrupt it saves a checkpoint first and re-raises.
+        Ctrl-C takes effect when the step is whole: a checkpoint is saved, then KeyboardInterrupt raised. A second
+        one ends at once, and loses the steps since the last checkpoint.
         """
         self.out.mkdir(parents=True, exist_ok=True)
         line: dict[str, Any] = {}
         pace = Pace(self.model.config, self.recipe, self.ranks)
-        try:
+        with _Interrupt() as interrupt:
             while self.step < self.recipe.steps and not stop():
                 line = {"step": self.step + 1, **self.train_step(), "tokens": self.tokens}
                 line |= pace.measure(self.step)
                 last = self.step == self.recipe.steps
-                if self.step % self.recipe.eval_every == 0 or last:
+                if (self.step % self.recipe.eval_every == 0 or last) and not interrupt.asked:
                     line["bits_per_byte"] = self.bits_per_byte()
                     pace.restart()
                 if self.ranks.rank == 0:
-                    with open(self.out / "metrics.jsonl", "a", encoding="utf-8") as file:
-                        file.write(json.dumps(line) + "\n")
+                    _append(self.out / "metrics.jsonl", line)
                     report(line)
-                if self.step % self.recipe.save_every == 0 and not last:
+                if interrupt.asked or (self.step % self.recipe.save_every == 0 and not last):
                     self._save()
-        except KeyboardInterrupt:
-            self._save()
-            raise
+                if interrupt.asked:
+                    raise KeyboardInterrupt
         self._save()
         if self.ranks.rank == 0:
             self._export(self.out / "final")
@@ -238,6 +249,36 @@ class Trainer:
         except HerdError:
             template = None
         hf.save(self.model, directory, tokenizer=self.tokenizer, template=template, shard_bytes=11 << 20)
+
+
+class _Interrupt:
+    """Keeps Ctrl-C for later: `asked` says whether it came. A second one is a KeyboardInterrupt as ever."""
+
+    def __enter__(self) -> _Interrupt:
+        self.asked = False
+        self._main = threading.current_thread() is threading.main_thread()
+        if self._main:  # only there can signals be handled
+            self._former = signal.signal(signal.SIGINT, self._handle)
+        return self
+
+    def _handle(self, *_: object) -> None:
+        if self.asked:
+            raise KeyboardInterrupt
+        self.asked = True
+
+    def __exit__(self, *_: object) -> None:
+        if self._main:
+            signal.signal(signal.SIGINT, self._former)
+
+
+def _append(path: Path, line: dict[str, Any]) -> None:
+    """Add a line of JSON, on a line of its own even where a killed run left half of one."""
+    try:
+        with open(path, "ab+") as file:
+            torn = file.tell() and os.pread(file.fileno(), 1, file.tell() - 1) != b"\n"
+            file.write(b"\n" * bool(torn) + json.dumps(line).encode() + b"\n")
+    except OSError as error:
+        raise HerdError(f"{path}: {error.strerror}; mend that, and the same command goes on") from None
 
 
 class Pace:
@@ -305,7 +346,5 @@ def train(
     with alone:
         trainer = Trainer(recipe, out)
         if anneal is not None:
-            if trainer.anneal_from is None:
-                trainer.anneal_from = trainer.step
-            trainer.recipe = replace(recipe, steps=trainer.anneal_from + anneal)
+            trainer.anneal(anneal)
         return trainer.run(report, stop=stop)

@@ -67,9 +67,9 @@ class _HeadLoss(torch.autograd.Function):
             logits = x @ w.T
             small = (torch.split(t, _HeadLoss.SOFTMAX_ROWS) for t in (logits, targets[rows]))
             for z, target in zip(*small, strict=True):
-                p = F.log_softmax(z, dim=-1, dtype=torch.float32)
-                total -= p.gather(1, target).sum()
-                p.exp_().scatter_add_(1, target, torch.full_like(p[:, :1], -1.0))
+                p = F.softmax(z, dim=-1, dtype=torch.float32)
+                total -= p.gather(1, target).clamp_(min=1e-38).log_().sum()
+                p.scatter_add_(1, target, torch.full_like(p[:, :1], -1.0))
                 z.copy_(p)  # the logits' gradient takes their place
             torch.mm(logits, w, out=dstates[rows])
             dw += logits.T @ x

@@ -99,6 +99,7 @@ def draw(found: list[Point], picture: Path) -> None:
             axes[2].plot([p.compute for p in line], [p.bits_per_byte for p in line], "o-", ms=4, label=size)
     for axis, title in zip(axes, ("weights", "tokens", "training FLOPs"), strict=True):
         axis.set(xscale="log", xlabel=title)
+        axis.xaxis.set_minor_formatter("")
         axis.legend(frameon=False, fontsize=8)
         axis.grid(alpha=0.3)
     axes[0].set(ylabel="bits per byte, held out")

@@ -86,6 +86,9 @@ def test_the_same_for_people(home: Path, tiny: Path, capsys: pytest.CaptureFixtu
 
     Registry(home).add(tiny, "small", kind="model", licence="MIT", description="a test")
     assert run(["models"]) == 0 and "small@1 *" in capsys.readouterr().out
+    assert run(["models"]) == 0 and "target of cria@1" in capsys.readouterr().out
+    assert run(["show", "tale"]) == 1 and "is a target" in capsys.readouterr().err
+    assert run(["train", "none.toml", "--name", "a bad/name"]) == 1
     assert run(["show", "small"]) == 0 and "vocab_size" in capsys.readouterr().out
     assert run(["show", "smal"]) == 1 and "small" in capsys.readouterr().err
     assert run(["verify", "small"]) == 0 and "as recorded" in capsys.readouterr().out

@@ -37,6 +37,27 @@ events: st.SearchStrategy[Event] = st.one_of(
 )
 
 
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"temperature": -1.0},
+        {"temperature": float("nan")},
+        {"top_p": 0.0},
+        {"top_p": 5.0},
+        {"top_k": -2},
+        {"min_p": 1.1},
+        {"seed": 2**80},
+        {"max_tokens": -3},
+        {"stop": ("",)},
+        {"logprobs": 100_000},
+    ],
+    ids=str,
+)
+def test_sampling_out_of_range(values: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=next(iter(values))):
+        Sampling(**values)
+
+
 @given(events)
 def test_events_survive_json(event: Event) -> None:
     assert event_from_json(there_and_back(event)) == event

@@ -248,6 +248,7 @@ def test_a_hostile_target_is_refused_and_spoils_nothing(
     with pytest.raises(HerdError) as caught:
         here.target("bard")
     assert "\n" not in str(caught.value) and len(str(caught.value)) < 500
+    assert caught.value.status == 503 and "bard" in str(caught.value)
     assert [target.name for target in here.targets()] == ["cria"]
 
 

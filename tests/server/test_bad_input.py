@@ -86,6 +86,13 @@ def test_ten_megabytes_of_spaces_over_a_socket(url: str) -> None:
     assert connection.getresponse().status == 200
 
 
+def test_a_hundred_thousand_messages(client: TestClient, engine: Any) -> None:
+    body = {"model": "cria", "messages": [{"role": "user", "content": "a"}] * 100_000}
+    reply = client.post("/v1/chat/completions", json=body)
+    check(reply, 400)
+    assert "100,000 messages" in reply.json()["error"]["message"] and not engine.requests
+
+
 def test_unknown_names(client: TestClient, chat: Callable[..., Any]) -> None:
     check(client.get("/nowhere"), 404)
     check(client.get("/v1/nowhere"), 404)

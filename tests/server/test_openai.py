@@ -55,6 +55,9 @@ def test_openai_client_streams(client_of_openai: openai.OpenAI) -> None:
 
 def test_openai_client_lists_models_and_learns_the_nearest(client_of_openai: openai.OpenAI) -> None:
     assert {model.id for model in client_of_openai.models.list()} >= {"cria", "tale"}
+    assert client_of_openai.models.retrieve("tale").id == "tale"
+    with pytest.raises(openai.NotFoundError, match="'cria'"):
+        client_of_openai.models.retrieve("crai")
     with pytest.raises(openai.NotFoundError, match="'cria'"):
         client_of_openai.chat.completions.create(model="crai", messages=[{"role": "user", "content": "Hi"}])
 

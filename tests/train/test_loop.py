@@ -13,16 +13,18 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from herd.data.loader import Loader
+from herd.data.loader import Batch, Loader
 from herd.data.shards import Shards
 from herd.errors import HerdError
 from herd.model import hf
 from herd.model.files import write_tensors
+from herd.model.llama import Llama
 from herd.model.mask import document
 from herd.train import checkpoint
 from herd.train.loop import Trainer, train
 from herd.train.objective import NextToken, cross_entropy
 from herd.train.optim import flops_per_token, scale_at
+from herd.train.plot import read_metrics
 from herd.train.recipe import Recipe, Schedule
 
 
@@ -96,14 +98,52 @@ def test_a_stop_can_be_annealed(recipe: Path, tmp_path: Path):
     assert rates == pytest.approx([0.01 * (5 - i) / 5 for i in range(5)])
 
 
-def test_interrupt_saves_first(recipe: Path, tmp_path: Path):
-    def stop_at_five(line: dict) -> None:
-        if line["step"] == 5:
-            raise KeyboardInterrupt
+def test_an_annealed_run_stays_annealed(recipe: Path, tmp_path: Path):
+    settings = Recipe.load(recipe)
+    count: list[object] = []
+    train(settings, out=tmp_path / "o", report=count.append, stop=lambda: len(count) >= 6)
+    assert train(settings, out=tmp_path / "o", anneal=2).steps == 8
+    assert train(settings, out=tmp_path / "o").steps == 8  # the recipe's twelve would raise the rate again
+    cosine = Recipe.load(recipe, ('schedule.kind="cosine"',))
+    with pytest.raises(HerdError, match="only wsd"):
+        train(cosine, out=tmp_path / "c", anneal=2)
 
+
+@pytest.mark.parametrize("where", ["forward", "report"])
+def test_interrupted_anywhere_the_step_is_whole(recipe: Path, tmp_path: Path, where: str):
+    class Interrupting(NextToken):
+        calls = 0
+
+        def loss(self, model: Llama, batch: Batch) -> tuple[torch.Tensor, int]:
+            self.calls += 1
+            if where == "forward" and self.calls == 5:
+                signal.raise_signal(signal.SIGINT)
+            return super().loss(model, batch)
+
+    def report(line: dict) -> None:
+        if where == "report" and line["step"] == 5:
+            signal.raise_signal(signal.SIGINT)
+
+    settings = Recipe.load(recipe)
+    train(settings, out=tmp_path / "whole")
     with pytest.raises(KeyboardInterrupt):
-        train(Recipe.load(recipe), out=tmp_path / "o", report=stop_at_five)
+        Trainer(settings, tmp_path / "o", objective=Interrupting("pretrain")).run(report)
     assert checkpoint.checkpoints(tmp_path / "o")[-1].name == "step-000005"
+    train(settings, out=tmp_path / "o")
+    assert losses(tmp_path / "o") == losses(tmp_path / "whole")
+
+
+def test_half_a_line_in_the_metrics_costs_no_other(recipe: Path, tmp_path: Path):
+    (tmp_path / "o").mkdir()
+    (tmp_path / "o" / "metrics.jsonl").write_text('{"step": 1, "lo')
+    train(Recipe.load(recipe), out=tmp_path / "o")
+    assert [line["step"] for line in read_metrics(tmp_path / "o" / "metrics.jsonl")] == list(range(1, 13))
+
+
+def test_heldout_that_is_not_there_is_said_before_the_first_step(recipe: Path, tmp_path: Path):
+    with pytest.raises(HerdError, match="no shard set"):
+        train(Recipe.load(recipe, ('heldout="nowhere"',)), out=tmp_path / "o")
+    assert not (tmp_path / "o" / "metrics.jsonl").exists()
 
 
 def test_full_disk_keeps_the_former_checkpoint(recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
