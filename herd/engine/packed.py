@@ -24,7 +24,9 @@ def pack(model: Llama) -> None:
 
     The model can then be neither trained nor saved. A tied head becomes a second copy of the embedding.
     """
-    if model.dtype != torch.bfloat16 or not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+    if model.dtype != torch.bfloat16 or model.embed.weight.device.type != "cpu":
+        return
+    if not (torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()):
         return
     model.lm_head = Packed(model.head_weight)
     # Parents only, so that each weight's first layout is given back as soon as it has its second.
