@@ -26,7 +26,9 @@ def pack(model: Llama) -> None:
     """
     if model.dtype != torch.bfloat16 or model.embed.weight.device.type != "cpu":
         return
-    if not (torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()):
+    if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
+        return
+    if not torch.ops.mkldnn._is_mkldnn_bf16_supported():
         return
     model.lm_head = Packed(model.head_weight)
     # Parents only, so that each weight's first layout is given back as soon as it has its second.
