@@ -209,8 +209,7 @@ def _write(
     with open(work / "heldout.txt", "w", encoding="utf-8", errors="replace", newline="\n") as raw:
         for source, paths, digests in zip(spec.sources, chunks, inputs["files"], strict=True):
             first, excerpts = stop, []
-            for number, path in enumerate(paths):
-                report(f"write {source.name}", number, len(paths))
+            for number, path in enumerate(paths, 1):
                 with np.load(path, allow_pickle=False) as chunk:
                     ids, mask, texts = chunk["ids"], chunk["mask"], json.loads(chunk["texts"].tobytes())
                 here = facts[stop : stop + len(texts)]
@@ -225,6 +224,7 @@ def _write(
                 excerpts += [
                     t[:EXCERPT] if reason else "" for t, reason in zip(texts, here["reason"], strict=True)
                 ]
+                report(f"write {source.name}", number, len(paths))
             sources.append({**_heading(source), "files": digests, **_counts(facts[first:stop], excerpts)})
     sets: dict[str, Any] = {}
     for name, writer in writers.items():
