@@ -76,8 +76,7 @@ def _seen(docs: Tensor | None, start: int, stop: int, device: torch.device) -> T
 
 def _blockwise(q: Tensor, k: Tensor, v: Tensor, docs: Tensor | None) -> Tensor:
     """Attention on a CPU, BLOCK queries at a time against the keys up to their own: about half of the work is never
-    done, and a block's scores do not leave the cache. Forward and backward together take half as long as torch 2.13's
-    CPU kernel (bf16, 512 positions). Query heads that share keys are rows of one product."""
+    done, and a block's scores do not leave the cache. Query heads that share keys are rows of one product."""
     B, H, T, D = q.shape
     K, G = k.shape[1], H // k.shape[1]
     q = (q * D**-0.5).view(B, K, G, T, D)
