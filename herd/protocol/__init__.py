@@ -1,11 +1,14 @@
 """The canonical request and events, and one codec for each dialect."""
 
 from herd.protocol.types import (
+    Called,
     Delta,
+    Embedded,
     Event,
     Failed,
     Finished,
     FinishReason,
+    Format,
     Message,
     ProtocolError,
     Request,
@@ -13,16 +16,21 @@ from herd.protocol.types import (
     Sampling,
     Started,
     TokenLogprob,
+    Tool,
+    ToolCall,
     Usage,
     event_from_json,
 )
 
 __all__ = [
+    "Called",
     "Delta",
+    "Embedded",
     "Event",
     "Failed",
     "FinishReason",
     "Finished",
+    "Format",
     "Message",
     "ProtocolError",
     "Request",
@@ -30,6 +38,8 @@ __all__ = [
     "Sampling",
     "Started",
     "TokenLogprob",
+    "Tool",
+    "ToolCall",
     "Usage",
     "event_from_json",
 ]

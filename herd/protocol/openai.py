@@ -5,11 +5,10 @@ are accepted at their documented defaults, and null is accepted anywhere: it is 
 The fields are those of the API reference, with vLLM's `top_k` and `min_p`.
 """
 
-import json
 from collections.abc import Mapping
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
-from herd.nearest import nearest
+from herd.protocol.fields import Field, bad, flag, integer, known, number, unknown
 from herd.protocol.openai_reply import (
     ChatStream,
     CompletionStream,
@@ -18,7 +17,7 @@ from herd.protocol.openai_reply import (
     encode_error,
     encode_models,
 )
-from herd.protocol.types import Message, ProtocolError, Request, Role, Sampling
+from herd.protocol.types import Message, Request, Role, Sampling
 
 __all__ = [
     "FIELDS",
@@ -36,13 +35,6 @@ MAX_CHOICES = 8
 MAX_MESSAGES = 4096  # each costs time before its tokens can be counted
 MAX_STOPS = 16
 MAX_STOP_LENGTH = 1000
-
-
-class Field(NamedTuple):
-    """`accepts`: the type of a recorded field, or the only values that are accepted; () for honoured fields."""
-
-    treatment: Literal["honoured", "recorded", "refused"]
-    accepts: type | tuple[Any, ...] = ()
 
 
 _HONOURED, _LABEL = Field("honoured"), Field("recorded", str)
@@ -110,21 +102,21 @@ _MESSAGE_EXTRAS = ("refusal", "annotations", "audio", "function_call", "tool_cal
 
 def decode_chat(body: Mapping[str, Any]) -> Request:
     """The body of POST /v1/chat/completions. Raises ProtocolError naming the field."""
-    given = _known(body, "chat")
+    given = known(body, FIELDS["chat"])
     messages = given.get("messages")
     if not isinstance(messages, list) or not messages:
-        raise _bad("messages", "must be a list with at least one message")
+        raise bad("messages", "must be a list with at least one message")
     if len(messages) > MAX_MESSAGES:
-        raise _bad("messages", f"has {len(messages):,} messages; at most {MAX_MESSAGES:,} are taken")
+        raise bad("messages", f"has {len(messages):,} messages; at most {MAX_MESSAGES:,} are taken")
     logprobs = None
-    wanted, top = _flag(given, "logprobs"), _integer(given, "top_logprobs", 0, 20)
+    wanted, top = flag(given, "logprobs"), integer(given, "top_logprobs", 0, 20)
     if wanted:
         logprobs = top or 0
     elif top is not None:
-        raise _bad("top_logprobs", 'needs "logprobs": true')
-    limit, older = _integer(given, "max_completion_tokens", 1), _integer(given, "max_tokens", 1)
+        raise bad("top_logprobs", 'needs "logprobs": true')
+    limit, older = integer(given, "max_completion_tokens", 1), integer(given, "max_tokens", 1)
     if limit is not None and older is not None and limit != older:
-        raise _bad("max_tokens", "differs from max_completion_tokens: send only the latter")
+        raise bad("max_tokens", "differs from max_completion_tokens: send only the latter")
     return _request(
         given,
         "chat",
@@ -135,12 +127,12 @@ def decode_chat(body: Mapping[str, Any]) -> Request:
 
 def decode_completion(body: Mapping[str, Any]) -> Request:
     """The body of POST /v1/completions. Raises ProtocolError naming the field."""
-    given = _known(body, "completion")
-    prompt, echo = _prompt(given.get("prompt")), _flag(given, "echo")
-    logprobs = _integer(given, "logprobs", 0, 5)
+    given = known(body, FIELDS["completion"])
+    prompt, echo = _prompt(given.get("prompt")), flag(given, "echo")
+    logprobs = integer(given, "logprobs", 0, 5)
     if echo and logprobs is not None:
-        raise _bad("echo", "cannot be combined with logprobs: the prompt's tokens are not scored")
-    sampling = {"max_tokens": _integer(given, "max_tokens", 0), "logprobs": logprobs}
+        raise bad("echo", "cannot be combined with logprobs: the prompt's tokens are not scored")
+    sampling = {"max_tokens": integer(given, "max_tokens", 0), "logprobs": logprobs}
     return _request(given, "completion", sampling, prompt=prompt, echo=echo)
 
 
@@ -150,103 +142,54 @@ def _request(
     """What the two dialects share; `own`: the sampling fields that they spell differently."""
     model = given.get("model")
     if not isinstance(model, str) or not model:
-        raise _bad("model", "must name a model; GET /v1/models lists them")
-    top_k = _integer(given, "top_k", -1)
+        raise bad("model", "must name a model; GET /v1/models lists them")
+    top_k = integer(given, "top_k", -1)
     sampling = {
-        "temperature": _number(given, "temperature", 0, 2),
+        "temperature": number(given, "temperature", 0, 2),
         "top_k": 0 if top_k == -1 else top_k,  # vLLM spells "off" as -1
-        "top_p": _number(given, "top_p", 0, 1),
-        "min_p": _number(given, "min_p", 0, 1),
-        "seed": _integer(given, "seed", -(2**63), 2**63 - 1),
+        "top_p": number(given, "top_p", 0, 1),
+        "min_p": number(given, "min_p", 0, 1),
+        "seed": integer(given, "seed", -(2**63), 2**63 - 1),
         "stop": _stop(given.get("stop")),
         **own,
     }
     if sampling["top_p"] == 0:
-        raise _bad("top_p", "must be more than 0; for greedy decoding set temperature to 0")
+        raise bad("top_p", "must be more than 0; for greedy decoding set temperature to 0")
     explicit = {name: value for name, value in sampling.items() if value is not None}
-    stream = _flag(given, "stream")
+    stream = flag(given, "stream")
     return Request(
         route=model,
         kind=kind,
         sampling=Sampling(**explicit),
-        n=_integer(given, "n", 1, MAX_CHOICES) or 1,
+        n=integer(given, "n", 1, MAX_CHOICES) or 1,
         stream=stream,
         include_usage=_include_usage(given.get("stream_options"), stream),
-        store=_flag(given, "store", True),
+        store=flag(given, "store", True),
         labels={name: value for name, value in given.items() if FIELDS[kind][name].treatment == "recorded"},
         explicit=frozenset(explicit),
         **fields,
     )
 
 
-def _known(body: Mapping[str, Any], dialect: str) -> dict[str, Any]:
-    """The fields that are not null. Raises ProtocolError for an unknown one or one that is refused."""
-    table = FIELDS[dialect]
-    for name, value in body.items():
-        if name not in table:
-            raise _unknown(name, table)
-        _check_json(name, value)
-        treatment, accepts = table[name]
-        if value is None or treatment == "honoured":
-            continue
-        if isinstance(accepts, type):
-            if not isinstance(value, accepts):
-                raise _bad(name, f"must be {'an object' if accepts is dict else 'a string'}")
-        elif not any(_same(value, only) for only in accepts):
-            raise _bad(name, _refusal(accepts), "unsupported_field")
-    return {name: value for name, value in body.items() if value is not None}
-
-
-def _check_json(name: str, value: Any) -> None:
-    """Refuse what Python's parser takes but nothing after it can write: half a character, NaN, too deep a nesting."""
-    try:
-        json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
-    except UnicodeEncodeError:
-        raise _bad(name, "holds half a character (a lone surrogate)") from None
-    except (ValueError, RecursionError):
-        raise _bad(name, "holds a number that is not finite, or is nested too deeply") from None
-
-
-def _same(value: Any, default: Any) -> bool:
-    """Equal as JSON values: 0 and 0.0 are, 1 and true are not."""
-    return isinstance(value, bool) is isinstance(default, bool) and bool(value == default)
-
-
-def _refusal(accepts: tuple[Any, ...]) -> str:
-    if not accepts:
-        return "is not supported: leave it out"
-    return f"is supported only as {' or '.join(map(repr, accepts))}: leave it out"
-
-
-def _unknown(name: str, known: Any, where: str = "") -> ProtocolError:
-    close = nearest(name[:100], known)
-    hint = f"; did you mean {close!r}?" if close else ""
-    return ProtocolError(f"unknown field {name[:100]!r}{where}{hint}", name[:100], "unknown_field")
-
-
-def _bad(param: str, message: str, code: str = "invalid_value") -> ProtocolError:
-    return ProtocolError(f"{param} {message}", param, code)
-
-
 def _message(value: Any, where: str) -> Message:
     if not isinstance(value, dict):
-        raise _bad(where, "must be an object with role and content")
+        raise bad(where, "must be an object with role and content")
     role = value.get("role")
     if role in ("tool", "function"):
-        raise _bad(
+        raise bad(
             f"{where}.role", f"{role!r} is not supported: this server calls no tools", "unsupported_field"
         )
     if not isinstance(role, str) or role not in _ROLES:
-        raise _bad(f"{where}.role", f"must be one of {', '.join(_ROLES)}")
+        raise bad(f"{where}.role", f"must be one of {', '.join(_ROLES)}")
     for field, content in value.items():
         if field in _MESSAGE_EXTRAS:
             if content not in (None, []):
-                raise _bad(f"{where}.{field}", "is not supported: leave it out", "unsupported_field")
+                raise bad(f"{where}.{field}", "is not supported: leave it out", "unsupported_field")
         elif field not in ("role", "content", "name"):
-            raise _unknown(field, ("role", "content", "name"), f" in {where}")
+            raise unknown(field, ("role", "content", "name"), f" in {where}")
     name = value.get("name")
     if name is not None and not isinstance(name, str):
-        raise _bad(f"{where}.name", "must be a string")
+        raise bad(f"{where}.name", "must be a string")
     return Message(_ROLES[role], _content(value.get("content"), f"{where}.content"), name)
 
 
@@ -255,17 +198,17 @@ def _content(value: Any, where: str) -> str:
     if isinstance(value, str):
         return value
     if not isinstance(value, list) or not value:
-        raise _bad(where, "must be a string or a list of text parts")
+        raise bad(where, "must be a string or a list of text parts")
     texts = []
     for i, part in enumerate(value):
         kind = part.get("type") if isinstance(part, dict) else None
         if kind != "text":
             message = f"is of type {kind!r:.60}; only text parts are supported"
-            raise _bad(f"{where}[{i}]", message, "unsupported_field")
+            raise bad(f"{where}[{i}]", message, "unsupported_field")
         if not isinstance(part.get("text"), str):
-            raise _bad(f"{where}[{i}].text", "must be a string")
+            raise bad(f"{where}[{i}].text", "must be a string")
         if extra := part.keys() - {"type", "text"}:
-            raise _unknown(min(extra), ("type", "text"), f" in {where}[{i}]")
+            raise unknown(min(extra), ("type", "text"), f" in {where}[{i}]")
         texts.append(part["text"])
     return "".join(texts)
 
@@ -274,14 +217,14 @@ def _prompt(value: Any) -> str | tuple[int, ...]:
     """A text or token ids, alone or as the only item of a list."""
     if isinstance(value, list) and value and isinstance(value[0], (str, list)):
         if len(value) > 1:
-            raise _bad("prompt", f"holds {len(value)} prompts: send one a request")
+            raise bad("prompt", f"holds {len(value)} prompts: send one a request")
         value = value[0]
     if isinstance(value, str):
         return value
     if not isinstance(value, list) or not value:
-        raise _bad("prompt", "must be a string or a list of token ids")
+        raise bad("prompt", "must be a string or a list of token ids")
     if not all(type(item) is int and 0 <= item < 2**31 for item in value):
-        raise _bad("prompt", "must be a string or a list of token ids, integers from 0 on")
+        raise bad("prompt", "must be a string or a list of token ids, integers from 0 on")
     return tuple(value)
 
 
@@ -290,11 +233,11 @@ def _stop(value: Any) -> tuple[str, ...] | None:
         return None
     stops = [value] if isinstance(value, str) else value
     if not isinstance(stops, list) or not all(isinstance(stop, str) for stop in stops):
-        raise _bad("stop", "must be a string or a list of strings")
+        raise bad("stop", "must be a string or a list of strings")
     if len(stops) > MAX_STOPS:
-        raise _bad("stop", f"has {len(stops)} strings; at most {MAX_STOPS} are possible")
+        raise bad("stop", f"has {len(stops)} strings; at most {MAX_STOPS} are possible")
     if not all(0 < len(stop) <= MAX_STOP_LENGTH for stop in stops):
-        raise _bad("stop", f"must be strings of 1 to {MAX_STOP_LENGTH} characters")
+        raise bad("stop", f"must be strings of 1 to {MAX_STOP_LENGTH} characters")
     return tuple(stops)
 
 
@@ -302,44 +245,13 @@ def _include_usage(value: Any, stream: bool) -> bool:
     if value is None:
         return False
     if not isinstance(value, dict):
-        raise _bad("stream_options", "must be an object")
+        raise bad("stream_options", "must be an object")
     options = ("include_usage", "include_obfuscation")
     for name in value:
         if name not in options:
-            raise _unknown(name, options, " in stream_options")
-        _flag(value, name, where="stream_options.")
-    wanted = _flag(value, "include_usage")
+            raise unknown(name, options, " in stream_options")
+        flag(value, name, where="stream_options.")
+    wanted = flag(value, "include_usage")
     if wanted and not stream:
-        raise _bad("stream_options", 'needs "stream": true')
+        raise bad("stream_options", 'needs "stream": true')
     return wanted
-
-
-def _flag(given: Mapping[str, Any], name: str, default: bool = False, where: str = "") -> bool:
-    value = given.get(name)
-    if value is None:
-        return default
-    if not isinstance(value, bool):
-        raise _bad(where + name, "must be true or false")
-    return value
-
-
-def _integer(given: Mapping[str, Any], name: str, low: int, high: int = 2**31 - 1) -> int | None:
-    value = given.get(name)
-    if value is None:
-        return None
-    if type(value) is not int:
-        raise _bad(name, "must be an integer")
-    if not low <= value <= high:
-        raise _bad(name, f"must be from {low} to {high}")
-    return value
-
-
-def _number(given: Mapping[str, Any], name: str, low: float, high: float) -> float | None:
-    value = given.get(name)
-    if value is None:
-        return None
-    if type(value) not in (int, float):
-        raise _bad(name, "must be a number")
-    if not low <= value <= high:  # so is NaN refused
-        raise _bad(name, f"must be from {low:g} to {high:g}")
-    return float(value)

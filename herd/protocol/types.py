@@ -13,7 +13,7 @@ from typing import Any, Literal, Self, Union, get_args, get_origin, get_type_hin
 from herd.errors import HerdError
 
 Role = Literal["system", "user", "assistant", "tool"]
-FinishReason = Literal["stop", "length", "cancelled", "error"]
+FinishReason = Literal["stop", "length", "tool_calls", "cancelled", "error"]
 
 
 class ProtocolError(HerdError):
@@ -44,10 +44,42 @@ class Wire:
 
 
 @dataclass(frozen=True, slots=True)
+class Tool(Wire):
+    """A function that the model may ask for; `parameters` is the JSON schema of its arguments."""
+
+    name: str
+    description: str = ""
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCall(Wire):
+    """`arguments`: the JSON text of an object."""
+
+    id: str
+    name: str
+    arguments: str
+
+
+@dataclass(frozen=True, slots=True)
+class Format(Wire):
+    """What a reply's text must be: any JSON object, JSON of a schema, a whole match of a regular expression, or a
+    sentence of a grammar in llguidance's form of Lark."""
+
+    kind: Literal["json_object", "json_schema", "regex", "lark"]
+    schema: Mapping[str, Any] | None = None  # of json_schema
+    text: str = ""  # of regex and lark
+
+
+@dataclass(frozen=True, slots=True)
 class Message(Wire):
+    """`tool_calls` are an assistant's; `tool_call_id` says which call a message of role "tool" answers."""
+
     role: Role
     content: str
     name: str | None = None
+    tool_calls: tuple[ToolCall, ...] = ()
+    tool_call_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +97,9 @@ class Sampling(Wire):
     max_tokens: int | None = None  # None: up to the end of the context
     stop: tuple[str, ...] = ()
     logprobs: int | None = None  # None: off; k: the chosen token's and those of the k best
+    frequency_penalty: float = 0.0  # taken from a token's logit for each time that the reply holds it
+    presence_penalty: float = 0.0  # taken once from the logits of all tokens that the reply holds
+    logit_bias: Mapping[str, float] = field(default_factory=dict)  # by token id, added to its logit
 
     def __post_init__(self) -> None:
         rules = {
@@ -76,6 +111,11 @@ class Sampling(Wire):
             "max_tokens must not be negative": (self.max_tokens or 0) >= 0,
             "stop must not be empty": all(self.stop),
             "logprobs must be from 0 to 20": 0 <= (self.logprobs or 0) <= 20,
+            "frequency_penalty must be from -2 to 2": -2 <= self.frequency_penalty <= 2,
+            "presence_penalty must be from -2 to 2": -2 <= self.presence_penalty <= 2,
+            "logit_bias must give token ids values from -100 to 100": all(
+                id.isdecimal() and -100 <= bias <= 100 for id, bias in self.logit_bias.items()
+            ),
         }
         for rule, good in rules.items():
             if not good:
@@ -84,10 +124,18 @@ class Sampling(Wire):
 
 @dataclass(frozen=True, slots=True)
 class Request(Wire):
+    """An "embedding" answers with `prompt`'s vector; `count` asks only how many tokens the prompt has."""
+
     route: str
-    kind: Literal["chat", "completion"]
+    kind: Literal["chat", "completion", "embedding"]
     messages: tuple[Message, ...] = ()
     prompt: str | tuple[int, ...] = ""
+    tools: tuple[Tool, ...] = ()
+    tool_choice: Literal["auto", "none", "required"] = "auto"
+    tool_name: str | None = None  # with "required": the only tool that may be called
+    parallel_tool_calls: bool = True
+    format: Format | None = None
+    count: bool = False
     sampling: Sampling = Sampling()
     n: int = 1
     stream: bool = False
@@ -149,9 +197,28 @@ class Delta(_Event):
 
 
 @dataclass(frozen=True, slots=True)
+class Called(_Event):
+    """A whole tool call, valid against the tool's schema."""
+
+    index: int
+    call: ToolCall
+
+
+@dataclass(frozen=True, slots=True)
+class Embedded(_Event):
+    """The prompt's vector, of length 1."""
+
+    index: int
+    vector: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Finished(_Event):
+    """`stop`: the stop string that ended the text, if one did."""
+
     index: int
     reason: FinishReason
+    stop: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,7 +239,7 @@ class Failed(_Event):
     status: int = 500
 
 
-Event = Started | Delta | Finished | Usage | Failed
+Event = Started | Delta | Called | Embedded | Finished | Usage | Failed
 _EVENTS: dict[str, type[Event]] = {cls.__name__.lower(): cls for cls in get_args(Event)}
 
 
