@@ -7,14 +7,13 @@ import math
 STEP = 0.1  # seconds a layer of a step that nobody waits for; DESIGN allows 0.2 a step that can be cancelled
 LONGEST = 0.2  # seconds that a step of replies may take where fewer of them at once can prevent more
 SLOWER = 1.7  # a step that also reads prompts may take so many times what the replies alone take
-MIN_CHUNK = 16  # rows
-FEW = 4  # replies that any machine computes in about the time of one
+FEW = 4  # rows that any machine computes in about the time of one
 MAX_DRAFT = 8  # tokens
 FORGET = 0.97  # of what is known of a step's time, kept at each step
 
 
 class Pace:
-    """chunk: rows of a step that others wait for; chunk_alone: of one that only reads prompts.
+    """chunk: rows of prompts in a step that replies wait for; chunk_alone: in one that only reads prompts.
 
     width: sequences that may run at once. A step of replies takes base + each · rows seconds: least squares over
     recent steps (Gauss), which is what decides whether drafts pay.
@@ -22,16 +21,17 @@ class Pace:
 
     def __init__(self, slots: int, budget: int, layers: int) -> None:
         self.slots, self.width, self.layers = slots, slots, layers
-        self.budget = max(budget, MIN_CHUNK)
-        self.chunk = MIN_CHUNK
-        self.chunk_alone = min(64, self.budget)
+        self.budget = max(budget, FEW)
+        self.chunk, self.chunk_alone = min(16, self.budget), min(64, self.budget)
         self._least = 0.0  # seconds of the last step that could not have been smaller
         self._sums = (0.0,) * 5  # of 1, rows, rows², seconds, rows · seconds, the latest weighing most
 
     def learn(self, replies: int, drafted: int, prompts: int, seconds: float) -> None:
         """A step took so long; it had a row for each reply, and rows of drafts and prompts besides."""
         if prompts and replies:
-            self.chunk = self._scaled(self.chunk, prompts, self.goal(replies) / max(seconds, 1e-6))
+            usual, _ = self.time(replies)
+            spare = (min(SLOWER * usual, 0.9 * LONGEST) if usual else STEP) - usual
+            self.chunk = self._scaled(self.chunk, prompts, spare / max(seconds - usual, 1e-6))
         elif prompts:
             goal = STEP * self.layers
             self.chunk_alone = self._scaled(self.chunk_alone, prompts, goal / max(seconds, 1e-6))
@@ -39,11 +39,6 @@ class Pace:
             self._remember(replies + drafted, seconds)
             if not drafted:
                 self._limit(replies, seconds)
-
-    def goal(self, replies: int) -> float:
-        """Seconds that a step with so many replies and pieces of prompts should take."""
-        usual, _ = self.time(replies)
-        return min(SLOWER * usual, 0.9 * LONGEST) if usual else STEP
 
     def time(self, rows: int) -> tuple[float, float]:
         """Seconds of a step of replies, and of each row more; zeros while nothing is known."""
@@ -71,7 +66,7 @@ class Pace:
         """The chunk, nearer to the size that takes its time; one that was not half used cannot tell that it may grow."""
         if scale < 1 or used >= chunk // 2:
             chunk = math.floor(chunk * min(max(scale, 0.5), 2.0))
-        return min(max(chunk, MIN_CHUNK), self.budget)
+        return min(max(chunk, FEW), self.budget)
 
     def _limit(self, replies: int, seconds: float) -> None:
         """Let fewer sequences run at once when a step of replies takes too long, and one more when it does not."""

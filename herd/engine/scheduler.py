@@ -9,7 +9,7 @@ from weakref import WeakKeyDictionary
 
 from herd.engine.cache import BlockCache, needed
 from herd.engine.choice import Choice, Job
-from herd.engine.pace import MIN_CHUNK, Pace
+from herd.engine.pace import Pace
 from herd.engine.speculate import draft
 from herd.engine.step import BLOCK, Adapter, Runner, Span
 from herd.engine.waiting import Waiting
@@ -140,7 +140,7 @@ class Scheduler:
         replies = sum(c.undone == 1 for c in self.running)
         reading = replies < len(self.running)
         alone = not any(c.undone == 1 or c.job.scored for c in self.running)
-        room = max((self.pace.chunk_alone if alone else self.pace.chunk) - replies, MIN_CHUNK)
+        room = self.pace.chunk_alone if alone else self.pace.chunk
         batch, row = [], 0
         for choice in self.running:
             assert choice.table

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from herd.engine import engine as engine_module
-from herd.engine import frames, pace, scheduler
+from herd.engine import frames, pace
 from herd.engine import worker as worker_module
 from herd.engine.eager import keys_for
 from herd.engine.engine import Engine
@@ -79,7 +79,6 @@ def test_a_reply_does_not_depend_on_its_company(
     requests = mixed(1, 9)
     alone = [run(engine(model=model), r)[0] for r in requests]
     for chunk, slots in ((16, 3), (23, 4), (512, 9)):
-        monkeypatch.setattr(scheduler, "MIN_CHUNK", chunk)
         monkeypatch.setattr(Pace, "learn", lambda *_: None)
         crowd = engine(model=model, slots=slots)
         crowd.pace.chunk = crowd.pace.chunk_alone = chunk
@@ -337,7 +336,7 @@ def test_as_many_replies_run_as_a_step_has_time_for(engine: Make, monkeypatch: p
     many = engine(slots=16)
     monkeypatch.setattr(Pace, "draft", lambda *_: 0)
     clock = Clock(many, monkeypatch, base=0.05, each=0.015)  # ten rows take 0.2 s
-    replies = run(many, *(ask(max_tokens=20, stop=()) for _ in range(60)))
+    replies = run(many, *(ask((i,), max_tokens=20, stop=()) for i in range(60)))
     assert all(r.usage for r in replies)
     settled = clock.steps[len(clock.steps) // 2 : -30]
     assert max(seconds for rows, seconds in settled) <= 0.25

@@ -9,7 +9,6 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from herd.engine import scheduler
 from herd.engine.cache import needed
 from herd.engine.eager import Eager
 from herd.engine.engine import Engine
@@ -124,7 +123,6 @@ def test_any_schedule_gives_the_same_replies(
     if not world.runner().invariant:
         pytest.skip("this machine's products do not promise it")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(scheduler, "MIN_CHUNK", chunk)
         patch.setattr(Pace, "learn", lambda *_: None)
         guesses = iter(drafts * 10_000)
         patch.setattr(Pace, "draft", lambda *_: next(guesses))
