@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 import torch
@@ -28,6 +28,7 @@ from herd.protocol.types import (
     Finished,
     FinishReason,
     Request,
+    Sampling,
     Started,
     TokenLogprob,
     Usage,
@@ -36,6 +37,7 @@ from herd.protocol.types import (
 MAX_WAITING = 256  # requests
 MAX_WAITING_TOKENS = 1 << 20
 SCORED_ROWS = 64  # prompt positions whose logits are held at a time
+Draw = Callable[[Tensor, Sequence[Sampling], Sequence[float]], list[int | None]]
 DAMAGED = "the model computed something that is not a number; its weights may be damaged"
 
 
@@ -60,7 +62,9 @@ class Engine:
         slots: int = 32,
         blocks: int | None = None,
         budget: int = 512,
+        draw: Draw = sampler.draw,
     ) -> None:
+        self._choose = draw
         self.runner, self.tokenizer, self.template = runner, tokenizer, template
         config = runner.config
         self.context = min(max_len or config.max_positions, config.max_positions)
@@ -212,46 +216,51 @@ class Engine:
 
     def _draw(self, drawing: list[Piece], hidden: Tensor) -> None:
         """A token for each piece from its last row; while it is the one that was guessed, another from the next."""
-        first = [p.span.stop - 1 - len(p.draft) for p in drawing]
-        rows = [r for f, p in zip(first, drawing, strict=True) for r in range(f, p.span.stop)]
+        rows = [r for p in drawing for r in range(p.span.stop - 1 - len(p.draft), p.span.stop)]
         logits = self.runner.logits(hidden if len(rows) == len(hidden) else hidden[rows])
-        finite = logits.amax(dim=-1).isfinite().tolist()
         starts = itertools.accumulate((1 + len(p.draft) for p in drawing), initial=0)
         turn = list(zip(drawing, starts, strict=False))  # pieces, and the rows of `logits` to draw from
         depth = 0
         while turn:
-            for piece, row in turn:
-                if not finite[row] and self._wanted(piece.choice):
-                    self._fail(piece.choice.job, DAMAGED)
-            turn = [(p, row) for p, row in turn if self._wanted(p.choice)]
             tokens = self._tokens([p.choice for p, _ in turn], [row for _, row in turn], logits)
             ahead = []
             for (piece, row), token in zip(turn, tokens, strict=True):
-                goes_on = self._add(piece.choice, token, logits[row])
-                if depth < len(piece.draft):
-                    guessed = token == piece.draft[depth]
-                    if guessed:
-                        self.scheduler.totals["spec_decode_num_accepted_tokens"] += 1
-                        if goes_on:
-                            self.scheduler.computed(piece.choice, 1)
-                            ahead.append((piece, row + 1))
-                            continue
-                    self._drafted(piece, depth + guessed)
-                elif piece.draft:
-                    self._drafted(piece, depth)
+                if not self._wanted(piece.choice):
+                    continue  # a sibling failed a moment ago
+                if token is None:
+                    self._fail(piece.choice.job, DAMAGED)
+                elif self._add(piece, depth, token, logits[row]):
+                    ahead.append((piece, row + 1))
             turn, depth = ahead, depth + 1
 
-    def _drafted(self, piece: Piece, accepted: int) -> None:
-        self.scheduler.totals["spec_decode_num_draft_tokens"] += len(piece.draft)
-        piece.choice.drafter.learn(len(piece.draft), accepted)
+    def _add(self, piece: Piece, depth: int, token: int, logits: Tensor) -> bool:
+        """Give a choice its next token; whether it was the guess at this depth, and another may follow."""
+        choice, totals = piece.choice, self.scheduler.totals
+        events, reason = choice.add(token, logits, self.stop_ids)
+        totals["generation_tokens"] += 1
+        self._events += [(choice.job.id, event) for event in events]
+        guessed = depth < len(piece.draft) and token == piece.draft[depth]
+        if reason:
+            self._finish(choice, reason)
+        elif guessed:
+            self.scheduler.computed(choice, 1)
+            return True
+        if piece.draft:
+            totals["spec_decode_num_draft_tokens"] += len(piece.draft)
+            totals["spec_decode_num_accepted_tokens"] += depth + guessed
+            choice.drafter.learn(len(piece.draft), depth + guessed)
+        return False
 
-    def _tokens(self, choices: list[Choice], rows: list[int], logits: Tensor) -> list[int]:
+    def _tokens(self, choices: list[Choice], rows: list[int], logits: Tensor) -> list[int | None]:
         """What each choice draws from its row, its penalties and grammar applied."""
         changed: list[tuple[int, Tensor]] = []
         for i, (choice, row) in enumerate(zip(choices, rows, strict=True)):
             plain = logits[row]
-            reply = choice.tokens[len(choice.job.prompt.ids) :]
-            shaped = choice.constrain(sampler.penalise(plain, reply, choice.job.request.sampling))
+            shaped = choice.constrain(
+                sampler.penalise(
+                    plain, choice.tokens, len(choice.job.prompt.ids), choice.job.request.sampling
+                )
+            )
             if shaped is not plain:
                 changed.append((i, shaped))
         if changed or len(rows) < len(logits):
@@ -259,16 +268,10 @@ class Engine:
         for i, shaped in changed:
             logits[i] = shaped
         samplings = [c.job.request.sampling for c in choices]
-        return sampler.draw(logits, samplings, [c.rng for c in choices]) if choices else []
-
-    def _add(self, choice: Choice, token: int, logits: Tensor) -> bool:
-        """Give a choice its next token; whether it goes on."""
-        events, reason = choice.add(token, logits, self.stop_ids)
-        self.scheduler.totals["generation_tokens"] += 1
-        self._events += [(choice.job.id, event) for event in events]
-        if reason:
-            self._finish(choice, reason)
-        return reason is None
+        uniform = [
+            c.rng.random() if s.temperature > 0 else 0.0 for c, s in zip(choices, samplings, strict=True)
+        ]
+        return self._choose(logits, samplings, uniform)
 
     def _prompt_read(self, choice: Choice) -> None:
         """Echo if asked; let the other choices begin, which find the prompt in the cache; an embedding is done."""

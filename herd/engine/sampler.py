@@ -19,18 +19,18 @@ def generator(sampling: Sampling, index: int) -> np.random.Generator:
     return np.random.Generator(np.random.PCG64(entropy))
 
 
-def penalise(logits: Tensor, reply: Sequence[int], sampling: Sampling) -> Tensor:
-    """logits [V] less the penalties for tokens of the reply, plus the biases, as OpenAI's API defines them.
+def penalise(logits: Tensor, tokens: Sequence[int], prompt: int, sampling: Sampling) -> Tensor:
+    """logits [V] less the penalties for `tokens` behind the prompt, plus the biases, as OpenAI's API defines them.
 
     The same tensor where there is nothing to change.
     """
     s = sampling
-    penalties = (s.frequency_penalty or s.presence_penalty) and reply
+    penalties = (s.frequency_penalty or s.presence_penalty) and len(tokens) > prompt
     if not (penalties or s.logit_bias):
         return logits
     logits = logits.clone()
     if penalties:
-        ids, counts = (torch.from_numpy(x) for x in np.unique(reply, return_counts=True))
+        ids, counts = (torch.from_numpy(x) for x in np.unique(tokens[prompt:], return_counts=True))
         logits[ids] -= s.frequency_penalty * counts.to(logits.dtype) + s.presence_penalty
     if s.logit_bias:
         logits[[int(id) for id in s.logit_bias]] += torch.tensor(list(s.logit_bias.values()))
@@ -54,26 +54,26 @@ def probabilities(logits: Tensor, samplings: Sequence[Sampling]) -> Tensor:
     return probs
 
 
-def draw(
-    logits: Tensor, samplings: Sequence[Sampling], generators: Sequence[np.random.Generator]
-) -> list[int]:
-    """One token for each row of logits [n,V]. Temperature 0 takes the likeliest (the lowest id of equals) and uses no
-    randomness.
+def draw(logits: Tensor, samplings: Sequence[Sampling], uniform: Sequence[float]) -> list[int | None]:
+    """One token for each row of logits [n,V]; None where the highest is not a number or infinite.
 
-    Else one uniform number is inverted through the cumulative distribution in order of token id, so that nothing but
-    the row's logits and its generator decides.
+    Temperature 0 takes the likeliest, the lowest id of equals. Else the row's uniform number of [0, 1) is inverted
+    through the cumulative distribution in order of token id, so that nothing but the row and its number decides.
     """
-    tokens: list[int] = logits.argmax(dim=-1).tolist()
+    table = logits.numpy()
+    best = table.argmax(-1)  # of what is not a number, if there is any
+    finite = np.isfinite(table[np.arange(len(best)), best])
+    tokens: list[int | None] = best.tolist()
     rows = [i for i, s in enumerate(samplings) if s.temperature > 0]
     if rows:
         some = logits if len(rows) == len(tokens) else logits[rows]
-        table = probabilities(some, [samplings[i] for i in rows]).cumsum(-1).numpy()
-        for row, cumulative in zip(rows, table, strict=True):
+        sums = probabilities(some, [samplings[i] for i in rows]).cumsum(-1).numpy()
+        for row, cumulative in zip(rows, sums, strict=True):
             end = cumulative[-1]
-            at = int(np.searchsorted(cumulative, generators[row].random() * end, side="right"))
+            at = int(np.searchsorted(cumulative, uniform[row] * end, side="right"))
             # The number may round up to the very end, where the last possible token is the first to reach it.
             tokens[row] = at if at < len(cumulative) else int(np.searchsorted(cumulative, end))
-    return tokens
+    return tokens if finite.all() else [t if ok else None for t, ok in zip(tokens, finite, strict=True)]
 
 
 def _best(probs: Tensor, samplings: Sequence[Sampling], size: int = _FIRST) -> Tensor:

@@ -61,7 +61,7 @@ def test_filters_equal_those_of_transformers(size: int, temperature: float) -> N
 def test_draws_follow_the_distribution() -> None:
     rng, n = generator(Sampling(seed=1), 0), 20_000
     counts = torch.bincount(
-        torch.tensor([draw(LOGITS[None], [Sampling()], [rng])[0] for _ in range(n)]), minlength=5
+        torch.tensor([draw(LOGITS[None], [Sampling()], [rng.random()])[0] for _ in range(n)]), minlength=5
     )
     expected = LOGITS.exp() * n
     chi2 = ((counts - expected) ** 2 / expected).sum().item()
@@ -70,7 +70,7 @@ def test_draws_follow_the_distribution() -> None:
 
 def test_greedy_takes_the_lowest_of_equals() -> None:
     equals = torch.tensor([[0.0, 2.0, 2.0]])
-    assert draw(equals, [Sampling(temperature=0.0)], [generator(Sampling(), 0)]) == [1]
+    assert draw(equals, [Sampling(temperature=0.0)], [0.0]) == [1]
 
 
 def test_choices_of_one_seed_have_numbers_of_their_own() -> None:
@@ -97,8 +97,9 @@ samplings = st.builds(
 @given(st.lists(samplings, min_size=1, max_size=6), st.sampled_from([30, 2500]))
 def test_a_row_draws_the_same_in_any_company(some: list[Sampling], size: int) -> None:
     logits = torch.randn(len(some), size, generator=torch.Generator().manual_seed(size)) * 3
-    together = draw(logits, some, [generator(s, 0) for s in some])
-    alone = [draw(logits[i : i + 1], [s], [generator(s, 0)])[0] for i, s in enumerate(some)]
+    uniform = [generator(s, 0).random() for s in some]
+    together = draw(logits, some, uniform)
+    alone = [draw(logits[i : i + 1], [s], uniform[i : i + 1])[0] for i, s in enumerate(some)]
     assert together == alone
     table = probabilities(logits, [s if s.temperature else Sampling() for s in some])
     for i, s in enumerate(some):
@@ -110,6 +111,6 @@ def test_penalties_and_biases_are_openais_formula() -> None:
     logits = torch.tensor([1.0, 2.0, 3.0, 4.0])
     sampling = Sampling(frequency_penalty=0.5, presence_penalty=0.25, logit_bias={"0": 100, "2": -1.5})
     # mu[j] - c[j] * frequency - (c[j] > 0) * presence + bias[j], for counts 0, 1, 0, 3
-    assert penalise(logits, [1, 3, 3, 3], sampling).tolist() == [101.0, 1.25, 1.5, 2.25]
-    assert penalise(logits, [], Sampling(frequency_penalty=1)) is logits
+    assert penalise(logits, [0, 2, 1, 3, 3, 3], 2, sampling).tolist() == [101.0, 1.25, 1.5, 2.25]
+    assert penalise(logits, [0], 1, Sampling(frequency_penalty=1)) is logits
     assert logits.tolist() == [1, 2, 3, 4]
