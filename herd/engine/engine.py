@@ -13,6 +13,7 @@ from torch import Tensor
 
 from herd.engine.cache import ROWS, SlotCache, Span
 from herd.engine.choice import FIRST_LOGPROB, Choice, Job, token_logprob
+from herd.engine.grammar import Grammars
 from herd.engine.prompt import encode
 from herd.engine.sampler import draw
 from herd.errors import HerdError
@@ -56,6 +57,7 @@ class Engine:
         self.dtype = model.dtype or model.embed.weight.dtype
         self.cache = SlotCache(model.config, slots, self.context, self.dtype)
         self.stop_ids = tokenizer.stop_ids | frozenset(model.config.eos_ids)
+        self.grammars = Grammars(tokenizer, self.stop_ids)
         self.budget = max(budget, MIN_CHUNK)
         self.between: Callable[[], None] = lambda: None
         self.chunk = MIN_CHUNK  # rows of a step that others wait for
@@ -80,7 +82,8 @@ class Engine:
     def prepare(self, id: str, request: Request, *, salt: str = "") -> Job | Failed:
         """Render and tokenise, which takes long for long prompts and touches nothing of the engine's state."""
         try:
-            return Job(id, request, encode(request, self.tokenizer, self.template, self.context), salt)
+            prompt = encode(request, self.tokenizer, self.template, self.context, self.grammars)
+            return Job(id, request, prompt, salt)
         except HerdError as error:
             return Failed(str(error), error.code, error.status)
 
@@ -225,11 +228,12 @@ class Engine:
                 self._finish(choice, "length")
                 continue
             sampling = job.request.sampling
-            token = best[i] if sampling.temperature <= 0 else draw(logits[i], sampling, choice.rng)
-            delta, reason = choice.add(token, logits[i], self.stop_ids)
+            token = best[i]
+            if choice.matcher or sampling.temperature > 0:
+                token = draw(choice.constrain(logits[i]), sampling, choice.rng)
+            events, reason = choice.add(token, logits[i], self.stop_ids)
             self._totals["generation_tokens"] += 1
-            if delta:
-                self._events.append((job.id, delta))
+            self._events += [(job.id, event) for event in events]
             if reason:
                 self._finish(choice, reason)
 
@@ -257,7 +261,7 @@ class Engine:
     def _finish(self, choice: Choice, reason: FinishReason) -> None:
         job = choice.job
         self._release(choice)
-        self._events.append((job.id, Finished(choice.index, reason)))
+        self._events.append((job.id, Finished(choice.index, reason, choice.stopped_by)))
         job.unfinished.discard(choice.index)
         if not job.unfinished:
             self._events.append((job.id, job.usage()))
