@@ -11,9 +11,11 @@ from herd.engine import sampler
 from herd.engine.prompt import Prompt
 from herd.engine.text import StopText
 from herd.model.tokenizer import Tokenizer
-from herd.protocol.types import Called, Delta, Event, FinishReason, Request, TokenLogprob, Usage
+from herd.protocol.types import Called, Delta, Event, Failed, FinishReason, Request, TokenLogprob, Usage
 
 FIRST_LOGPROB = -9999.0  # of a prompt's first token, which nothing predicts: the dialects' lowest value
+
+TOO_COMPLEX = Failed("the grammar needs more work for a token than is allowed; make it simpler", "invalid_grammar", 400)
 
 
 @dataclass
@@ -81,7 +83,7 @@ class Choice:
     ) -> tuple[list[Event], FinishReason | None]:
         """Take the next token; what of it may be shown now, and why the reply ends, if it does.
 
-        Only this moves the reply on. Reason "error": the grammar needs more work than a step may take.
+        Only this moves the reply on. After reason "error", which is the grammar's, the job fails as TOO_COMPLEX says.
         """
         self.tokens.append(token)
         self.left -= 1

@@ -8,14 +8,14 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from herd.engine.tools import MISTRAL, PYTHONIC, Calls, Style, style_of
+from herd.engine.tools import MISTRAL, Calls, Style, style_of
 from herd.errors import HerdError
 from herd.model.chat import ChatTemplate
 from herd.protocol.types import Message, Tool, ToolCall
 
 _KNOWS_TOOLS = re.compile(r"\btools\b")
 _KNOWS_CALLS = re.compile(r"\btool_calls\b")
-RESULT_ROLE = "ipython"  # Llama's header of a tool's result
+_LLAMA3 = "<|start_header_id|>"
 
 
 def conversation(
@@ -30,7 +30,8 @@ def conversation(
     if _KNOWS_CALLS.search(template.source):
         said = [_message(i, message, style) for i, message in enumerate(messages)]
     else:
-        said = [_plain(i, message, style) for i, message in enumerate(messages)]
+        role = "ipython" if _LLAMA3 in template.source else "user"  # of results; the first is Llama 3's
+        said = [_plain(i, message, style, role) for i, message in enumerate(messages)]
     if tools and not _KNOWS_TOOLS.search(template.source):
         return _described(said, tools, style), None
     return said, tools
@@ -77,10 +78,10 @@ def _arguments(i: int, call: ToolCall) -> dict[str, Any]:
     return arguments
 
 
-def _plain(i: int, message: Message, style: Style) -> dict[str, Any]:
+def _plain(i: int, message: Message, style: Style, result_role: str) -> dict[str, Any]:
     """Calls and results as text, in the style that the model is to write."""
     if message.role == "tool":
-        return {"role": RESULT_ROLE, "content": message.content}
+        return {"role": result_role, "content": message.content}
     calls = [_written(call.name, _arguments(i, call), style) for call in message.tool_calls]
     text = style.marker + "; ".join(calls) + style.after if calls else ""
     said = {"role": message.role, "content": "\n".join(filter(None, (message.content, text)))}

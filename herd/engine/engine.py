@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from herd.engine.cache import ROWS, SlotCache, Span
-from herd.engine.choice import FIRST_LOGPROB, Choice, Job, token_logprob
+from herd.engine.choice import FIRST_LOGPROB, TOO_COMPLEX, Choice, Job, token_logprob
 from herd.engine.grammar import Grammars
 from herd.engine.prompt import encode
 from herd.engine.sampler import draw
@@ -234,7 +234,10 @@ class Engine:
             events, reason = choice.add(token, logits[i], self.stop_ids)
             self._totals["generation_tokens"] += 1
             self._events += [(job.id, event) for event in events]
-            if reason:
+            if reason == "error":
+                self._events.append((job.id, TOO_COMPLEX))
+                self._drop(job)
+            elif reason:
                 self._finish(choice, reason)
 
     def _prompt_read(self, choice: Choice) -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from herd.engine.conversation import conversation
 from herd.engine.grammar import Grammar, Grammars
 from herd.engine.tools import Calls
 from herd.errors import HerdError
-from herd.model.chat import ChatTemplate, encode_prompt
+from herd.model.chat import ChatTemplate, encode_prompt, strings
 from herd.model.tokenizer import Tokenizer
 from herd.protocol.types import Request
 
@@ -55,9 +56,9 @@ def _read(
     if request.kind == "chat":
         if template is None:
             raise HerdError("this model has no chat template; use /v1/completions", code="no_chat_template")
-        _refuse_long([m.content for m in request.messages], tokenizer, context)
         calls = Calls.of(request, template.source)
         messages, tools = conversation(request.messages, calls, template)
+        _refuse_long(strings([messages, tools]), tokenizer, context)
         return Prompt(encode_prompt(tokenizer, template, messages, tools), calls=calls)
     if isinstance(request.prompt, str):
         _refuse_long([request.prompt], tokenizer, context)
@@ -82,7 +83,7 @@ def _begun(ids: list[int], tokenizer: Tokenizer) -> Prompt:
     return Prompt([tokenizer.bos_id, *ids], lead=1)
 
 
-def _refuse_long(texts: list[str], tokenizer: Tokenizer, context: int) -> None:
+def _refuse_long(texts: Iterable[str], tokenizer: Tokenizer, context: int) -> None:
     """Refuse text that is too long in any tokenisation, by its bytes alone."""
     try:
         least = sum(len(text.encode()) for text in texts) // max(tokenizer.longest_token, 1)

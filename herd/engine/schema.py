@@ -28,8 +28,25 @@ COUNTS = frozenset({"minItems", "maxItems", "minProperties", "maxProperties", "m
 BOUNDS = frozenset({"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf"})
 APPLICATORS = frozenset({"anyOf", "oneOf", "allOf", "$ref"})
 SILENT = frozenset({"$defs", "definitions"})  # constrain nothing by being there
-FORMATS = frozenset("date-time time date duration email hostname ipv4 ipv6 uuid uri".split())
+FORMATS = frozenset("duration ipv4 ipv6 uuid uri".split())  # the compiler's own
 TYPES = frozenset("null boolean integer number string array object".split())
+_LEAP = r"([0-9]{2}(0[48]|[2468][048]|[13579][26])|([2468][048]|[13579][26]|0[48])00)-02-29"
+_DATE = (
+    r"([0-9]{4}-((0[13578]|1[02])-(0[1-9]|[12][0-9]|3[01])|(0[469]|11)-(0[1-9]|[12][0-9]|30)"
+    rf"|02-(0[1-9]|1[0-9]|2[0-8]))|{_LEAP})"
+)
+_TIME = r"([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9](\.[0-9]{1,9})?(Z|[+-]([01][0-9]|2[0-3]):[0-5][0-9])"
+_LABEL = "[a-zA-Z0-9](-?[a-zA-Z0-9]){0,30}"
+_HOST = rf"{_LABEL}(\.{_LABEL}){{0,2}}"
+_ATOM = r"[a-zA-Z0-9!#$%&'*+/=?^_`{|}~-]{1,31}"
+# Formats whose texts are those of a pattern; without leap seconds, and with the lengths that the standards allow.
+PATTERNS = {
+    "date": _DATE,
+    "time": _TIME,
+    "date-time": f"{_DATE}T{_TIME}",
+    "hostname": _HOST,
+    "email": rf"{_ATOM}(\.{_ATOM})?@{_HOST}",
+}
 INTEGERS = {"int32": 31, "int64": 53}  # OpenAPI's formats, and the bits of a number in them that is exact here
 
 
@@ -92,6 +109,12 @@ class _Walk:
         elif form in FORMATS:
             result["format"] = form
         self._note(result)
+        if form in PATTERNS:  # behind _note: it narrows strings alone, and no object
+            pattern = f"^({PATTERNS[form]})$"
+            if "pattern" in result:
+                result["allOf"] = [*result.get("allOf", []), {"pattern": pattern}]
+            else:
+                result["pattern"] = pattern
         return result
 
     def _annotation(self, key: str, value: Any, path: str) -> bool:
@@ -156,8 +179,9 @@ class _Walk:
             if not isinstance(value, str):
                 raise self.wrong(path, "must be a regular expression")
         elif key == "format":
-            if not isinstance(value, str) or value not in {*FORMATS, *INTEGERS, "float", "double"}:
-                raise self.wrong(path, f"{value!r:.40} is not supported; it may be {', '.join(sorted(FORMATS))}")
+            if not isinstance(value, str) or value not in {*FORMATS, *PATTERNS, *INTEGERS, "float", "double"}:
+                known = ", ".join(sorted({*FORMATS, *PATTERNS}))
+                raise self.wrong(path, f"{value!r:.40} is not supported; it may be {known}")
         else:
             raise self.wrong(path, f"the keyword {key!r:.60} is not supported")
         return value

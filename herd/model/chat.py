@@ -14,7 +14,7 @@ from herd.model.renderer import Renderer
 from herd.model.template import BUNDLED, LLAMA3_TEMPLATE, digest, render
 from herd.model.tokenizer import Tokenizer
 
-__all__ = ["LLAMA3_TEMPLATE", "ChatTemplate", "Messages", "encode_chat", "encode_prompt"]
+__all__ = ["LLAMA3_TEMPLATE", "ChatTemplate", "Messages", "encode_chat", "encode_prompt", "strings"]
 
 Messages = Sequence[Mapping[str, Any]]
 
@@ -116,7 +116,7 @@ def _encode(
     tools: Sequence[Mapping[str, Any]] | None = None,
     **context: Any,
 ) -> list[int]:
-    said = "\0".join(_strings([messages, tools]))
+    said = "\0".join(strings([messages, tools]))
     names = [name for name in tokenizer.special if name in said]
     if not names:
         return tokenizer.encode(template.render(messages, tools=tools, **context), special=True)
@@ -132,17 +132,17 @@ def _encode(
     return ids
 
 
-def _strings(value: Any) -> Iterator[str]:
+def strings(value: Any) -> Iterator[str]:
     """All strings in JSON types, keys included."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, Mapping):
         for key, item in value.items():
             yield str(key)
-            yield from _strings(item)
+            yield from strings(item)
     elif isinstance(value, Sequence):
         for item in value:
-            yield from _strings(item)
+            yield from strings(item)
 
 
 def _replace(value: Any, table: Mapping[str, str]) -> Any:
