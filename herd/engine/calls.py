@@ -54,9 +54,7 @@ class CallText:
     `brackets`: what a call stands between, "{}" for JSON and "()" for Python's way.
     """
 
-    def __init__(
-        self, decoder: Decoder, head: Head | None, marker: str, brackets: str, forced: bool
-    ) -> None:
+    def __init__(self, decoder: Decoder, head: Head | None, marker: str, brackets: str, forced: bool) -> None:
         self._decoder, self._head, self._marker = decoder, head, marker
         self._open, self._close = brackets
         self._text = ""  # not shown, and not part of a call that is whole

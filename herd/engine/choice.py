@@ -15,7 +15,9 @@ from herd.protocol.types import Called, Delta, Event, Failed, FinishReason, Requ
 
 FIRST_LOGPROB = -9999.0  # of a prompt's first token, which nothing predicts: the dialects' lowest value
 
-TOO_COMPLEX = Failed("the grammar needs more work for a token than is allowed; make it simpler", "invalid_grammar", 400)
+TOO_COMPLEX = Failed(
+    "the grammar needs more work for a token than is allowed; make it simpler", "invalid_grammar", 400
+)
 
 
 @dataclass
@@ -118,9 +120,7 @@ class Choice:
             return "stop"
         return "length" if self.left <= 0 else None
 
-    def _with_calls(
-        self, text: str, reason: FinishReason | None
-    ) -> tuple[list[Event], FinishReason | None]:
+    def _with_calls(self, text: str, reason: FinishReason | None) -> tuple[list[Event], FinishReason | None]:
         """The text, then the calls behind it that are whole now; a reply that ends after some ends for them."""
         assert self.calls
         called, self.calls.calls = self.calls.calls, []

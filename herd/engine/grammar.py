@@ -58,7 +58,8 @@ def lark_of(format: Format, convert: Callable[[str], str]) -> Source:
         return Source("start: " + json_rule(clean(format.schema, "the schema")))
     if len(format.text) > MAX_TEXT:
         raise HerdError(
-            f"the {format.kind} has more than {MAX_TEXT} characters; send a shorter one", code="invalid_grammar"
+            f"the {format.kind} has more than {MAX_TEXT} characters; send a shorter one",
+            code="invalid_grammar",
         )
     if format.kind == "regex":
         return Source(f"start: /{_regex(format.text)}/", "grammar")
@@ -119,9 +120,7 @@ class Grammars:
         self._checker.check(source.text, source.limits)
         if self._vocabulary is None:
             self._vocabulary = _vocabulary(self._tokenizer, self._stop_ids)
-        matcher = LLMatcher(
-            self._vocabulary, source.text, log_level=0, limits=parser_limits(source.limits)
-        )
+        matcher = LLMatcher(self._vocabulary, source.text, log_level=0, limits=parser_limits(source.limits))
         if matcher.is_error():
             raise HerdError(
                 f"the grammar cannot be compiled: {reason(matcher.get_error())}", code="invalid_grammar"
@@ -164,8 +163,11 @@ class Matcher:
             return logits
         if self._refused is None:
             self._matcher.unsafe_compute_mask_ptr(self._bits.ctypes.data, self._bits.nbytes)
-            allowed = np.unpackbits(self._bits.view(np.uint8), bitorder="little", count=len(logits) if
-                                    len(logits) <= self._bits.size * 32 else None)
+            allowed = np.unpackbits(
+                self._bits.view(np.uint8),
+                bitorder="little",
+                count=len(logits) if len(logits) <= self._bits.size * 32 else None,
+            )
             refused = np.ones(len(logits), dtype=bool)
             refused[: len(allowed)] = allowed == 0
             if self._matcher.is_error() or refused.all():

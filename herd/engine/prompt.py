@@ -50,9 +50,7 @@ def encode(
     return replace(prompt, grammar=grammars.compile(source)) if source else prompt
 
 
-def _read(
-    request: Request, tokenizer: Tokenizer, template: ChatTemplate | None, context: int
-) -> Prompt:
+def _read(request: Request, tokenizer: Tokenizer, template: ChatTemplate | None, context: int) -> Prompt:
     if request.kind == "chat":
         if template is None:
             raise HerdError("this model has no chat template; use /v1/completions", code="no_chat_template")

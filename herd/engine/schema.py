@@ -47,7 +47,10 @@ PATTERNS = {
     "hostname": _HOST,
     "email": rf"{_ATOM}(\.{_ATOM})?@{_HOST}",
 }
-INTEGERS = {"int32": 31, "int64": 53}  # OpenAPI's formats, and the bits of a number in them that is exact here
+INTEGERS = {
+    "int32": 31,
+    "int64": 53,
+}  # OpenAPI's formats, and the bits of a number in them that is exact here
 
 
 def clean(schema: Any, where: str, base: str = "#") -> Any:
@@ -109,6 +112,8 @@ class _Walk:
         elif form in FORMATS:
             result["format"] = form
         self._note(result)
+        if "integer" in result.get("type", ()):  # as many digits as every reader of JSON keeps
+            _narrow(result, INTEGERS["int64"])
         if form in PATTERNS:  # behind _note: it narrows strings alone, and no object
             pattern = f"^({PATTERNS[form]})$"
             if "pattern" in result:

@@ -131,11 +131,17 @@ class Calls:
             "llama": ("call", "(SEPARATOR call)", ""),
         }
         first, next, last = forms[self.style.name]
-        return " ".join(filter(None, (first, next + more if self.parallel else "", last))), not self.style.marker
+        return " ".join(
+            filter(None, (first, next + more if self.parallel else "", last))
+        ), not self.style.marker
 
     def _either(self, format: Format) -> dict[str, Any]:
         """A schema of the reply's own format or of one call: both begin with a brace, so that one rule must hold them."""
-        options = [clean(format.schema if format.schema is not None else {"type": "object"}, "the schema", "#/anyOf/0")]
+        options = [
+            clean(
+                format.schema if format.schema is not None else {"type": "object"}, "the schema", "#/anyOf/0"
+            )
+        ]
         for i, tool in enumerate(self.tools, 1):
             parameters = _parameters(tool, f"#/anyOf/{i}/properties/{self.style.key}")
             options.append(
@@ -214,7 +220,7 @@ def _python_rules(i: int, tool: Tool, schema: dict[str, Any]) -> Iterable[str]:
         yield f"value_{i}_{j}: {_python_value(value, definitions)}"
         yield f"KEY_{i}_{j}: {json.dumps(key + '=')}"
         yield f"first_{i}_{j}: KEY_{i}_{j} value_{i}_{j} rest_{i}_{j + 1}{skip}"
-        yield f'rest_{i}_{j}: COMMA KEY_{i}_{j} value_{i}_{j} rest_{i}_{j + 1}{rest}'
+        yield f"rest_{i}_{j}: COMMA KEY_{i}_{j} value_{i}_{j} rest_{i}_{j + 1}{rest}"
     yield f'first_{i}_{len(properties)}: ""'
     yield f'rest_{i}_{len(properties)}: ""'
 
@@ -223,7 +229,9 @@ def _python_value(schema: Any, definitions: dict[str, Any]) -> str:
     if isinstance(schema, dict) and schema.keys() == {"type"} and schema["type"] in _TYPED:
         return _TYPED[schema["type"]]
     if isinstance(schema, dict) and (options := _strings(schema)):
-        return " | ".join(f"{_literal(json.dumps(o, ensure_ascii=False))} | {_literal(_single(o))}" for o in options)
+        return " | ".join(
+            f"{_literal(json.dumps(o, ensure_ascii=False))} | {_literal(_single(o))}" for o in options
+        )
     return json_rule({**schema, **definitions} if isinstance(schema, dict) else schema)
 
 
