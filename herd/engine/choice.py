@@ -15,9 +15,13 @@ from herd.engine.speculate import Drafter
 from herd.engine.step import Adapter
 from herd.engine.text import StopText
 from herd.model.tokenizer import Tokenizer
-from herd.protocol.types import Delta, FinishReason, Request, TokenLogprob, Usage
+from herd.protocol.types import Called, Delta, Event, Failed, FinishReason, Request, TokenLogprob, Usage
 
 FIRST_LOGPROB = -9999.0  # of a prompt's first token, which nothing predicts: the dialects' lowest value
+
+TOO_COMPLEX = Failed(
+    "the grammar needs more work for a token than is allowed; make it simpler", "invalid_grammar", 400
+)
 
 
 @dataclass
@@ -63,18 +67,26 @@ class Choice:
         self.drafter = Drafter()
         self.left = room if wanted is None else min(wanted, room)
         self.rng = sampler.generator(job.request.sampling, index)
-        self.text = StopText(tokenizer.stream(), job.request.sampling.stop)
+        grammar, calls = job.prompt.grammar, job.prompt.calls
+        self.matcher = grammar.matcher() if grammar else None
+        self.calls = calls.reader(tokenizer.stream()) if calls else None
+        self.text = StopText(self.calls or tokenizer.stream(), job.request.sampling.stop)
+        self._called = False
         self._shown = 0  # characters
         self._pending: list[tuple[int, int, TokenLogprob | None]] = []  # (its last character, token, logprob)
-
-    stopped_by: str | None = None
-
-    def constrain(self, logits: Tensor) -> Tensor:
-        return logits
 
     @property
     def undone(self) -> int:
         return len(self.tokens) - self.done
+
+    @property
+    def stopped_by(self) -> str | None:
+        """The stop string that ended the reply."""
+        return self.text.stop
+
+    def constrain(self, logits: Tensor) -> Tensor:
+        """Logits [V] of the next token with minus infinity for what the reply's grammar refuses."""
+        return logits if self.matcher is None else self.matcher.mask(logits)
 
     def echo(self) -> Delta:
         """The prompt, as the first part of a completion that asked for it."""
@@ -83,8 +95,11 @@ class Choice:
 
     def add(
         self, token: int, logits: Tensor, stop: frozenset[int]
-    ) -> tuple[list[Delta], FinishReason | None]:
-        """Take the next token; what of it may be shown now, and why the reply ends, if it does."""
+    ) -> tuple[list[Event], FinishReason | None]:
+        """Take the next token; what of it may be shown now, and why the reply ends, if it does.
+
+        Only this moves the reply on. After reason "error", which is the grammar's, the job fails as TOO_COMPLEX says.
+        """
         self.tokens.append(token)
         self.left -= 1
         self.job.generated += 1
@@ -94,16 +109,44 @@ class Choice:
             reason = "stop"
         else:
             text = self.text.push(token)
-            self._pending.append((self.text.decoded, token, self._logprob(token, logits)))
-            if self.text.stopped:
-                reason = "stop"
-            elif self.left <= 0:
-                reason = "length"
+            if not (self.calls and self.calls.calling):
+                end = self.text.decoded + (self.calls.held if self.calls else 0)
+                self._pending.append((end, token, self._logprob(token, logits)))
+            if self.matcher:
+                self.matcher.accept(token)
+            reason = self._end()
         if reason and not self.text.stopped:
             text += self.text.finish()
             reason = "stop" if self.text.stopped else reason
-        delta = self._delta(text, last=reason is not None and not self.text.stopped)
-        return [delta] if delta else [], reason
+        if self.calls is None:
+            delta = self._delta(text, last=reason is not None and not self.text.stopped)
+            return [delta] if delta else [], reason
+        return self._with_calls(text, reason)
+
+    def _end(self) -> FinishReason | None:
+        """Why the reply ends behind its last token, if it does."""
+        if self.text.stopped:
+            return "stop"
+        if self.matcher and self.matcher.broken:
+            return "error"
+        if self.matcher and self.matcher.stopped:
+            return "stop"
+        return "length" if self.left <= 0 else None
+
+    def _with_calls(self, text: str, reason: FinishReason | None) -> tuple[list[Event], FinishReason | None]:
+        """The text, then the calls behind it that are whole now; a reply that ends after some ends for them."""
+        assert self.calls
+        called, self.calls.calls = self.calls.calls, []
+        if called:
+            text += self.text.flush()
+            self._called = True
+        last = bool(called) or (reason is not None and not self.text.stopped)
+        delta = self._delta(text, last=last)
+        events: list[Event] = [delta] if delta else []
+        events += [Called(self.index, call) for call in called]
+        if reason in ("stop", "length") and self._called and not self.calls.cut:
+            reason = "tool_calls"
+        return events, reason
 
     def _logprob(self, token: int, logits: Tensor) -> TokenLogprob | None:
         k = self.job.request.sampling.logprobs

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from herd.engine import sampler
 from herd.engine.cache import needed
-from herd.engine.choice import FIRST_LOGPROB, Choice, Job, token_logprob
+from herd.engine.choice import FIRST_LOGPROB, TOO_COMPLEX, Choice, Job, token_logprob
+from herd.engine.grammar import Grammars
 from herd.engine.pace import Pace
 from herd.engine.prompt import encode
 from herd.engine.scheduler import Piece, Scheduler
@@ -69,6 +70,7 @@ class Engine:
         config = runner.config
         self.context = min(max_len or config.max_positions, config.max_positions)
         self.stop_ids = tokenizer.stop_ids | frozenset(config.eos_ids)
+        self.grammars = Grammars(tokenizer, self.stop_ids)
         self.pace = Pace(slots, budget, config.n_layers)
         least = needed(self.context)
         self.scheduler = Scheduler(runner, self.pace, max(blocks or slots * least, least))
@@ -92,7 +94,7 @@ class Engine:
         Events are the whole answer to what needs no engine: a count, or a mistake.
         """
         try:
-            prompt = encode(request, self.tokenizer, self.template, self.context)
+            prompt = encode(request, self.tokenizer, self.template, self.context, self.grammars)
             vocab = self.runner.config.vocab_size
             if wrong := [i for i in request.sampling.logit_bias if int(i) >= vocab]:
                 raise HerdError(f"logit_bias: token id {wrong[0]} is not below {vocab}")
@@ -240,7 +242,10 @@ class Engine:
         totals["generation_tokens"] += 1
         self._events += [(choice.job.id, event) for event in events]
         guessed = depth < len(piece.draft) and token == piece.draft[depth]
-        if reason:
+        if reason == "error":
+            self._events.append((choice.job.id, TOO_COMPLEX))
+            self._drop(choice.job)
+        elif reason:
             self._finish(choice, reason)
         elif guessed:
             self.scheduler.computed(choice, 1)

@@ -2,46 +2,68 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 
+from herd.engine.conversation import conversation
+from herd.engine.grammar import Grammar, Grammars
+from herd.engine.tools import Calls
 from herd.errors import HerdError
-from herd.model.chat import ChatTemplate, encode_prompt
+from herd.model.chat import ChatTemplate, encode_prompt, strings
 from herd.model.tokenizer import Tokenizer
 from herd.protocol.types import Request
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """Token ids; `lead` of them (the begin-of-text token) were added and are not echoed."""
+    """Token ids; `lead` of them (the begin-of-text token) were added and are not echoed.
+
+    `grammar`: what every reply must be a sentence of; `calls`: the tools that replies may call.
+    """
 
     ids: list[int]
     lead: int = 0
+    grammar: Grammar | None = None
+    calls: Calls | None = None
 
 
-def encode(request: Request, tokenizer: Tokenizer, template: ChatTemplate | None, context: int) -> Prompt:
-    """The request's prompt. Raises HerdError (400) when it is malformed, empty or leaves no room for a reply.
+def encode(
+    request: Request,
+    tokenizer: Tokenizer,
+    template: ChatTemplate | None,
+    context: int,
+    grammars: Grammars,
+) -> Prompt:
+    """The request's prompt. Raises HerdError (400) when it is malformed, empty or leaves no room for a reply, or when
+    its tools or format are not supported.
 
     A chat's special-token names are text; a completion's are parsed, since its whole prompt is the caller's own.
     """
-    if request.kind == "chat":
-        if template is None:
-            raise HerdError("this model has no chat template; use /v1/completions", code="no_chat_template")
-        _refuse_long([m.content for m in request.messages], tokenizer, context)
-        messages = [{k: v for k, v in m.to_json().items() if v is not None} for m in request.messages]
-        prompt = Prompt(encode_prompt(tokenizer, template, messages))
-    elif isinstance(request.prompt, str):
-        _refuse_long([request.prompt], tokenizer, context)
-        prompt = _begun(tokenizer.encode(request.prompt, special=True), tokenizer)
-    else:
-        if any(not 0 <= token < tokenizer.vocab_size for token in request.prompt):
-            raise HerdError(f"prompt: token ids must be from 0 to {tokenizer.vocab_size - 1}")
-        prompt = Prompt(list(request.prompt))
+    prompt = _read(request, tokenizer, template, context)
     if not prompt.ids:
         raise HerdError("the prompt is empty; send at least one token")
     room = request.sampling.max_tokens != 0  # scoring a prompt needs no place for a reply
     if len(prompt.ids) + room > context:
         raise too_long(str(len(prompt.ids)), context)
-    return prompt
+    format = grammars.of(request.format) if request.format else None
+    source = prompt.calls.source(format) if prompt.calls else format
+    return replace(prompt, grammar=grammars.compile(source)) if source else prompt
+
+
+def _read(request: Request, tokenizer: Tokenizer, template: ChatTemplate | None, context: int) -> Prompt:
+    if request.kind == "chat":
+        if template is None:
+            raise HerdError("this model has no chat template; use /v1/completions", code="no_chat_template")
+        calls = Calls.of(request, template.source)
+        messages, tools = conversation(request.messages, calls, template)
+        _refuse_long(strings([messages, tools]), tokenizer, context)
+        return Prompt(encode_prompt(tokenizer, template, messages, tools), calls=calls)
+    if isinstance(request.prompt, str):
+        _refuse_long([request.prompt], tokenizer, context)
+        return _begun(tokenizer.encode(request.prompt, special=True), tokenizer)
+    if any(not 0 <= token < tokenizer.vocab_size for token in request.prompt):
+        raise HerdError(f"prompt: token ids must be from 0 to {tokenizer.vocab_size - 1}")
+    return Prompt(list(request.prompt))
 
 
 def too_long(count: str, context: int) -> HerdError:
@@ -59,7 +81,7 @@ def _begun(ids: list[int], tokenizer: Tokenizer) -> Prompt:
     return Prompt([tokenizer.bos_id, *ids], lead=1)
 
 
-def _refuse_long(texts: list[str], tokenizer: Tokenizer, context: int) -> None:
+def _refuse_long(texts: Iterable[str], tokenizer: Tokenizer, context: int) -> None:
     """Refuse text that is too long in any tokenisation, by its bytes alone."""
     try:
         least = sum(len(text.encode()) for text in texts) // max(tokenizer.longest_token, 1)

@@ -15,7 +15,7 @@ class StopText:
     """The text of one reply as it may be shown.
 
     A stop string is matched on text, across token boundaries. What could still become one is held back until it is
-    decided; `stopped` is true once one was found, and nothing from its first character on is ever given out.
+    decided; `stop` is the first that was found, and nothing from its first character on is ever given out.
     """
 
     def __init__(self, decoder: Decoder, stops: Sequence[str]) -> None:
@@ -23,7 +23,11 @@ class StopText:
         self._stops = tuple(s for s in stops if s)
         self._held = ""
         self.decoded = 0  # characters so far, shown, held or dropped
-        self.stopped = False
+        self.stop: str | None = None
+
+    @property
+    def stopped(self) -> bool:
+        return self.stop is not None
 
     def push(self, token: int) -> str:
         """The text that `token` releases; may be empty."""
@@ -31,9 +35,11 @@ class StopText:
 
     def finish(self) -> str:
         """What was held back, when no token follows."""
-        text = self._release(self._decoder.finish())
-        if not self.stopped:
-            text, self._held = text + self._held, ""
+        return self._release(self._decoder.finish()) + self.flush()
+
+    def flush(self) -> str:
+        """What was held back, when no text follows that could be one with it."""
+        text, self._held = self._held, ""
         return text
 
     def _release(self, text: str) -> str:
@@ -41,10 +47,11 @@ class StopText:
             return ""
         self.decoded += len(text)
         text = self._held + text
-        found = [at for stop in self._stops if (at := text.find(stop)) >= 0]
+        found = [(at, stop) for stop in self._stops if (at := text.find(stop)) >= 0]
         if found:
-            self.stopped, self._held = True, ""
-            return text[: min(found)]
+            at, self.stop = min(found, key=lambda pair: pair[0])
+            self._held = ""
+            return text[:at]
         keep = self._undecided(text)
         self._held = text[len(text) - keep :]
         return text[: len(text) - keep]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from herd.model.renderer import Renderer
 from herd.model.template import BUNDLED, LLAMA3_TEMPLATE, digest, render
 from herd.model.tokenizer import Tokenizer
 
-__all__ = ["LLAMA3_TEMPLATE", "ChatTemplate", "Messages", "encode_chat", "encode_prompt"]
+__all__ = ["LLAMA3_TEMPLATE", "ChatTemplate", "Messages", "encode_chat", "encode_prompt", "strings"]
 
 Messages = Sequence[Mapping[str, Any]]
 
@@ -66,6 +66,8 @@ class ChatTemplate:
         said = [dict(message) for message in messages]
         variables = {
             "messages": said,
+            "tools": None,
+            "documents": None,
             "add_generation_prompt": add_generation_prompt,
             **self._names,
             **context,
@@ -73,13 +75,18 @@ class ChatTemplate:
         return self._render(variables)
 
 
-def encode_prompt(tokenizer: Tokenizer, template: ChatTemplate, messages: Messages) -> list[int]:
-    """Token ids of the conversation up to where the assistant's reply begins.
+def encode_prompt(
+    tokenizer: Tokenizer,
+    template: ChatTemplate,
+    messages: Messages,
+    tools: Sequence[Mapping[str, Any]] | None = None,
+) -> list[int]:
+    """Token ids of the conversation up to where the assistant's reply begins; `tools` as transformers gives them.
 
-    Special-token names inside a message's content stay text: the content is swapped for private-use marks while the
-    template renders, and only the template's own text is parsed for special tokens.
+    Special-token names inside the messages and tools stay text: their strings are broken with private-use marks while
+    the template renders, and only the template's own text is parsed for special tokens.
     """
-    return _encode(tokenizer, template, messages, add_generation_prompt=True)
+    return _encode(tokenizer, template, messages, tools, add_generation_prompt=True)
 
 
 def encode_chat(
@@ -102,29 +109,51 @@ def encode_chat(
     return ids, mask
 
 
-def _encode(tokenizer: Tokenizer, template: ChatTemplate, messages: Messages, **context: Any) -> list[int]:
-    names = [name for name in tokenizer.special if any(name in str(m.get("content", "")) for m in messages)]
+def _encode(
+    tokenizer: Tokenizer,
+    template: ChatTemplate,
+    messages: Messages,
+    tools: Sequence[Mapping[str, Any]] | None = None,
+    **context: Any,
+) -> list[int]:
+    said = "\0".join(strings([messages, tools]))
+    names = [name for name in tokenizer.special if name in said]
     if not names:
-        return tokenizer.encode(template.render(messages, **context), special=True)
+        return tokenizer.encode(template.render(messages, tools=tools, **context), special=True)
     # A forged name in a message: break it with a mark that no text contains, render, then encode piece by piece.
     mark = "\ue000"
-    while any(mark in str(m.get("content", "")) for m in messages):
+    while mark in said:
         mark += "\ue001"
-    broken = [
-        {**m, "content": _replace(str(m.get("content", "")), {n: n[0] + mark + n[1:] for n in names})}
-        for m in messages
-    ]
-    rendered = template.render(broken, **context)
+    broken = {name: name[0] + mark + name[1:] for name in names}
+    rendered = template.render(_replace(messages, broken), tools=_replace(tools, broken), **context)
     ids: list[int] = []
     for i, piece in enumerate(_split_keep(rendered, tokenizer.special)):
         ids += [tokenizer.special[piece]] if i % 2 else tokenizer.encode(piece.replace(mark, ""))
     return ids
 
 
-def _replace(text: str, table: Mapping[str, str]) -> str:
-    for old, new in table.items():
-        text = text.replace(old, new)
-    return text
+def strings(value: Any) -> Iterator[str]:
+    """All strings in JSON types, keys included."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for key, item in value.items():
+            yield str(key)
+            yield from strings(item)
+    elif isinstance(value, Sequence):
+        for item in value:
+            yield from strings(item)
+
+
+def _replace(value: Any, table: Mapping[str, str]) -> Any:
+    """The value, with what the table says replaced in all its strings."""
+    if isinstance(value, str):
+        for old, new in table.items():
+            value = value.replace(old, new)
+        return value
+    if isinstance(value, Mapping):
+        return {_replace(key, table): _replace(item, table) for key, item in value.items()}
+    return [_replace(item, table) for item in value] if isinstance(value, Sequence) else value
 
 
 def _split_keep(text: str, names: Mapping[str, int]) -> list[str]:

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from herd.errors import HerdError
-from herd.model import renderer
+from herd.model import child, renderer
 from herd.model.chat import LLAMA3_TEMPLATE, ChatTemplate
 from herd.model.renderer import Renderer
 from herd.model.template import BUNDLED, digest, render
@@ -51,7 +51,7 @@ def test_a_hostile_template_is_refused_in_bounded_time(source: str) -> None:
 
 
 def test_a_template_that_writes_without_end_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(renderer, "MAX_REPLY", 1 << 20)
+    monkeypatch.setattr(child, "MAX_REPLY", 1 << 20)
     template = ChatTemplate("{{ 'a' * (messages | length) * 400000 }}")
     assert len(template.render(CHAT)) == 800_000
     with pytest.raises(HerdError, match="writes more than 1 MiB"):
@@ -87,7 +87,7 @@ def test_only_our_own_templates_render_here(monkeypatch: pytest.MonkeyPatch) -> 
     def no_child(*_: object) -> None:
         raise AssertionError("a child was started")
 
-    monkeypatch.setattr(renderer, "_Child", no_child)
+    monkeypatch.setattr(renderer, "Child", no_child)
     ChatTemplate(LLAMA3_TEMPLATE).render(CHAT)
     with pytest.raises(AssertionError):
         ChatTemplate(FOREIGN)

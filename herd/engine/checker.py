@@ -1,0 +1,121 @@
+"""A grammar of unknown origin, compiled first in a child process: a deep one overflows the compiler's stack.
+
+python -m herd.engine.checker     the child
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+from typing import Any
+
+from herd.errors import HerdError
+from herd.model.child import Child, serve
+
+DEADLINE = 2.0  # seconds for a grammar
+SUBJECT = "the grammar"
+STACK = 1 << 20  # bytes: an eighth of what compiles it afterwards
+# Work in a step and size, so that no grammar slows other replies down: a schema's rows are long, but never ambiguous.
+LIMITS = {
+    "schema": {"max_items_in_row": 2000, "step_max_items": 50_000},
+    "grammar": {"max_items_in_row": 400, "step_max_items": 10_000},
+}
+COMMON = {"step_lexer_fuel": 100_000, "max_lexer_states": 20_000, "max_grammar_size": 200_000}
+
+
+class Checker:
+    """The child, started when first needed and replaced when it had to be killed. Thread-safe."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._child: Child | None = None
+
+    def check(self, source: str, limits: str) -> None:
+        """Raises HerdError when `source` does not compile within the bounds."""
+        with self._lock:
+            if self._child is None or not self._child.alive:
+                self._child = Child(__name__, DEADLINE, SUBJECT, "invalid_grammar")
+            self._child.ask({"source": source, "limits": limits})
+
+    def convert(self, text: str) -> str:
+        """GBNF as Lark; what is Lark already stays as it is. Raises HerdError when it is neither."""
+        with self._lock:
+            if self._child is None or not self._child.alive:
+                self._child = Child(__name__, DEADLINE, SUBJECT, "invalid_grammar")
+            return str(self._child.ask({"convert": text})["lark"])
+
+
+def parser_limits(name: str) -> Any:
+    from llguidance import LLParserLimits
+
+    return LLParserLimits(**LIMITS[name], **COMMON, verbose_errors=False)  # type: ignore[arg-type]
+
+
+def reason(error: str) -> str:
+    """The compiler's message, on one line and without the grammar's text."""
+    lines = [line.strip() for line in error.splitlines() if not re.match(r"\s*(\d+ \||\^+\s*$|$)", line)]
+    return re.sub(r"^at \d+\(\d+\): ", "", " ".join(lines))[:300] or "it does not compile"
+
+
+def _answer(request: dict[str, Any]) -> dict[str, Any]:
+    result: dict[str, Any] = {}
+
+    def work() -> None:
+        try:
+            if "convert" in request:
+                result["lark"] = _convert(request["convert"])
+            else:
+                _compile(request["source"], request["limits"])
+        except HerdError as error:
+            result["error"] = str(error)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    return result
+
+
+def _convert(text: str) -> str:
+    from llguidance.gbnf_to_lark import any_to_lark
+
+    try:
+        return str(any_to_lark(text))
+    except Exception as error:  # whatever a converter may meet, too deep a nesting included
+        raise HerdError(f"the grammar is neither Lark nor GBNF: {reason(str(error))}") from None
+
+
+def _compile(source: str, limits: str) -> None:
+    from llguidance import LLMatcher
+
+    matcher = LLMatcher(_tokenizer(), source, log_level=0, limits=parser_limits(limits))
+    if not matcher.is_error():
+        matcher.compute_bitmask()  # the first step builds what the others use
+    if matcher.is_error():
+        raise HerdError(f"the grammar cannot be compiled: {reason(matcher.get_error())}")
+
+
+def _tokenizer() -> Any:
+    """One of bytes alone."""
+    global _bytes
+    from llguidance import LLTokenizer, TokenizerWrapper
+
+    if _bytes is None:
+        _bytes = LLTokenizer(TokenizerWrapper(_Bytes()))
+    return _bytes
+
+
+class _Bytes:
+    eos_token_id = 256
+    bos_token_id = None
+    tokens = [bytes([b]) for b in range(256)] + [b"<end>"]
+    special_token_ids = [256]
+
+    def __call__(self, text: bytes) -> list[int]:
+        return list(text)
+
+
+_bytes: Any = None
+
+if __name__ == "__main__":
+    threading.stack_size(STACK)
+    serve(_answer, DEADLINE, SUBJECT)

@@ -1,0 +1,218 @@
+"""Structured output: which tokens may come next, so that a reply is a sentence of a grammar (by `llguidance`)."""
+
+from __future__ import annotations
+
+import json
+import re
+import threading
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from herd.engine.checker import Checker, parser_limits, reason
+from herd.engine.schema import clean
+from herd.errors import HerdError
+from herd.model.tokenizer import Tokenizer
+from herd.protocol.types import Format
+
+MAX_TEXT = 128 << 10  # characters of a regular expression or a grammar
+CACHED = 16  # compiled grammars an engine keeps
+# At each place where JSON may have white space: one space, or a line's end and an indentation.
+WHITESPACE = r" |\n {0,16}"
+# Names of tool formats are text to a grammar, whether or not the tokenizer has a token for them.
+MARKERS = ("<tool_call>", "</tool_call>", "[TOOL_CALLS]", "<|python_tag|>")
+
+# What only an engine that takes tokens back, or samples by rule, could honour.
+_UNSUPPORTED = re.compile(r"^[a-zA-Z_][\w-]*\s*\[[^\]\n]*\b(stop|max_tokens|temperature)\s*=", re.M)
+
+
+@dataclass(frozen=True)
+class Source:
+    """A grammar in llguidance's form; `limits` names the bounds of its work in a step."""
+
+    text: str
+    limits: Literal["schema", "grammar"] = "schema"
+
+
+def json_rule(schema: Any) -> str:
+    """A schema that `clean` gave, as an expression of a Lark grammar."""
+    if isinstance(schema, bool):
+        schema = {} if schema else {"enum": []}
+    options = {"whitespace_pattern": WHITESPACE, "lenient": False, "coerce_one_of": False}
+    return "%json " + json.dumps({**schema, "x-guidance": options})
+
+
+def lark_of(format: Format, convert: Callable[[str], str]) -> Source:
+    """The format's grammar. Raises HerdError (400) that names what is not supported.
+
+    `convert` makes Lark of a grammar in GBNF.
+    """
+    if format.kind == "json_object":
+        return Source("start: " + json_rule({"type": "object"}))
+    if format.kind == "json_schema":
+        return Source("start: " + json_rule(clean(format.schema, "the schema")))
+    if len(format.text) > MAX_TEXT:
+        raise HerdError(
+            f"the {format.kind} has more than {MAX_TEXT} characters; send a shorter one",
+            code="invalid_grammar",
+        )
+    if format.kind == "regex":
+        return Source(f"start: /{_regex(format.text)}/", "grammar")
+    if found := _UNSUPPORTED.search(format.text):
+        raise HerdError(f"the grammar: the option {found[1]!r} is not supported", code="invalid_grammar")
+    return Source(convert(format.text), "grammar")
+
+
+def _regex(pattern: str) -> str:
+    """A pattern as it stands between slashes; it must match the whole reply, so anchors around it add nothing."""
+    from llguidance import regex_to_lark
+
+    pattern = pattern.removeprefix("^")
+    if pattern.endswith("$") and not re.search(r"(?<!\\)(\\\\)*\\\$$", pattern):
+        pattern = pattern[:-1]
+    if not pattern:
+        raise HerdError("the regular expression is empty", code="invalid_grammar")
+    return str(regex_to_lark(pattern, ""))
+
+
+class Grammars:
+    """Compiles grammars for one vocabulary, and keeps those that were used last. Thread-safe.
+
+    `stop_ids` are allowed where, and only where, the grammar lets a reply end.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, stop_ids: frozenset[int]) -> None:
+        self._tokenizer, self._stop_ids = tokenizer, stop_ids
+        self._checker = Checker()
+        self._lock = threading.Lock()
+        self._vocabulary: Any = None  # made when first needed: it takes a second for 128k tokens
+        self._known: OrderedDict[Source, Grammar | HerdError] = OrderedDict()
+
+    def of(self, format: Format) -> Source:
+        """The format's grammar. Raises HerdError (400) when it is not supported."""
+        return lark_of(format, self._checker.convert)
+
+    def compile(self, source: Source) -> Grammar:
+        """Raises HerdError (400) for a grammar that is wrong, or too large to compile within a bounded time."""
+        with self._lock:
+            known = self._known.get(source)
+            if known is None:
+                try:
+                    known = self._compile(source)
+                except HerdError as error:
+                    known = error
+                self._known[source] = known
+                while len(self._known) > CACHED:
+                    self._known.popitem(last=False)
+            self._known.move_to_end(source)
+        if isinstance(known, HerdError):
+            raise HerdError(str(known), status=known.status, code=known.code)
+        return known
+
+    def _compile(self, source: Source) -> Grammar:
+        from llguidance import LLMatcher
+
+        self._checker.check(source.text, source.limits)
+        if self._vocabulary is None:
+            self._vocabulary = _vocabulary(self._tokenizer, self._stop_ids)
+        matcher = LLMatcher(self._vocabulary, source.text, log_level=0, limits=parser_limits(source.limits))
+        if matcher.is_error():
+            raise HerdError(
+                f"the grammar cannot be compiled: {reason(matcher.get_error())}", code="invalid_grammar"
+            )
+        return Grammar(matcher, self._vocabulary.vocab_size)
+
+
+class Grammar:
+    """A compiled grammar, for any number of replies."""
+
+    def __init__(self, matcher: Any, size: int) -> None:
+        self._matcher, self._size = matcher, size
+
+    def matcher(self) -> Matcher:
+        return Matcher(self._matcher.deep_copy(), self._size)
+
+
+class Matcher:
+    """One reply's place in its grammar; it moves on only in `accept`."""
+
+    def __init__(self, matcher: Any, size: int) -> None:
+        self._matcher = matcher
+        self._bits = np.zeros((size + 31) // 32, dtype=np.int32)
+        self._refused: Tensor | None = None  # of this place, once it was asked for
+        self.broken = False  # the grammar turned out to need more work than a step may take
+
+    @property
+    def stopped(self) -> bool:
+        """Nothing can follow: the text is whole."""
+        return not self.broken and bool(self._matcher.is_stopped())
+
+    @property
+    def accepting(self) -> bool:
+        """The text is whole as it stands."""
+        return not self.broken and bool(self._matcher.is_accepting())
+
+    def mask(self, logits: Tensor) -> Tensor:
+        """A copy of logits [V] with minus infinity for every token that may not come next; as it is once `broken`."""
+        if self.broken:
+            return logits
+        if self._refused is None:
+            self._matcher.unsafe_compute_mask_ptr(self._bits.ctypes.data, self._bits.nbytes)
+            allowed = np.unpackbits(
+                self._bits.view(np.uint8),
+                bitorder="little",
+                count=len(logits) if len(logits) <= self._bits.size * 32 else None,
+            )
+            refused = np.ones(len(logits), dtype=bool)
+            refused[: len(allowed)] = allowed == 0
+            if self._matcher.is_error() or refused.all():
+                self.broken = True
+                return logits
+            self._refused = torch.from_numpy(refused)
+        return logits.masked_fill(self._refused.to(logits.device), -torch.inf)
+
+    def accept(self, token: int) -> None:
+        """Move on. A token that `mask` refused breaks the matcher."""
+        self._refused = None
+        if not self.broken and not self._matcher.consume_token(token):
+            self.broken = True
+
+
+def _vocabulary(tokenizer: Tokenizer, stop_ids: frozenset[int]) -> Any:
+    """llguidance's form of the vocabulary."""
+    from llguidance import LLTokenizer, TokenizerWrapper
+
+    vocabulary = _Vocabulary(tokenizer, stop_ids)
+    return LLTokenizer(TokenizerWrapper(vocabulary), eos_token=vocabulary.stops)
+
+
+class _Vocabulary:
+    """What llguidance asks of a tokenizer, under its names."""
+
+    bos_token_id = None
+
+    def __init__(self, tokenizer: Tokenizer, stop_ids: frozenset[int]) -> None:
+        self._tokenizer = tokenizer
+        self.tokens = [tokenizer.token_bytes(i) for i in range(tokenizer.vocab_size)]
+        self.stops = sorted(i for i in stop_ids if i < len(self.tokens))
+        if not self.stops:  # a model that never ends by itself: a token that it cannot draw
+            self.stops = [len(self.tokens)]
+            self.tokens.append(b"<end>")
+        self.eos_token_id = self.stops[0]
+        text = {tokenizer.special[name] for name in MARKERS if name in tokenizer.special}
+        self.special_token_ids = sorted(({*tokenizer.special.values(), *self.stops}) - text)
+        self._markers = {name: tokenizer.special[name] for name in MARKERS if name in tokenizer.special}
+        self._split = re.compile("(" + "|".join(map(re.escape, MARKERS)) + ")")
+
+    def __call__(self, text: str) -> list[int]:
+        if not isinstance(text, str):
+            raise TypeError("text, not bytes")  # llguidance tries both once
+        ids: list[int] = []
+        for piece in self._split.split(text):
+            ids += [self._markers[piece]] if piece in self._markers else self._tokenizer.encode(piece)
+        return ids

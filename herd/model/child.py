@@ -1,0 +1,115 @@
+"""A child process that answers one question at a time, bounded in time and memory: for code of unknown origin.
+
+A request and a reply are each one line of JSON, on the child's stdin and stdout.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import resource
+import signal
+import socket
+import subprocess
+import sys
+import time
+import weakref
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from herd.errors import HerdError
+
+START = 30.0  # seconds a child may take to start, on a busy machine
+MEMORY = 256 << 20  # bytes of address space
+MAX_REPLY = 16 << 20  # bytes: escaping makes at most three of one, and a request has at most 4 MiB
+
+
+class Child:
+    """A process running a module's `serve`; not alive any more once it failed to answer within `deadline` seconds.
+
+    `subject` names in messages what it works on; `code` is that of the HerdErrors.
+    """
+
+    def __init__(self, module: str, deadline: float, subject: str, code: str) -> None:
+        self._deadline, self._subject, self._code = deadline, subject, code
+        self._socket, theirs = socket.socketpair()
+        with theirs:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", module],
+                stdin=theirs.fileno(),
+                stdout=theirs.fileno(),
+                start_new_session=True,  # a terminal's Ctrl-C is its parent's business
+            )
+        self._end = weakref.finalize(self, _end, self._process, self._socket)
+        try:
+            self._receive(time.monotonic() + START)  # it is ready
+        except (OSError, EOFError):
+            self._end()
+            raise HerdError(f"the process for {subject} did not start", status=503) from None
+
+    @property
+    def alive(self) -> bool:
+        return self._end.alive and self._process.poll() is None
+
+    def ask(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        """The reply. Raises HerdError when the child refused, or was killed instead."""
+        until = time.monotonic() + self._deadline
+        try:
+            self._socket.settimeout(self._deadline)
+            self._socket.sendall(_line(request))
+            reply = self._receive(until)
+        except TimeoutError:
+            problem = f"{self._subject} takes longer than {self._deadline:g} s"
+        except OverflowError:
+            problem = f"{self._subject} writes more than {MAX_REPLY >> 20} MiB"
+        except (OSError, EOFError):
+            problem = f"{self._subject} broke the process that worked on it"
+        else:
+            if "error" in reply:
+                raise HerdError(str(reply["error"]), code=self._code)
+            return reply
+        self._end()
+        raise HerdError(problem, code=self._code)
+
+    def _receive(self, until: float) -> dict[str, Any]:
+        data = bytearray()
+        while not data.endswith(b"\n"):
+            self._socket.settimeout(max(until - time.monotonic(), 1e-3))  # 0 would not wait at all
+            piece = self._socket.recv(1 << 20)
+            if not piece:
+                raise EOFError
+            data += piece
+            if len(data) > MAX_REPLY:
+                raise OverflowError
+        return dict(json.loads(data))
+
+
+def _end(process: subprocess.Popen[bytes], connection: socket.socket) -> None:
+    connection.close()
+    process.kill()
+    process.wait()
+
+
+def _line(message: Mapping[str, Any]) -> bytes:
+    return json.dumps(message).encode() + b"\n"
+
+
+def serve(answer: Callable[[dict[str, Any]], dict[str, Any]], deadline: float, subject: str) -> None:
+    """The child: answer until stdin closes. An alarm ends one that works on after its parent has died."""
+    os.nice(5)  # replies that run come first
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+    reply = _line({})  # ready
+    while True:
+        sys.stdout.buffer.write(reply)
+        sys.stdout.buffer.flush()
+        signal.alarm(0)
+        if not (request := sys.stdin.buffer.readline()):
+            return
+        signal.alarm(math.ceil(deadline) + 1)
+        try:
+            reply = _line(answer(json.loads(request)))
+        except HerdError as error:
+            reply = _line({"error": str(error)})
+        except MemoryError:
+            reply = _line({"error": f"{subject} needs more than {MEMORY >> 20} MiB of memory"})
