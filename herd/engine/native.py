@@ -9,6 +9,7 @@ import ctypes
 from array import array
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -19,12 +20,16 @@ from torch import Tensor
 from herd.engine import kernels
 from herd.engine.step import BLOCK, Adapter, Span
 from herd.errors import HerdError
+from herd.model.config import Config
 from herd.model.llama import Llama
 from herd.protocol.types import Sampling
 
-CHUNK = 512  # rows that go through a layer together: what lies between its products stays in the cache of the CPU
+CHUNK = (
+    512  # rows that go through a layer together: what lies between its products stays in the cache of the CPU
+)
 
 # The products of a layer, in the kernels' order, and the parts that each is made of.
+FEW = 4  # as in layer.h
 PRODUCTS = (("attn.q", "attn.k", "attn.v"), ("attn.o",), ("ffn.gate", "ffn.up"), ("ffn.down",))
 
 _LORA = np.dtype(
@@ -32,7 +37,7 @@ _LORA = np.dtype(
     + [(name, "i4") for name in ("product", "start", "stop", "rank", "column", "n")],
     align=True,
 )
-_LIMITS = np.dtype([("temperature", "f4"), ("top_k", "i4"), ("top_p", "f4"), ("min_p", "f4")])
+_LIMITS = np.dtype([("temperature", "f8"), ("top_p", "f8"), ("min_p", "f8"), ("top_k", "i8")])
 
 
 class _Shape(ctypes.Structure):
@@ -48,9 +53,25 @@ class _Layer(ctypes.Structure):
 class _Chunk(ctypes.Structure):
     _fields_ = [(name, ctypes.c_int32) for name in ("rows", "spans", "loras")]
     _fields_ += [
-        (name, ctypes.c_void_p)
-        for name in ("span", "blocks", "lora", "angles", "x", "h", "y", "low", "act")
+        (name, ctypes.c_void_p) for name in ("span", "blocks", "lora", "angles", "x", "y", "h", "low", "act")
     ]
+    _fields_ += [(name, ctypes.c_size_t) for name in ("h_size", "act_size")]
+
+    held: Any  # what the addresses point to
+    parts: _Loras | None = None
+
+    def adapt(self, layer: int) -> None:
+        """Point to this layer's parts of the adapters."""
+        if self.parts:
+            first, end = self.parts.first[layer : layer + 2]
+            self.lora = self.parts.table.ctypes.data + first * _LORA.itemsize
+            self.loras = end - first
+
+
+@dataclass(frozen=True)
+class _Loras:
+    table: np.ndarray
+    first: list[int]  # by layer, where its rows begin
 
 
 class Native:
@@ -63,10 +84,14 @@ class Native:
         if weights not in kernels.KINDS:
             raise HerdError(f"weights must be one of {', '.join(kernels.KINDS)}, not {weights!r}")
         self.weights = weights
-        self._lib = _declare(kernels.library())
+        self._lib, self._team = _library(), kernels.team()
         self._shape = _Shape(c.dim, c.n_heads, c.n_kv_heads, c.head_dim, c.ffn_dim, c.n_layers, c.norm_eps)
         self._frequencies = model.freq.double().numpy()
         self._angles = np.empty((0, c.head_dim), np.float32)
+        heads, kv_heads = c.n_heads * c.head_dim, c.n_kv_heads * c.head_dim
+        self._inputs = (c.dim, heads, c.ffn_dim)
+        self._widest = max(heads + 2 * kv_heads, 2 * c.ffn_dim)
+        self._kind, self._threads = kernels.KINDS[weights], self._lib.herd_team_size(self._team)
         head = "int8" if weights == "int4" else weights
         self._head = kernels.pack(_take(model.head_weight), head)
         # An embedding of its own is only looked up, never multiplied with: bf16 costs no time.
@@ -113,22 +138,22 @@ class Native:
         x = torch.empty(rows, c.dim)
         if not rows:
             return x
-        ids = np.frombuffer(array("i", tokens), np.int32)
+        ids = np.frombuffer(array("q", tokens), np.int64)
         if ids.min() < 0 or ids.max() >= c.vocab_size:
             raise HerdError("a token id is outside the vocabulary")
-        self._embed.rows(ids, x)
+        self._lib.herd_unpack_rows(
+            ctypes.addressof(self._embed.weight), ids.ctypes.data, rows, x.data_ptr(), c.dim
+        )
         chunks = [self._chunk(piece, x) for piece in _pieces(spans)]
+        shape, cache = ctypes.addressof(self._shape), self._cache.ctypes.data
         for layer in range(c.n_layers):
             between()
             at = ctypes.addressof(self._layers[layer])
-            for chunk, loras, first in chunks:
-                if first is not None:
-                    chunk.lora = loras.ctypes.data + int(first[layer]) * _LORA.itemsize
-                    chunk.loras = int(first[layer + 1] - first[layer])
-                self._lib.herd_layer(
-                    ctypes.addressof(self._shape), at, ctypes.addressof(chunk), layer, self._cache.ctypes.data
-                )
-        self._lib.herd_norm(x.data_ptr(), self._norm.ctypes.data, rows, c.dim, c.norm_eps, x.data_ptr())
+            for chunk in chunks:
+                chunk.adapt(layer)
+                self._lib.herd_layer(self._team, shape, at, ctypes.addressof(chunk), layer, cache)
+        norm = self._norm.ctypes.data
+        self._lib.herd_norm(self._team, x.data_ptr(), norm, rows, c.dim, c.norm_eps, x.data_ptr())
         return x
 
     def logits(self, hidden: Tensor) -> Tensor:
@@ -136,84 +161,76 @@ class Native:
         n = len(hidden)
         out = torch.empty(n, self.config.vocab_size)
         if n:
-            act = self._scratch("act", kernels.act_bytes(self._head, n), np.uint8)
-            self._lib.herd_head(ctypes.addressof(self._head.weight), hidden.data_ptr(), n, act, out.data_ptr())
+            w = self._head.weight
+            act = self._scratch("act", self._lib.herd_act_bytes(w.kind, n, w.k))
+            self._lib.herd_head(self._team, ctypes.addressof(w), hidden.data_ptr(), n, act, out.data_ptr())
         return out
 
-    def _scratch(self, name: str, count: int, dtype: type) -> int:
-        """The address of room for so many numbers, kept from step to step."""
-        if name not in self._room or self._room[name].size < count:
-            self._room[name] = np.empty(max(count, 1), dtype)
+    def _scratch(self, name: str, size: int) -> int:
+        """The address of room for so many bytes, kept from step to step."""
+        if name not in self._room or self._room[name].size < size:
+            self._room[name] = kernels.aligned(size)
         return self._room[name].ctypes.data
 
-    def _chunk(self, spans: list[Span], x: Tensor) -> tuple[_Chunk, np.ndarray, np.ndarray | None]:
-        """What the kernels are told of some spans; their adapters' parts in order of layers, and where each begins."""
+    def _chunk(self, spans: list[Span], x: Tensor) -> _Chunk:
         c = self.config
         first, rows = spans[0].start, spans[-1].stop - spans[0].start
-        table, rows_of = array("i"), array("i")
+        table, bounds = array("i"), array("i")
         for s in spans:
-            rows_of.extend((s.start - first, s.stop - first, s.past, len(table)))
+            bounds.extend((s.start - first, s.stop - first, s.past, len(table)))
             table.extend(s.blocks[: -(-(s.past + s.stop - s.start) // BLOCK)])
-        blocks, at = np.frombuffer(table, np.int32), np.frombuffer(rows_of, np.int32)
+        blocks = np.frombuffer(table, np.int32)
         if blocks.min() < 0 or blocks.max() >= len(self._cache):
             raise HerdError("a span names a block that was not allocated")
         self._turn(max(s.past + s.stop - s.start for s in spans))
-        heads = c.n_heads * c.head_dim
-        widest_in = max(c.dim, heads, c.ffn_dim)
-        widest_out = max(heads + 2 * c.n_kv_heads * c.head_dim, 2 * c.ffn_dim, c.dim)
-        loras, layers, low = self._loras(spans)
-        act = max(kernels.act_bytes(p, rows) for p in self._packed[:4])
-        chunk = _Chunk(
-            rows,
-            len(spans),
-            0,
-            at.ctypes.data,
-            blocks.ctypes.data,
-            None,
-            self._angles.ctypes.data,
-            x.data_ptr() + first * c.dim * 4,
-            self._scratch("h", rows * widest_in, np.float32),
-            self._scratch("y", rows * widest_out, np.float32),
-            self._scratch("low", low, np.float32),
-            self._scratch("act", act, np.uint8),
-        )
-        chunk.keep = (table, rows_of)
-        return chunk, loras, layers
+        chunk = _Chunk(rows, len(spans))
+        chunk.held = (bounds, table)
+        chunk.span, chunk.blocks = bounds.buffer_info()[0], table.buffer_info()[0]
+        chunk.angles = self._angles.ctypes.data
+        chunk.x = x.data_ptr() + first * c.dim * 4
+        copies = self._threads if rows <= FEW else 1
+        chunk.h_size = rows * max(self._inputs)
+        chunk.act_size = max(self._lib.herd_act_bytes(self._kind, rows, k) for k in self._inputs) + 63 & ~63
+        chunk.y = self._scratch("y", 4 * rows * self._widest)
+        chunk.h = self._scratch("h", 4 * chunk.h_size * copies)
+        chunk.act = self._scratch("act", chunk.act_size * copies)
+        if any(s.adapter for s in spans):
+            chunk.parts, low = self._loras(spans)
+            chunk.low = self._scratch("low", low)
+        return chunk
 
     def _turn(self, positions: int) -> None:
         """Have the rotary angles' cosines and sines of so many positions, exact to fp32 however far they lie."""
         have = len(self._angles)
         if positions > have:
             at = np.arange(have, max(positions, 2 * have, 256))[:, None] * self._frequencies
-            self._angles = np.concatenate((self._angles, np.hstack((np.cos(at), np.sin(at))).astype(np.float32)))
+            self._angles = np.concatenate(
+                (self._angles, np.hstack((np.cos(at), np.sin(at))).astype(np.float32))
+            )
 
     # --- adapters
 
-    def _loras(self, spans: list[Span]) -> tuple[np.ndarray, np.ndarray | None, int]:
-        """The kernels' table of all adapters' parts by layer, where each layer begins, and the scratch they need."""
-        if all(s.adapter is None for s in spans):
-            return np.empty(0, _LORA), None, 0
-        runs: list[list[Any]] = []  # [adapter, start, stop]: neighbours that share one are one run
-        first = spans[0].start
+    def _loras(self, spans: list[Span]) -> tuple[_Loras, int]:
+        """All adapters' parts, layer by layer, and the bytes that hold what lies between their halves."""
+        runs: list[tuple[Adapter | None, list[Span]]] = []  # neighbours with one adapter are one run
         for s in spans:
-            if runs and runs[-1][0] is s.adapter:
-                runs[-1][2] = s.stop - first
-            elif s.adapter is not None or runs:
-                runs.append([s.adapter, s.start - first, s.stop - first])
+            if not runs or runs[-1][0] is not s.adapter:
+                runs.append((s.adapter, []))
+            runs[-1][1].append(s)
         tables, layers = [], []
-        for adapter, start, stop in runs:
-            if adapter is None:
-                continue
-            parts = self._parts(adapter)
-            table = parts.table.copy()
-            table["start"], table["stop"] = start, stop
-            tables.append(table)
-            layers.append(parts.layers)
+        for adapter, run in runs:
+            if adapter is not None:
+                parts = self._parts(adapter)
+                tables.append(parts.table.copy())
+                tables[-1]["start"] = run[0].start - spans[0].start
+                tables[-1]["stop"] = run[-1].stop - spans[0].start
+                layers.append(parts.layers)
         table, layer = np.concatenate(tables), np.concatenate(layers)
         order = np.argsort(layer, kind="stable")
-        table = table[order]
-        low = int(((table["stop"] - table["start"]) * table["rank"]).max()) * len(spans) * 3
-        return table, np.searchsorted(layer[order], np.arange(self.config.n_layers + 1)), low
+        first = np.searchsorted(layer[order], np.arange(self.config.n_layers + 1))
+        # At most three parts, those of q, k and v, are in use at once.
+        low = 3 * 4 * sum(int((t["stop"] - t["start"]).max() * t["rank"].max()) for t in tables if len(t))
+        return _Loras(table[order], first.tolist()), low
 
     def _parts(self, adapter: Adapter) -> _Parts:
         if adapter not in self._adapters:
@@ -256,7 +273,9 @@ def _parts(adapter: Adapter, config: Config) -> _Parts:
         a, b = adapter.a[name].float(), adapter.b[name].float()
         k, n, rank = inputs.get(part, c.dim), outputs[part], len(a)
         if a.shape != (rank, k) or b.shape != (n, rank):
-            raise HerdError(f"adapter: {name} has shapes {tuple(a.shape)}, {tuple(b.shape)}, not [r,{k}], [{n},r]")
+            raise HerdError(
+                f"adapter: {name} has shapes {tuple(a.shape)}, {tuple(b.shape)}, not [r,{k}], [{n},r]"
+            )
         arrays = [a.contiguous().numpy(), (b.T * adapter.scale).contiguous().numpy()]
         column = sum(outputs[p] for p in parts[: parts.index(part)])
         rows.append((arrays[0].ctypes.data, arrays[1].ctypes.data, product, 0, 0, rank, column, n))
@@ -282,6 +301,23 @@ def _pieces(spans: Sequence[Span]) -> list[list[Span]]:
     return [piece for piece in pieces if piece]
 
 
+@cache
+def _library() -> ctypes.CDLL:
+    lib, p, i = kernels.library(), ctypes.c_void_p, ctypes.c_int
+    signatures = {
+        "herd_layer": [p, p, p, p, i, p],
+        "herd_norm": [p, p, p, i, i, ctypes.c_float, p],
+        "herd_head": [p, p, p, i, p, p],
+        "herd_attend": [p, p, i, p],
+        "herd_draw": [p, p, i, i, p, p, p],
+        "herd_score": [p, p, i, i, p, i, p, p],
+    }
+    for name, arguments in signatures.items():
+        getattr(lib, name).argtypes = arguments
+        getattr(lib, name).restype = None
+    return lib
+
+
 def _take(weight: Tensor) -> Tensor:
     """A parameter's values, which the model then no longer holds."""
     values = weight.detach()
@@ -303,11 +339,11 @@ def draw(logits: Tensor, samplings: Sequence[Sampling], uniform: Sequence[float]
     a step of the distribution (some 1e-6 of it), the PyTorch path may choose the neighbour.
     """
     n, size = logits.shape
-    limits = np.array([(s.temperature, s.top_k, s.top_p, s.min_p) for s in samplings], _LIMITS)
+    limits = np.array([(s.temperature, s.top_p, s.min_p, s.top_k) for s in samplings], _LIMITS)
     u, tokens = np.array(uniform, np.float64), np.empty(n, np.int32)
     logits = logits.contiguous()
-    _declare(kernels.library()).herd_draw(
-        logits.data_ptr(), n, size, limits.ctypes.data, u.ctypes.data, tokens.ctypes.data
+    _library().herd_draw(
+        kernels.team(), logits.data_ptr(), n, size, limits.ctypes.data, u.ctypes.data, tokens.ctypes.data
     )
     return [None if t < 0 else t for t in tokens.tolist()]
 
@@ -318,7 +354,9 @@ def logprobs(logits: Tensor, chosen: Sequence[int], k: int) -> list[tuple[float,
     k = min(k, size)
     ids, values = np.empty((n, k), np.int32), np.empty((n, 1 + k), np.float32)
     logits, at = logits.contiguous(), np.array(chosen, np.int32)
-    _declare(kernels.library()).herd_score(
-        logits.data_ptr(), n, size, at.ctypes.data, k, values.ctypes.data, ids.ctypes.data
+    _library().herd_score(
+        kernels.team(), logits.data_ptr(), n, size, at.ctypes.data, k, values.ctypes.data, ids.ctypes.data
     )
-    return [(v[0], list(zip(i, v[1:], strict=True))) for v, i in zip(values.tolist(), ids.tolist(), strict=True)]
+    return [
+        (v[0], list(zip(i, v[1:], strict=True))) for v, i in zip(values.tolist(), ids.tolist(), strict=True)
+    ]
