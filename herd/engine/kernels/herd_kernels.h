@@ -34,9 +34,9 @@ enum { HERD_GROUP = 32 };  // inputs that share an int4 scale
 // W [n,k], packed. Padded to panels of 16 outputs and to a multiple of 64 inputs with zeros.
 typedef struct Weight {
   int32_t kind, n, k;
-  const void* data;    // [n/16][k/4][16][4] int8, [n/16][k/2][16][2] bf16, or [n/16][k/32] groups of 256 bytes of nibbles
-  const void* scale;   // int8: fp32 [n]; int4: fp16 [n/16][k/32][16]; bf16: null
-  const int32_t* sum;  // int8: 128 Σ_k w, which activations stored as q + 128 add; else null
+  const uint8_t* data;  // [n/16][k/64] units: 1,024 bytes int8, 2,048 bf16, 576 int4; see linear.cpp
+  const float* scale;   // int8: per output; else null (int4 scales lie in their units)
+  const int32_t* sum;   // int8: 128 Σ_k w per output, which activations stored as q + 128 add; else null
 } Weight;
 
 size_t herd_weight_bytes(int kind, int n, int k);
