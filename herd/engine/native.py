@@ -10,6 +10,7 @@ from array import array
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
+from mmap import mmap
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -84,38 +85,38 @@ class Native:
         if weights not in kernels.KINDS:
             raise HerdError(f"weights must be one of {', '.join(kernels.KINDS)}, not {weights!r}")
         self.weights = weights
-        self._lib, self._team = _library(), kernels.team()
+        self._lib, self._team = _library(), kernels.team(torch.get_num_threads())
         self._shape = _Shape(c.dim, c.n_heads, c.n_kv_heads, c.head_dim, c.ffn_dim, c.n_layers, c.norm_eps)
         self._frequencies = model.freq.double().numpy()
         self._angles = np.empty((0, c.head_dim), np.float32)
         heads, kv_heads = c.n_heads * c.head_dim, c.n_kv_heads * c.head_dim
         self._inputs = (c.dim, heads, c.ffn_dim)
         self._widest = max(heads + 2 * kv_heads, 2 * c.ffn_dim)
-        self._kind, self._threads = kernels.KINDS[weights], self._lib.herd_team_size(self._team)
+        self._kind, self._threads = kernels.KINDS.index(weights), self._lib.herd_team_size(self._team)
         head = "int8" if weights == "int4" else weights
-        self._head = kernels.pack(_take(model.head_weight), head)
+        self._head = kernels.PackedWeight(_take(model.head_weight), head)
         # An embedding of its own is only looked up, never multiplied with: bf16 costs no time.
-        self._embed = self._head if c.tied else kernels.pack(_take(model.embed.weight), "bf16")
+        self._embed = self._head if c.tied else kernels.PackedWeight(_take(model.embed.weight), "bf16")
         self._norm = _vector(model.norm.weight)
-        self._packed: list[kernels.Packed] = []
+        self._packed: list[kernels.PackedWeight] = []
         self._vectors: list[np.ndarray] = []
         self._layers = (_Layer * c.n_layers)()
         for i, block in enumerate(model.layers):
             for name, parts in zip(("qkv", "o", "gate_up", "down"), PRODUCTS, strict=True):
                 whole = torch.cat([_take(block.get_parameter(f"{part}.weight")) for part in parts])
-                self._packed.append(kernels.pack(whole, weights))
-                setattr(self._layers[i], name, self._packed[-1].weight)
+                self._packed.append(kernels.PackedWeight(whole, weights))
+                setattr(self._layers[i], name, self._packed[-1].struct)
             for name in ("attn_norm", "ffn_norm"):
                 self._vectors.append(_vector(block.get_parameter(f"{name}.weight")))
                 setattr(self._layers[i], name, self._vectors[-1].ctypes.data)
         self._adapters: WeakKeyDictionary[Adapter, list[np.ndarray]] = WeakKeyDictionary()
-        self._room: dict[str, np.ndarray] = {}
-        self._cache = np.empty((0, 0), np.uint16)
+        self._room: dict[str, mmap] = {}
+        self._cache = np.empty((0, 0), np.uint8)
 
     @property
     def weight_bytes(self) -> int:
         """Memory of all weights."""
-        packed = {id(p): p.nbytes for p in (*self._packed, self._head, self._embed)}
+        packed = {id(p): p.bytes for p in (*self._packed, self._head, self._embed)}
         return sum(packed.values()) + sum(v.nbytes for v in (*self._vectors, self._norm))
 
     # --- keys and values
@@ -126,7 +127,7 @@ class Native:
         return c.n_layers * c.n_kv_heads * 2 * BLOCK * -(-c.head_dim // 32) * 32 * 2
 
     def allocate(self, blocks: int) -> None:
-        self._cache = np.zeros((blocks, self.block_bytes // 2), np.uint16)
+        self._cache = np.frombuffer(kernels.reserve(blocks * self.block_bytes), np.uint8).reshape(blocks, -1)
 
     def copy_block(self, source: int, target: int) -> None:
         self._cache[target] = self._cache[source]
@@ -142,7 +143,7 @@ class Native:
         if ids.min() < 0 or ids.max() >= c.vocab_size:
             raise HerdError("a token id is outside the vocabulary")
         self._lib.herd_unpack_rows(
-            ctypes.addressof(self._embed.weight), ids.ctypes.data, rows, x.data_ptr(), c.dim
+            ctypes.addressof(self._embed.struct), ids.ctypes.data, rows, x.data_ptr(), c.dim
         )
         chunks = [self._chunk(piece, x) for piece in _pieces(spans)]
         shape, cache = ctypes.addressof(self._shape), self._cache.ctypes.data
@@ -161,16 +162,16 @@ class Native:
         n = len(hidden)
         out = torch.empty(n, self.config.vocab_size)
         if n:
-            w = self._head.weight
+            w = self._head.struct
             act = self._scratch("act", self._lib.herd_act_bytes(w.kind, n, w.k))
             self._lib.herd_head(self._team, ctypes.addressof(w), hidden.data_ptr(), n, act, out.data_ptr())
         return out
 
     def _scratch(self, name: str, size: int) -> int:
         """The address of room for so many bytes, kept from step to step."""
-        if name not in self._room or self._room[name].size < size:
-            self._room[name] = kernels.aligned(size)
-        return self._room[name].ctypes.data
+        if name not in self._room or len(self._room[name]) < size:
+            self._room[name] = kernels.reserve(size)
+        return kernels.address(self._room[name])
 
     def _chunk(self, spans: list[Span], x: Tensor) -> _Chunk:
         c = self.config
@@ -343,7 +344,13 @@ def draw(logits: Tensor, samplings: Sequence[Sampling], uniform: Sequence[float]
     u, tokens = np.array(uniform, np.float64), np.empty(n, np.int32)
     logits = logits.contiguous()
     _library().herd_draw(
-        kernels.team(), logits.data_ptr(), n, size, limits.ctypes.data, u.ctypes.data, tokens.ctypes.data
+        kernels.team(torch.get_num_threads()),
+        logits.data_ptr(),
+        n,
+        size,
+        limits.ctypes.data,
+        u.ctypes.data,
+        tokens.ctypes.data,
     )
     return [None if t < 0 else t for t in tokens.tolist()]
 
@@ -355,7 +362,14 @@ def logprobs(logits: Tensor, chosen: Sequence[int], k: int) -> list[tuple[float,
     ids, values = np.empty((n, k), np.int32), np.empty((n, 1 + k), np.float32)
     logits, at = logits.contiguous(), np.array(chosen, np.int32)
     _library().herd_score(
-        kernels.team(), logits.data_ptr(), n, size, at.ctypes.data, k, values.ctypes.data, ids.ctypes.data
+        kernels.team(torch.get_num_threads()),
+        logits.data_ptr(),
+        n,
+        size,
+        at.ctypes.data,
+        k,
+        values.ctypes.data,
+        ids.ctypes.data,
     )
     return [
         (v[0], list(zip(i, v[1:], strict=True))) for v, i in zip(values.tolist(), ids.tolist(), strict=True)

@@ -10,6 +10,14 @@
 
 namespace herd {
 
+// To bf16, ties to even; NaN stays NaN.
+static inline uint16_t bf16(float v) {
+  uint32_t u;
+  std::memcpy(&u, &v, 4);
+  if ((u & 0x7fffffffu) > 0x7f800000u) return uint16_t(u >> 16 | 0x40);
+  return uint16_t((u + 0x7fffu + (u >> 16 & 1)) >> 16);
+}
+
 #if defined(__AVX512F__)
 constexpr int W = 16;  // fp32 lanes
 using F = __m512;
@@ -35,6 +43,13 @@ static inline F scale2(F v, F n) { return _mm512_scalef_ps(v, n); }
 static inline F nearest(F v) { return _mm512_roundscale_ps(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
 static inline uint32_t above(F a, F b) { return _mm512_cmp_ps_mask(a, b, _CMP_GT_OQ); }
 static inline uint32_t least(F a, F b) { return _mm512_cmp_ps_mask(a, b, _CMP_GE_OQ); }
+// acc + a₀·b₀ + a₁·b₁ of the bf16 pair in each lane.
+static inline F dot2(F acc, I a, I b) { return _mm512_dpbf16_ps(acc, (__m512bh)a, (__m512bh)b); }
+// 32 numbers to bf16.
+static inline void bf16x32(const float* x, uint16_t* y) {
+  const __m512bh v = _mm512_cvtne2ps_pbh(load(x + 16), load(x));
+  std::memcpy(y, &v, 64);
+}
 #else
 constexpr int W = 8;
 using F = __m256;
@@ -75,18 +90,15 @@ static inline F scale2(F v, F n) {
   const F b = floats(_mm256_slli_epi32(_mm256_add_epi32(rest, bias), 23));
   return mul(mul(v, a), b);
 }
-#endif
-
-// acc + a₀·b₀ + a₁·b₁ of the bf16 pair in each lane.
 static inline F dot2(F acc, I a, I b) {
-#if defined(__AVX512BF16__)
-  return _mm512_dpbf16_ps(acc, (__m512bh)a, (__m512bh)b);
-#else
   const I top = set1i(0xffff0000u);
   acc = fma(floats(high(a)), floats(high(b)), acc);
   return fma(floats(both(a, top)), floats(both(b, top)), acc);
-#endif
 }
+static inline void bf16x32(const float* x, uint16_t* y) {
+  for (int i = 0; i < 32; i++) y[i] = bf16(x[i]);
+}
+#endif
 
 // 2^x, relative error below 3e-7; 0 from -150 down, infinite from 128 up, NaN stays NaN.
 static inline F exp2(F x) {
@@ -102,23 +114,5 @@ static inline F exp2(F x) {
 }
 
 constexpr float LOG2E = 1.44269504088896341f;
-
-// To bf16, ties to even; NaN stays NaN.
-static inline uint16_t bf16(float v) {
-  uint32_t u;
-  std::memcpy(&u, &v, 4);
-  if ((u & 0x7fffffffu) > 0x7f800000u) return uint16_t(u >> 16 | 0x40);
-  return uint16_t((u + 0x7fffu + (u >> 16 & 1)) >> 16);
-}
-
-// 32 floats to bf16.
-static inline void bf16x32(const float* x, uint16_t* y) {
-#if defined(__AVX512BF16__)
-  const __m512bh v = _mm512_cvtne2ps_pbh(load(x + 16), load(x));
-  std::memcpy(y, &v, 64);
-#else
-  for (int i = 0; i < 32; i++) y[i] = bf16(x[i]);
-#endif
-}
 
 }  // namespace herd
