@@ -1,0 +1,189 @@
+"""The CPU kernels: which library this machine runs, weights packed for it, and the same in plain PyTorch.
+
+`setup.py` builds one library per instruction set, where a compiler is; `HERD_KERNELS` (amx, avx512, avx2 or none) names
+another than the best that this CPU has. Where there is none, `pack` gives a `PlainWeight` instead of a `PackedWeight`:
+the same quantised values, exact products too, only slower.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+import os
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from herd.errors import HerdError
+
+Kind = Literal["bf16", "int8", "int4"]
+KINDS: tuple[Kind, ...] = ("bf16", "int8", "int4")  # in the order of herd_kernels.h's numbers
+GROUP = 32  # inputs that share an int4 scale
+MAX_INPUTS = 65536  # that many products of 255 · 127 fit an int32
+
+AVX2 = ("avx2", "fma", "f16c")
+AVX512 = (*AVX2, *(f"avx512{part}" for part in ("f", "bw", "vl", "dq", "_vnni", "_bf16")))
+FEATURES = {"amx": (*AVX512, "amx_tile", "amx_int8", "amx_bf16"), "avx512": AVX512, "avx2": AVX2}
+
+
+class Weight(ctypes.Structure):
+    """`Weight` of herd_kernels.h."""
+
+    _fields_ = [
+        ("kind", ctypes.c_int32),
+        ("n", ctypes.c_int32),
+        ("k", ctypes.c_int32),
+        ("data", ctypes.c_void_p),
+        ("scale", ctypes.c_void_p),
+        ("sum", ctypes.c_void_p),
+    ]
+
+
+def load(name: str) -> ctypes.CDLL:
+    """One instruction set's library, checked. OSError: not built, not for this CPU, or it computes wrongly."""
+    if missing := set(FEATURES[name]) - cpu_flags():
+        raise OSError(f"this CPU has no {', '.join(sorted(missing))}")
+    library = ctypes.CDLL(str(Path(__file__).with_name(f"libherd_{name}.so")))
+    declare(library)
+    if library.herd_init() != 0:
+        raise OSError("it may not run here, or computes wrongly")
+    return library
+
+
+def declare(library: ctypes.CDLL) -> None:
+    pointer, integer, size = ctypes.c_void_p, ctypes.c_int, ctypes.c_size_t
+    functions = {
+        "herd_init": (integer, ()),
+        "herd_team_new": (pointer, (integer,)),
+        "herd_team_free": (None, (pointer,)),
+        "herd_team_size": (integer, (pointer,)),
+        "herd_weight_bytes": (size, (integer, integer, integer)),
+        "herd_weight_at": (None, (pointer, integer, integer, integer, pointer)),
+        "herd_pack_all": (None, (pointer, pointer, pointer, integer)),
+        "herd_unpack_rows": (None, (pointer, pointer, integer, pointer, integer)),
+        "herd_act_bytes": (size, (integer, integer, integer)),
+        "herd_linear_all": (None, (pointer, pointer, pointer, integer, integer, pointer, pointer, integer)),
+    }
+    for name, (result, arguments) in functions.items():
+        function = getattr(library, name)
+        function.restype, function.argtypes = result, arguments
+
+
+@cache
+def cpu_flags() -> frozenset[str]:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return frozenset()
+    return frozenset(next((line for line in lines if line.startswith("flags")), "").split())
+
+
+@cache
+def choose() -> tuple[str | None, ctypes.CDLL | None, str]:
+    """The library's name, itself, and why not another. HerdError where HERD_KERNELS asks for what cannot be had."""
+    asked = os.environ.get("HERD_KERNELS", "")
+    if asked == "none":
+        return None, None, "HERD_KERNELS=none"
+    if asked and asked not in FEATURES:
+        raise HerdError(f"HERD_KERNELS={asked}: it is one of {', '.join(FEATURES)}, none")
+    reasons = []
+    for name in (asked,) if asked else FEATURES:
+        try:
+            return name, load(name), "; ".join(reasons)
+        except OSError as error:
+            reasons.append(f"{name}: {error}")
+    if asked:
+        raise HerdError(f"HERD_KERNELS={asked} cannot be used: {reasons[0]}")
+    return None, None, "; ".join(reasons)
+
+
+def available() -> str | None:
+    """The instruction set of the kernels in use, or None: plain PyTorch."""
+    return choose()[0]
+
+
+def describe() -> str:
+    """One line for people: what computes here, and why nothing better does."""
+    name, _, reasons = choose()
+    used = f"CPU kernels: {name}" if name else "CPU kernels: none, PyTorch computes"
+    return f"{used} ({reasons})" if reasons else used
+
+
+def library() -> ctypes.CDLL:
+    """The library in use. HerdError where there is none."""
+    _, found, reasons = choose()
+    if found is None:
+        raise HerdError(f"no CPU kernels here: {reasons}")
+    return found
+
+
+@cache
+def team(threads: int) -> int:
+    """A `Team*` of so many threads, kept for the life of the process."""
+    return int(library().herd_team_new(threads))
+
+
+def reserve(size: int) -> mmap.mmap:
+    """Zeroed memory on a page's boundary, in huge pages where it is large: streaming weights else waits for page tables."""
+    memory = mmap.mmap(-1, max(size, 1))
+    if hasattr(mmap, "MADV_HUGEPAGE") and size >= 1 << 21:
+        memory.madvise(mmap.MADV_HUGEPAGE)
+    return memory
+
+
+def address(memory: mmap.mmap) -> int:
+    return ctypes.addressof(ctypes.c_char.from_buffer(memory))
+
+
+def checked(weight: Tensor) -> Tensor:
+    if weight.ndim != 2 or not 0 < weight.shape[1] <= MAX_INPUTS or weight.shape[0] == 0:
+        raise ValueError(f"a weight is [outputs, inputs ≤ {MAX_INPUTS}], this one {list(weight.shape)}")
+    weight = weight.detach().cpu()
+    return (weight if weight.dtype == torch.bfloat16 else weight.float()).contiguous()
+
+
+class PackedWeight:
+    """A weight [n,k] in the kernels' own layout; `struct` points into memory that lives as long as this object."""
+
+    def __init__(self, weight: Tensor, kind: Kind) -> None:
+        weight = checked(weight)
+        n, k = weight.shape
+        self.kind, self.n, self.k = kind, n, k
+        self.library, self.threads = library(), torch.get_num_threads()
+        self.bytes = int(self.library.herd_weight_bytes(KINDS.index(kind), n, k))
+        self.memory = reserve(self.bytes)
+        self.struct = Weight()
+        self.library.herd_weight_at(ctypes.byref(self.struct), KINDS.index(kind), n, k, address(self.memory))
+        is_bf16 = weight.dtype == torch.bfloat16
+        self.library.herd_pack_all(team(self.threads), ctypes.byref(self.struct), weight.data_ptr(), is_bf16)
+
+    def rows(self, ids: Sequence[int] | Tensor) -> Tensor:
+        """Rows of the weight as it is used, [len(ids),k] fp32: an embedding that is tied to the packed head."""
+        index = torch.as_tensor(ids, dtype=torch.int64)
+        if len(index) and not (0 <= int(index.min()) and int(index.max()) < self.n):
+            raise IndexError(f"rows are 0 to {self.n - 1}")
+        out = torch.empty(len(index), self.k)
+        self.library.herd_unpack_rows(
+            ctypes.byref(self.struct), index.data_ptr(), len(index), out.data_ptr(), self.k
+        )
+        return out
+
+    def linear(self, x: Tensor) -> Tensor:
+        """x Wᵀ for x [T,k] fp32: [T,n] fp32."""
+        x, out = x.float().contiguous(), torch.empty(len(x), self.n)
+        act = reserve(self.library.herd_act_bytes(KINDS.index(self.kind), len(x), self.k))
+        self.library.herd_linear_all(
+            team(self.threads),
+            ctypes.byref(self.struct),
+            x.data_ptr(),
+            self.k,
+            len(x),
+            address(act),
+            out.data_ptr(),
+            self.n,
+        )
+        return out

@@ -1,0 +1,64 @@
+// What a step's parts hand each other. native.py mirrors these structures.
+#pragma once
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+
+#include "herd_kernels.h"
+
+namespace herd {
+
+constexpr int FEW = 4;  // rows of which each thread prepares its own copy sooner than it waits for another's
+constexpr int BLOCK = 32;  // positions of a cache block; also the dims of one panel of values
+
+// Thread t of nt does the things from share(n, t, nt) up to share(n, t + 1, nt).
+static inline int share(int n, int t, int nt) { return int(int64_t(n) * t / nt); }
+
+struct Shape {
+  int32_t dim, heads, kv_heads, head, ffn, layers;
+  float eps;
+  int wide() const { return (head + 31) / 32 * 32; }  // a head in the cache, filled up with zeros
+  int qkv() const { return (heads + 2 * kv_heads) * head; }
+  size_t block() const { return size_t(layers) * kv_heads * 2 * BLOCK * wide(); }  // bf16 numbers
+};
+
+struct Layer {
+  Weight qkv, o, gate_up, down;
+  const float *attn_norm, *ffn_norm;
+};
+
+// Rows [start, stop) of a chunk: one sequence from position `past` on, its blocks' numbers at blocks[first].
+struct Span {
+  int32_t start, stop, past, first;
+};
+
+// A LoRA adapter of one product: rows [start, stop) get y += Σ_r (a_r · x) b_r in columns [column, column + n).
+struct Lora {
+  const float *a, *b;  // [rank, k]; [rank, n], scaled
+  int32_t product;     // 0 qkv, 1 o, 2 gate and up, 3 down
+  int32_t start, stop, rank, column, n;
+};
+
+// Rows that go through a layer together, and scratch for them.
+struct Chunk {
+  int32_t rows, spans, loras;
+  const Span* span;
+  const int32_t* blocks;
+  const Lora* lora;     // of this layer
+  const float* angles;  // [positions, head]: cosines, then sines
+  float *x;             // [rows, dim]
+  float *y;             // [rows, widest output]
+  float *h;             // [rows, widest input], for each thread if rows ≤ FEW
+  float *low;           // [Σ rows · rank] of any product's adapters
+  uint8_t* act;         // room for any input's activations, for each thread if rows ≤ FEW
+  size_t h_size, act_size;  // of one h (numbers) and one act (bytes)
+};
+
+void norm(const float* x, const float* weight, int dim, float eps, float* y);
+void gate(const float* gate_up, int ffn, float* y);
+void low_rank(const Chunk&, int product, const float* h, int k, int t, int nt);
+void add_low_rank(const Chunk&, int product, float* y, int ldy, int t, int nt);
+void write_cache(const Shape&, const Chunk&, int layer, uint16_t* cache, int t, int nt);
+void attend(const Shape&, const Chunk&, int layer, const uint16_t* cache, std::atomic<int>& next);
+
+}  // namespace herd

@@ -1,0 +1,78 @@
+// What lies between the products, row by row or number by number. All of it reads and writes fp32 once: 8 bytes a
+// number, against k/2 to 2k bytes of weights for each number of a product.
+#include <cmath>
+
+#include "layer.h"
+#include "simd.h"
+
+namespace herd {
+
+// x / √(mean(x²) + ε) · weight. Lanes are summed in one order whatever the row.
+void norm(const float* x, const float* weight, int dim, float eps, float* y) {
+  F squares = set1(0);
+  int i = 0;
+  for (; i + W <= dim; i += W) squares = fma(load(x + i), load(x + i), squares);
+  float total = sum(squares);
+  for (int j = i; j < dim; j++) total = std::fma(x[j], x[j], total);
+  const float scale = 1 / std::sqrt(total / float(dim) + eps);
+  for (int j = 0; j < dim; j++) y[j] = x[j] * scale * weight[j];
+}
+
+// silu(gate) · up, silu(g) = g / (1 + e^-g). Relative error below 1e-6 · (1 + |g| / 10).
+void gate(const float* gate_up, int ffn, float* y) {
+  const float* up = gate_up + ffn;
+  const F one = set1(1);
+  const auto step = [&](const float* g, const float* u, float* out) {
+    const F v = load(g), e = exp2(mul(v, set1(-LOG2E)));
+    store(out, mul(divide(v, add(one, e)), load(u)));
+  };
+  int i = 0;
+  for (; i + W <= ffn; i += W) step(gate_up + i, up + i, y + i);
+  if (i == ffn) return;
+  float rest[3][W] = {};
+  for (int j = i; j < ffn; j++) rest[0][j - i] = gate_up[j], rest[1][j - i] = up[j];
+  step(rest[0], rest[1], rest[2]);
+  for (int j = i; j < ffn; j++) y[j] = rest[2][j - i];
+}
+
+// LoRA, first half: low = A x for each row of each adapter of the product, adapters one after the other. Threads
+// share the ranks, so that a thread reads its part of A once for all rows.
+void low_rank(const Chunk& c, int product, const float* h, int k, int t, int nt) {
+  float* low = c.low;
+  for (int i = 0; i < c.loras; i++) {
+    const Lora& l = c.lora[i];
+    if (l.product != product) continue;
+    for (int r = share(l.rank, t, nt); r < share(l.rank, t + 1, nt); r++)
+      for (int row = l.start; row < l.stop; row++) {
+        const float *a = l.a + size_t(r) * k, *x = h + size_t(row) * k;
+        F dot = set1(0);
+        int j = 0;
+        for (; j + W <= k; j += W) dot = fma(load(a + j), load(x + j), dot);
+        float total = sum(dot);
+        for (; j < k; j++) total = std::fma(a[j], x[j], total);
+        low[size_t(row - l.start) * l.rank + r] = total;
+      }
+    low += size_t(l.stop - l.start) * l.rank;
+  }
+}
+
+// Second half: y += B low, columns shared between the threads.
+void add_low_rank(const Chunk& c, int product, float* out, int ldy, int t, int nt) {
+  const float* low = c.low;
+  for (int i = 0; i < c.loras; i++) {
+    const Lora& l = c.lora[i];
+    if (l.product != product) continue;
+    const int first = share(l.n, t, nt), last = share(l.n, t + 1, nt);
+    for (int row = l.start; row < l.stop; row++) {
+      float* y = out + size_t(row) * ldy + l.column;
+      for (int r = 0; r < l.rank; r++) {
+        const float* b = l.b + size_t(r) * l.n;
+        const float x = low[size_t(row - l.start) * l.rank + r];
+        for (int j = first; j < last; j++) y[j] = std::fma(x, b[j], y[j]);
+      }
+    }
+    low += size_t(l.stop - l.start) * l.rank;
+  }
+}
+
+}  // namespace herd
