@@ -56,7 +56,7 @@ class CallText:
 
     def __init__(self, decoder: Decoder, head: Head | None, marker: str, brackets: str, forced: bool) -> None:
         self._decoder, self._head, self._marker = decoder, head, marker
-        self._open, self._close = brackets
+        self._open = brackets[0]
         self._text = ""  # not shown, and not part of a call that is whole
         self._blank = True  # nothing but white space so far
         self._at, self._depth, self._quote = 0, 0, ""  # how far a call is read

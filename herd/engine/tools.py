@@ -23,6 +23,7 @@ MAX_CALLS = 16  # of a reply
 NAME = re.compile(r"[a-zA-Z_][a-zA-Z0-9_.-]{0,63}")
 PYTHON_TAG = "<|python_tag|>"
 _PYTHONIC = re.compile(r"\[\w*func\w*\(")  # a template that explains calls as [function_name(…
+_JSON = ("json_object", "json_schema")
 _ONLY_ONE = "single tool"  # Llama's templates refuse to render several calls of a message
 
 # Python's constants and strings, where the schema says no more than a type.
@@ -84,6 +85,8 @@ class Calls:
                 raise _wrong(f"tools[{i}]: the name {name!r:.80} must be 1 to 64 letters, digits, _, . or -")
             if name in names[:i]:
                 raise _wrong(f"tools[{i}]: the name {name!r} is there twice")
+        for tool in tools:
+            _parameters(tool)
         if request.tool_choice == "required" and request.tool_name is not None:
             if request.tool_name not in names:
                 raise _wrong(f"tool_choice: no tool is called {request.tool_name!r:.80}")
@@ -107,16 +110,19 @@ class Calls:
 
     def source(self, format: Source | None) -> Source:
         """The grammar of a whole reply; `format` is that of its text, if it is not free."""
-        text = "TEXT" if format is None else "@format"
         calls, bare = self._calls()
         if self.forced:
-            start = calls if bare else f"MARKER {calls}"
-        elif bare and self.format and self.format.kind in ("json_object", "json_schema"):
-            start = f"{json_rule(self._either(self.format))} | marked {calls}"
+            options = [calls if bare else f"MARKER {calls}"]
+        elif format is None:
+            options = ["TEXT", f"marked {calls}", *([calls] if bare else [])]
+        elif self.style.name == "llama" and self.format and self.format.kind in _JSON:
+            options = [json_rule(self._either(self.format)), f"MARKER {calls}"]
         else:
-            start = f"{text} | marked {calls}" + (f" | {calls}" if bare else "")
-        lark = "\n".join(["%llguidance {}", f"start: {start}", *self._text_rules(), *self._call_rules()])
-        if format is None or "@format" not in start:
+            options = ["@format", f"MARKER {calls}", *([calls] if bare else [])]
+        lark = "\n".join(
+            ["%llguidance {}", f"start: {' | '.join(options)}", *self._text_rules(), *self._call_rules()]
+        )
+        if "@format" not in options or format is None:
             return Source(lark)
         parts = [{"name": "reply", "lark_grammar": lark}, {"name": "format", "lark_grammar": format.text}]
         return Source(json.dumps({"grammars": parts}), format.limits)
@@ -205,7 +211,7 @@ def _python_rules(i: int, tool: Tool, schema: dict[str, Any]) -> Iterable[str]:
     properties = dict(schema.get("properties", {}))
     required = schema.get("required", [])
     properties.update({name: {} for name in required if name not in properties})
-    definitions = {key: schema[key] for key in ("$defs", "definitions") if key in schema}
+    definitions: dict[str, Any] = {key: schema[key] for key in ("$defs", "definitions") if key in schema}
     yield f'call_{i}: NAME_{i} first_{i}_0 ")"'
     yield f'begun_{i}: BEGIN_{i} first_{i}_0 ")"'
     yield f"NAME_{i}: {json.dumps(tool.name + '(')}"
