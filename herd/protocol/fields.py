@@ -216,26 +216,22 @@ def metadata(value: Any) -> None:
             raise bad("metadata", f"must have {limits}; {key[:MAX_KEY]!r} is not so")
 
 
-def text_parts(
-    value: Any,
-    where: str,
-    table: Mapping[str, Field],
-    labels: dict[str, Any],
-) -> str:
+def text_parts(value: Any, where: str, table: Mapping[str, Field], labels: dict[str, Any]) -> str:
     """A string, or text parts joined as they are."""
     if isinstance(value, str):
         return value
     if not isinstance(value, list) or not value:
         raise bad(where, "must be a string or a list of text parts")
-    texts = []
-    for i, part in enumerate(value):
-        kind = part.get("type") if isinstance(part, dict) else None
-        if kind != "text":
-            raise unsupported(f"{where}[{i}]", f"is of type {kind!r:.60}; only text parts are supported")
-        if len(part) > 2:  # more than type and text: a long list of texts is read in little time
-            known(part, table, f"{where}[{i}]", labels)
-        texts.append(string(part.get("text"), f"{where}[{i}].text"))
-    return "".join(texts)
+    return "".join(text_part(part, f"{where}[{i}]", table, labels) for i, part in enumerate(value))
+
+
+def text_part(value: Any, where: str, table: Mapping[str, Field], labels: dict[str, Any]) -> str:
+    kind = value.get("type") if isinstance(value, dict) else None
+    if kind != "text":
+        raise unsupported(where, f"is of type {kind!r:.60}; only text parts are supported")
+    if len(value) > 2:  # more than type and text: a long list of texts is read in little time
+        known(value, table, where, labels)
+    return string(value.get("text"), f"{where}.text")
 
 
 def tools(value: Any, read: Callable[[dict[str, Any], str], Tool]) -> tuple[Tool, ...]:

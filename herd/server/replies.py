@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from herd.errors import HerdError
-from herd.protocol import Delta, Event, Failed, Finished, ProtocolError, Request, Started, Usage
+from herd.protocol import Delta, Embedded, Event, Failed, Finished, ProtocolError, Request, Started, Usage
 from herd.registry.registry import Target
 from herd.server.engines import Engines
 from herd.server.metrics import Metrics
@@ -54,16 +54,15 @@ class Replies:
         self.closing = False
         self.on_change: Callable[[], None] = lambda: None
 
-    def begin(self, request: Request, conversation: str | None, key: str | None) -> Reply:
-        """Raises HerdError 404 for an unknown model, ProtocolError for a target that is wrong."""
+    def begin(self, request: Request, conversation: str | None, key: str | None, prefix: str) -> Reply:
+        """`prefix`: of the reply's id. Raises HerdError 404 for an unknown model, ProtocolError for a target that is wrong."""
         if self.closing:
             raise HerdError("the server is stopping", status=503, code="stopping")
         if len(request.route) > MAX_ROUTE:
             raise ProtocolError("no model has so long a name", "model", "model_not_found", 404)
         target = self.engines.target(request.route)
-        kind = "chatcmpl" if request.kind == "chat" else "cmpl"
         merged = request.for_target(target.system, target.sampling)
-        return Reply(f"{kind}-{uuid.uuid4().hex}", merged, target, conversation, key)
+        return Reply(f"{prefix}{uuid.uuid4().hex}", merged, target, conversation, key)
 
     async def events(self, reply: Reply) -> AsyncGenerator[Event, None]:
         """The reply's events; the generation is durable before the iterator ends, however it ends.
@@ -115,6 +114,8 @@ class Replies:
             reply.last = now
             reply.texts.setdefault(event.index, []).append(event.text)
             reply.completion_tokens += len(event.tokens)
+        elif isinstance(event, Embedded):
+            reply.finish[event.index] = "stop"
         elif isinstance(event, Finished):
             reply.finish[event.index] = event.reason
             self.metrics.success.labels(model, event.reason).inc()
