@@ -31,10 +31,10 @@ class Codec(Protocol):
 async def answer(
     request: Request,
     asked: Sequence[Canonical],
-    prefix: str,
     encode: Callable[..., dict[str, Any]],
     stream: Callable[..., Codec] | None = None,
     *,
+    prefix: str | None = None,
     named: bool = False,
 ) -> Response:
     """Answer the requests as one reply: choice c of request r is choice r · n + c.

@@ -19,7 +19,9 @@ router = APIRouter(prefix="/v1/messages")
 @router.post("")
 async def messages(request: Request) -> Response:
     asked = dialect.decode_message(await body.read_object(request))
-    return await answer(request, [asked], "msg_", dialect.encode_message, dialect.MessageStream, named=True)
+    return await answer(
+        request, [asked], dialect.encode_message, dialect.MessageStream, prefix="msg_", named=True
+    )
 
 
 @router.post("/count_tokens")

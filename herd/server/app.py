@@ -72,15 +72,17 @@ async def _health() -> dict[str, str]:
 
 async def _ready(request: Request) -> JSONResponse:
     """200 when the default route answers at once; else 503 and what it waits for or lacks."""
-    engines = state(request).engines
-    if engines.ready:
-        return JSONResponse({"ready": True, "model": engines.default_route})
-    return JSONResponse({"ready": False, "reason": engines.problem or "the engine is loading"}, 503)
+    here = state(request)
+    stopping = "the server is stopping" if here.replies.closing else None
+    if here.engines.ready and not stopping:
+        return JSONResponse({"ready": True, "model": here.engines.default_route})
+    reason = stopping or here.engines.problem or "the engine is loading"
+    return JSONResponse({"ready": False, "reason": reason}, 503)
 
 
 async def _metrics(request: Request) -> Response:
     here = state(request)
-    text = here.metrics.render(here.engines.engine.status())
+    text = here.metrics.render(here.engines.metrics())
     return Response(text, media_type="text/plain; version=0.0.4; charset=utf-8")
 
 

@@ -35,13 +35,13 @@ def _model(target: Target) -> dict[str, Any]:
 @router.post("/chat/completions")
 async def chat_completions(request: Request) -> Response:
     asked = dialect.decode_chat(await body.read_object(request))
-    return await answer(request, [asked], "chatcmpl-", dialect.encode_chat, dialect.ChatStream)
+    return await answer(request, [asked], dialect.encode_chat, dialect.ChatStream)
 
 
 @router.post("/completions")
 async def completions(request: Request) -> Response:
     asked = dialect.decode_completion(await body.read_object(request))
-    return await answer(request, asked, "cmpl-", dialect.encode_completion, dialect.CompletionStream)
+    return await answer(request, asked, dialect.encode_completion, dialect.CompletionStream)
 
 
 @router.post("/embeddings")
@@ -53,4 +53,4 @@ async def embeddings(request: Request) -> Response:
             whole.route, events, binary=asked.base64, dimensions=asked.dimensions
         )
 
-    return await answer(request, asked.requests, "embd-", encode)
+    return await answer(request, asked.requests, encode)

@@ -106,7 +106,8 @@ async def _serve(
     say: Callable[[str], None],
     started: Callable[[Settings], None],
 ) -> None:
-    engines = Engines(EngineClient(), Registry(settings.home))
+    registry = Registry(settings.home)
+    engines = Engines(EngineClient(), registry, memory=settings.memory, keep_alive=settings.keep_alive)
     engines.start()
     await asyncio.sleep(0)  # the child imports PyTorch while this process imports FastAPI
 
