@@ -19,10 +19,7 @@ MAX_MESSAGES = 4096  # each costs time before its tokens can be counted
 MAX_TOOLS = 128
 MAX_NAME = 64
 LOGPROBS = "message.output_text.logprobs"
-INCLUDES = (
-    LOGPROBS,
-    "reasoning.encrypted_content",
-)  # models here do not reason apart: there is none to include
+INCLUDES = (LOGPROBS, "reasoning.encrypted_content")  # models here do not reason apart: there is none to include
 
 _HONOURED, _LABEL, _REFUSED = Field("honoured"), Field("recorded", str), Field("refused")
 FIELDS: dict[str, dict[str, Field]] = {
@@ -65,12 +62,7 @@ FIELDS: dict[str, dict[str, Field]] = {
         "prompt": _REFUSED,
     }
 }
-_ROLES: dict[str, Role] = {
-    "user": "user",
-    "assistant": "assistant",
-    "system": "system",
-    "developer": "system",
-}
+_ROLES: dict[str, Role] = {"user": "user", "assistant": "assistant", "system": "system", "developer": "system"}
 
 
 @dataclass(frozen=True)
@@ -137,9 +129,7 @@ def decode_response(body: Mapping[str, Any]) -> Asked:
     if background and not store:
         raise bad("background", 'needs "store": true: its reply is fetched later')
     if background and stream:
-        raise bad(
-            "stream", "cannot be combined with background: poll GET /v1/responses/{id}", "unsupported_field"
-        )
+        raise bad("stream", "cannot be combined with background: poll GET /v1/responses/{id}", "unsupported_field")
     _only(given, "stream_options", ("include_obfuscation",))
     _metadata(given.get("metadata"))
     logprobs = _logprobs(given)
@@ -268,11 +258,7 @@ def _tools(value: Any) -> tuple[tuple[Tool, ...], list[dict[str, Any]]]:
             _unsupported(where, kind, "function: this server runs no tools of its own")
         _only_fields(item, ("type", "name", "description", "parameters", "strict"), where)
         name, about = _word(item, "name", where), item.get("description")
-        if (
-            len(name) > MAX_NAME
-            or not name.replace("-", "_").replace("_", "a").isalnum()
-            or not name.isascii()
-        ):
+        if len(name) > MAX_NAME or not name.replace("-", "_").replace("_", "a").isalnum() or not name.isascii():
             raise bad(f"{where}.name", f"must be 1 to {MAX_NAME} letters, digits, '_' and '-'")
         if name in tools:
             raise bad(f"{where}.name", f"{name!r} is the name of an earlier tool, too")
@@ -281,13 +267,7 @@ def _tools(value: Any) -> tuple[tuple[Tool, ...], list[dict[str, Any]]]:
         if not isinstance(about, str | None):
             raise bad(f"{where}.description", "must be a string")
         tools[name] = Tool(name, about or "", _object(parameters, f"{where}.parameters"))
-        shown.append(
-            {
-                **dict(type="function", name=name, description=about),
-                "parameters": parameters,
-                "strict": strict,
-            }
-        )
+        shown.append({**dict(type="function", name=name, description=about), "parameters": parameters, "strict": strict})
     return tuple(tools.values()), shown
 
 

@@ -60,9 +60,7 @@ class Reply:
 
     @property
     def complete(self) -> bool:
-        return self.usage is not None and (
-            self.request.kind == "embedding" or len(self.finish) == self.request.n
-        )
+        return self.usage is not None and (self.request.kind == "embedding" or len(self.finish) == self.request.n)
 
 
 class Replies:
