@@ -286,6 +286,8 @@ def _tools(given: dict[str, Any]) -> dict[str, Any]:
     wish, name = given.get("tool_choice", "auto"), None
     if isinstance(wish, dict):
         choice = known(wish, PARTS["tool choice"], "tool_choice")
+        if len(choice) > 2:
+            raise bad("tool_choice", "must have a function or allowed_tools, not both")
         if choice.get("type") == "allowed_tools":
             wish, tools = _allowed(choice.get("allowed_tools"), tools)
         else:
