@@ -319,7 +319,7 @@ def test_any_value_of_any_field_is_taken_or_refused_in_one_line(name: str, value
             request = decode(**{name: value})
             request = request.requests[0] if decode is embedding else request
         except ProtocolError as error:
-            assert "\n" not in str(error) and error.param and error.status == 400
+            assert "\n" not in str(error) and error.param is not None and error.status == 400
         else:
             assert Request.from_json(json.loads(json.dumps(request.to_json()).encode())) == request
 
