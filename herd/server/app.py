@@ -11,7 +11,7 @@ from fastapi.responses import FileResponse, JSONResponse, Response
 from starlette.staticfiles import StaticFiles
 
 import herd
-from herd.server import api, errors, openai
+from herd.server import anthropic, api, errors, openai
 from herd.server.engines import Engines
 from herd.server.guard import Guard
 from herd.server.metrics import Metrics
@@ -48,6 +48,7 @@ def create_app(settings: Settings, engines: Engines) -> FastAPI:
     app.add_middleware(Guard, settings=settings, keys=keys, observe=metrics.observe_http)
     errors.install(app)
     app.include_router(openai.router)
+    app.include_router(anthropic.router)
     app.include_router(api.router)
     app.add_api_route("/health", _health)
     app.add_api_route("/ready", _ready)
