@@ -77,7 +77,9 @@ def test_headers_byte_by_byte(url: str, patience: float) -> None:
 def test_a_second_request_that_does_not_come(url: str, patience: float) -> None:
     with connect(url) as peer:
         peer.sendall(GET + b"\r\n")
-        assert peer.recv(65536).startswith(b"HTTP/1.1 200")
+        reply = http.client.HTTPResponse(peer)
+        reply.begin()
+        assert reply.status == 200 and reply.read()
         time.sleep(2 * patience)  # a pause between requests is no stall
         peer.sendall(GET)
         assert answer(peer)[0] == 408
@@ -101,7 +103,7 @@ def test_a_body_that_does_not_come(url: str, engine: Any, patience: float) -> No
 
 
 def test_headers_too_long_and_too_many(url: str) -> None:
-    for headers, named in ((b"X: " + b"a" * 2 * HEADER_BYTES, "KiB"), (b"X: a\r\n" * 200, "100 headers")):
+    for headers, named in ((b"X: " + b"a" * 2 * HEADER_BYTES, "KiB"), (b"\r\n".join([b"X: a"] * 200), "100 headers")):
         with connect(url) as peer:
             peer.sendall(GET + headers + b"\r\nConnection: close\r\n\r\n")
             status, error, _ = answer(peer)
