@@ -17,6 +17,7 @@ from herd.server.settings import KeyRing, Settings
 log = logging.getLogger("herd.access")
 
 COOKIE = "herd_key"
+MAX_HEADERS, HEADER_BYTES = 100, 32 * 1024
 # Reachable without the key: probes, and the pages, which hold no data and ask for the key.
 OPEN_PATHS = frozenset({"/health", "/ready", "/api/session", "/", "/models", "/runs", "/favicon.ico"})
 OPEN_FOLDERS = ("/web/", "/c/")
@@ -89,6 +90,10 @@ class Guard:
 
     def _refusal(self, scope: Scope, headers: Headers) -> HerdError | None:
         host, path = headers.get("host", ""), scope["path"]
+        size = sum(len(name) + len(value) for name, value in scope["headers"]) + len(scope["raw_path"])
+        if len(scope["headers"]) > MAX_HEADERS or size > HEADER_BYTES:
+            message = f"the request has over {MAX_HEADERS} headers, or {HEADER_BYTES >> 10} KiB of them"
+            return HerdError(message, status=431, code="headers_too_large")
         if not self.settings.serves_host(host):
             message = f"this server is not {host!r:.100}; to serve that name, set HERD_HOSTS"
             return HerdError(message, status=421, code="wrong_host")
@@ -135,4 +140,8 @@ class Guard:
 def _request_id(given: str) -> str:
     """The caller's own id if it is a plain word, else a new one."""
     plain = given.isascii() and given.replace("-", "").replace("_", "").isalnum() and len(given) <= 64
-    return given if plain else f"req_{uuid.uuid4().hex}"
+    return given if plain else new_request_id()
+
+
+def new_request_id() -> str:
+    return f"req_{uuid.uuid4().hex}"

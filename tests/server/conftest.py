@@ -22,6 +22,7 @@ from herd.protocol import Delta, Event, Failed, Finished, Request, Started, Usag
 from herd.registry.registry import Registry
 from herd.server.app import create_app
 from herd.server.engines import Engines
+from herd.server.serve import config
 from herd.server.settings import Settings
 
 WORDS = ("Once ", "upon ", "a ", "time.")
@@ -169,9 +170,7 @@ def running(home: Path, engine: FakeEngine) -> Iterator[str]:
     listener = socket.create_server(("127.0.0.1", 0))
     port = listener.getsockname()[1]
     app = create_app(Settings(home=home, port=port), Engines(engine, Registry(home)))
-    server = uvicorn.Server(
-        uvicorn.Config(app, log_config=None, access_log=False, timeout_graceful_shutdown=1)
-    )
+    server = uvicorn.Server(config(app))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
     thread.start()
     while not server.started and thread.is_alive():
