@@ -34,6 +34,10 @@ _PROMPT = {
     "cache_control": HINT,
     "user_profile_id": LABEL,
     "workspace_id": LABEL,
+    "billing_policy": REFUSED,
+    "compaction": REFUSED,
+    "context_management": REFUSED,
+    "mcp_servers": Field("refused", ([],)),
     "speed": Field("refused", ("standard",)),
     "thinking": Field("refused", ({"type": "disabled"},)),
 }
@@ -50,7 +54,10 @@ FIELDS: dict[str, dict[str, Field]] = {
         "service_tier": Field("recorded", ("auto", "standard_only")),
         "container": REFUSED,
         "diagnostics": REFUSED,
+        "fallback_credit_token": REFUSED,
+        "fallbacks": REFUSED,
         "inference_geo": REFUSED,
+        "thread": REFUSED,
     },
     "count": _PROMPT,
 }
@@ -96,7 +103,7 @@ PARTS: dict[str, dict[str, Field]] = {
         "input_examples": Field("refused", ([],)),
     },
     "tool choice": {"type": HONOURED, "name": HONOURED, "disable_parallel_tool_use": HONOURED},
-    "output config": {"format": HONOURED, "effort": REFUSED},
+    "output config": {"format": HONOURED, "effort": REFUSED, "task_budget": REFUSED},
     "output format": {"type": Field("refused", ("json_schema",)), "schema": HONOURED},
 }
 _CHOICES = {"auto": "auto", "any": "required", "tool": "required", "none": "none"}

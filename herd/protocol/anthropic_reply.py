@@ -5,7 +5,18 @@ from collections.abc import Iterable
 from typing import Any
 
 from herd.errors import HerdError
-from herd.protocol.types import Called, Delta, Event, Failed, Finished, Request, Started, ToolCall, Usage
+from herd.protocol.types import (
+    Called,
+    Delta,
+    Event,
+    Failed,
+    Finished,
+    ProtocolError,
+    Request,
+    Started,
+    ToolCall,
+    Usage,
+)
 
 ERROR_TYPES = {
     401: "authentication_error",
@@ -103,7 +114,16 @@ def encode_error(error: HerdError | Failed, request_id: str | None = None) -> di
     """The error body of the dialect."""
     kind = ERROR_TYPES.get(error.status) or ("invalid_request_error" if error.status < 500 else "api_error")
     message = error.message if isinstance(error, Failed) else str(error)
-    return {"type": "error", "error": {"type": kind, "message": message}, "request_id": request_id}
+    details: dict[str, Any] = {"error_code": error.code}
+    if (
+        isinstance(error, ProtocolError) and error.param == "thread"
+    ):  # told so, clients send whole conversations
+        details = {"error_code": "thread_unsupported_request", "unsupported": ["thread"]}
+    return {
+        "type": "error",
+        "error": {"type": kind, "message": message, "details": details},
+        "request_id": request_id,
+    }
 
 
 def _message(

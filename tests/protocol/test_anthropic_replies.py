@@ -130,7 +130,8 @@ def test_counts() -> None:
     ],
 )  # fmt: skip
 def test_errors(status: int, kind: str) -> None:
-    body = encode_error(HerdError("no", status=status), "req_1")
-    assert body == {"type": "error", "error": {"type": kind, "message": "no"}, "request_id": "req_1"}
+    body = encode_error(HerdError("no", status=status, code="why"), "req_1")
+    told = {"type": kind, "message": "no", "details": {"error_code": "why"}}
+    assert body == {"type": "error", "error": told, "request_id": "req_1"}
     (event,) = MessageStream(REQUEST, "msg_1").encode(Failed("no", "x", status))
     assert (event["type"], event["error"]["type"]) == ("error", kind)

@@ -5,7 +5,9 @@ from typing import Any, Literal, get_args, get_origin
 
 import anthropic.types as claude
 import pytest
-from anthropic.types import message_count_tokens_params, message_create_params
+from anthropic.types import beta, message_count_tokens_params, message_create_params
+from anthropic.types.beta import message_count_tokens_params as beta_count_params
+from anthropic.types.beta import message_create_params as beta_params
 from openai.types import chat, completion_create_params, embedding_create_params, shared_params
 from openai.types.chat import completion_create_params as chat_params
 from typing_extensions import get_type_hints, is_typeddict
@@ -26,14 +28,14 @@ def dicts(hint: Any) -> Iterator[type]:
             yield from dicts(inner)
 
 
-def kinds(hint: Any) -> dict[str, set[str]]:
+def kinds(*hints: Any) -> dict[str, set[str]]:
     """The fields of each variant, by what its `type` may be."""
     found: dict[str, set[str]] = {}
-    for variant in dicts(hint):
-        hints = get_type_hints(variant)
-        options = [hints["type"]] if get_origin(hints["type"]) is Literal else get_args(hints["type"])
+    for variant in (variant for hint in hints for variant in dicts(hint)):
+        own = get_type_hints(variant)
+        options = [own["type"]] if get_origin(own["type"]) is Literal else get_args(own["type"])
         for name in (n for option in options for n in get_args(option) if isinstance(n, str)):
-            found[name] = found.get(name, set()) | set(hints)
+            found[name] = found.get(name, set()) | set(own)
     return found
 
 
@@ -64,18 +66,20 @@ MESSAGES = get_type_hints(message_create_params.MessageCreateParamsStreaming)
         ([CHAT["response_format"]], dialect.PARTS["response format"]),
         ([get_type_hints(shared_params.ResponseFormatJSONSchema)["json_schema"]], dialect.PARTS["JSON schema"]),
         ([CHAT["stream_options"]], dialect.PARTS["stream options"]),
-        ([message_create_params.MessageCreateParams], anthropic.FIELDS["message"]),
-        ([message_count_tokens_params.MessageCountTokensParams], anthropic.FIELDS["count"]),
+        ([message_create_params.MessageCreateParams, beta_params.MessageCreateParams],
+         anthropic.FIELDS["message"]),
+        ([message_count_tokens_params.MessageCountTokensParams, beta_count_params.MessageCountTokensParams],
+         anthropic.FIELDS["count"]),
         ([MESSAGES["messages"]], anthropic.PARTS["message"]),
         ([MESSAGES["system"]], anthropic.PARTS["text block"]),
-        ([claude.ToolParam], anthropic.PARTS["tool"]),
+        ([claude.ToolParam, beta.BetaToolParam], anthropic.PARTS["tool"]),
         ([MESSAGES["tool_choice"]], anthropic.PARTS["tool choice"]),
-        ([MESSAGES["output_config"]], anthropic.PARTS["output config"]),
+        ([MESSAGES["output_config"], beta.BetaOutputConfigParam], anthropic.PARTS["output config"]),
         ([claude.JSONOutputFormatParam], anthropic.PARTS["output format"]),
     ],
 )  # fmt: skip
 def test_every_field_of_the_packages_is_in_the_tables(hints: list[Any], table: Mapping[str, Field]) -> None:
-    named = fields(*hints)
+    named = fields(*hints) - {"betas"}  # a header
     assert named and named <= table.keys()
 
 
@@ -112,7 +116,7 @@ def test_anthropic_blocks_and_tools_are_read_or_refused_by_name() -> None:
     def decode(body: Any) -> Any:
         return anthropic.decode_message({"max_tokens": 1, **body})
 
-    for kind, names in kinds(claude.ContentBlockParam).items():
+    for kind, names in kinds(claude.ContentBlockParam, beta.BetaContentBlockParam).items():
         table = anthropic.PARTS.get(f"{kind} block")
         if table is None:
             for role in ("user", "assistant"):
@@ -125,7 +129,7 @@ def test_anthropic_blocks_and_tools_are_read_or_refused_by_name() -> None:
         use = {"type": "tool_use", "id": "1", "name": "f", "input": {}}
         said = [{"role": "assistant", "content": [use]}, {"role": "user", "content": [result]}]
         assert repr(kind) in str(refused(decode, messages=said))
-    tools = kinds(claude.ToolUnionParam)
+    tools = kinds(claude.ToolUnionParam, beta.BetaToolUnionParam)
     assert tools["custom"] <= anthropic.PARTS["tool"].keys() and len(tools) > 10
     for kind in tools.keys() - {"custom"}:
         assert repr(kind) in str(refused(decode, tools=[{"type": kind, "name": "x"}]))

@@ -29,10 +29,14 @@ WORDS = ("Once ", "upon ", "a ", "time.")
 
 
 class FakeEngine:
-    """The EngineClient's interface. It says `words`, `delay` seconds apart; `break_after` words it dies."""
+    """The EngineClient's interface. It says `words`, `delay` seconds apart; `break_after` words it dies.
+
+    `script`: what answers a request instead.
+    """
 
     def __init__(self) -> None:
         self.words: tuple[str, ...] = WORDS
+        self.script: Callable[[Request], list[Event]] | None = None
         self.delay = 0.0
         self.break_after: int | None = None
         self.fail: Failed | None = None
@@ -80,6 +84,11 @@ class FakeEngine:
         self.salts.append(salt)
         if self.fail:
             yield self.fail
+            return
+        if self.script:
+            for event in self.script(request):
+                await asyncio.sleep(self.delay)
+                yield event
             return
         self.answering[key] += 1
         whole = False
