@@ -196,7 +196,7 @@ def _turn(value: Any, where: str, calls: fields.Calls, labels: dict[str, Any]) -
                 texts = []
             yield _result(known(block, PARTS["tool_result block"], here, labels), here, calls, labels)
         elif kind in ("thinking", "redacted_thinking") and role == "assistant":
-            known(block, PARTS[f"{kind} block"], here)
+            known(block, PARTS[f"{kind} block"], here, labels)
         else:
             taken = "text and tool_result" if role == "user" else "text, tool_use and thinking"
             raise unsupported(here, f"is of type {kind!r:.60}; a {role} message may have {taken} blocks")
