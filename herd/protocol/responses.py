@@ -5,64 +5,116 @@ takes that one's messages and reply, but not its instructions. Tools are the cal
 of its own. What comes back is in `responses_reply`.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NoReturn
 
-from herd.protocol.fields import Field, bad, flag, integer, known, number, unknown
+from herd.protocol import fields
+from herd.protocol.fields import HINT, HONOURED, LABEL, REFUSED, Field, bad, flag, integer, known, unsupported
 from herd.protocol.responses_reply import ResponseStream, encode_items, encode_stored
-from herd.protocol.types import Format, Message, ProtocolError, Request, Role, Sampling, Tool, ToolCall
+from herd.protocol.types import Format, Message, Request, Role, Tool, ToolCall
 
-__all__ = ["FIELDS", "Asked", "ResponseStream", "decode_response", "encode_items", "encode_stored", "history"]
+__all__ = [
+    "FIELDS", "PARTS", "Asked", "ResponseStream", "decode_response", "encode_items", "encode_stored", "history",
+]  # fmt: skip
 
-MAX_MESSAGES = 4096  # each costs time before its tokens can be counted
-MAX_TOOLS = 128
-MAX_NAME = 64
 LOGPROBS = "message.output_text.logprobs"
-INCLUDES = (LOGPROBS, "reasoning.encrypted_content")  # models here do not reason apart: there is none to include
+INCLUDES = (
+    LOGPROBS,
+    "reasoning.encrypted_content",
+)  # models here do not reason apart: there is none to include
 
-_HONOURED, _LABEL, _REFUSED = Field("honoured"), Field("recorded", str), Field("refused")
 FIELDS: dict[str, dict[str, Field]] = {
     "response": {
-        "model": _HONOURED,
-        "input": _HONOURED,
-        "instructions": _HONOURED,
-        "previous_response_id": _HONOURED,
-        "tools": _HONOURED,
-        "tool_choice": _HONOURED,
-        "parallel_tool_calls": _HONOURED,
-        "text": _HONOURED,
-        "max_output_tokens": _HONOURED,
-        "temperature": _HONOURED,
-        "top_p": _HONOURED,
-        "top_logprobs": _HONOURED,
-        "frequency_penalty": _HONOURED,
-        "presence_penalty": _HONOURED,
-        "include": _HONOURED,
-        "stream": _HONOURED,
-        "stream_options": _HONOURED,
-        "store": _HONOURED,
-        "background": _HONOURED,
-        "reasoning": _HONOURED,
-        "user": _LABEL,
-        "metadata": Field("recorded", dict),
-        "safety_identifier": _LABEL,
-        "prompt_cache_key": _LABEL,
-        "prompt_cache_retention": _LABEL,
-        "prompt_cache_options": Field("recorded", dict),
+        "model": HONOURED,
+        "input": HONOURED,
+        "instructions": HONOURED,
+        "previous_response_id": HONOURED,
+        "tools": HONOURED,
+        "tool_choice": HONOURED,
+        "parallel_tool_calls": HONOURED,
+        "text": HONOURED,
+        "max_output_tokens": HONOURED,
+        "temperature": HONOURED,
+        "top_p": HONOURED,
+        "top_logprobs": HONOURED,
+        "frequency_penalty": HONOURED,
+        "presence_penalty": HONOURED,
+        "include": HONOURED,
+        "stream": HONOURED,
+        "stream_options": HONOURED,
+        "store": HONOURED,
+        "background": HONOURED,
+        "reasoning": HONOURED,
+        "user": LABEL,
+        "metadata": HINT,
+        "safety_identifier": LABEL,
+        "prompt_cache_key": LABEL,
+        "prompt_cache_retention": LABEL,
+        "prompt_cache_options": HINT,
         "service_tier": Field("recorded", ("auto", "default")),
         "truncation": Field("refused", ("disabled",)),
-        "access_programs": _REFUSED,
-        "background_options": _REFUSED,
+        "access_programs": REFUSED,
+        "background_options": REFUSED,
         "context_management": Field("refused", ([],)),
-        "conversation": _REFUSED,
-        "image": _REFUSED,
-        "max_tool_calls": _REFUSED,
-        "moderation": _REFUSED,
-        "prompt": _REFUSED,
+        "conversation": REFUSED,
+        "image": REFUSED,
+        "max_tool_calls": REFUSED,
+        "moderation": REFUSED,
+        "prompt": REFUSED,
     }
 }
-_ROLES: dict[str, Role] = {"user": "user", "assistant": "assistant", "system": "system", "developer": "system"}
+_ITEM = {"type": HONOURED, "id": LABEL, "status": LABEL}
+PARTS: dict[str, dict[str, Field]] = {
+    "message": {**_ITEM, "role": HONOURED, "content": HONOURED, "phase": REFUSED},
+    "function_call": {
+        **_ITEM,
+        "call_id": HONOURED,
+        "name": HONOURED,
+        "arguments": HONOURED,
+        "async": Field("refused", (False,)),
+        "caller": REFUSED,
+        "namespace": REFUSED,
+    },
+    "function_call_output": {**_ITEM, "call_id": HONOURED, "output": HONOURED, "caller": REFUSED},
+    "text part": {
+        "type": HONOURED,
+        "text": HONOURED,
+        "annotations": Field("refused", ([],)),
+        "logprobs": HONOURED,
+        "prompt_cache_breakpoint": HINT,
+    },
+    "tool": {
+        "type": HONOURED,
+        "name": HONOURED,
+        "description": HONOURED,
+        "parameters": HONOURED,
+        "strict": HONOURED,
+        "async": Field("refused", (False,)),
+        "allowed_callers": REFUSED,
+        "defer_loading": Field("refused", (False,)),
+        "output_schema": REFUSED,
+    },
+    "tool choice": {"type": HONOURED, "name": HONOURED},
+    "allowed tools": {"type": HONOURED, "mode": HONOURED, "tools": HONOURED},
+    "text": {"format": HONOURED, "verbosity": Field("refused", ("medium",))},
+    "format": {"type": HONOURED},
+    "JSON schema": {
+        "type": HONOURED,
+        "name": HONOURED,
+        "description": LABEL,
+        "schema": HONOURED,
+        "strict": HONOURED,
+    },
+    "stream options": {"include_obfuscation": Field("refused", (False,))},
+    "reasoning": {"effort": Field("refused", ("none",)), "summary": REFUSED, "generate_summary": REFUSED},
+}
+_ROLES: dict[str, Role] = {
+    "user": "user",
+    "assistant": "assistant",
+    "system": "system",
+    "developer": "system",
+}
 
 
 @dataclass(frozen=True)
@@ -78,13 +130,14 @@ class Asked:
     def after(self, past: Sequence[Message]) -> Request:
         """The whole request. Raises ProtocolError for an output of a call that nobody made, or too many messages."""
         messages = (*past, *self.said)
-        if len(messages) > MAX_MESSAGES:
-            raise bad("input", f"makes {len(messages):,} messages; at most {MAX_MESSAGES:,} are taken")
-        calls: set[str | None] = set()
+        if len(messages) > fields.MAX_MESSAGES:
+            raise bad("input", f"makes {len(messages):,} messages; at most {fields.MAX_MESSAGES:,} are taken")
+        calls = fields.Calls()
         for message in messages:
-            calls.update(call.id for call in message.tool_calls)
-            if message.role == "tool" and message.tool_call_id not in calls:
-                raise bad("input", f"answers the call {message.tool_call_id!r:.80}, which nobody made")
+            for call in message.tool_calls:
+                calls.made(call.id, "input: a call's id")
+            if message.role == "tool":
+                calls.answered(message.tool_call_id, "input: an output's call_id")
         lead = self.request.messages[: len(self.request.messages) - len(self.said)]
         return replace(self.request, messages=(*lead, *messages))
 
@@ -116,51 +169,34 @@ def history(row: Mapping[str, Any]) -> tuple[Message, ...]:
 
 def decode_response(body: Mapping[str, Any]) -> Asked:
     """The body of POST /v1/responses. Raises ProtocolError naming the field."""
-    given = known(body, FIELDS["response"])
-    model, previous = _text(given, "model"), _text(given, "previous_response_id")
-    if not model:
-        raise bad("model", "must name a model; GET /v1/models lists them")
-    said = _input(given.get("input"))
-    instructions = _text(given, "instructions")
-    tools, shown_tools = _tools(given.get("tools"))
-    tools, choice, name = _choice(given.get("tool_choice"), tools)
-    text, format = _format(given.get("text"))
+    labels: dict[str, Any] = {}
+    given = known(body, FIELDS["response"], labels=labels)
+    model, said = fields.model(given), _input(given.get("input"))
+    instructions, previous = _text(given, "instructions"), _text(given, "previous_response_id")
     store, background, stream = flag(given, "store", True), flag(given, "background"), flag(given, "stream")
     if background and not store:
         raise bad("background", 'needs "store": true: its reply is fetched later')
     if background and stream:
-        raise bad("stream", "cannot be combined with background: poll GET /v1/responses/{id}", "unsupported_field")
-    _only(given, "stream_options", ("include_obfuscation",))
-    _metadata(given.get("metadata"))
-    logprobs = _logprobs(given)
-    sampling = {
-        "max_tokens": integer(given, "max_output_tokens", 1),
-        "temperature": number(given, "temperature", 0, 2),
-        "top_p": number(given, "top_p", 0, 1),
-        "frequency_penalty": number(given, "frequency_penalty", -2, 2),
-        "presence_penalty": number(given, "presence_penalty", -2, 2),
-        "logprobs": logprobs,
-    }
-    if sampling["top_p"] == 0:
-        raise bad("top_p", "must be more than 0; for greedy decoding set temperature to 0")
-    explicit: dict[str, Any] = {name: value for name, value in sampling.items() if value is not None}
+        raise unsupported("stream", "cannot be combined with background: poll GET /v1/responses/{id}")
+    known(_object(given, "stream_options"), PARTS["stream options"], "stream_options")
+    reasoning = known(_object(given, "reasoning"), PARTS["reasoning"], "reasoning")
+    fields.metadata(given.get("metadata"))
+    tools, shown_tools = _tools(given.get("tools", []))
+    choice = _choice(given.get("tool_choice", "auto"), tools)
+    text, format = _format(_object(given, "text"), labels)
+    limit, logprobs = integer(given, "max_output_tokens", 1), _logprobs(given)
     parallel = flag(given, "parallel_tool_calls", True)
-    labels = {n: v for n, v in given.items() if FIELDS["response"][n].treatment == "recorded"}
-    lead = (Message("system", instructions),) if instructions else ()
     request = Request(
         route=model,
         kind="chat",
-        messages=(*lead, *said),
-        tools=tools,
-        tool_choice=choice,  # type: ignore[arg-type]
-        tool_name=name,
+        messages=(*([Message("system", instructions)] if instructions else ()), *said),
         parallel_tool_calls=parallel,
         format=format,
-        sampling=Sampling(**explicit),
         stream=stream,
         store=store,
         labels=labels,
-        explicit=frozenset(explicit),
+        **choice,
+        **fields.sampling(given, max_tokens=limit, logprobs=logprobs),
     )
     shown = {
         "model": model,
@@ -170,11 +206,11 @@ def decode_response(body: Mapping[str, Any]) -> Asked:
         "tool_choice": given.get("tool_choice", "auto"),
         "parallel_tool_calls": parallel,
         "text": text,
-        "max_output_tokens": sampling["max_tokens"],
+        "max_output_tokens": limit,
         "top_logprobs": logprobs or 0,
         "store": store,
         "background": background,
-        "reasoning": _reasoning(given.get("reasoning")),
+        "reasoning": {"effort": reasoning.get("effort"), "summary": None},
         "metadata": given.get("metadata", {}),
         **{name: given.get(name) for name in ("user", "safety_identifier", "prompt_cache_key")},
     }
@@ -185,205 +221,138 @@ def _input(value: Any) -> tuple[Message, ...]:
     """Items as messages: calls belong to the assistant's message before them."""
     if isinstance(value, str):
         return (Message("user", value),)
-    if not isinstance(value, list) or not value:
-        raise bad("input", "must be a string or a list with at least one item")
-    if len(value) > MAX_MESSAGES:
-        raise bad("input", f"has {len(value):,} items; at most {MAX_MESSAGES:,} are taken")
     messages: list[Message] = []
-    for i, item in enumerate(value):
+    for i, item in enumerate(fields.items(value, "input", fields.MAX_MESSAGES)):
         where = f"input[{i}]"
-        kind = _object(item, where).get("type", "message")
+        kind = fields.mapping(item, where).get("type", "message")
+        if not isinstance(kind, str) or kind not in ("message", "function_call", "function_call_output"):
+            _wrong_type(where, kind, "message, function_call and function_call_output")
+        given = known(item, PARTS[kind], where)
         if kind == "message":
-            messages.append(_message(item, where))
-        elif kind == "function_call":
-            call = _call(item, where)
-            if messages and messages[-1].role == "assistant":
-                messages[-1] = replace(messages[-1], tool_calls=(*messages[-1].tool_calls, call))
-            else:
-                messages.append(Message("assistant", "", tool_calls=(call,)))
+            messages.append(_message(given, where))
         elif kind == "function_call_output":
-            _only_fields(item, ("type", "id", "status", "call_id", "output"), where)
-            output = _content(item.get("output"), f"{where}.output", ("input_text",))
-            messages.append(Message("tool", output, tool_call_id=_word(item, "call_id", where)))
+            output = _content(given.get("output"), f"{where}.output", "input_text")
+            messages.append(Message("tool", output, tool_call_id=given.get("call_id")))
         else:
-            _unsupported(where, kind, "message, function_call and function_call_output")
+            call = _call(given, where)
+            if not messages or messages[-1].role != "assistant":
+                messages.append(Message("assistant", ""))
+            messages[-1] = replace(messages[-1], tool_calls=(*messages[-1].tool_calls, call))
+    if not messages:
+        raise bad("input", "must be a string or a list with at least one item")
     return tuple(messages)
 
 
-def _message(item: Mapping[str, Any], where: str) -> Message:
-    _only_fields(item, ("type", "id", "status", "role", "content", "phase"), where)
-    role = item.get("role")
+def _message(given: Mapping[str, Any], where: str) -> Message:
+    role = given.get("role")
     if not isinstance(role, str) or role not in _ROLES:
         raise bad(f"{where}.role", f"must be one of {', '.join(_ROLES)}")
-    part = "output_text" if role == "assistant" else "input_text"
-    return Message(_ROLES[role], _content(item.get("content"), f"{where}.content", (part, "input_text")))
+    kinds = ("output_text", "input_text") if role == "assistant" else ("input_text",)
+    return Message(_ROLES[role], _content(given.get("content"), f"{where}.content", *kinds))
 
 
-def _call(item: Mapping[str, Any], where: str) -> ToolCall:
-    _only_fields(item, ("type", "id", "status", "call_id", "name", "arguments"), where)
-    if not isinstance(arguments := item.get("arguments"), str):
-        raise bad(f"{where}.arguments", "must be a string of JSON")
-    return ToolCall(_word(item, "call_id", where), _word(item, "name", where), arguments)
+def _call(given: Mapping[str, Any], where: str) -> ToolCall:
+    return ToolCall(
+        fields.string(given.get("call_id"), f"{where}.call_id"),
+        fields.tool_name(given.get("name"), f"{where}.name"),
+        fields.arguments(given.get("arguments"), f"{where}.arguments"),
+    )
 
 
-def _content(value: Any, where: str, kinds: tuple[str, ...]) -> str:
+def _content(value: Any, where: str, *kinds: str) -> str:
     """A string, or text parts joined as they are."""
     if isinstance(value, str):
         return value
-    if not isinstance(value, list):
-        raise bad(where, "must be a string or a list of text parts")
     texts = []
-    for i, part in enumerate(value):
+    for i, part in enumerate(fields.items(value, where, fields.MAX_MESSAGES)):
         own = f"{where}[{i}]"
-        if (kind := _object(part, own).get("type")) not in kinds:
-            _unsupported(own, kind, " and ".join(dict.fromkeys(kinds)))
-        _only_fields(part, ("type", "text", "annotations", "logprobs"), own)
-        if not isinstance(part.get("text"), str):
-            raise bad(f"{own}.text", "must be a string")
-        texts.append(part["text"])
+        if (kind := fields.mapping(part, own).get("type")) not in kinds:
+            _wrong_type(own, kind, " and ".join(kinds))
+        known(part, PARTS["text part"], own)
+        texts.append(fields.string(part.get("text"), f"{own}.text"))
     return "".join(texts)
 
 
 def _tools(value: Any) -> tuple[tuple[Tool, ...], list[dict[str, Any]]]:
     """The tools, and as the response shows them."""
-    if not isinstance(value, list | None):
-        raise bad("tools", "must be a list")
-    if len(value or ()) > MAX_TOOLS:
-        raise bad("tools", f"has {len(value or ())} tools; at most {MAX_TOOLS} are taken")
-    tools: dict[str, Tool] = {}
     shown = []
-    for i, item in enumerate(value or ()):
-        where = f"tools[{i}]"
-        if (kind := _object(item, where).get("type")) != "function":
-            _unsupported(where, kind, "function: this server runs no tools of its own")
-        _only_fields(item, ("type", "name", "description", "parameters", "strict"), where)
-        name, about = _word(item, "name", where), item.get("description")
-        if len(name) > MAX_NAME or not name.replace("-", "_").replace("_", "a").isalnum() or not name.isascii():
-            raise bad(f"{where}.name", f"must be 1 to {MAX_NAME} letters, digits, '_' and '-'")
-        if name in tools:
-            raise bad(f"{where}.name", f"{name!r} is the name of an earlier tool, too")
-        parameters = item.get("parameters") or {}
-        strict = flag(item, "strict", True, f"{where}.")
-        if not isinstance(about, str | None):
-            raise bad(f"{where}.description", "must be a string")
-        tools[name] = Tool(name, about or "", _object(parameters, f"{where}.parameters"))
-        shown.append({**dict(type="function", name=name, description=about), "parameters": parameters, "strict": strict})
-    return tuple(tools.values()), shown
+
+    def read(item: dict[str, Any], where: str) -> Tool:
+        if (kind := item.get("type")) != "function":
+            _wrong_type(where, kind, "function: this server runs no tools of its own")
+        given = known(item, PARTS["tool"], where)
+        strict = flag(given, "strict", True, f"{where}.")  # arguments are always valid, asked for or not
+        tool = fields.tool(
+            given.get("name"), given.get("description"), given.get("parameters"), where, "parameters"
+        )
+        about = {name: given.get(name) for name in ("name", "description", "parameters")}
+        shown.append({"type": "function", **about, "strict": strict})
+        return tool
+
+    return fields.tools(value, read), shown
 
 
-def _choice(value: Any, tools: tuple[Tool, ...]) -> tuple[tuple[Tool, ...], str, str | None]:
-    """The tools that may be called, whether one must be, and which."""
-    names = [tool.name for tool in tools]
-    if value is None or value in ("none", "auto"):
-        return tools, value or "auto", None
-    if value == "required":
-        if not tools:
-            raise bad("tool_choice", "is required, but there are no tools")
-        return tools, "required", None
-    kind = value.get("type") if isinstance(value, dict) else None
+def _choice(wish: Any, tools: tuple[Tool, ...]) -> dict[str, Any]:
+    """The tools that may be called, whether one must be, and which: a Request's fields."""
+    name, where = None, "tool_choice"
+    kind = wish.get("type") if isinstance(wish, dict) else None
     if kind == "function":
-        _only_fields(value, ("type", "name"), "tool_choice")
-        if value.get("name") not in names:
-            raise bad("tool_choice.name", "must be the name of one of the tools")
-        return tools, "required", value["name"]
-    if kind == "allowed_tools":
-        _only_fields(value, ("type", "mode", "tools"), "tool_choice")
-        if value.get("mode") not in ("auto", "required"):
-            raise bad("tool_choice.mode", "must be auto or required")
-        allowed = value.get("tools")
-        if not isinstance(allowed, list) or not allowed:
-            raise bad("tool_choice.tools", "must be a list with at least one tool")
-        for i, item in enumerate(allowed):
-            if not isinstance(item, dict) or item.get("type") != "function" or item.get("name") not in names:
-                raise bad(f"tool_choice.tools[{i}]", "must be a function that is one of the tools")
-        chosen = {item["name"] for item in allowed}
-        return tuple(tool for tool in tools if tool.name in chosen), value["mode"], None
-    raise bad("tool_choice", "must be none, auto, required, a function or allowed_tools")
+        name = fields.one_of_tools(
+            tools, known(wish, PARTS["tool choice"], where).get("name"), f"{where}.name"
+        )
+        wish = "required"
+    elif kind == "allowed_tools":
+        allowed = known(wish, PARTS["allowed tools"], where)
+        names = set()
+        for i, item in enumerate(fields.items(allowed.get("tools"), f"{where}.tools", fields.MAX_TOOLS)):
+            own = f"{where}.tools[{i}]"
+            if (kind := fields.mapping(item, own).get("type")) != "function":
+                _wrong_type(own, kind, "function")
+            names.add(fields.one_of_tools(tools, item.get("name"), f"{own}.name"))
+        tools, wish = tuple(tool for tool in tools if tool.name in names), allowed.get("mode")
+        if wish not in ("auto", "required"):
+            raise bad(f"{where}.mode", "must be auto or required")
+    elif not isinstance(wish, str) or wish not in ("none", "auto", "required"):
+        raise bad(where, "must be none, auto, required, or an object of type function or allowed_tools")
+    if wish == "required" and not tools:
+        raise bad(where, "needs tools")
+    return {"tools": tools, "tool_choice": wish, "tool_name": name}
 
 
-def _format(value: Any) -> tuple[dict[str, Any], Format | None]:
+def _format(text: dict[str, Any], labels: dict[str, Any]) -> tuple[dict[str, Any], Format | None]:
     """`text` as the response shows it, and the format."""
-    text = _object(value or {}, "text")
-    _only_fields(text, ("format", "verbosity"), "text")
-    if text.get("verbosity") not in (None, "medium"):
-        raise bad("text.verbosity", "is supported only as 'medium': leave it out", "unsupported_field")
-    format = _object(text.get("format") or {"type": "text"}, "text.format")
-    kind = format.get("type")
-    found = None
+    given, where = known(text, PARTS["text"], "text"), "text.format"
+    format = fields.mapping(given.get("format", {"type": "text"}), where)
+    kind, found = format.get("type"), None
     if kind == "json_schema":
-        _only_fields(format, ("type", "name", "description", "schema", "strict"), "text.format")
-        _word(format, "name", "text.format")
-        flag(format, "strict", where="text.format.")
-        found = Format("json_schema", _object(format.get("schema"), "text.format.schema"))
+        schema = known(format, PARTS["JSON schema"], where, labels)
+        fields.tool_name(schema.get("name"), f"{where}.name")
+        flag(schema, "strict", where=f"{where}.")  # the schema always holds, asked for or not
+        found = fields.schema_format(schema.get("schema"), f"{where}.schema")
     elif kind in ("text", "json_object"):
-        _only_fields(format, ("type",), "text.format")
+        known(format, PARTS["format"], where)
         found = Format("json_object") if kind == "json_object" else None
     else:
-        _unsupported("text.format", kind, "text, json_object and json_schema")
-    return {"format": dict(format), "verbosity": "medium"}, found
+        _wrong_type(where, kind, "text, json_object and json_schema")
+    return {"format": format, "verbosity": "medium"}, found
 
 
 def _logprobs(given: Mapping[str, Any]) -> int | None:
-    include = given.get("include", [])
-    if not isinstance(include, list):
-        raise bad("include", "must be a list")
+    include = fields.items(given.get("include", []), "include", fields.MAX_TOOLS)
     for i, name in enumerate(include):
         if name not in INCLUDES:
-            raise bad(f"include[{i}]", f"is supported only as {' or '.join(INCLUDES)}", "unsupported_field")
+            raise unsupported(f"include[{i}]", f"is supported only as {' or '.join(INCLUDES)}")
     top = integer(given, "top_logprobs", 0, 20) or 0
     return top if top or LOGPROBS in include else None
 
 
-def _reasoning(value: Any) -> dict[str, Any]:
-    reasoning = _object(value or {}, "reasoning")
-    for name, wanted in reasoning.items():
-        if name not in ("effort", "summary", "generate_summary"):
-            raise unknown(name, ("effort", "summary"), " in reasoning")
-        if wanted is not None and (name, wanted) != ("effort", "none"):
-            message = "is not supported: models here do not reason apart" + "; send none" * (name == "effort")
-            raise bad(f"reasoning.{name}", message, "unsupported_field")
-    return {"effort": reasoning.get("effort"), "summary": None}
-
-
-def _metadata(value: Any) -> None:
-    pairs = (value or {}).items()
-    if len(pairs) > 16 or not all(len(k) <= 64 and isinstance(v, str) and len(v) <= 512 for k, v in pairs):
-        raise bad("metadata", "holds at most 16 pairs: keys of up to 64 characters, strings of up to 512")
-
-
-def _only(given: Mapping[str, Any], name: str, flags: tuple[str, ...]) -> None:
-    options = _object(given.get(name) or {}, name)
-    for option in options:
-        if option not in flags:
-            raise unknown(option, flags, f" in {name}")
-        flag(options, option, where=f"{name}.")
-
-
-def _only_fields(item: Mapping[str, Any], names: Iterable[str], where: str) -> None:
-    for name, value in item.items():
-        if name not in names and value is not None:
-            raise unknown(name, names, f" in {where}")
-
-
-def _object(value: Any, where: str) -> Mapping[str, Any]:
-    if not isinstance(value, dict):
-        raise bad(where, "must be an object")
-    return value
+def _object(given: Mapping[str, Any], name: str) -> dict[str, Any]:
+    return fields.mapping(given.get(name, {}), name)
 
 
 def _text(given: Mapping[str, Any], name: str) -> str | None:
-    value = given.get(name)
-    if not isinstance(value, str | None):
-        raise bad(name, "must be a string")
-    return value
+    return None if name not in given else fields.string(given[name], name)
 
 
-def _word(item: Mapping[str, Any], name: str, where: str) -> str:
-    value = item.get(name)
-    if not isinstance(value, str) or not value:
-        raise bad(f"{where}.{name}", "must be a string that is not empty")
-    return value
-
-
-def _unsupported(where: str, kind: Any, instead: str) -> NoReturn:
-    raise ProtocolError(f"{where} is of type {kind!r:.60}; supported: {instead}", where, "unsupported_field")
+def _wrong_type(where: str, kind: Any, instead: str) -> NoReturn:
+    raise unsupported(where, f"is of type {kind!r:.60}; supported: {instead}")

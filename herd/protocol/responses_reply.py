@@ -29,7 +29,9 @@ class ResponseStream:
         match event:
             case Started():
                 begun = self._whole("in_progress")
-                return [self._event(f"response.{step}", response=begun) for step in ("created", "in_progress")]
+                return [
+                    self._event(f"response.{step}", response=begun) for step in ("created", "in_progress")
+                ]
             case Delta(text=text, logprobs=logprobs) if text or logprobs:
                 return self._write(text, [_logprob(item) for item in logprobs])
             case Called(call=call):
@@ -37,7 +39,10 @@ class ResponseStream:
             case Finished(reason=reason):
                 self._reason = reason
                 opened = [] if self._items else self._open()
-                return [*opened, *self._close("completed" if reason in ("stop", "tool_calls") else "incomplete")]
+                return [
+                    *opened,
+                    *self._close("completed" if reason in ("stop", "tool_calls") else "incomplete"),
+                ]
             case Usage():
                 status = STATUS.get(self._reason, "cancelled")
                 usage = _usage(event.prompt_tokens, event.completion_tokens, event.cached_tokens)
@@ -53,12 +58,18 @@ class ResponseStream:
     def _part(self, type: str, **fields: Any) -> dict[str, Any]:
         """An event about the message that is being written."""
         assert self._text is not None
-        place = {"item_id": self._text["id"], "output_index": self._items.index(self._text), "content_index": 0}
+        place = {
+            "item_id": self._text["id"],
+            "output_index": self._items.index(self._text),
+            "content_index": 0,
+        }
         return self._event(type, **place, **fields)
 
     def _open(self) -> list[dict[str, Any]]:
         message = _message(self.id, len(self._items), "in_progress")
-        added = self._event("response.output_item.added", output_index=len(self._items), item={**message, "content": []})
+        added = self._event(
+            "response.output_item.added", output_index=len(self._items), item={**message, "content": []}
+        )
         self._items.append(message)
         self._text = message
         return [added, self._part("response.content_part.added", part=dict(_text_part()))]
@@ -110,10 +121,10 @@ class ResponseStream:
 
 def encode_stored(row: Mapping[str, Any], status: str | None = None) -> dict[str, Any]:
     """The response that a generation was. `status`: of one that has not ended, whose row is not whole."""
-    id, kept, tokens = row["id"], row["response"], row["tokens"]
+    id, kept = row["id"], row["response"]
     if status is not None:
         return _response(id, row["created"], kept["shown"], status)
-    status = STATUS.get(row["finish"], "cancelled")
+    status, tokens = STATUS.get(row["finish"], "cancelled"), row["tokens"]
     output: list[dict[str, Any]] = []
     calls = [ToolCall.from_json(call) for call in row["calls"] or ()]
     if row["reply"] or (status in ("completed", "incomplete") and not calls):

@@ -44,7 +44,20 @@ async def answer(
     """
     replies, key = state(request).replies, state(request).keys.name
     batch = [replies.begin(one, conversation(request, one, key), key, prefix) for one in asked]
-    first = batch[0]
+    return await send(request, batch, encode, stream, named=named, last=None if named else "[DONE]")
+
+
+async def send(
+    request: Request,
+    batch: Sequence[Reply],
+    encode: Callable[..., dict[str, Any]],
+    stream: Callable[..., Codec] | None = None,
+    *,
+    named: bool = False,
+    last: str | None = None,
+) -> Response:
+    """Replies that have begun, as `answer` sends them; `last`: what ends a stream."""
+    replies, first = state(request).replies, batch[0]
     whole = replace(first.request, n=len(batch) * first.request.n)
     about = (first.id, int(first.created), f"fp_{first.target.digest[:12]}")
     try:
@@ -54,7 +67,7 @@ async def answer(
             begun: Event = await unless_gone(request.receive, anext(events))
             if isinstance(begun, Failed):
                 raise failure(begun)
-            chunks = _chunks(begun, events, stream(whole, *about), None if named else "[DONE]")
+            chunks = _chunks(begun, events, stream(whole, *about), last)
             return EventStream(chunks, named=named)
         collected = await unless_gone(request.receive, _collect(replies, batch))
     except ClientGone:

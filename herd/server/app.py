@@ -11,7 +11,7 @@ from fastapi.responses import FileResponse, JSONResponse, Response
 from starlette.staticfiles import StaticFiles
 
 import herd
-from herd.server import anthropic, api, errors, openai
+from herd.server import anthropic, api, errors, openai, responses
 from herd.server.engines import Engines
 from herd.server.guard import Guard
 from herd.server.metrics import Metrics
@@ -40,6 +40,7 @@ def create_app(settings: Settings, engines: Engines) -> FastAPI:
         yield
         await scheduler.close()
         await engines.close()
+        await replies.close()
         await asyncio.to_thread(store.close)
 
     # FastAPI's own documentation pages load scripts from elsewhere; /openapi.json is the description.
@@ -49,6 +50,7 @@ def create_app(settings: Settings, engines: Engines) -> FastAPI:
     errors.install(app)
     app.include_router(openai.router)
     app.include_router(anthropic.router)
+    app.include_router(responses.router)
     app.include_router(api.router)
     app.add_api_route("/health", _health)
     app.add_api_route("/ready", _ready)

@@ -16,7 +16,9 @@ from herd.server.guard import HEADER_BYTES, new_request_id
 MAX_CONNECTIONS = 4096
 IDLE = 75  # seconds that a connection may rest between requests; most clients give up sooner
 STALL = 20.0  # seconds for a request's headers to come, and for a reader to take something of what it is sent
-SEND_BUFFER = 128 * 1024  # bytes a connection; the system would take megabytes, and tell of no progress until a third is read
+SEND_BUFFER = (
+    128 * 1024
+)  # bytes a connection; the system would take megabytes, and tell of no progress until a third is read
 SPARE = 256  # files that the server itself has open
 
 

@@ -78,4 +78,3 @@ class _Engine:
             for model, counts in self.metrics.engine.items():
                 metric.add_metric([model], counts.get(name, 0))
             yield metric
-

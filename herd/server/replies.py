@@ -29,6 +29,7 @@ from herd.store import Store
 from herd.store.store import Keep
 
 MAX_ROUTE = 200  # characters
+MAX_BACKGROUND = 256
 PREFIX = {"chat": "chatcmpl-", "completion": "cmpl-", "embedding": "embd-"}
 TURNED_AWAY = (429, 503)  # before it started: counted, not kept, so that an overload costs no writes
 _DEFAULTS, _PLAIN = Request("", "chat").to_json(), Message("user", "").to_json()
@@ -57,10 +58,13 @@ class Reply:
     completion_tokens: int = 0
     failed: Failed | None = None
     response: dict[str, Any] | None = None  # what the Responses API keeps beside the request
+    background: bool = False  # nobody waits for it: it is kept however it ends
 
     @property
     def complete(self) -> bool:
-        return self.usage is not None and (self.request.kind == "embedding" or len(self.finish) == self.request.n)
+        return self.usage is not None and (
+            self.request.kind == "embedding" or len(self.finish) == self.request.n
+        )
 
 
 class Replies:
@@ -71,6 +75,7 @@ class Replies:
         self.in_flight = 0
         self.closing = False
         self.on_change: Callable[[], None] = lambda: None
+        self._background: dict[str, tuple[Reply, asyncio.Task[None]]] = {}
 
     def begin(
         self, request: Request, conversation: str | None, key: str | None, prefix: str | None = None
@@ -123,6 +128,39 @@ class Replies:
         if reply.failed is not None:
             yield reply.failed
 
+    def run_in_background(self, reply: Reply) -> None:
+        """Let the reply be made though nobody reads it. Raises HerdError 429 if many are on their way."""
+        if len(self._background) >= MAX_BACKGROUND:
+            raise HerdError(
+                f"{MAX_BACKGROUND} replies are made in the background already", status=429, code="queue_full"
+            )
+
+        async def work() -> None:
+            try:
+                async for _ in self.events(reply):
+                    pass
+            finally:
+                del self._background[reply.id]
+
+        reply.background = True
+        self._background[reply.id] = (reply, asyncio.create_task(work()))
+
+    def in_background(self, id: str) -> Reply | None:
+        """The reply of this id, if it is still being made in the background."""
+        return self._background[id][0] if id in self._background else None
+
+    async def cancel(self, id: str) -> None:
+        """Stop a reply in the background; returns when what was said is kept."""
+        if id in self._background:
+            task = self._background[id][1]
+            task.cancel()
+            await asyncio.wait({task})
+
+    async def close(self) -> None:
+        """Wait for what runs in the background, once the engine makes no more of it."""
+        if tasks := [task for _, task in self._background.values()]:
+            await asyncio.wait(tasks)
+
     def _count(self, change: int) -> None:
         self.in_flight += change
         self.on_change()
@@ -160,7 +198,8 @@ class Replies:
     def _observe(self, reply: Reply) -> Keep | None:
         """Count a reply that has ended; how much of it is to be kept, None for nothing."""
         model = reply.request.route
-        if reply.started is None and reply.failed is not None and reply.failed.status in TURNED_AWAY:
+        turned_away = reply.started is None and reply.failed and reply.failed.status in TURNED_AWAY
+        if turned_away and not reply.background:
             return None
         self.metrics.whole.labels(model).observe(time.perf_counter() - reply.began)
         self.metrics.prompt_tokens.labels(model).inc(reply.prompt_tokens)

@@ -121,7 +121,7 @@ def _words(text: str | None) -> frozenset[str]:
 
 
 def _bytes(text: str | None) -> int | None:
-    """"6GiB", "800 MB" or plain bytes."""
+    """ "6GiB", "800 MB" or plain bytes."""
     match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?) ?(|[kmgt]i?)b?", (text or "0").strip().lower())
     if match is None:
         raise HerdError(f"HERD_MEMORY is {text!r}, which is no size; set it as in HERD_MEMORY=6GiB")

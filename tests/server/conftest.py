@@ -18,7 +18,19 @@ import pytest
 import uvicorn
 from fastapi.testclient import TestClient
 
-from herd.protocol import Delta, Event, Failed, Finished, Request, Started, Usage
+from herd.protocol import (
+    Called,
+    Delta,
+    Event,
+    Failed,
+    Finished,
+    FinishReason,
+    Request,
+    Started,
+    TokenLogprob,
+    ToolCall,
+    Usage,
+)
 from herd.registry.registry import Registry
 from herd.server.app import create_app
 from herd.server.engines import Engines
@@ -37,6 +49,8 @@ class FakeEngine:
     def __init__(self) -> None:
         self.words: tuple[str, ...] = WORDS
         self.script: Callable[[Request], list[Event]] | None = None
+        self.calls: tuple[ToolCall, ...] = ()  # made after the words
+        self.reason: FinishReason = "stop"
         self.delay = 0.0
         self.break_after: int | None = None
         self.fail: Failed | None = None
@@ -102,14 +116,23 @@ class FakeEngine:
                         return
                     if i == self.break_after:
                         return
-                    yield Delta(index, word, (i,))
-                yield Finished(index, "stop")
+                    yield Delta(index, word, (i,), self._logprobs(request, word, i))
+                for call in self.calls:
+                    yield Called(index, call)
+                yield Finished(index, "tool_calls" if self.calls else self.reason)
             whole = True
             yield Usage(3, len(self.words) * request.n, 1)
         finally:
             self.answering[key] -= 1
             if not whole and self.break_after is None:
                 self.cancelled.append(time.monotonic())
+
+    @staticmethod
+    def _logprobs(request: Request, word: str, id: int) -> tuple[TokenLogprob, ...]:
+        if request.sampling.logprobs is None:
+            return ()
+        top = tuple(TokenLogprob(f"t{k}", k, b"t", -1.0 - k) for k in range(request.sampling.logprobs))
+        return (TokenLogprob(word, id, word.encode(), -0.5, top),)
 
 
 def write_model(directory: Path, *, seed: int = 0) -> Path:

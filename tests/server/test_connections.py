@@ -103,14 +103,19 @@ def test_a_body_that_does_not_come(url: str, engine: Any, patience: float) -> No
 
 
 def test_headers_too_long_and_too_many(url: str) -> None:
-    for headers, named in ((b"X: " + b"a" * 2 * HEADER_BYTES, "KiB"), (b"\r\n".join([b"X: a"] * 200), "100 headers")):
+    for headers, named in (
+        (b"X: " + b"a" * 2 * HEADER_BYTES, "KiB"),
+        (b"\r\n".join([b"X: a"] * 200), "100 headers"),
+    ):
         with connect(url) as peer:
             peer.sendall(GET + headers + b"\r\nConnection: close\r\n\r\n")
             status, error, _ = answer(peer)
             assert status == 431 and named in error["message"] and error["code"] == "headers_too_large"
 
 
-@pytest.mark.parametrize("data", [b"\x16\x03\x01\x02\x00\x01\x00", b"hello\r\n\r\n", b"GET / HTTP/9\r\n\r\n", b"\0" * 99])
+@pytest.mark.parametrize(
+    "data", [b"\x16\x03\x01\x02\x00\x01\x00", b"hello\r\n\r\n", b"GET / HTTP/9\r\n\r\n", b"\0" * 99]
+)
 def test_what_is_not_http(url: str, data: bytes) -> None:
     with connect(url) as peer:
         peer.sendall(data + b"\r\n\r\n")
@@ -118,7 +123,9 @@ def test_what_is_not_http(url: str, data: bytes) -> None:
         assert status == 400 and error["code"] == "invalid_http"
 
 
-def test_one_connection_too_many(url: str, monkeypatch: pytest.MonkeyPatch, wait_for: Callable[..., None]) -> None:
+def test_one_connection_too_many(
+    url: str, monkeypatch: pytest.MonkeyPatch, wait_for: Callable[..., None]
+) -> None:
     monkeypatch.setattr(Connection, "most", 8)
     peers = [connect(url) for _ in range(8)]
     time.sleep(0.2)

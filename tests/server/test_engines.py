@@ -1,7 +1,6 @@
 """Engines come when asked for, are shared, and are replaced while replies run."""
 
 import asyncio
-import json
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -128,7 +127,9 @@ def models(home: Path, tmp_path: Path, **sizes: int) -> Registry:
     return registry
 
 
-def test_the_longest_unused_makes_room_and_what_is_in_use_stays(home: Path, engine: Any, tmp_path: Path) -> None:
+def test_the_longest_unused_makes_room_and_what_is_in_use_stays(
+    home: Path, engine: Any, tmp_path: Path
+) -> None:
     registry = models(home, tmp_path, a=100, b=100, c=100, d=100, e=301)
 
     async def use() -> None:
@@ -136,7 +137,9 @@ def test_the_longest_unused_makes_room_and_what_is_in_use_stays(home: Path, engi
         engines.start()
 
         def names() -> str:
-            return "".join(sorted(path.parent.name for path, _ in engine.loaded.values() if path.parent.name != "cria"))
+            return "".join(
+                sorted(path.parent.name for path, _ in engine.loaded.values() if path.parent.name != "cria")
+            )
 
         async with engines.hold("a", registry.target("a")):
             for name in "bcd":
@@ -148,7 +151,9 @@ def test_the_longest_unused_makes_room_and_what_is_in_use_stays(home: Path, engi
             assert caught.value.status == 409
             with pytest.raises(HerdError, match="it needs 0 MiB, and of the 0 MiB") as caught:
                 await engines.load("e")
-            assert caught.value.status == 503 and names() == "acd"  # nothing had to leave for what cannot come
+            assert (
+                caught.value.status == 503 and names() == "acd"
+            )  # nothing had to leave for what cannot come
             async with engines.hold("c", registry.target("c")), engines.hold("d", registry.target("d")):
                 with pytest.raises(HerdError, match="HERD_MEMORY"):
                     await engines.load("b")
@@ -198,7 +203,9 @@ def test_load_and_unload_by_http(client: TestClient, engine: Any, wait_for: Call
     ("text", "size"),
     [("6GiB", 6 * 2**30), ("800 MB", 800_000_000), ("1.5g", 1_500_000_000), ("12345", 12345), ("", None)],
 )
-def test_the_budget_is_read_as_people_write_it(monkeypatch: pytest.MonkeyPatch, text: str, size: int | None) -> None:
+def test_the_budget_is_read_as_people_write_it(
+    monkeypatch: pytest.MonkeyPatch, text: str, size: int | None
+) -> None:
     monkeypatch.setenv("HERD_MEMORY", text)
     assert Settings.from_environment().memory == size
 
