@@ -5,13 +5,17 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 from fastapi import FastAPI, Request
+from fastapi.openapi.utils import get_openapi
 from fastapi.responses import FileResponse, JSONResponse, Response
+from fastapi.routing import APIRoute
 from starlette.staticfiles import StaticFiles
 
 import herd
-from herd.server import api, errors, openai
+from herd.server import anthropic, api, errors, openai, responses
+from herd.server.body import Fields
 from herd.server.engines import Engines
 from herd.server.guard import Guard
 from herd.server.metrics import Metrics
@@ -40,6 +44,7 @@ def create_app(settings: Settings, engines: Engines) -> FastAPI:
         yield
         await scheduler.close()
         await engines.close()
+        await replies.close()
         await asyncio.to_thread(store.close)
 
     # FastAPI's own documentation pages load scripts from elsewhere; /openapi.json is the description.
@@ -48,14 +53,41 @@ def create_app(settings: Settings, engines: Engines) -> FastAPI:
     app.add_middleware(Guard, settings=settings, keys=keys, observe=metrics.observe_http)
     errors.install(app)
     app.include_router(openai.router)
+    app.include_router(anthropic.router)
+    app.include_router(responses.router)
     app.include_router(api.router)
     app.add_api_route("/health", _health)
     app.add_api_route("/ready", _ready)
     app.add_api_route("/metrics", _metrics)
     for path in PAGES:
         app.add_api_route(path, _page, methods=["GET", "HEAD"], include_in_schema=False)
+    app.openapi = lambda: _describe(app)  # type: ignore[method-assign]
     app.mount("/web", StaticFiles(directory=WEB, check_dir=False), name="web")
     return app
+
+
+def _describe(app: FastAPI) -> dict[str, Any]:
+    """/openapi.json: FastAPI's description, with the bodies that routes read themselves, and every error's form."""
+    if app.openapi_schema is None:
+        text = {"type": ["string", "null"]}
+        names = {"message": {"type": "string"}, "type": {"type": "string"}, "param": text, "code": text}
+        error = {"type": "object", "properties": names, "required": list(names)}
+        schema = {"type": "object", "properties": {"error": error}, "required": ["error"]}
+        failed = {"description": "What is wrong", "content": {"application/json": {"schema": schema}}}
+        whole = get_openapi(title=app.title, version=app.version, routes=app.routes)
+        for operation in (operation for path in whole["paths"].values() for operation in path.values()):
+            operation["responses"].pop("422", None)  # a wrong query, too, is a 400 here
+            operation["responses"]["default"] = failed
+        for route in api.router.routes:
+            if isinstance(route, APIRoute):
+                for needed in route.dependant.dependencies:
+                    if isinstance(needed.call, Fields):
+                        for method in route.methods or ():
+                            whole["paths"][route.path_format][method.lower()]["requestBody"] = (
+                                needed.call.description
+                            )
+        app.openapi_schema = whole
+    return app.openapi_schema
 
 
 def _environment(settings: Settings) -> dict[str, str]:
@@ -71,15 +103,17 @@ async def _health() -> dict[str, str]:
 
 async def _ready(request: Request) -> JSONResponse:
     """200 when the default route answers at once; else 503 and what it waits for or lacks."""
-    engines = state(request).engines
-    if engines.ready:
-        return JSONResponse({"ready": True, "model": engines.default_route})
-    return JSONResponse({"ready": False, "reason": engines.problem or "the engine is loading"}, 503)
+    here = state(request)
+    stopping = "the server is stopping" if here.replies.closing else None
+    if here.engines.ready and not stopping:
+        return JSONResponse({"ready": True, "model": here.engines.default_route})
+    reason = stopping or here.engines.problem or "the engine is loading"
+    return JSONResponse({"ready": False, "reason": reason}, 503)
 
 
 async def _metrics(request: Request) -> Response:
     here = state(request)
-    text = here.metrics.render(here.engines.engine.status())
+    text = here.metrics.render(here.engines.metrics())
     return Response(text, media_type="text/plain; version=0.0.4; charset=utf-8")
 
 
