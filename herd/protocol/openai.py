@@ -24,20 +24,9 @@ from herd.protocol.openai_reply import (
 from herd.protocol.types import Format, Message, Request, Role, Tool, ToolCall
 
 __all__ = [
-    "FIELDS",
-    "PARTS",
-    "ChatStream",
-    "CompletionStream",
-    "Embeddings",
-    "decode_chat",
-    "decode_completion",
-    "decode_embeddings",
-    "encode_chat",
-    "encode_completion",
-    "encode_embeddings",
-    "encode_error",
-    "encode_models",
-]
+    "FIELDS", "PARTS", "ChatStream", "CompletionStream", "Embeddings", "decode_chat", "decode_completion",
+    "decode_embeddings", "encode_chat", "encode_completion", "encode_embeddings", "encode_error", "encode_models",
+]  # fmt: skip
 
 MAX_CHOICES = 8
 MAX_PROMPTS = 256
