@@ -16,7 +16,7 @@ from herd.server.stream import ClientGone, unless_gone
 router = APIRouter(prefix="/v1/messages")
 
 
-@router.post("")
+@router.post("", openapi_extra=body.described(dialect.FIELDS["message"], "model", "messages", "max_tokens"))
 async def messages(request: Request) -> Response:
     asked = await body.read_as(request, dialect.decode_message)
     return await answer(
@@ -24,7 +24,7 @@ async def messages(request: Request) -> Response:
     )
 
 
-@router.post("/count_tokens")
+@router.post("/count_tokens", openapi_extra=body.described(dialect.FIELDS["count"], "model", "messages"))
 async def count_tokens(request: Request) -> Response:
     """Nothing is generated, so nothing is stored."""
     here = state(request)

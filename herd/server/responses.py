@@ -19,7 +19,7 @@ router = APIRouter(prefix="/v1/responses")
 Include = Annotated[tuple[str, ...], Query(alias="include[]", max_length=16)]
 
 
-@router.post("")
+@router.post("", openapi_extra=body.described(dialect.FIELDS["response"], "model", "input"))
 async def create(request: Request) -> Response:
     here, key = state(request), state(request).keys.name
     asked = await body.read_as(request, dialect.decode_response)
