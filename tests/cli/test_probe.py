@@ -227,7 +227,7 @@ def test_a_hostile_server_is_broken_and_nothing_else(fault: str, start: Start) -
         began = time.monotonic()
         verdict, _ = judge(check, server)
         assert time.monotonic() - began < 9, check.full_name
-        assert verdict.state in ("broken", "untested"), (check.full_name, verdict)
+        assert verdict.state in ("broken", "ignored", "untested"), (check.full_name, verdict)
         assert verdict.evidence.isprintable()
         evidence += [verdict.evidence] * (verdict.state == "broken")
     assert evidence and any(HOSTILE[fault] in line for line in evidence), evidence
@@ -309,8 +309,8 @@ def test_the_command(start: Start) -> None:
     )
     told = json.loads(done.stdout)
     assert done.return_value == 0
-    assert told["model"] == "forty-words" and told["totals"]["honoured"] == 5
-    assert [r["name"] for r in told["results"]] == ["list", "one", "unknown", "route", "n"]
+    assert told["model"] == "forty-words" and told["totals"]["honoured"] == 4
+    assert [r["name"] for r in told["results"]] == ["list", "one", "unknown", "n"]
     assert "at most about 180 tokens" in done.stderr
 
 

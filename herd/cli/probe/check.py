@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Literal, TypeVar
 
 from herd.cli.probe.wire import Answer, Broken, NoAnswer, Streamed, Wire, quote
@@ -14,6 +15,7 @@ Dialect = Literal["openai", "anthropic"]
 T = TypeVar("T")
 STORY = "Tell me a story about a dog and a cat."
 GIVE_UP = 3  # checks in a row without any answer
+ROUTE = "route"
 # What a reply that is not of its dialect's form raises in a check.
 MALFORMED = (LookupError, TypeError, ValueError, AttributeError, RecursionError)
 
@@ -162,6 +164,17 @@ def error_of(answer: Answer) -> tuple[str, str]:
     return message, str(error.get("param") or "")
 
 
+def must_refuse(ask: Callable[[], object], *words: str, taken: str) -> Verdict:
+    """A refusal whose message has one of `words`; `taken` says what it means that there is none."""
+    try:
+        ask()
+    except Refused as error:
+        if not any(word in str(error) for word in words):
+            raise
+        return honoured(str(error))
+    return ignored(taken)
+
+
 def at(value: Any, *path: str | int, kind: type[T] = object) -> T:  # type: ignore[assignment]
     """What lies at a path of names and positions. Raises Broken if it is not there, or of another type."""
     where = ""
@@ -195,18 +208,19 @@ def run(server: Server, groups: Sequence[Group], only: Callable[[Check], bool]) 
         wanted = [check for check in group.checks if only(check)]
         if not wanted:
             continue
-        gate = Check(group.name, "route", 0, lambda server, group=group: _route(server, group))  # type: ignore[misc]
-        for check in [gate, *wanted] if group.route else wanted:
+        if group.route:
+            wanted = [Check(group.name, ROUTE, 0, partial(_route, group=group)), *wanted]
+        for check in wanted:
             if silent >= GIVE_UP:
-                yield Result(
-                    check.group, check.name, "untested", "not asked: the server stopped answering", 0
-                )
+                yield Result(check.group, check.name, "untested", "the server no longer answers", 0)
                 continue
             began = time.monotonic()
             verdict, answered = judge(check, server)
             silent = 0 if answered else silent + 1
-            yield Result(check.group, check.name, verdict.state, verdict.evidence, time.monotonic() - began)
-            if check is gate and verdict.state == "refused":
+            if check.name != ROUTE or verdict.state != "honoured":
+                seconds = time.monotonic() - began
+                yield Result(check.group, check.name, verdict.state, verdict.evidence, seconds)
+            if check.name == ROUTE and verdict.state == "refused":
                 break
 
 
@@ -224,6 +238,7 @@ def judge(check: Check, server: Server) -> tuple[Verdict, bool]:
 
 
 def _route(server: Server, group: Group) -> Verdict:
+    """One refusal for the whole group if its route is not there."""
     answer = server.call("POST", str(group.route), {})
     if answer.status in (404, 405, 501):
         return Verdict("refused", f"{answer.status}: no {group.route}")

@@ -120,6 +120,8 @@ def _each_refused(server: Server, values: dict[str, Any]) -> Verdict:
         body = {"model": server.model, **server.chat_body("Hello.", 4), name: value}
         answer = server.call("POST", "/v1/chat/completions", body)
         if answer.status == 200:
+            if not answer.headers.get("content-type", "").startswith("text/event-stream"):
+                accepted(answer)
             taken.append(f"{name}: {value!r}")
             continue
         message, param = error_of(answer)
@@ -141,6 +143,7 @@ def broken_json(server: Server) -> Verdict:
             "POST", "/v1/chat/completions", sent, server.headers("/v1/chat/completions")
         )
         if answer.status == 200:
+            accepted(answer)
             return ignored(f"{quote(sent, 20)!r} is taken")
         message, _ = error_of(answer)
         if answer.status >= 500:

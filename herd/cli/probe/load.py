@@ -41,18 +41,16 @@ def same_under_load(server: Server) -> Verdict:
 
 @LOAD.check("client leaves a stream", 500)
 def leave_stream(server: Server) -> Verdict:
-    before, during = _running(server), 0.0
+    before, seen = _running(server), False
     if before is None:
         return untested("/metrics does not tell how many requests run")
 
     def look() -> None:
-        nonlocal during
-        during = _running(server) or 0
+        nonlocal seen
+        seen = _seen(server, before)
 
     server.stream("/v1/chat/completions", server.chat_body(LONG, 400), stop_after=3, then=look)
-    if during <= before:
-        return untested("the reply had ended before the client left")
-    return _freed(server, before)
+    return _freed(server, before) if seen else untested("the request was never seen running")
 
 
 @LOAD.check("client leaves", 500)
@@ -63,12 +61,18 @@ def leave(server: Server) -> Verdict:
     path = "/v1/chat/completions"
     body = {"model": server.model, **server.chat_body(LONG, 400)}
     with server.wire.sent(path, body, server.headers(path)):
-        end = time.monotonic() + 2
-        while (seen := (_running(server) or 0) > before) is False and time.monotonic() < end:
-            time.sleep(0.005)
-    if not seen:
-        return untested("the request was never seen running")
-    return _freed(server, before)
+        seen = _seen(server, before)
+    return _freed(server, before) if seen else untested("the request was never seen running")
+
+
+def _seen(server: Server, before: float) -> bool:
+    """Whether one request more than `before` is soon seen running."""
+    end = time.monotonic() + 1
+    while (_running(server) or 0) <= before:
+        if time.monotonic() > end:
+            return False
+        time.sleep(0.005)
+    return True
 
 
 def _freed(server: Server, before: float) -> Verdict:

@@ -9,7 +9,6 @@ from herd.cli.probe.chat import judge_stop, stop_string
 from herd.cli.probe.check import (
     STORY,
     Group,
-    Refused,
     Server,
     Verdict,
     at,
@@ -17,6 +16,7 @@ from herd.cli.probe.check import (
     error_of,
     honoured,
     ignored,
+    must_refuse,
     untested,
 )
 from herd.cli.probe.errors import NO_MODEL
@@ -93,11 +93,9 @@ def max_tokens(server: Server) -> Verdict:
 
 @MESSAGES.check("max_tokens is required", 40)
 def max_tokens_required(server: Server) -> Verdict:
-    try:
-        server.ask(PATH, {"messages": [{"role": "user", "content": "Hi."}], "stop_sequences": ["a", "e"]})
-    except Refused as error:
-        return honoured(str(error))
-    return ignored("a request without max_tokens is taken")
+    body = {"messages": body_of("Hi.")["messages"], "stop_sequences": ["a", "e"]}
+    taken = "a request without max_tokens is taken"
+    return must_refuse(lambda: server.ask(PATH, body), "max_tokens", taken=taken)
 
 
 @MESSAGES.check("stop_sequences", 200)

@@ -7,7 +7,6 @@ from typing import Any
 from herd.cli.probe.check import (
     STORY,
     Group,
-    Refused,
     Server,
     Verdict,
     accepted,
@@ -16,6 +15,7 @@ from herd.cli.probe.check import (
     error_of,
     honoured,
     ignored,
+    must_refuse,
     untested,
 )
 from herd.cli.probe.schema import violation
@@ -125,11 +125,13 @@ def previous(server: Server) -> Verdict:
 
 @RESPONSES.check("unknown previous_response_id", 60)
 def unknown_previous(server: Server) -> Verdict:
-    try:
-        respond(server, limit=16, previous_response_id="resp_0123456789abcdef0123456789abcdef")
-    except Refused as error:
-        return honoured(str(error))
-    return ignored("a response that never was is continued")
+    id = "resp_0123456789abcdef0123456789abcdef"
+    return must_refuse(
+        lambda: respond(server, limit=16, previous_response_id=id),
+        "previous",
+        id,
+        taken="a response that never was is continued",
+    )
 
 
 @RESPONSES.check("stream", 160)

@@ -8,7 +8,6 @@ from typing import Any
 
 from herd.cli.probe.check import (
     Group,
-    Refused,
     Server,
     Verdict,
     at,
@@ -17,6 +16,7 @@ from herd.cli.probe.check import (
     finish_of,
     honoured,
     ignored,
+    must_refuse,
     text_of,
     untested,
 )
@@ -210,11 +210,12 @@ def named(server: Server) -> Verdict:
 @TOOLS.check("unknown name", 400)
 def unknown_name(server: Server) -> Verdict:
     choice = {"type": "function", "function": {"name": "no_such_tool"}}
-    try:
-        server.chat(ASK, 24, tools=tools(), tool_choice=choice)
-    except Refused as error:
-        return honoured(str(error))
-    return ignored("a tool_choice that is not among the tools is taken")
+    return must_refuse(
+        lambda: server.chat(ASK, 24, tools=tools(), tool_choice=choice),
+        "no_such_tool",
+        "tool_choice",
+        taken="a tool_choice that is not among the tools is taken",
+    )
 
 
 @TOOLS.check("one at a time", 500)
