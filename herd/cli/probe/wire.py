@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 from herd.errors import HerdError
 
 MAX_BODY = 16 * 2**20
+MAX_LINES = 100_000  # of a stream
 MAX_WAIT = 10  # seconds that a Retry-After is obeyed for
 JSON = {"Content-Type": "application/json"}
 
@@ -174,12 +175,12 @@ def _headers(response: HTTPResponse) -> dict[str, str]:
 
 def _events(response: HTTPResponse) -> Iterator[tuple[str, str]]:
     """The events of a response, as the standard of server-sent events has them."""
-    name, size = "", 0
+    name, size, lines = "", 0, 0
     data: list[str] = []
     while line := response.readline(MAX_BODY):
-        size += len(line)
-        if size > MAX_BODY:
-            raise Broken(f"the stream is over {MAX_BODY >> 20} MiB")
+        size, lines = size + len(line), lines + 1
+        if size > MAX_BODY or lines > MAX_LINES:
+            raise Broken(f"the stream is over {MAX_BODY >> 20} MiB or {MAX_LINES:,} lines")
         if not line.endswith(b"\n"):
             break
         try:
