@@ -17,11 +17,11 @@ def read(name: str) -> str:
     return (ROOT / name).read_text(encoding="utf-8")
 
 
-def test_the_table_of_api_fields_is_current() -> None:
+def test_the_tables_of_api_fields_are_current() -> None:
     script = runpy.run_path(str(ROOT / "docs" / "fields.py"))
-    text = read("docs/serving.md")
+    text = read("docs/api.md")
     assert script["page"](text) == text, "run python docs/fields.py"
-    assert "| `tools` | refused but for `[]` | unknown |" in text
+    assert "| `functions` | refused but for `[]` | unknown | unknown |" in text
 
 
 def test_every_command_in_the_documents_exists() -> None:

@@ -17,6 +17,7 @@ VERBS = {
     "eval": "Measure a model: bits per byte, multiple choice, BLiMP.",
     "improve": "Make a better model out of the votes, and serve it if it is proven.",
     "data": "Turn corpora into token shards as a recipe says.",
+    "batch": "Answer a file of requests in OpenAI's batch form.",
     "export": "Copy a model out as a Hugging Face directory.",
     "pull": "Fetch a model from the Hugging Face hub.",
     "models": "List the models.",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Generator
 from contextlib import suppress
+from email.message import Message
 from http.client import HTTPException, HTTPResponse
 from typing import Any
 from urllib.error import HTTPError
@@ -43,6 +44,21 @@ class Server:
             except (ValueError, HTTPException, OSError):
                 raise HerdError(f"{self.url} does not answer as Herd does", code="unreachable") from None
 
+    def post(self, path: str, body: Any, timeout: float = 3600) -> tuple[int, Message, Any]:
+        """Status, headers and JSON of the answer, whatever its status. Raises HerdError if none comes."""
+        request = Request(self.url + path, json.dumps(body).encode(), self.headers)
+        try:
+            response = urlopen(request, timeout=timeout)
+        except HTTPError as error:
+            response = error
+        except (OSError, HTTPException) as error:
+            raise self._gone(error) from None
+        with response:
+            try:
+                return response.status or 0, response.headers, json.load(response)
+            except (ValueError, HTTPException, OSError) as error:
+                raise self._gone(error) from None
+
     def chat(self, body: dict[str, Any], headers: dict[str, str]) -> Generator[str, None, None]:
         """Stream a chat completion; yields text. Closing the iterator stops the generation."""
         data = json.dumps({**body, "stream": True}).encode()
@@ -73,8 +89,10 @@ class Server:
             hint = " (set HERD_API_KEY to the server's key)" if error.code == 401 else ""
             raise HerdError(f"{message}{hint}", status=error.code) from None
         except (OSError, HTTPException) as error:
-            reason = getattr(error, "reason", error)
-            raise HerdError(f"no server at {self.url} ({reason})", code="unreachable") from None
+            raise self._gone(error) from None
+
+    def _gone(self, error: Exception) -> HerdError:
+        return HerdError(f"no server at {self.url} ({getattr(error, 'reason', error)})", code="unreachable")
 
 
 def reload() -> bool:

@@ -129,17 +129,11 @@ class Worker:
         before, when = self.told
         if not at_once and time.monotonic() - when < STATUS_EVERY:
             return
-        metrics: dict[str, float] = {}
-        for engine in self.engines.values():
-            for name, value in engine.metrics().items():
-                metrics[name] = metrics.get(name, 0) + value
-        if self.engines and metrics:
-            metrics["kv_cache_usage_perc"] /= len(self.engines)
         status = {
             "op": "status",
             "running": sum(len(e.running) for e in self.engines.values()),
             "waiting": sum(len(e.waiting) for e in self.engines.values()) + len(self.owner),
-            "metrics": metrics,
+            "metrics": {key: engine.metrics() for key, engine in self.engines.items()},
         }
         if status != before:
             self._send(status)

@@ -1,11 +1,22 @@
 """What the dialects' request codecs share: the treatment of every field, and readers of values that name the field."""
 
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal, NamedTuple
 
 from herd.nearest import nearest
-from herd.protocol.types import ProtocolError
+from herd.protocol.types import Format, ProtocolError, Sampling, Tool
+
+MAX_MESSAGES = 4096  # each costs time before its tokens can be counted
+MAX_STOPS = 16
+MAX_STOP_LENGTH = 1000
+MAX_BIASES = 4096
+MAX_TOOLS = 128
+MAX_DEPTH = 64
+MAX_METADATA, MAX_KEY, MAX_VALUE = 16, 64, 512  # pairs, characters
+NAME = re.compile(r"[A-Za-z0-9_-]{1,128}")
+NO_PARAMETERS = {"type": "object", "properties": {}, "additionalProperties": False}
 
 
 class Field(NamedTuple):
@@ -15,20 +26,38 @@ class Field(NamedTuple):
     accepts: type | tuple[Any, ...] = ()
 
 
-def known(body: Mapping[str, Any], table: Mapping[str, Field]) -> dict[str, Any]:
-    """The fields that are not null. Raises ProtocolError for an unknown one or one that is refused."""
+HONOURED, LABEL, HINT, REFUSED = (
+    Field("honoured"),
+    Field("recorded", str),
+    Field("recorded", dict),
+    Field("refused"),
+)
+_TYPES = {dict: "an object", str: "a string", bool: "true or false"}
+
+
+def known(
+    body: Mapping[str, Any], table: Mapping[str, Field], where: str = "", labels: dict[str, Any] | None = None
+) -> dict[str, Any]:
+    """The fields that are not null; recorded ones go to `labels`. `where`: the path of an object inside the body.
+
+    Raises ProtocolError for an unknown field or one that is refused.
+    """
     for name, value in body.items():
         if name not in table:
-            raise unknown(name, table)
-        check_json(name, value)
+            raise unknown(name, table, f" in {where}" if where else "")
+        if not where:  # what lies deeper is checked with it
+            check_json(name, value)
+        path = f"{where}.{name}" if where else name
         treatment, accepts = table[name]
         if value is None or treatment == "honoured":
             continue
         if isinstance(accepts, type):
             if not isinstance(value, accepts):
-                raise bad(name, f"must be {'an object' if accepts is dict else 'a string'}")
+                raise bad(path, f"must be {_TYPES[accepts]}")
         elif not any(_same(value, only) for only in accepts):
-            raise bad(name, _refusal(accepts), "unsupported_field")
+            raise bad(path, _refusal(accepts), "unsupported_field")
+        if treatment == "recorded" and labels is not None:
+            labels[path] = value
     return {name: value for name, value in body.items() if value is not None}
 
 
@@ -50,7 +79,7 @@ def _same(value: Any, default: Any) -> bool:
 def _refusal(accepts: tuple[Any, ...]) -> str:
     if not accepts:
         return "is not supported: leave it out"
-    return f"is supported only as {' or '.join(map(repr, accepts))}: leave it out"
+    return f"is supported only as {' or '.join(map(json.dumps, accepts))}: leave it out"
 
 
 def unknown(name: str, names: Any, where: str = "") -> ProtocolError:
@@ -61,6 +90,30 @@ def unknown(name: str, names: Any, where: str = "") -> ProtocolError:
 
 def bad(param: str, message: str, code: str = "invalid_value") -> ProtocolError:
     return ProtocolError(f"{param} {message}", param, code)
+
+
+def unsupported(param: str, message: str) -> ProtocolError:
+    return bad(param, message, "unsupported_field")
+
+
+def mapping(value: Any, where: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise bad(where, "must be an object")
+    return value
+
+
+def items(value: Any, where: str, most: int) -> list[Any]:
+    if not isinstance(value, list):
+        raise bad(where, "must be a list")
+    if len(value) > most:
+        raise bad(where, f"has {len(value):,} {where.rpartition('.')[2]}; at most {most:,} are taken")
+    return value
+
+
+def string(value: Any, where: str) -> str:
+    if not isinstance(value, str):
+        raise bad(where, "must be a string")
+    return value
 
 
 def flag(given: Mapping[str, Any], name: str, default: bool = False, where: str = "") -> bool:
@@ -92,3 +145,170 @@ def number(given: Mapping[str, Any], name: str, low: float, high: float) -> floa
     if not low <= value <= high:  # so is NaN refused
         raise bad(name, f"must be from {low:g} to {high:g}")
     return float(value)
+
+
+def model(given: Mapping[str, Any]) -> str:
+    value = given.get("model")
+    if not isinstance(value, str) or not value:
+        raise bad("model", "must name a model; GET /v1/models lists them")
+    return value
+
+
+def messages(given: Mapping[str, Any]) -> list[Any]:
+    value = given.get("messages")
+    if not isinstance(value, list) or not value:
+        raise bad("messages", "must be a list with at least one message")
+    return items(value, "messages", MAX_MESSAGES)
+
+
+def sampling(given: Mapping[str, Any], *, hottest: float = 2, **own: Any) -> dict[str, Any]:
+    """`sampling` and `explicit` of a Request. `own`: the fields of Sampling that the dialects spell differently."""
+    top_k = integer(given, "top_k", -1)
+    values = {
+        "temperature": number(given, "temperature", 0, hottest),
+        "top_k": 0 if top_k == -1 else top_k,  # vLLM spells "off" as -1
+        "top_p": number(given, "top_p", 0, 1),
+        "min_p": number(given, "min_p", 0, 1),
+        "seed": integer(given, "seed", -(2**63), 2**63 - 1),
+        "frequency_penalty": number(given, "frequency_penalty", -2, 2),
+        "presence_penalty": number(given, "presence_penalty", -2, 2),
+        "logit_bias": _biases(given.get("logit_bias")),
+        **own,
+    }
+    if values["top_p"] == 0:
+        raise bad("top_p", "must be more than 0; for greedy decoding set temperature to 0")
+    explicit = {name: value for name, value in values.items() if value is not None}
+    return {"sampling": Sampling(**explicit), "explicit": frozenset(explicit)}
+
+
+def _biases(value: Any) -> dict[str, float] | None:
+    if not value and value in (None, {}):
+        return None
+    table = mapping(value, "logit_bias")
+    if len(table) > MAX_BIASES:
+        raise bad("logit_bias", f"has {len(table):,} tokens; at most {MAX_BIASES:,} are taken")
+    for id, bias in table.items():
+        if not re.fullmatch(r"0|[1-9][0-9]{0,9}", id):
+            raise bad("logit_bias", f"has the key {id!r:.40}, which is no token id")
+        if type(bias) not in (int, float) or not -100 <= bias <= 100:
+            raise bad("logit_bias", f"of token {id} must be a number from -100 to 100")
+    return {id: float(bias) for id, bias in table.items()}
+
+
+def stops(value: Any, name: str = "stop") -> tuple[str, ...] | None:
+    if value is None:
+        return None
+    strings = [value] if isinstance(value, str) else value
+    if not isinstance(strings, list) or not all(isinstance(stop, str) for stop in strings):
+        raise bad(name, "must be a string or a list of strings")
+    if len(strings) > MAX_STOPS:
+        raise bad(name, f"has {len(strings)} strings; at most {MAX_STOPS} are possible")
+    if not all(0 < len(stop) <= MAX_STOP_LENGTH for stop in strings):
+        raise bad(name, f"must be strings of 1 to {MAX_STOP_LENGTH} characters")
+    return tuple(strings)
+
+
+def metadata(value: Any) -> None:
+    """Refuse what is not a few short texts by short names."""
+    for key, text in items(list((value or {}).items()), "metadata", MAX_METADATA):
+        if len(key) > MAX_KEY or not isinstance(text, str) or len(text) > MAX_VALUE:
+            limits = f"keys of at most {MAX_KEY} characters and strings of at most {MAX_VALUE}"
+            raise bad("metadata", f"must have {limits}; {key[:MAX_KEY]!r} is not so")
+
+
+def text_parts(value: Any, where: str, table: Mapping[str, Field], labels: dict[str, Any]) -> str:
+    """A string, or text parts joined as they are."""
+    if isinstance(value, str):
+        return value
+    if not isinstance(value, list) or not value:
+        raise bad(where, "must be a string or a list of text parts")
+    return "".join(text_part(part, f"{where}[{i}]", table, labels) for i, part in enumerate(value))
+
+
+def text_part(value: Any, where: str, table: Mapping[str, Field], labels: dict[str, Any]) -> str:
+    kind = value.get("type") if isinstance(value, dict) else None
+    if kind != "text":
+        raise unsupported(where, f"is of type {kind!r:.60}; only text parts are supported")
+    if len(value) > 2:  # more than type and text: a long list of texts is read in little time
+        known(value, table, where, labels)
+    return string(value.get("text"), f"{where}.text")
+
+
+def tools(value: Any, read: Callable[[dict[str, Any], str], Tool]) -> tuple[Tool, ...]:
+    """Each item by `read`; names must differ."""
+    found: dict[str, Tool] = {}
+    for i, item in enumerate(items(value, "tools", MAX_TOOLS)):
+        tool = read(mapping(item, f"tools[{i}]"), f"tools[{i}]")
+        if tool.name in found:
+            raise bad(f"tools[{i}]", f"has the name {tool.name!r} a second time")
+        found[tool.name] = tool
+    return tuple(found.values())
+
+
+def tool(name: Any, description: Any, parameters: Any, where: str, schema: str) -> Tool:
+    """`schema`: what the dialect calls the parameters."""
+    if description is not None:
+        string(description, f"{where}.description")
+    given = NO_PARAMETERS if parameters is None else mapping(parameters, f"{where}.{schema}")
+    return Tool(tool_name(name, f"{where}.name"), description or "", given)
+
+
+def tool_name(value: Any, where: str) -> str:
+    if not isinstance(value, str) or not NAME.fullmatch(value):
+        raise bad(where, "must be 1 to 128 letters, digits, underscores and dashes")
+    return value
+
+
+def one_of_tools(tools: Iterable[Tool], name: Any, where: str) -> str:
+    names = [tool.name for tool in tools]
+    if name not in names:
+        close = nearest(str(name)[:100], names)
+        hint = f"; did you mean {close!r}?" if close else ""
+        raise bad(where, f"names {name!r:.100}, which is not one of the tools{hint}")
+    return str(name)
+
+
+def arguments(value: Any, where: str) -> str:
+    """The JSON text of a call's arguments; none at all are those of a function without parameters."""
+    text = string(value, where)
+    try:
+        given = json.loads(text or "{}")
+    except (ValueError, RecursionError):
+        raise bad(where, "must be the JSON text of an object") from None
+    check_json(where, mapping(given, where))
+    level = [given]
+    for _ in range(MAX_DEPTH):
+        level = [
+            part
+            for v in level
+            for part in (v.values() if isinstance(v, dict) else v)
+            if isinstance(part, dict | list)
+        ]
+    if level:
+        raise bad(where, f"is nested deeper than {MAX_DEPTH} levels")
+    return text or "{}"
+
+
+class Calls:
+    """The tool calls of a conversation, each to be answered once at most, after it was made."""
+
+    def __init__(self) -> None:
+        self._open: set[str] = set()
+
+    def made(self, id: Any, where: str) -> str:
+        if not isinstance(id, str) or not id:
+            raise bad(where, "must be a string that names the call")
+        if id in self._open:
+            raise bad(where, f"is {id!r:.100}, as that of an earlier call without an answer")
+        self._open.add(id)
+        return id
+
+    def answered(self, id: Any, where: str) -> str:
+        if not isinstance(id, str) or id not in self._open:
+            raise bad(where, f"is {id!r:.100}: no call before it has this id and waits for an answer")
+        self._open.remove(id)
+        return id
+
+
+def schema_format(value: Any, where: str) -> Format:
+    return Format("json_schema", schema=mapping(value, where))

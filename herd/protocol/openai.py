@@ -1,113 +1,168 @@
-"""The OpenAI dialect, chat completions and completions: request bodies to `Request`, events to replies.
+"""The OpenAI dialect, chat completions, completions and embeddings: request bodies to `Request`.
 
-Every field of the dialect is in `FIELDS`: honoured, recorded (it cannot change an answer) or refused. Refused fields
-are accepted at their documented defaults, and null is accepted anywhere: it is the same as not sending the field.
-The fields are those of the API reference, with vLLM's `top_k` and `min_p`.
+Every field of the dialect is in `FIELDS`, those of objects inside a body in `PARTS`: honoured, recorded (it cannot
+change an answer) or refused. Refused fields are accepted at their documented defaults, and null is accepted anywhere:
+it is the same as not sending the field. The fields are those of the API reference, with vLLM's `top_k`, `min_p` and
+`structured_outputs`.
 """
 
+import re
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
-from herd.protocol.fields import Field, bad, flag, integer, known, number, unknown
+from herd.protocol import fields
+from herd.protocol.fields import HINT, HONOURED, LABEL, REFUSED, Field, bad, flag, integer, known, unsupported
 from herd.protocol.openai_reply import (
     ChatStream,
     CompletionStream,
     encode_chat,
     encode_completion,
+    encode_embeddings,
     encode_error,
     encode_models,
 )
-from herd.protocol.types import Message, Request, Role, Sampling
+from herd.protocol.types import Format, Message, Request, Role, Tool, ToolCall
 
 __all__ = [
     "FIELDS",
+    "PARTS",
     "ChatStream",
     "CompletionStream",
+    "Embeddings",
     "decode_chat",
     "decode_completion",
+    "decode_embeddings",
     "encode_chat",
     "encode_completion",
+    "encode_embeddings",
     "encode_error",
     "encode_models",
 ]
 
 MAX_CHOICES = 8
-MAX_MESSAGES = 4096  # each costs time before its tokens can be counted
-MAX_STOPS = 16
-MAX_STOP_LENGTH = 1000
+MAX_PROMPTS = 256
+MAX_INPUTS = 2048
 
-
-_HONOURED, _LABEL = Field("honoured"), Field("recorded", str)
-_BOTH = {
-    "model": _HONOURED,
-    "max_tokens": _HONOURED,
-    "temperature": _HONOURED,
-    "top_p": _HONOURED,
-    "top_k": _HONOURED,
-    "min_p": _HONOURED,
-    "n": _HONOURED,
-    "seed": _HONOURED,
-    "stop": _HONOURED,
-    "stream": _HONOURED,
-    "stream_options": _HONOURED,
-    "logprobs": _HONOURED,
-    "store": _HONOURED,
-    "user": _LABEL,
-    "metadata": Field("recorded", dict),
-    "frequency_penalty": Field("refused", (0,)),
-    "presence_penalty": Field("refused", (0,)),
-    "logit_bias": Field("refused", ({},)),
+_GENERATION = {
+    "model": HONOURED,
+    "max_tokens": HONOURED,
+    "temperature": HONOURED,
+    "top_p": HONOURED,
+    "top_k": HONOURED,
+    "min_p": HONOURED,
+    "n": HONOURED,
+    "seed": HONOURED,
+    "stop": HONOURED,
+    "stream": HONOURED,
+    "stream_options": HONOURED,
+    "logprobs": HONOURED,
+    "store": HONOURED,
+    "frequency_penalty": HONOURED,
+    "presence_penalty": HONOURED,
+    "logit_bias": HONOURED,
+    "structured_outputs": HONOURED,
+    "user": LABEL,
+    "metadata": HINT,
 }
 FIELDS: dict[str, dict[str, Field]] = {
     "chat": {
-        **_BOTH,
-        "messages": _HONOURED,
-        "max_completion_tokens": _HONOURED,
-        "top_logprobs": _HONOURED,
+        **_GENERATION,
+        "messages": HONOURED,
+        "max_completion_tokens": HONOURED,
+        "top_logprobs": HONOURED,
+        "tools": HONOURED,
+        "tool_choice": HONOURED,
+        "parallel_tool_calls": HONOURED,
+        "response_format": HONOURED,
         "service_tier": Field("recorded", ("auto", "default")),
-        "safety_identifier": _LABEL,
-        "prompt_cache_key": _LABEL,
-        "prompt_cache_retention": _LABEL,
-        "prompt_cache_options": Field("recorded", dict),
-        "audio": Field("refused"),
+        "safety_identifier": LABEL,
+        "prompt_cache_key": LABEL,
+        "prompt_cache_retention": LABEL,
+        "prompt_cache_options": HINT,
+        "audio": REFUSED,
         "function_call": Field("refused", ("none", "auto")),
         "functions": Field("refused", ([],)),
         "modalities": Field("refused", (["text"],)),
-        "moderation": Field("refused"),
-        "parallel_tool_calls": Field("refused", (True,)),
-        "prediction": Field("refused"),
+        "moderation": REFUSED,
+        "prediction": REFUSED,
         "reasoning_effort": Field("refused", ("none",)),
-        "response_format": Field("refused", ({"type": "text"},)),
-        "tool_choice": Field("refused", ("none", "auto")),
-        "tools": Field("refused", ([],)),
         "verbosity": Field("refused", ("medium",)),
-        "web_search_options": Field("refused"),
+        "web_search_options": REFUSED,
     },
     "completion": {
-        **_BOTH,
-        "prompt": _HONOURED,
-        "echo": _HONOURED,
+        **_GENERATION,
+        "prompt": HONOURED,
+        "echo": HONOURED,
         "best_of": Field("refused", (1,)),
         "suffix": Field("refused", ("",)),
     },
+    "embedding": {
+        "model": HONOURED,
+        "input": HONOURED,
+        "encoding_format": HONOURED,
+        "dimensions": HONOURED,
+        "user": LABEL,
+    },
+}
+PARTS: dict[str, dict[str, Field]] = {
+    "message": {
+        "role": HONOURED,
+        "content": HONOURED,
+        "name": HONOURED,
+        "tool_calls": HONOURED,
+        "tool_call_id": HONOURED,
+        "annotations": Field("refused", ([],)),
+        "audio": REFUSED,
+        "function_call": REFUSED,
+        "refusal": REFUSED,
+    },
+    "text part": {"type": HONOURED, "text": HONOURED, "prompt_cache_breakpoint": HINT},
+    "tool call": {"id": HONOURED, "type": Field("refused", ("function",)), "function": HONOURED},
+    "called function": {"name": HONOURED, "arguments": HONOURED},
+    "tool": {"type": Field("refused", ("function",)), "function": HONOURED},
+    "function": {"name": HONOURED, "description": HONOURED, "parameters": HONOURED, "strict": HONOURED},
+    "tool choice": {
+        "type": Field("refused", ("function", "allowed_tools")),
+        "function": HONOURED,
+        "allowed_tools": HONOURED,
+    },
+    "allowed tools": {"mode": HONOURED, "tools": HONOURED},
+    "named function": {"name": HONOURED},
+    "response format": {
+        "type": Field("refused", ("text", "json_object", "json_schema")),
+        "json_schema": HONOURED,
+    },
+    "JSON schema": {"name": HONOURED, "schema": HONOURED, "strict": HONOURED, "description": LABEL},
+    "structured outputs": {
+        "json": HONOURED,
+        "json_object": HONOURED,
+        "regex": HONOURED,
+        "choice": HONOURED,
+        "grammar": HONOURED,
+    },
+    "stream options": {"include_usage": HONOURED, "include_obfuscation": Field("refused", (False,))},
 }
 _ROLES: dict[str, Role] = {
     "system": "system",
     "developer": "system",
     "user": "user",
     "assistant": "assistant",
+    "tool": "tool",
 }
-_MESSAGE_EXTRAS = ("refusal", "annotations", "audio", "function_call", "tool_calls", "tool_call_id")
+
+
+class Embeddings(NamedTuple):
+    """One request an input, and how the vectors are to be written; `dimensions`: the length they must have."""
+
+    requests: tuple[Request, ...]
+    base64: bool = False
+    dimensions: int | None = None
 
 
 def decode_chat(body: Mapping[str, Any]) -> Request:
     """The body of POST /v1/chat/completions. Raises ProtocolError naming the field."""
-    given = known(body, FIELDS["chat"])
-    messages = given.get("messages")
-    if not isinstance(messages, list) or not messages:
-        raise bad("messages", "must be a list with at least one message")
-    if len(messages) > MAX_MESSAGES:
-        raise bad("messages", f"has {len(messages):,} messages; at most {MAX_MESSAGES:,} are taken")
+    labels: dict[str, Any] = {}
+    given = known(body, FIELDS["chat"], labels=labels)
     logprobs = None
     wanted, top = flag(given, "logprobs"), integer(given, "top_logprobs", 0, 20)
     if wanted:
@@ -117,141 +172,234 @@ def decode_chat(body: Mapping[str, Any]) -> Request:
     limit, older = integer(given, "max_completion_tokens", 1), integer(given, "max_tokens", 1)
     if limit is not None and older is not None and limit != older:
         raise bad("max_tokens", "differs from max_completion_tokens: send only the latter")
+    calls = fields.Calls()
     return _request(
         given,
-        "chat",
+        labels,
         {"max_tokens": older if limit is None else limit, "logprobs": logprobs},
-        messages=tuple(_message(message, f"messages[{i}]") for i, message in enumerate(messages)),
+        kind="chat",
+        messages=tuple(
+            _message(message, f"messages[{i}]", calls, labels)
+            for i, message in enumerate(fields.messages(given))
+        ),
+        format=_format(given, labels),
+        **_tools(given),
     )
 
 
-def decode_completion(body: Mapping[str, Any]) -> Request:
-    """The body of POST /v1/completions. Raises ProtocolError naming the field."""
-    given = known(body, FIELDS["completion"])
-    prompt, echo = _prompt(given.get("prompt")), flag(given, "echo")
-    logprobs = integer(given, "logprobs", 0, 5)
-    if echo and logprobs is not None:
-        raise bad("echo", "cannot be combined with logprobs: the prompt's tokens are not scored")
-    sampling = {"max_tokens": integer(given, "max_tokens", 0), "logprobs": logprobs}
-    return _request(given, "completion", sampling, prompt=prompt, echo=echo)
+def decode_completion(body: Mapping[str, Any]) -> tuple[Request, ...]:
+    """The body of POST /v1/completions: a request for each prompt. Raises ProtocolError naming the field."""
+    labels: dict[str, Any] = {}
+    given = known(body, FIELDS["completion"], labels=labels)
+    own = {"max_tokens": integer(given, "max_tokens", 0), "logprobs": integer(given, "logprobs", 0, 5)}
+    return tuple(
+        _request(
+            given,
+            labels,
+            own,
+            kind="completion",
+            prompt=prompt,
+            echo=flag(given, "echo"),
+            format=_format(given, labels),
+        )
+        for prompt in _prompts(given.get("prompt"), "prompt", MAX_PROMPTS)
+    )
 
 
-def _request(
-    given: dict[str, Any], kind: Literal["chat", "completion"], own: dict[str, Any], **fields: Any
-) -> Request:
-    """What the two dialects share; `own`: the sampling fields that they spell differently."""
-    model = given.get("model")
-    if not isinstance(model, str) or not model:
-        raise bad("model", "must name a model; GET /v1/models lists them")
-    top_k = integer(given, "top_k", -1)
-    sampling = {
-        "temperature": number(given, "temperature", 0, 2),
-        "top_k": 0 if top_k == -1 else top_k,  # vLLM spells "off" as -1
-        "top_p": number(given, "top_p", 0, 1),
-        "min_p": number(given, "min_p", 0, 1),
-        "seed": integer(given, "seed", -(2**63), 2**63 - 1),
-        "stop": _stop(given.get("stop")),
-        **own,
-    }
-    if sampling["top_p"] == 0:
-        raise bad("top_p", "must be more than 0; for greedy decoding set temperature to 0")
-    explicit = {name: value for name, value in sampling.items() if value is not None}
+def decode_embeddings(body: Mapping[str, Any]) -> Embeddings:
+    """The body of POST /v1/embeddings. Raises ProtocolError naming the field."""
+    labels: dict[str, Any] = {}
+    given = known(body, FIELDS["embedding"], labels=labels)
+    model, form = fields.model(given), given.get("encoding_format", "float")
+    if form not in ("float", "base64"):
+        raise bad("encoding_format", "must be float or base64")
+    inputs = _prompts(given.get("input"), "input", MAX_INPUTS)
+    if "" in inputs:
+        raise bad("input", "holds an empty string, which has no vector")
+    requests = tuple(Request(model, "embedding", prompt=text, labels=labels) for text in inputs)
+    return Embeddings(requests, form == "base64", integer(given, "dimensions", 1))
+
+
+def _request(given: dict[str, Any], labels: dict[str, Any], own: dict[str, Any], **special: Any) -> Request:
+    """What chat and completions share; `own`: the sampling fields that they spell differently."""
+    fields.metadata(given.get("metadata"))
     stream = flag(given, "stream")
     return Request(
-        route=model,
-        kind=kind,
-        sampling=Sampling(**explicit),
+        route=fields.model(given),
         n=integer(given, "n", 1, MAX_CHOICES) or 1,
         stream=stream,
         include_usage=_include_usage(given.get("stream_options"), stream),
         store=flag(given, "store", True),
-        labels={name: value for name, value in given.items() if FIELDS[kind][name].treatment == "recorded"},
-        explicit=frozenset(explicit),
-        **fields,
+        labels=labels,
+        **fields.sampling(given, stop=fields.stops(given.get("stop")), **own),
+        **special,
     )
 
 
-def _message(value: Any, where: str) -> Message:
-    if not isinstance(value, dict):
-        raise bad(where, "must be an object with role and content")
-    role = value.get("role")
-    if role in ("tool", "function"):
-        raise bad(
-            f"{where}.role", f"{role!r} is not supported: this server calls no tools", "unsupported_field"
+def _message(value: Any, where: str, calls: fields.Calls, labels: dict[str, Any]) -> Message:
+    role = fields.mapping(value, where).get("role")
+    if role == "function":
+        raise unsupported(
+            f"{where}.role", "'function' is not supported: send role 'tool' with a tool_call_id"
         )
     if not isinstance(role, str) or role not in _ROLES:
         raise bad(f"{where}.role", f"must be one of {', '.join(_ROLES)}")
-    for field, content in value.items():
-        if field in _MESSAGE_EXTRAS:
-            if content not in (None, []):
-                raise bad(f"{where}.{field}", "is not supported: leave it out", "unsupported_field")
-        elif field not in ("role", "content", "name"):
-            raise unknown(field, ("role", "content", "name"), f" in {where}")
-    name = value.get("name")
-    if name is not None and not isinstance(name, str):
-        raise bad(f"{where}.name", "must be a string")
-    return Message(_ROLES[role], _content(value.get("content"), f"{where}.content"), name)
+    given = known(value, PARTS["message"], where, labels)
+    name = given.get("name")
+    if name is not None:
+        fields.string(name, f"{where}.name")
+    called: tuple[ToolCall, ...] = ()
+    if given.get("tool_calls"):
+        if role != "assistant":
+            raise bad(f"{where}.tool_calls", "can only be an assistant's")
+        asked = fields.items(given["tool_calls"], f"{where}.tool_calls", fields.MAX_TOOLS)
+        called = tuple(_call(call, f"{where}.tool_calls[{i}]", calls) for i, call in enumerate(asked))
+    if role == "tool":
+        calls.answered(given.get("tool_call_id"), f"{where}.tool_call_id")
+    elif "tool_call_id" in given:
+        raise bad(f"{where}.tool_call_id", "belongs into a message of role 'tool'")
+    content = given.get("content")
+    if content is None and called:
+        content = ""
+    text = fields.text_parts(content, f"{where}.content", PARTS["text part"], labels)
+    return Message(_ROLES[role], text, name, called, given.get("tool_call_id"))
 
 
-def _content(value: Any, where: str) -> str:
-    """A string, or text parts joined as they are."""
+def _call(value: Any, where: str, calls: fields.Calls) -> ToolCall:
+    given = known(fields.mapping(value, where), PARTS["tool call"], where)
+    function = known(
+        fields.mapping(given.get("function"), f"{where}.function"),
+        PARTS["called function"],
+        f"{where}.function",
+    )
+    return ToolCall(
+        calls.made(given.get("id"), f"{where}.id"),
+        fields.tool_name(function.get("name"), f"{where}.function.name"),
+        fields.arguments(function.get("arguments"), f"{where}.function.arguments"),
+    )
+
+
+def _tools(given: dict[str, Any]) -> dict[str, Any]:
+    """`tools` and what is said about them, as a Request's fields."""
+    tools = fields.tools(given.get("tools", []), _tool)
+    parallel = flag(given, "parallel_tool_calls", True)
+    wish, name = given.get("tool_choice", "auto"), None
+    if isinstance(wish, dict):
+        choice = known(wish, PARTS["tool choice"], "tool_choice")
+        if len(choice) > 2:
+            raise bad("tool_choice", "must have a function or allowed_tools, not both")
+        if choice.get("type") == "allowed_tools":
+            wish, tools = _allowed(choice.get("allowed_tools"), tools)
+        else:
+            wish, name = "required", _named(choice, tools, "tool_choice")
+    elif wish not in ("none", "auto", "required"):
+        raise bad("tool_choice", "must be none, auto, required or an object that names a function")
+    if wish == "required" and not tools:
+        raise bad("tool_choice", "needs tools")
+    return {"tools": tools, "tool_choice": wish, "tool_name": name, "parallel_tool_calls": parallel}
+
+
+def _tool(value: dict[str, Any], where: str) -> Tool:
+    given, where = known(value, PARTS["tool"], where), f"{where}.function"
+    function = known(fields.mapping(given.get("function"), where), PARTS["function"], where)
+    flag(function, "strict", where=f"{where}.")  # arguments are always valid, asked for or not
+    return fields.tool(
+        function.get("name"), function.get("description"), function.get("parameters"), where, "parameters"
+    )
+
+
+def _named(choice: Mapping[str, Any], tools: tuple[Tool, ...], where: str) -> str:
+    where = f"{where}.function"
+    function = known(fields.mapping(choice.get("function"), where), PARTS["named function"], where)
+    return fields.one_of_tools(tools, function.get("name"), f"{where}.name")
+
+
+def _allowed(value: Any, tools: tuple[Tool, ...]) -> tuple[Literal["auto", "required"], tuple[Tool, ...]]:
+    """Only the tools that may be called are shown to the model."""
+    where = "tool_choice.allowed_tools"
+    allowed = known(fields.mapping(value, where), PARTS["allowed tools"], where)
+    mode = allowed.get("mode")
+    if mode not in ("auto", "required"):
+        raise bad(f"{where}.mode", "must be auto or required")
+    names = set()
+    for i, item in enumerate(fields.items(allowed.get("tools"), f"{where}.tools", fields.MAX_TOOLS)):
+        here = f"{where}.tools[{i}]"
+        names.add(_named(known(fields.mapping(item, here), PARTS["tool"], here), tools, here))
+    return mode, tuple(tool for tool in tools if tool.name in names)
+
+
+def _format(given: dict[str, Any], labels: dict[str, Any]) -> Format | None:
+    wanted = _response_format(given["response_format"], labels) if "response_format" in given else None
+    if "structured_outputs" not in given:
+        return wanted
+    if wanted:
+        raise bad("structured_outputs", "cannot be combined with response_format")
+    return _structured(given["structured_outputs"])
+
+
+def _response_format(value: Any, labels: dict[str, Any]) -> Format | None:
+    where = "response_format"
+    given = known(fields.mapping(value, where), PARTS["response format"], where)
+    kind = given.get("type")
+    if kind == "json_schema":
+        where = f"{where}.json_schema"
+        schema = known(fields.mapping(given.get("json_schema"), where), PARTS["JSON schema"], where, labels)
+        fields.tool_name(schema.get("name"), f"{where}.name")
+        flag(schema, "strict", where=f"{where}.")  # the schema always holds, asked for or not
+        return fields.schema_format(schema.get("schema"), f"{where}.schema")
+    if kind is None or "json_schema" in given:
+        raise bad("response_format.type", "must be json_schema for a schema, else text or json_object")
+    return Format("json_object") if kind == "json_object" else None
+
+
+def _structured(value: Any) -> Format | None:
+    where = "structured_outputs"
+    given = known(fields.mapping(value, where), PARTS["structured outputs"], where)
+    if not flag(given, "json_object", where=f"{where}."):
+        given.pop("json_object", None)
+    if len(given) != 1:
+        raise bad(where, f"must have one of {', '.join(PARTS['structured outputs'])}")
+    ((kind, form),) = given.items()
+    where = f"{where}.{kind}"
+    match kind:
+        case "json_object":
+            return Format("json_object")
+        case "json":
+            return fields.schema_format(form, where)
+        case "choice":
+            options = [fields.string(option, where) for option in fields.items(form, where, 1024)]
+            if not options:
+                raise bad(where, "must have at least one string")
+            return Format(
+                "regex", text="|".join(re.sub(r"[][\\.+*?()|{}^$#&~-]", r"\\\g<0>", o) for o in options)
+            )
+    if not fields.string(form, where):
+        raise bad(where, "must not be empty")
+    return Format("regex" if kind == "regex" else "lark", text=form)
+
+
+def _prompts(value: Any, name: str, most: int) -> tuple[str | tuple[int, ...], ...]:
+    """A text or token ids, or a list of them."""
+    several = isinstance(value, list) and value and isinstance(value[0], str | list)
+    prompts = fields.items(value, name, most) if several else [value]
+    return tuple(_prompt(prompt, name) for prompt in prompts)
+
+
+def _prompt(value: Any, name: str) -> str | tuple[int, ...]:
     if isinstance(value, str):
         return value
     if not isinstance(value, list) or not value:
-        raise bad(where, "must be a string or a list of text parts")
-    texts = []
-    for i, part in enumerate(value):
-        kind = part.get("type") if isinstance(part, dict) else None
-        if kind != "text":
-            message = f"is of type {kind!r:.60}; only text parts are supported"
-            raise bad(f"{where}[{i}]", message, "unsupported_field")
-        if not isinstance(part.get("text"), str):
-            raise bad(f"{where}[{i}].text", "must be a string")
-        if extra := part.keys() - {"type", "text"}:
-            raise unknown(min(extra), ("type", "text"), f" in {where}[{i}]")
-        texts.append(part["text"])
-    return "".join(texts)
-
-
-def _prompt(value: Any) -> str | tuple[int, ...]:
-    """A text or token ids, alone or as the only item of a list."""
-    if isinstance(value, list) and value and isinstance(value[0], (str, list)):
-        if len(value) > 1:
-            raise bad("prompt", f"holds {len(value)} prompts: send one a request")
-        value = value[0]
-    if isinstance(value, str):
-        return value
-    if not isinstance(value, list) or not value:
-        raise bad("prompt", "must be a string or a list of token ids")
+        raise bad(name, "must be a string, a list of token ids, or a list of such")
     if not all(type(item) is int and 0 <= item < 2**31 for item in value):
-        raise bad("prompt", "must be a string or a list of token ids, integers from 0 on")
+        raise bad(name, "must hold strings or lists of token ids, integers from 0 on")
     return tuple(value)
-
-
-def _stop(value: Any) -> tuple[str, ...] | None:
-    if value is None:
-        return None
-    stops = [value] if isinstance(value, str) else value
-    if not isinstance(stops, list) or not all(isinstance(stop, str) for stop in stops):
-        raise bad("stop", "must be a string or a list of strings")
-    if len(stops) > MAX_STOPS:
-        raise bad("stop", f"has {len(stops)} strings; at most {MAX_STOPS} are possible")
-    if not all(0 < len(stop) <= MAX_STOP_LENGTH for stop in stops):
-        raise bad("stop", f"must be strings of 1 to {MAX_STOP_LENGTH} characters")
-    return tuple(stops)
 
 
 def _include_usage(value: Any, stream: bool) -> bool:
     if value is None:
         return False
-    if not isinstance(value, dict):
-        raise bad("stream_options", "must be an object")
-    options = ("include_usage", "include_obfuscation")
-    for name in value:
-        if name not in options:
-            raise unknown(name, options, " in stream_options")
-        flag(value, name, where="stream_options.")
-    wanted = flag(value, "include_usage")
+    options = known(fields.mapping(value, "stream_options"), PARTS["stream options"], "stream_options")
+    wanted = flag(options, "include_usage", where="stream_options.")
     if wanted and not stream:
         raise bad("stream_options", 'needs "stream": true')
     return wanted

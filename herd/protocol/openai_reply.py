@@ -1,11 +1,17 @@
 """Replies of the OpenAI dialect: events as whole responses, or one by one as the chunks of a stream."""
 
+import base64
+import struct
+from collections import Counter
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from herd.errors import HerdError
 from herd.protocol.types import (
+    Called,
     Delta,
+    Embedded,
     Event,
     Failed,
     Finished,
@@ -14,6 +20,7 @@ from herd.protocol.types import (
     Request,
     Started,
     TokenLogprob,
+    ToolCall,
     Usage,
 )
 
@@ -26,109 +33,147 @@ ERROR_TYPES = {
 }
 
 
-class ChatStream:
-    """The chunks of a chat completion: the role, deltas, finish reasons, and the usage if it was asked for."""
+class _Stream:
+    """What the two kinds of stream share. `fingerprint`: of what answers, the same as long as it is the same."""
 
-    def __init__(self, request: Request, id: str, created: int) -> None:
-        self.request, self.id, self.created = request, id, created
+    kind: str
+
+    def __init__(self, request: Request, id: str, created: int, fingerprint: str | None = None) -> None:
+        self.request = request
+        self.head = _head(request, id, created, self.kind, fingerprint)
 
     def encode(self, event: Event) -> list[dict[str, Any]]:
         """The chunks for one event, none to a few."""
+        match event:
+            case Usage() if self.request.include_usage:
+                return [{**self.head, "choices": [], "usage": _usage(event)}]
+            case Failed():
+                return [encode_error(event)]
+        return [self._chunk(**choice) for choice in self._choices(event)]
+
+    def _choices(self, event: Event) -> list[dict[str, Any]]:
+        raise NotImplementedError
+
+    def _chunk(self, index: int, finish: str | None = None, **content: Any) -> dict[str, Any]:
+        choice = {"index": index, "logprobs": None, **content, "finish_reason": finish}
+        # When the usage is asked for, it is null in every chunk but the last.
+        return {**self.head, "choices": [choice], **({"usage": None} if self.request.include_usage else {})}
+
+
+class ChatStream(_Stream):
+    """The chunks of a chat completion: the role, deltas, whole tool calls, finish reasons, and the usage if it was
+    asked for."""
+
+    kind = "chat.completion.chunk"
+
+    def __init__(self, *args: Any, **more: Any) -> None:
+        super().__init__(*args, **more)
+        self.calls: Counter[int] = Counter()
+
+    def _choices(self, event: Event) -> list[dict[str, Any]]:
         match event:
             case Started():
-                delta = {"role": "assistant", "content": "", "refusal": None}
-                return [self._chunk(index, delta) for index in range(self.request.n)]
+                first = {"role": "assistant", "content": None if self.request.tools else "", "refusal": None}
+                return [{"index": index, "delta": first} for index in range(self.request.n)]
             case Delta(index, text, logprobs=logprobs) if text or logprobs:
-                return [self._chunk(index, {"content": text}, logprobs)]
+                scores = _chat_logprobs(logprobs) if logprobs else None
+                return [{"index": index, "delta": {"content": text}, "logprobs": scores}]
+            case Called(index, call):
+                self.calls[index] += 1
+                delta = {"tool_calls": [{"index": self.calls[index] - 1, **_call(call)}]}
+                return [{"index": index, "delta": delta}]
             case Finished(index, reason):
-                return [self._chunk(index, {}, finish=_finish(reason))]
-            case Usage() if self.request.include_usage:
-                return [{**self._head(), "choices": [], "usage": _usage(event)}]
-            case Failed():
-                return [encode_error(event)]
+                return [{"index": index, "delta": {}, "finish": _finish(reason)}]
         return []
 
-    def _head(self) -> dict[str, Any]:
-        return _head(self.request, self.id, self.created, "chat.completion.chunk")
 
-    def _chunk(
-        self,
-        index: int,
-        delta: dict[str, Any],
-        logprobs: tuple[TokenLogprob, ...] = (),
-        finish: str | None = None,
-    ) -> dict[str, Any]:
-        scores = _chat_logprobs(logprobs) if logprobs else None
-        choice = {"index": index, "delta": delta, "logprobs": scores, "finish_reason": finish}
-        return {**self._head(), "choices": [choice], **_no_usage(self.request)}
+class CompletionStream(_Stream):
+    """The chunks of a text completion; a prompt to be echoed comes as the first delta of its choice."""
 
+    kind = "text_completion"
 
-class CompletionStream:
-    """The chunks of a text completion; a prompt to be echoed comes as the first delta."""
+    def __init__(self, *args: Any, **more: Any) -> None:
+        super().__init__(*args, **more)
+        self.offsets: Counter[int] = Counter()
 
-    def __init__(self, request: Request, id: str, created: int) -> None:
-        self.request, self.id, self.created = request, id, created
-        self.offsets = dict.fromkeys(range(request.n), 0)
-
-    def encode(self, event: Event) -> list[dict[str, Any]]:
-        """The chunks for one event, none to a few."""
+    def _choices(self, event: Event) -> list[dict[str, Any]]:
         match event:
             case Delta(index, text, logprobs=logprobs) if text or logprobs:
-                return [self._chunk(index, text, logprobs)]
+                scores = _completion_logprobs(logprobs, self.offsets[index]) if logprobs else None
+                self.offsets[index] += sum(len(item.token) for item in logprobs)
+                return [{"index": index, "text": text, "logprobs": scores}]
             case Finished(index, reason):
-                return [self._chunk(index, "", finish=_finish(reason))]
-            case Usage() if self.request.include_usage:
-                return [{**self._head(), "choices": [], "usage": _usage(event)}]
-            case Failed():
-                return [encode_error(event)]
+                return [{"index": index, "text": "", "finish": _finish(reason)}]
         return []
 
-    def _head(self) -> dict[str, Any]:
-        return _head(self.request, self.id, self.created, "text_completion")
 
-    def _chunk(
-        self, index: int, text: str, logprobs: tuple[TokenLogprob, ...] = (), finish: str | None = None
-    ) -> dict[str, Any]:
-        scores = _completion_logprobs(logprobs, self.offsets[index]) if logprobs else None
-        self.offsets[index] += sum(len(item.token) for item in logprobs)
-        choice = {"index": index, "text": text, "logprobs": scores, "finish_reason": finish}
-        return {**self._head(), "choices": [choice], **_no_usage(self.request)}
-
-
-def encode_chat(request: Request, events: Iterable[Event], id: str, created: int) -> dict[str, Any]:
+def encode_chat(
+    request: Request, events: Iterable[Event], id: str, created: int, fingerprint: str | None = None
+) -> dict[str, Any]:
     """The whole chat completion. Raises ValueError if the events are not those of a complete reply."""
     choices, usage = _collect(request, events)
     return {
-        **_head(request, id, created, "chat.completion"),
+        **_head(request, id, created, "chat.completion", fingerprint),
         "choices": [
             {
                 "index": index,
-                "message": {"role": "assistant", "content": text, "refusal": None},
-                "logprobs": None if request.sampling.logprobs is None else _chat_logprobs(logprobs),
-                "finish_reason": finish,
+                "message": _message(choice),
+                "logprobs": None if request.sampling.logprobs is None else _chat_logprobs(choice.logprobs),
+                "finish_reason": choice.finish,
             }
-            for index, (text, logprobs, finish) in enumerate(choices)
+            for index, choice in enumerate(choices)
         ],
         "usage": usage,
     }
 
 
-def encode_completion(request: Request, events: Iterable[Event], id: str, created: int) -> dict[str, Any]:
+def encode_completion(
+    request: Request, events: Iterable[Event], id: str, created: int, fingerprint: str | None = None
+) -> dict[str, Any]:
     """The whole text completion. Raises ValueError if the events are not those of a complete reply."""
     choices, usage = _collect(request, events)
+    scored = request.sampling.logprobs is not None
     return {
-        **_head(request, id, created, "text_completion"),
+        **_head(request, id, created, "text_completion", fingerprint),
         "choices": [
             {
                 "index": index,
-                "text": text,
-                "logprobs": None if request.sampling.logprobs is None else _completion_logprobs(logprobs, 0),
-                "finish_reason": finish,
+                "text": choice.text,
+                "logprobs": _completion_logprobs(choice.logprobs, 0) if scored else None,
+                "finish_reason": choice.finish,
             }
-            for index, (text, logprobs, finish) in enumerate(choices)
+            for index, choice in enumerate(choices)
         ],
         "usage": usage,
     }
+
+
+def encode_embeddings(
+    route: str, events: Iterable[Event], *, binary: bool = False, dimensions: int | None = None
+) -> dict[str, Any]:
+    """The vectors in the order of the inputs; `binary`: little-endian floats of 32 bits as base64.
+
+    Raises ProtocolError if they are not of `dimensions` numbers, ValueError if the reply failed or is not complete.
+    """
+    vectors, usage = {}, None
+    for event in events:
+        match event:
+            case Embedded(index, vector):
+                if dimensions not in (None, len(vector)):
+                    message = f"dimensions must be {len(vector)}, as this model's vectors are, or left out"
+                    raise ProtocolError(message, "dimensions", "unsupported_field")
+                packed = (
+                    base64.b64encode(struct.pack(f"<{len(vector)}f", *vector)).decode() if binary else None
+                )
+                vectors[index] = packed or list(vector)
+            case Usage(prompt_tokens):
+                usage = {"prompt_tokens": prompt_tokens, "total_tokens": prompt_tokens}
+            case Failed(message):
+                raise ValueError(f"the reply failed: {message}")
+    if usage is None:
+        raise ValueError("the reply is not complete")
+    data = [{"object": "embedding", "index": i, "embedding": vectors[i]} for i in sorted(vectors)]
+    return {"object": "list", "data": data, "model": route, "usage": usage}
 
 
 def encode_error(error: HerdError | Failed) -> dict[str, Any]:
@@ -146,37 +191,62 @@ def encode_models(routes: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     return {"object": "list", "data": models}
 
 
-Choice = tuple[str, tuple[TokenLogprob, ...], str]
+@dataclass
+class Choice:
+    texts: list[str] = field(default_factory=list)
+    calls: list[ToolCall] = field(default_factory=list)
+    logprobs: list[TokenLogprob] = field(default_factory=list)
+    finish: str | None = None
+
+    @property
+    def text(self) -> str:
+        return "".join(self.texts)
 
 
 def _collect(request: Request, events: Iterable[Event]) -> tuple[list[Choice], dict[str, Any]]:
-    """For each choice its text, logprobs and finish reason; and the usage."""
-    texts: list[list[str]] = [[] for _ in range(request.n)]
-    logprobs: list[list[TokenLogprob]] = [[] for _ in range(request.n)]
-    finish: dict[int, str] = {}
+    """What came of each choice; and the usage."""
+    choices = [Choice() for _ in range(request.n)]
     usage = None
     for event in events:
-        if isinstance(event, Delta):
-            texts[event.index].append(event.text)
-            logprobs[event.index].extend(event.logprobs)
-        elif isinstance(event, Finished):
-            finish[event.index] = _finish(event.reason)
-        elif isinstance(event, Usage):
-            usage = _usage(event)
-        elif isinstance(event, Failed):
-            raise ValueError(f"the reply failed: {event.message}")
-    if len(finish) < request.n or usage is None:
+        match event:
+            case Delta(index, text, logprobs=logprobs):
+                choices[index].texts.append(text)
+                choices[index].logprobs.extend(logprobs)
+            case Called(index, call):
+                choices[index].calls.append(call)
+            case Finished(index, reason):
+                choices[index].finish = _finish(reason)
+            case Usage():
+                usage = _usage(event)
+            case Failed(message):
+                raise ValueError(f"the reply failed: {message}")
+    if usage is None or not all(choice.finish for choice in choices):
         raise ValueError("the reply is not complete")
-    return [("".join(texts[i]), tuple(logprobs[i]), finish[i]) for i in range(request.n)], usage
+    return choices, usage
 
 
-def _head(request: Request, id: str, created: int, kind: str) -> dict[str, Any]:
-    return {"id": id, "object": kind, "created": created, "model": request.route}
+def _head(request: Request, id: str, created: int, kind: str, fingerprint: str | None) -> dict[str, Any]:
+    head = {"id": id, "object": kind, "created": created, "model": request.route}
+    tier = {"service_tier": "default"} if "service_tier" in request.labels else {}
+    return {**head, **tier, "system_fingerprint": fingerprint}
+
+
+def _message(choice: Choice) -> dict[str, Any]:
+    said = {"role": "assistant", "content": choice.text or (None if choice.calls else ""), "refusal": None}
+    return {**said, "tool_calls": [_call(call) for call in choice.calls]} if choice.calls else said
+
+
+def _call(call: ToolCall) -> dict[str, Any]:
+    return {
+        "id": call.id,
+        "type": "function",
+        "function": {"name": call.name, "arguments": call.arguments},
+    }
 
 
 def _finish(reason: FinishReason) -> str:
     """The dialect knows no "cancelled" or "error": what was cut short is called so, never complete."""
-    return "stop" if reason == "stop" else "length"
+    return reason if reason in ("stop", "tool_calls") else "length"
 
 
 def _usage(event: Usage) -> dict[str, Any]:
@@ -186,11 +256,6 @@ def _usage(event: Usage) -> dict[str, Any]:
         "total_tokens": event.prompt_tokens + event.completion_tokens,
         "prompt_tokens_details": {"cached_tokens": event.cached_tokens},
     }
-
-
-def _no_usage(request: Request) -> dict[str, Any]:
-    """When the usage is asked for, it is null in every chunk but the last."""
-    return {"usage": None} if request.include_usage else {}
 
 
 def _chat_logprobs(logprobs: Iterable[TokenLogprob]) -> dict[str, Any]:
@@ -209,10 +274,17 @@ def _completion_logprobs(logprobs: Iterable[TokenLogprob], offset: int) -> dict[
         offset += len(item.token)
     return {
         "tokens": [item.token for item in items],
-        "token_logprobs": [max(item.logprob, LOWEST) for item in items],
+        "token_logprobs": [None if _unscored(item) else max(item.logprob, LOWEST) for item in items],
         "top_logprobs": [
-            {other.token: max(other.logprob, LOWEST) for other in (*reversed(item.top), item)}
+            None
+            if _unscored(item)
+            else {other.token: max(other.logprob, LOWEST) for other in (*reversed(item.top), item)}
             for item in items
         ],
         "text_offset": offsets,
     }
+
+
+def _unscored(item: TokenLogprob) -> bool:
+    """Whether nothing predicted the token: it is a prompt's first."""
+    return item.logprob == LOWEST and not item.top

@@ -152,12 +152,30 @@ def votes(request: Request, route: str | None = None) -> dict[str, Any]:
 
 @router.get("/models")
 def list_models(request: Request) -> dict[str, Any]:
-    registry = state(request).registry
+    here = state(request)
+    registry, loaded = here.registry, here.engines.loaded()
     entries = registry.models()
     current = {registry.current(name).ref for name in {entry.name for entry in entries}}
     by_ref = {entry.ref: entry for entry in entries}
     data = [models.describe(entry, by_ref.get(entry.base or ""), entry.ref in current) for entry in entries]
-    return {"data": data}
+    return {
+        "data": [{**model, "loaded": loaded.get(model["digest"])} for model in data],
+        "memory": {"budget": here.engines.memory, "used": sum(part["bytes"] for part in loaded.values())},
+    }
+
+
+@router.post("/models/{name}/load")
+async def load_model(request: Request, name: str) -> dict[str, Any]:
+    """Load what answers for a route, so that its first caller need not wait."""
+    await state(request).engines.load(name)
+    return {"name": name, "loaded": True}
+
+
+@router.post("/models/{name}/unload")
+async def unload_model(request: Request, name: str) -> dict[str, Any]:
+    """Give its memory back; the next request loads it again."""
+    await state(request).engines.unload(name)
+    return {"name": name, "loaded": False}
 
 
 @router.get("/models/{ref}/files/{name}")

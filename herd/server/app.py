@@ -11,7 +11,7 @@ from fastapi.responses import FileResponse, JSONResponse, Response
 from starlette.staticfiles import StaticFiles
 
 import herd
-from herd.server import api, errors, openai
+from herd.server import anthropic, api, errors, openai, responses
 from herd.server.engines import Engines
 from herd.server.guard import Guard
 from herd.server.metrics import Metrics
@@ -40,6 +40,7 @@ def create_app(settings: Settings, engines: Engines) -> FastAPI:
         yield
         await scheduler.close()
         await engines.close()
+        await replies.close()
         await asyncio.to_thread(store.close)
 
     # FastAPI's own documentation pages load scripts from elsewhere; /openapi.json is the description.
@@ -48,6 +49,8 @@ def create_app(settings: Settings, engines: Engines) -> FastAPI:
     app.add_middleware(Guard, settings=settings, keys=keys, observe=metrics.observe_http)
     errors.install(app)
     app.include_router(openai.router)
+    app.include_router(anthropic.router)
+    app.include_router(responses.router)
     app.include_router(api.router)
     app.add_api_route("/health", _health)
     app.add_api_route("/ready", _ready)
@@ -71,15 +74,17 @@ async def _health() -> dict[str, str]:
 
 async def _ready(request: Request) -> JSONResponse:
     """200 when the default route answers at once; else 503 and what it waits for or lacks."""
-    engines = state(request).engines
-    if engines.ready:
-        return JSONResponse({"ready": True, "model": engines.default_route})
-    return JSONResponse({"ready": False, "reason": engines.problem or "the engine is loading"}, 503)
+    here = state(request)
+    stopping = "the server is stopping" if here.replies.closing else None
+    if here.engines.ready and not stopping:
+        return JSONResponse({"ready": True, "model": here.engines.default_route})
+    reason = stopping or here.engines.problem or "the engine is loading"
+    return JSONResponse({"ready": False, "reason": reason}, 503)
 
 
 async def _metrics(request: Request) -> Response:
     here = state(request)
-    text = here.metrics.render(here.engines.engine.status())
+    text = here.metrics.render(here.engines.metrics())
     return Response(text, media_type="text/plain; version=0.0.4; charset=utf-8")
 
 

@@ -1,5 +1,6 @@
 """Reading a request's JSON body: bounded while it is read, and refused with a reason when it is not JSON."""
 
+import asyncio
 import json
 import math
 import re
@@ -13,21 +14,27 @@ from herd.nearest import nearest
 from herd.protocol import ProtocolError
 from herd.server.settings import MAX_BODY
 
+BODY_SECONDS = 30.0
 MAX_DEPTH = 64
 MAX_INT = 2**63 - 1
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 
 
 async def read(request: Request) -> bytes:
-    """The body. Raises HerdError 413 as soon as more than MAX_BODY bytes are announced or have come."""
+    """The body. Raises HerdError 413 as soon as more than MAX_BODY bytes are announced or have come, 408 if it is slow."""
     announced = request.headers.get("content-length", "")
     if announced.isdecimal() and int(announced[:20]) > MAX_BODY:
         raise _too_large()
     body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > MAX_BODY:
-            raise _too_large()
+    try:
+        async with asyncio.timeout(BODY_SECONDS):
+            async for chunk in request.stream():
+                body += chunk
+                if len(body) > MAX_BODY:
+                    raise _too_large()
+    except TimeoutError:
+        message = f"the body did not come within {BODY_SECONDS:g} seconds"
+        raise HerdError(message, status=408, code="request_timeout") from None
     return bytes(body)
 
 

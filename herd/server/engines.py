@@ -4,18 +4,19 @@ import asyncio
 import importlib.util
 import logging
 from collections import Counter
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
 from herd.errors import HerdError
 from herd.protocol import Event, Request
-from herd.registry.registry import Registry, Target
+from herd.registry.registry import ModelEntry, Registry, Target
+from herd.server.models import available_memory
 
 log = logging.getLogger("herd.server")
 
-MAX_LOADED = 4  # engines kept; past that, the one unused for longest goes
+SHARE = 0.8  # of the memory that is free at the start, for models, unless the settings say how much
 
 
 class Engine(Protocol):
@@ -30,20 +31,27 @@ class Engine(Protocol):
 
 
 class Engines:
-    """Targets by route, and the engine of each.
+    """Targets by route, and the engine of each, within `memory` bytes (None: a share of what is free).
 
-    A route keeps the target it has until `reload` has loaded the one that replaces it.
+    A route keeps the target it has until `reload` has loaded the one that replaces it. An engine that nobody has used
+    for `keep_alive` seconds goes (0: it stays); one that is in use never does.
     """
 
-    def __init__(self, engine: Engine, registry: Registry) -> None:
+    def __init__(
+        self, engine: Engine, registry: Registry, *, memory: int | None = None, keep_alive: float = 0
+    ) -> None:
         self.engine, self.registry = engine, registry
+        self.memory = memory or int(SHARE * (available_memory() or 2**60))
+        self.keep_alive = keep_alive
         self.problem: str | None = None  # why the default route cannot answer, if it cannot
         self._targets: dict[str, Target] = {}
         self._loads: dict[str, asyncio.Task[None]] = {}  # by engine key, in order of last use
+        self._held: dict[str, Target] = {}  # by engine key: what is loaded, or about to be
+        self._used: dict[str, float] = {}  # by engine key: when it was used last, by the loop's clock
         self._in_use: Counter[str] = Counter()
-        self._reloading = asyncio.Lock()
+        self._reloading, self._admitting = asyncio.Lock(), asyncio.Lock()
         self._starting: asyncio.Task[None] | None = None
-        self._warming: asyncio.Task[None] | None = None
+        self._chores: list[asyncio.Task[None]] = []
 
     @property
     def default_route(self) -> str | None:
@@ -58,27 +66,25 @@ class Engines:
 
     @property
     def ready(self) -> bool:
-        """Whether the default route answers without loading anything."""
-        if self.engine.status()["state"] not in ("idle", "busy"):
-            return False
-        route = self.default_route
-        target = self._targets.get(route) if route else None
-        load = self._loads.get(target.engine_key) if target else None
-        return load is not None and load.done() and load.exception() is None
+        """Whether the engine runs and the default route has answered or could; its model may be resting since."""
+        running = self.engine.status()["state"] in ("idle", "busy")
+        return running and self.problem is None and bool(self._chores) and self._chores[0].done()
 
     def start(self) -> None:
         """Start the engine process and load the default route, in the background; a second call does nothing.
 
         What is missing is said in `problem`, and HTTP goes on without it.
         """
-        if self._starting is None:
+        if not self._chores:
             self._starting = asyncio.create_task(self.engine.start()) if has_torch() else None
-            self._warming = asyncio.create_task(self._warm())
+            self._chores = [asyncio.create_task(self._warm())]
+            if self.keep_alive:
+                self._chores.append(asyncio.create_task(self._let_rest()))
 
     async def close(self) -> None:
         """Stop the engine process; replies that still run end with an error event."""
-        if self._warming is not None:
-            self._warming.cancel()
+        for chore in self._chores:
+            chore.cancel()
         if self._starting is not None:
             self._starting.cancel()
             await self.engine.close()
@@ -89,18 +95,39 @@ class Engines:
             if route is None:
                 raise HerdError("no model is here yet; `herd pull` or `herd train` brings one", status=503)
             async with self.hold(route, self.target(route)):
-                self.problem = None
+                pass
         except (HerdError, OSError) as error:
             self.problem = str(error)
+
+    async def _let_rest(self) -> None:
+        while True:
+            await asyncio.sleep(min(self.keep_alive / 4, 15))
+            before = asyncio.get_running_loop().time() - self.keep_alive
+            for key in [key for key, when in self._used.items() if when < before]:
+                await self._unload(key)
 
     @asynccontextmanager
     async def hold(self, route: str, target: Target) -> AsyncIterator[str]:
         """The key of the target's engine, loaded and kept while the block runs. Raises HerdError."""
         with self._using(target.engine_key):
             await self._load(target)
+            if self.problem and route == self.default_route:
+                self.problem = None
             self._targets.setdefault(route, target)
             yield target.engine_key
-        await self._make_room()
+        if target.engine_key not in self._named():  # it was replaced while it answered
+            await self._unload(target.engine_key)
+
+    async def load(self, route: str) -> None:
+        """Load what answers for `route`. Raises HerdError if it cannot be."""
+        async with self.hold(route, self.target(route)):
+            pass
+
+    async def unload(self, route: str) -> None:
+        """Give the memory of the route's engine back. Raises HerdError 409 while it answers."""
+        key = self.target(route).engine_key
+        if not await self._unload(key) and key in self._held:
+            raise HerdError(f"{route} is answering; try again later", status=409, code="in_use")
 
     async def reload(self) -> None:
         """Let every loaded route answer by what the registry says now; old engines go when they are idle."""
@@ -113,7 +140,26 @@ class Engines:
                         self._targets[route] = target
                 except HerdError as error:
                     log.warning("%s stays as it was: %s", route, error)
-            await self._make_room()
+            for key in self._held.keys() - self._named():
+                await self._unload(key)
+
+    def loaded(self) -> dict[str, dict[str, Any]]:
+        """By digest of model and adapter: {"bytes", "in_use": replies} of what is loaded."""
+        found: dict[str, dict[str, Any]] = {}
+        for key, target in self._held.items():
+            if (load := self._loads.get(key)) and load.done():
+                for entry in filter(None, (target.model, target.adapter)):
+                    state = found.setdefault(entry.digest, {"bytes": self._bytes(entry), "in_use": 0})
+                    state["in_use"] += self._in_use[key]
+        return found
+
+    def metrics(self) -> dict[str, Mapping[str, float]]:
+        """What the engine counts, by the first route that uses it."""
+        names: dict[str, str] = {}
+        for route, target in self._targets.items():
+            names.setdefault(target.engine_key, route)
+        counts = self.engine.status().get("metrics") or {}
+        return {names[key]: count for key, count in counts.items() if key in names}
 
     @contextmanager
     def _using(self, key: str) -> Iterator[None]:
@@ -122,8 +168,10 @@ class Engines:
             yield
         finally:
             self._in_use[key] -= 1
+            self._used[key] = asyncio.get_running_loop().time()
 
     async def _load(self, target: Target) -> None:
+        """To be called while the target's engine is counted as in use, so that it stays."""
         if self._starting is None:
             message = 'models run on PyTorch, which is not installed: pip install "openherd[local]"'
             raise HerdError(message, status=503, code="engine_missing")
@@ -131,7 +179,7 @@ class Engines:
         key = target.engine_key
         task = self._loads.pop(key, None)
         if task is None or (task.done() and (task.cancelled() or task.exception())):
-            task = asyncio.ensure_future(self.engine.load(key, target.model_dir, target.adapter_dir))
+            task = asyncio.ensure_future(self._admit(key, target))
             task.add_done_callback(lambda t: t.cancelled() or t.exception())  # nobody may be waiting
         self._loads[key] = task
         try:
@@ -142,20 +190,57 @@ class Engines:
                 f"{target.name} cannot be served: {error}", status=status, code=error.code
             ) from None
 
-    async def _make_room(self) -> None:
-        """Unload what no route names, and the longest unused beyond MAX_LOADED; never what is in use."""
-        named = {target.engine_key for target in self._targets.values()}
-        for key in sorted(self._loads, key=lambda key: key in named):
-            load = self._loads.get(key)  # another task may have unloaded it meanwhile
-            if load is None or not load.done() or self._in_use[key]:
-                continue
-            if key in named and len(self._loads) <= MAX_LOADED:
-                break
-            self._targets = {name: t for name, t in self._targets.items() if t.engine_key != key}
-            del self._loads[key]
-            if not load.cancelled() and load.exception() is None:
-                await self.engine.unload(key)
+    async def _admit(self, key: str, target: Target) -> None:
+        """Make room for the target, the longest unused first, and load it."""
+        async with self._admitting:  # one at a time, so that two do not count on the same room
+            staying = {k: t for k, t in self._held.items() if self._in_use[k] and k != key}
+            taken, total = self._size(staying), self._size({**staying, key: target})
+            if total > self.memory:
+                sizes = f"{_mib(total - taken)}, and of the {_mib(self.memory)} for models {_mib(taken)} are in use"
+                message = f"it needs {sizes}; HERD_MEMORY says how much models may have"
+                raise HerdError(message, status=503, code="out_of_memory")
+            for other in list(self._loads):
+                if self._size({**self._held, key: target}) <= self.memory:
+                    break
+                await self._unload(other)
+            self._held[key] = target
+        try:
+            await self.engine.load(key, target.model_dir, target.adapter_dir)
+        except BaseException:
+            self._held.pop(key, None)
+            raise
+
+    async def _unload(self, key: str) -> bool:
+        """Whether the engine is gone now: not if it is in use, or on its way."""
+        load = self._loads.get(key)
+        if load is None or not load.done() or self._in_use[key]:
+            return False
+        self._targets = {name: t for name, t in self._targets.items() if t.engine_key != key}
+        del self._loads[key]
+        self._used.pop(key, None)
+        if self._held.pop(key, None):
+            await self.engine.unload(key)
+        return True
+
+    def _named(self) -> set[str]:
+        return {target.engine_key for target in self._targets.values()}
+
+    def _size(self, held: Mapping[str, Target]) -> int:
+        """Bytes of these targets together; those of one model share its weights."""
+        parts = [entry for target in held.values() for entry in (target.model, target.adapter) if entry]
+        return sum({entry.digest: self._bytes(entry) for entry in parts}.values())
+
+    def _bytes(self, entry: ModelEntry) -> int:
+        """What the engine says that it holds of a model, weights and cache; before, the size of the weight files."""
+        for key, info in self.engine.status().get("models", {}).items():
+            if key.startswith(entry.digest[:16]) and "bytes" in info:
+                return int(info["bytes"])
+        return sum(file.stat().st_size for file in entry.path.glob("*.safetensors"))
 
 
 def has_torch() -> bool:
     return importlib.util.find_spec("torch") is not None
+
+
+def _mib(size: int) -> str:
+    return f"{size / 2**20:,.0f} MiB"

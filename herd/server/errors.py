@@ -4,10 +4,10 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
+from starlette.types import Scope
 
 from herd.errors import HerdError
-from herd.protocol import Failed, ProtocolError
-from herd.protocol.openai import encode_error
+from herd.protocol import Failed, ProtocolError, anthropic, openai
 
 HEADERS = {401: {"WWW-Authenticate": "Bearer"}, 429: {"Retry-After": "1"}}
 CODES = {404: "not_found", 405: "method_not_allowed"}  # of errors that Starlette raises
@@ -22,8 +22,17 @@ def failure(event: Failed) -> HerdError:
     return HerdError(event.message, status=event.status, code=event.code)
 
 
-def response(error: HerdError) -> JSONResponse:
-    return JSONResponse(encode_error(error), error.status, HEADERS.get(error.status))
+def speaks_anthropic(scope: Scope) -> bool:
+    """Whether a request, or an error that comes before its route, is of Anthropic's dialect."""
+    path: str = scope["path"]
+    return path == "/v1/messages" or path.startswith("/v1/messages/")
+
+
+def response(error: HerdError, scope: Scope) -> JSONResponse:
+    """The error as the dialect of the request's path has it."""
+    id = scope.get("state", {}).get("request_id")
+    content = anthropic.encode_error(error, id) if speaks_anthropic(scope) else openai.encode_error(error)
+    return JSONResponse(content, error.status, HEADERS.get(error.status))
 
 
 def install(app: FastAPI) -> None:
@@ -31,7 +40,7 @@ def install(app: FastAPI) -> None:
 
     async def known(request: Request, error: Exception) -> Response:
         assert isinstance(error, HerdError)
-        return response(error)
+        return response(error, request.scope)
 
     async def http(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
@@ -40,7 +49,8 @@ def install(app: FastAPI) -> None:
             message = f"no page or route {request.url.path!r:.200}"
         elif status == 405:
             message = f"{request.method} is not a method of {request.url.path!r:.200}"
-        answer = response(HerdError(message, status=status, code=CODES.get(status, "invalid_request")))
+        code = CODES.get(status, "invalid_request")
+        answer = response(HerdError(message, status=status, code=code), request.scope)
         answer.headers.update(error.headers or {})
         return answer
 
@@ -48,7 +58,7 @@ def install(app: FastAPI) -> None:
         assert isinstance(error, RequestValidationError)
         first = error.errors()[0]
         name = str(first["loc"][-1])
-        return response(ProtocolError(f"{name}: {first['msg']}", name))
+        return response(ProtocolError(f"{name}: {first['msg']}", name), request.scope)
 
     app.add_exception_handler(HerdError, known)
     app.add_exception_handler(HTTPException, http)

@@ -11,12 +11,13 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from herd.errors import HerdError
-from herd.server.errors import response
+from herd.server.errors import response, speaks_anthropic
 from herd.server.settings import KeyRing, Settings
 
 log = logging.getLogger("herd.access")
 
 COOKIE = "herd_key"
+MAX_HEADERS, HEADER_BYTES = 100, 32 * 1024
 # Reachable without the key: probes, and the pages, which hold no data and ask for the key.
 OPEN_PATHS = frozenset({"/health", "/ready", "/api/session", "/", "/models", "/runs", "/favicon.ico"})
 OPEN_FOLDERS = ("/web/", "/c/")
@@ -25,8 +26,10 @@ SECURITY_HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
 }
-CORS_HEADERS = frozenset({"authorization", "content-type", "x-request-id", "x-herd-conversation"})
-CORS_PREFIX = "x-stainless-"  # what OpenAI's clients add; a browser asks for each by name
+CORS_HEADERS = frozenset(
+    {"authorization", "content-type", "x-api-key", "x-request-id", "x-herd-conversation"}
+)
+CORS_PREFIXES = ("x-stainless-", "anthropic-")  # what clients add; a browser asks for each by name
 
 
 class Guard:
@@ -45,7 +48,11 @@ class Guard:
             await self.app(scope, receive, send)
             return
         headers = Headers(scope=scope)
-        extra = {"X-Request-Id": _request_id(headers.get("x-request-id", "")), **self._cors(headers)}
+        id = _request_id(headers.get("x-request-id", ""))
+        scope.setdefault("state", {})["request_id"] = id
+        extra = {"X-Request-Id": id, **self._cors(headers)}
+        if speaks_anthropic(scope):
+            extra["Request-Id"] = id
         began, status, began_reply = time.perf_counter(), 500, False
 
         async def send_out(message: Message) -> None:
@@ -60,7 +67,7 @@ class Guard:
         try:
             refused = self._refusal(scope, headers)
             if refused is not None:
-                await response(refused)(scope, receive, send_out)
+                await response(refused, scope)(scope, receive, send_out)
             elif scope["method"] == "OPTIONS":
                 await Response(status_code=204)(scope, receive, send_out)
             else:
@@ -71,7 +78,7 @@ class Guard:
                 raise
             message = f"an error in Herd; its log has it as {extra['X-Request-Id']}"
             error = HerdError(message, status=500, code="internal_error")
-            await response(error)(scope, receive, send_out)
+            await response(error, scope)(scope, receive, send_out)
         finally:
             seconds = time.perf_counter() - began
             route = getattr(scope.get("route"), "path", "unmatched")
@@ -83,6 +90,10 @@ class Guard:
 
     def _refusal(self, scope: Scope, headers: Headers) -> HerdError | None:
         host, path = headers.get("host", ""), scope["path"]
+        size = sum(len(name) + len(value) for name, value in scope["headers"]) + len(scope["raw_path"])
+        if len(scope["headers"]) > MAX_HEADERS or size > HEADER_BYTES:
+            message = f"the request has over {MAX_HEADERS} headers, or {HEADER_BYTES >> 10} KiB of them"
+            return HerdError(message, status=431, code="headers_too_large")
         if not self.settings.serves_host(host):
             message = f"this server is not {host!r:.100}; to serve that name, set HERD_HOSTS"
             return HerdError(message, status=421, code="wrong_host")
@@ -94,13 +105,16 @@ class Guard:
             return HerdError("a path has no NUL byte")
         is_open = path in OPEN_PATHS or path.startswith(OPEN_FOLDERS) or scope["method"] == "OPTIONS"
         if not is_open and not self._has_key(headers):
-            message = "this server asks for its key: send the header Authorization: Bearer <key>"
+            header = "x-api-key: <key>" if speaks_anthropic(scope) else "Authorization: Bearer <key>"
+            message = f"this server asks for its key: send the header {header}"
             return HerdError(message, status=401, code="invalid_api_key")
         return None
 
     def _has_key(self, headers: Headers) -> bool:
         scheme, _, key = headers.get("authorization", "").partition(" ")
         if scheme.lower() == "bearer" and self.keys.accepts(key.strip()):
+            return True
+        if "x-api-key" in headers and self.keys.accepts(headers["x-api-key"]):
             return True
         try:
             cookie = SimpleCookie(headers.get("cookie", "")).get(COOKIE)
@@ -113,12 +127,12 @@ class Guard:
         if origin is None or not self.settings.allows_origin(origin, headers.get("host", "")):
             return {}
         asked = headers.get("access-control-request-headers", "").lower().replace(",", " ").split()
-        allowed = [name for name in asked if name in CORS_HEADERS or name.startswith(CORS_PREFIX)]
+        allowed = [name for name in asked if name in CORS_HEADERS or name.startswith(CORS_PREFIXES)]
         return {
             "Access-Control-Allow-Origin": origin,
             "Access-Control-Allow-Methods": "GET, POST, PATCH, DELETE",
             "Access-Control-Allow-Headers": ", ".join(allowed or sorted(CORS_HEADERS)),
-            "Access-Control-Expose-Headers": "X-Request-Id",
+            "Access-Control-Expose-Headers": "Request-Id, X-Request-Id",
             "Vary": "Origin",
         }
 
@@ -126,4 +140,8 @@ class Guard:
 def _request_id(given: str) -> str:
     """The caller's own id if it is a plain word, else a new one."""
     plain = given.isascii() and given.replace("-", "").replace("_", "").isalnum() and len(given) <= 64
-    return given if plain else f"req_{uuid.uuid4().hex}"
+    return given if plain else new_request_id()
+
+
+def new_request_id() -> str:
+    return f"req_{uuid.uuid4().hex}"

@@ -1,14 +1,24 @@
 """Prometheus metrics, under the names that vLLM's dashboards know, and counters of HTTP requests."""
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
 MODEL = ["model_name"]
 FIRST_TOKEN = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 BETWEEN_TOKENS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1)
 WHOLE_REQUEST = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
+# What the engine counts: its name there, and for people. The first is a gauge.
+ENGINE = {
+    "kv_cache_usage_perc": "Used part of the KV cache, 0 to 1",
+    "prefix_cache_queries": "Prompt tokens looked up in the prefix cache",
+    "prefix_cache_hits": "Prompt tokens found in the prefix cache",
+    "num_preemptions": "Requests that gave up their cache to be computed again later",
+    "spec_decode_num_drafts": "Times that tokens were guessed ahead",
+    "spec_decode_num_draft_tokens": "Tokens guessed ahead",
+    "spec_decode_num_accepted_tokens": "Tokens guessed ahead and right",
+}
 
 
 class Metrics:
@@ -16,9 +26,11 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = registry = CollectorRegistry()
+        self.engine: Mapping[str, Mapping[str, float]] = {}
+        registry.register(_Engine(self))
 
         def gauge(name: str, about: str) -> Gauge:
-            return Gauge(name, about, registry=registry)
+            return Gauge(name, about, MODEL, registry=registry)
 
         def counter(name: str, about: str, labels: list[str]) -> Counter:
             return Counter(name, about, labels, registry=registry)
@@ -28,13 +40,6 @@ class Metrics:
 
         self.running = gauge("vllm:num_requests_running", "Requests that are generating")
         self.waiting = gauge("vllm:num_requests_waiting", "Requests in the queue")
-        self.engine = {
-            "kv_cache_usage_perc": gauge("vllm:kv_cache_usage_perc", "Used part of the KV cache, 0 to 1"),
-            "prefix_cache_queries": gauge(
-                "vllm:prefix_cache_queries", "Prompt tokens looked up in the prefix cache"
-            ),
-            "prefix_cache_hits": gauge("vllm:prefix_cache_hits", "Prompt tokens found in the prefix cache"),
-        }
         self.prompt_tokens = counter("vllm:prompt_tokens", "Prompt tokens read", MODEL)
         self.generation_tokens = counter("vllm:generation_tokens", "Tokens generated", MODEL)
         self.success = counter("vllm:request_success", "Requests that finished", [*MODEL, "finished_reason"])
@@ -54,10 +59,22 @@ class Metrics:
         self.http.labels(known, route, str(status)).inc()
         self.http_seconds.labels(route).observe(seconds)
 
-    def render(self, status: Mapping[str, Any]) -> bytes:
-        """The exposition text; `status` is the engine's."""
-        self.running.set(status.get("running") or 0)
-        self.waiting.set(status.get("waiting") or 0)
-        for name, gauge in self.engine.items():
-            gauge.set((status.get("metrics") or {}).get(name) or 0)
+    def render(self, engine: Mapping[str, Mapping[str, float]]) -> bytes:
+        """The exposition text; `engine`: what the engine counts, by the name of the model."""
+        self.engine = engine
         return generate_latest(self.registry)
+
+
+class _Engine:
+    """The engine's own counts, as it said them last."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self.metrics = metrics
+
+    def collect(self) -> Iterator[Metric]:
+        for name, about in ENGINE.items():
+            family = GaugeMetricFamily if name.endswith("_perc") else CounterMetricFamily
+            metric = family(f"vllm:{name}", about, labels=MODEL)
+            for model, counts in self.metrics.engine.items():
+                metric.add_metric([model], counts.get(name, 0))
+            yield metric

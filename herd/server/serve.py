@@ -8,7 +8,7 @@ import socket
 from collections.abc import Callable
 from dataclasses import replace
 from types import FrameType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import uvicorn
 
@@ -66,6 +66,18 @@ class Server(uvicorn.Server):
         await super().shutdown(sockets)
 
 
+def config(app: Any, *, factory: bool = False) -> uvicorn.Config:
+    """How uvicorn serves the application: with limits of ours, and without a word of its own."""
+    from herd.server.connection import IDLE, Connection
+    from herd.server.guard import HEADER_BYTES
+
+    return uvicorn.Config(
+        app, factory=factory, http=Connection, h11_max_incomplete_event_size=HEADER_BYTES, timeout_keep_alive=IDLE,
+        log_config=None, access_log=False, proxy_headers=False, server_header=False, ws="none",
+        timeout_graceful_shutdown=SAY_GOODBYE,
+    )  # fmt: skip
+
+
 def bind(host: str, port: int) -> socket.socket:
     """A listening socket. Raises HerdError that names the port, or the address, and what to do."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
@@ -106,7 +118,8 @@ async def _serve(
     say: Callable[[str], None],
     started: Callable[[Settings], None],
 ) -> None:
-    engines = Engines(EngineClient(), Registry(settings.home))
+    registry = Registry(settings.home)
+    engines = Engines(EngineClient(), registry, memory=settings.memory, keep_alive=settings.keep_alive)
     engines.start()
     await asyncio.sleep(0)  # the child imports PyTorch while this process imports FastAPI
 
@@ -117,11 +130,10 @@ async def _serve(
         server.here = app.state.herd
         return app
 
-    config = uvicorn.Config(
-        make, factory=True, log_config=None, access_log=False, proxy_headers=False, server_header=False, ws="none",
-        timeout_graceful_shutdown=SAY_GOODBYE,
-    )  # fmt: skip
-    server = Server(config, say, lambda: started(settings))
+    from herd.server.connection import Connection, max_connections
+
+    Connection.most = max_connections()
+    server = Server(config(make, factory=True), say, lambda: started(settings))
     try:
         await server.serve(sockets=[listener])
     finally:

@@ -4,6 +4,7 @@ import hashlib
 import hmac
 import ipaddress
 import os
+import re
 import socket
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,6 +28,8 @@ class Settings:
     database: str | None = None  # None: herd.db in `home`
     hosts: frozenset[str] = frozenset()  # further names in the Host header that are ours
     origins: frozenset[str] = frozenset()  # pages elsewhere that may call, as "https://app.example"
+    memory: int | None = None  # bytes for models; None: a share of what is free at the start
+    keep_alive: float = 0  # seconds that an unused model stays loaded; 0: until its room is needed
 
     def __post_init__(self) -> None:
         """Raises HerdError for an address that would be open to a network without a key."""
@@ -56,6 +59,8 @@ class Settings:
             database=env("HERD_DATABASE_URL") or None,
             hosts=_words(env("HERD_HOSTS")),
             origins=_words(env("HERD_ORIGINS")),
+            memory=_bytes(env("HERD_MEMORY")),
+            keep_alive=_seconds(env("HERD_KEEP_ALIVE")),
         )
 
     @property
@@ -113,6 +118,22 @@ def _sha256(text: str) -> bytes:
 
 def _words(text: str | None) -> frozenset[str]:
     return frozenset(word for word in (text or "").lower().replace(",", " ").split())
+
+
+def _bytes(text: str | None) -> int | None:
+    """ "6GiB", "800 MB" or plain bytes."""
+    match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?) ?(|[kmgt]i?)b?", (text or "0").strip().lower())
+    if match is None:
+        raise HerdError(f"HERD_MEMORY is {text!r}, which is no size; set it as in HERD_MEMORY=6GiB")
+    number, unit = match.groups()
+    base = 1024 if unit.endswith("i") else 1000
+    return int(float(number) * base ** " kmgt".index(unit[:1] or " ")) or None
+
+
+def _seconds(text: str | None) -> float:
+    if not re.fullmatch(r"[0-9]{1,9}(\.[0-9]+)?", text or "0"):
+        raise HerdError(f"HERD_KEEP_ALIVE is {text!r}, which is no number of seconds")
+    return float(text or 0)
 
 
 def _host_name(header: str) -> str:

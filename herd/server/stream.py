@@ -39,12 +39,15 @@ async def unless_gone(receive: Receive, work: Awaitable[T]) -> T:
 
 
 class EventStream(Response):
-    """`data:` lines from an iterator of JSON values or text, closed when it ends or the client leaves."""
+    """`data:` lines from an iterator of JSON values or text, closed when it ends or the client leaves.
+
+    `named`: each JSON value's "type" is its event's name.
+    """
 
     media_type = "text/event-stream"
 
-    def __init__(self, events: AsyncGenerator[dict[str, Any] | str, None]) -> None:
-        self.events = events
+    def __init__(self, events: AsyncGenerator[dict[str, Any] | str, None], *, named: bool = False) -> None:
+        self.events, self.named = events, named
         self.status_code, self.background = 200, None
         self.init_headers({"Cache-Control": "no-store", "X-Accel-Buffering": "no"})
 
@@ -54,7 +57,8 @@ class EventStream(Response):
             async with aclosing(self.events) as events:
                 async for event in events:
                     text = event if isinstance(event, str) else json.dumps(event, ensure_ascii=False)
-                    body = f"data: {text}\n\n".encode()
+                    name = f"event: {event['type']}\n" if self.named and isinstance(event, dict) else ""
+                    body = f"{name}data: {text}\n\n".encode()
                     await send({"type": "http.response.body", "body": body, "more_body": True})
             await send({"type": "http.response.body", "body": b"", "more_body": False})
 

@@ -13,6 +13,7 @@ from herd.store.database import Database, rows
 from herd.store.tables import conversations, generations, messages, votes
 
 FIELDS = ("title", "route", "system", "settings")
+OWN = ("key", "response", "deleted")  # columns that are this server's alone: neither exported nor imported
 _HEAD = [conversations.c[name] for name in ("id", *FIELDS, "created", "updated")]
 _MESSAGE = [messages.c[name] for name in ("id", "parent", "role", "content", "generation", "created")]
 
@@ -99,10 +100,14 @@ class Conversations(Database):
             return True
 
         deleted = self._write(work)
-        if deleted:  # the log still has the old pages; a reader may keep it from being cut, then the next deletion does
-            with self._engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-                connection.execute(text("PRAGMA wal_checkpoint(TRUNCATE)")).close()
+        if deleted:
+            self._cut_log()
         return deleted
+
+    def _cut_log(self) -> None:
+        """After a deletion: the log still has the old pages. A reader may prevent it; then the next deletion does it."""
+        with self._engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+            connection.execute(text("PRAGMA wal_checkpoint(TRUNCATE)")).close()
 
     def add_message(
         self,
@@ -151,7 +156,7 @@ class Conversations(Database):
             heads = rows(connection, query if ids is None else query.where(conversations.c.id.in_(ids)))
             for head in heads:
                 own = generations.c.conversation == head["id"]
-                columns = [column for column in generations.c if column.name != "key"]
+                columns = [column for column in generations.c if column.name not in OWN]
                 voted = votes.c.a.in_(select(generations.c.id).where(own))
                 head["messages"] = rows(connection, _messages(head["id"]))
                 made = select(*columns).where(own).order_by(generations.c.created)
@@ -188,11 +193,15 @@ class Conversations(Database):
 def without_text(row: Mapping[str, Any] | RowMapping) -> dict[str, Any]:
     """What of a generation's row changes so that no text of prompt, reply or labels is left."""
     request = dict(row["request"])
-    blank = [{**message, "content": "", "name": None} for message in request.get("messages", [])]
+    for text_field in ("prompt", "tools", "tool_name", "format", "labels"):
+        request.pop(text_field, None)
+    blank = [{"role": message["role"], "content": ""} for message in request.get("messages", [])]
     sampling = {**request.get("sampling", {}), "stop": []}
     return {
-        "request": {**request, "messages": blank, "prompt": "", "labels": {}, "sampling": sampling},
+        "request": {**request, "messages": blank, "sampling": sampling},
         "reply": "",
+        "calls": None,
+        "response": None,
         "labels": {},
     }
 
@@ -241,10 +250,12 @@ def _row(item: Any, table: Table, where: str, **own: Any) -> dict[str, Any]:
         raise HerdError(f"{where} must be an object")
     row: dict[str, Any] = {}
     for column in table.c:
-        if column.name in ("key", "deleted"):
+        if column.name in OWN:
             continue
         value = own.get(column.name, item.get(column.name))
-        kind = dict if isinstance(column.type, JSON) else column.type.python_type
+        kind: type = dict if isinstance(column.type, JSON) else column.type.python_type
+        if column.name == "calls":
+            kind = list
         allowed = (int, float) if kind is float else (kind,)
         if value is None and column.nullable:
             row[column.name] = None

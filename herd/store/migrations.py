@@ -27,6 +27,10 @@ MIGRATIONS: list[list[str]] = [
         "CREATE INDEX generations_route ON generations (route, created)",
         "CREATE INDEX votes_a ON votes (a)",
     ],
+    [
+        "ALTER TABLE generations ADD COLUMN calls JSON",
+        "ALTER TABLE generations ADD COLUMN response JSON",
+    ],
 ]
 
 

@@ -4,7 +4,7 @@ import time
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from sqlalchemy import Connection, Select, bindparam, select
+from sqlalchemy import Connection, Select, bindparam, select, update
 from sqlalchemy.dialects.sqlite import insert as insert_new
 
 from herd.errors import HerdError
@@ -45,6 +45,18 @@ class Store(Conversations):
             connection.execute(insert_new(generations).values(values).on_conflict_do_nothing())
 
         self._write(work)
+
+    def forget(self, id: str) -> None:
+        """Remove all text of a generation, as the deletion of its conversation would; its numbers and votes stay."""
+
+        def work(connection: Connection) -> None:
+            one = generations.c.id == id
+            row = connection.execute(select(generations).where(one)).mappings().first()
+            if row:
+                connection.execute(update(generations).where(one).values(without_text(row)))
+
+        self._write(work)
+        self._cut_log()
 
     def get_generation(self, id: str) -> dict[str, Any] | None:
         found = self._generations(select(generations).where(generations.c.id == id))

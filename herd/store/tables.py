@@ -54,6 +54,8 @@ generations = Table(
     Column("key", Text),
     Column("created", Float, nullable=False),
     Column("labels", JSON, nullable=False),
+    Column("calls", JSON(none_as_null=True)),  # the reply's tool calls, as `ToolCall` has them
+    Column("response", JSON(none_as_null=True)),  # what the Responses API gives back of it later
 )
 
 votes = Table(

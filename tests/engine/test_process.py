@@ -65,7 +65,7 @@ def test_streams_cancels_dies_and_comes_back(model_dir: Path) -> None:
         await anext(stream)
         await stream.aclose()  # nobody listens any more
         await until(lambda: client.status()["state"] == "idle")
-        assert client.status()["metrics"]["generation_tokens"] < 900
+        assert sum(m["generation_tokens"] for m in client.status()["metrics"].values()) < 900
 
         process = client._process
         assert process

@@ -1,16 +1,14 @@
 """Request bodies of the OpenAI dialect: each field is honoured, recorded or refused by name."""
 
 import json
-from typing import Any, get_type_hints
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from openai.types import completion_create_params as completion_params
-from openai.types.chat import completion_create_params as chat_params
 
 from herd.protocol import Message, ProtocolError, Request
-from herd.protocol.openai import FIELDS, decode_chat, decode_completion
+from herd.protocol.openai import FIELDS, decode_chat, decode_completion, decode_embeddings
 
 USER = {"role": "user", "content": "hi"}
 
@@ -20,7 +18,12 @@ def chat(**fields: Any) -> Request:
 
 
 def completion(**fields: Any) -> Request:
-    return decode_completion({"model": "cria", "prompt": "Once", **fields})
+    (request,) = decode_completion({"model": "cria", "prompt": "Once", **fields})
+    return request
+
+
+def embedding(**fields: Any) -> Any:
+    return decode_embeddings({"model": "cria", "input": "Once", **fields})
 
 
 def refused(call: Any, **fields: Any) -> ProtocolError:
@@ -31,29 +34,27 @@ def refused(call: Any, **fields: Any) -> ProtocolError:
     return caught.value
 
 
-def test_every_field_of_the_openai_package_is_in_the_table() -> None:
-    for params, dialect in ((chat_params, "chat"), (completion_params, "completion")):
-        for variant in (params.CompletionCreateParamsNonStreaming, params.CompletionCreateParamsStreaming):
-            assert set(get_type_hints(variant)) <= set(FIELDS[dialect])
-
-
 def test_every_honoured_field_reaches_the_request() -> None:
     request = chat(
         max_completion_tokens=7, temperature=0.5, top_p=0.9, top_k=40, min_p=0.05, n=3, seed=-1, stop=["a", "b"],
         stream=True, stream_options={"include_usage": True}, logprobs=True, top_logprobs=5, store=False,
+        frequency_penalty=0.5, presence_penalty=-2, logit_bias={"5": 100, "0": -1.5},
     )  # fmt: skip
     s = request.sampling
     assert (request.route, request.kind, request.messages) == ("cria", "chat", (Message("user", "hi"),))
     assert (s.max_tokens, s.temperature, s.top_p, s.top_k, s.min_p) == (7, 0.5, 0.9, 40, 0.05)
     assert (s.seed, s.stop, s.logprobs) == (-1, ("a", "b"), 5)
+    assert (s.frequency_penalty, s.presence_penalty, s.logit_bias) == (0.5, -2, {"5": 100, "0": -1.5})
     assert (request.n, request.stream, request.include_usage, request.store) == (3, True, True, False)
     assert request.explicit == {
-        "max_tokens", "temperature", "top_p", "top_k", "min_p", "seed", "stop", "logprobs"
+        "max_tokens", "temperature", "top_p", "top_k", "min_p", "seed", "stop", "logprobs",
+        "frequency_penalty", "presence_penalty", "logit_bias",
     }  # fmt: skip
 
 
 def test_a_field_that_is_not_sent_is_not_explicit() -> None:
     assert chat().explicit == completion().explicit == frozenset()
+    assert chat(logit_bias={}).explicit == frozenset()
     assert chat(temperature=None, seed=None).explicit == frozenset()
     assert chat(temperature=1).explicit == {"temperature"}
 
@@ -67,7 +68,7 @@ def test_a_field_that_is_not_sent_is_not_explicit() -> None:
         {"response_format": {"type": "text"}, "modalities": ["text"]},
         {"tool_choice": "none", "tools": [], "functions": [], "function_call": "none"},
         {"logit_bias": {}, "verbosity": "medium", "reasoning_effort": "none"},
-        {"stream_options": {"include_usage": False}},
+        {"stream_options": {"include_usage": False, "include_obfuscation": False}},
         {"stop": []},
         dict.fromkeys(FIELDS["chat"].keys() - {"model", "messages"}),
     ],
@@ -78,24 +79,17 @@ def test_a_field_at_its_default_is_accepted(fields: dict[str, Any]) -> None:
 
 def test_completion_defaults_are_accepted() -> None:
     fields = {"best_of": 1, "echo": False, "suffix": "", "logit_bias": {}, "frequency_penalty": 0, "n": 1}
-    assert completion(**fields) == completion()
+    assert completion(**fields).sampling == completion().sampling
     assert completion(**dict.fromkeys(FIELDS["completion"].keys() - {"model", "prompt"})) == completion()
 
 
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        ("frequency_penalty", 0.5),
-        ("frequency_penalty", False),
-        ("presence_penalty", -2),
-        ("logit_bias", {"5": 100}),
-        ("response_format", {"type": "json_object"}),
         ("modalities", ["text", "audio"]),
         ("audio", {"voice": "alloy", "format": "wav"}),
-        ("tools", [{"type": "function", "function": {"name": "f"}}]),
-        ("tool_choice", "required"),
-        ("parallel_tool_calls", False),
-        ("parallel_tool_calls", 1),
+        ("functions", [{"name": "f"}]),
+        ("function_call", {"name": "f"}),
         ("reasoning_effort", "high"),
         ("web_search_options", {}),
         ("prediction", {"type": "content", "content": "x"}),
@@ -119,17 +113,50 @@ def test_what_cannot_be_honoured_is_refused_by_name(name: str, value: Any) -> No
         ("seed", [2**63, -(2**63) - 1, 0.5, True, "7", 10**400]),
         ("max_tokens", [0, -1, True, 1.0, "9", 2**31]),
         ("max_completion_tokens", [0, True, "9"]),
+        ("frequency_penalty", [-2.1, 2.1, False, "0", float("nan"), 10**400]),
+        ("presence_penalty", [-2.1, 2.1, True, {}]),
+        (
+            "logit_bias",
+            [
+                {"5": 101},
+                {"5": True},
+                {"x": 1},
+                {"05": 1},
+                {"-1": 1},
+                {"٣": 1},
+                {"5": None},
+                {"5": "1"},
+                {"5": float("nan")},
+                {"9" * 20: 1},
+                [],
+                "",
+                0,
+                {str(i): 1 for i in range(5000)},
+            ],
+        ),
         ("stop", ["", [""], [1], {}, ["x"] * 17, "x" * 1001, True]),
         ("stream", [0, 1, "true", {}]),
         (
             "stream_options",
-            [[], True, {"include_usage": 1}, {"include_usage": True}],
+            [[], True, {"include_usage": 1}, {"include_usage": True}, {"include_obfuscation": True}],
         ),
         ("logprobs", [1, "true"]),
         ("top_logprobs", [3]),
         ("store", [1, "no"]),
         ("user", [1, {}]),
-        ("metadata", ["x", []]),
+        (
+            "metadata",
+            [
+                "x",
+                [],
+                {"k": 1},
+                {"k": None},
+                {"k": "v" * 513},
+                {"k" * 65: "v"},
+                {str(i): "v" for i in range(17)},
+            ],
+        ),
+        ("parallel_tool_calls", [1, "no"]),
         ("messages", [[], "hi", {}, [1], [[]], None]),
         ("model", ["", 1, None, ["cria"]]),
     ],
@@ -153,6 +180,8 @@ def test_logprobs_and_echo_of_completions() -> None:
     for value in (-1, 6, True, "1"):
         assert refused(completion, logprobs=value).param == "logprobs"
     assert completion(echo=True, prompt=[1, 2]).echo
+    scored = completion(echo=True, logprobs=1, max_tokens=0)
+    assert scored.echo and (scored.sampling.logprobs, scored.sampling.max_tokens) == (1, 0)
 
 
 def test_two_limits_must_agree() -> None:
@@ -201,7 +230,9 @@ def test_messages() -> None:
 @pytest.mark.parametrize(
     ("message", "param"),
     [
-        ({"role": "tool", "content": "4", "tool_call_id": "c"}, "messages[0].role"),
+        ({"role": "tool", "content": "4", "tool_call_id": "c"}, "messages[0].tool_call_id"),
+        ({"role": "tool", "content": "4"}, "messages[0].tool_call_id"),
+        ({"role": "user", "content": "4", "tool_call_id": "c"}, "messages[0].tool_call_id"),
         ({"role": "function", "content": "4", "name": "f"}, "messages[0].role"),
         ({"role": "robot", "content": "4"}, "messages[0].role"),
         ({"role": ["user"], "content": "4"}, "messages[0].role"),
@@ -217,7 +248,17 @@ def test_messages() -> None:
         ({"role": "user", "content": ["text"]}, "messages[0].content[0]"),
         ({"role": "user", "content": [{"type": "text", "text": 1}]}, "messages[0].content[0].text"),
         ({"role": "user", "content": "x", "name": 5}, "messages[0].name"),
-        ({"role": "assistant", "content": "x", "tool_calls": [{"id": "1"}]}, "messages[0].tool_calls"),
+        (
+            {"role": "assistant", "content": "x", "tool_calls": [{"id": "1"}]},
+            "messages[0].tool_calls[0].function",
+        ),
+        ({"role": "assistant", "content": None}, "messages[0].content"),
+        ({"role": "assistant", "content": None, "tool_calls": []}, "messages[0].content"),
+        (
+            {"role": "assistant", "content": "x", "function_call": {"name": "f", "arguments": "{}"}},
+            "messages[0].function_call",
+        ),
+        ({"role": "assistant", "content": "x", "refusal": "no"}, "messages[0].refusal"),
         ({"role": "user", "content": "x", "contnt": "y"}, "contnt"),
         ({"role": "user", "content": "\ud800"}, "messages"),
         ({"role": "user", "content": [{"type": "text", "text": "\udfff"}]}, "messages"),
@@ -230,12 +271,17 @@ def test_messages_that_are_refused(message: Any, param: str) -> None:
 def test_prompts() -> None:
     assert completion(prompt=["one"]).prompt == completion(prompt="one").prompt == "one"
     assert completion(prompt=[1, 2]).prompt == completion(prompt=[[1, 2]]).prompt == (1, 2)
+    for several in (["a", "b", "a"], [[1], [2, 3]], ["a", [1]]):
+        requests = decode_completion({"model": "cria", "prompt": several, "n": 2})
+        assert [r.prompt for r in requests] == [tuple(p) if isinstance(p, list) else p for p in several]
+        assert {r.n for r in requests} == {2}
     wrong: list[Any] = [
         None,
         [],
         [[]],
-        ["a", "b"],
-        [[1], [2]],
+        ["a"] * 257,
+        ["a", None],
+        [[1], []],
         [1, "a"],
         [True],
         [-1],
@@ -254,7 +300,7 @@ def test_half_a_character_is_refused_wherever_text_is_kept() -> None:
         ("model", "\ud800"),
         ("stop", "\ud800"),
         ("user", "\ud800"),
-        ("metadata", {"k": ["\ud800"]}),
+        ("metadata", {"k": "\ud800"}),
     ):
         assert refused(chat, **{name: value}).param == name
 
@@ -266,14 +312,30 @@ json_values = st.recursive(
 )
 
 
-@given(
-    st.sampled_from(sorted(FIELDS["chat"].keys() | FIELDS["completion"].keys())), json_values, st.booleans()
-)
-def test_any_value_of_any_field_is_taken_or_refused_in_one_line(name: str, value: Any, whole: bool) -> None:
-    for decode in (chat, completion):
+@given(st.sampled_from(sorted({name for table in FIELDS.values() for name in table})), json_values)
+def test_any_value_of_any_field_is_taken_or_refused_in_one_line(name: str, value: Any) -> None:
+    for decode in (chat, completion, embedding):
         try:
             request = decode(**{name: value})
+            request = request.requests[0] if decode is embedding else request
         except ProtocolError as error:
-            assert "\n" not in str(error) and error.param and error.status == 400
+            assert "\n" not in str(error) and error.param is not None and error.status == 400
         else:
             assert Request.from_json(json.loads(json.dumps(request.to_json()).encode())) == request
+
+
+def test_embeddings() -> None:
+    assert embedding().requests == (Request("cria", "embedding", prompt="Once"),)
+    asked = embedding(input=["a", "b"], encoding_format="base64", dimensions=64, user="u")
+    assert [r.prompt for r in asked.requests] == ["a", "b"] and asked.requests[1].labels == {"user": "u"}
+    assert (asked.base64, asked.dimensions) == (True, 64)
+    assert [r.prompt for r in embedding(input=[[1, 2], [3]]).requests] == [(1, 2), (3,)]
+    assert len(embedding(input=["a"] * 2048).requests) == 2048
+    for name, values in {
+        "input": ["", [], None, ["a", ""], [1.5], [[]], {}, 7, ["a"] * 2049],
+        "encoding_format": ["int8", 1, {}],
+        "dimensions": [0, -1, "64", True],
+        "user": [1],
+    }.items():
+        for value in values:
+            assert refused(embedding, **{name: value}).param == name

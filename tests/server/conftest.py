@@ -18,20 +18,39 @@ import pytest
 import uvicorn
 from fastapi.testclient import TestClient
 
-from herd.protocol import Delta, Event, Failed, Finished, Request, Started, Usage
+from herd.protocol import (
+    Called,
+    Delta,
+    Event,
+    Failed,
+    Finished,
+    FinishReason,
+    Request,
+    Started,
+    TokenLogprob,
+    ToolCall,
+    Usage,
+)
 from herd.registry.registry import Registry
 from herd.server.app import create_app
 from herd.server.engines import Engines
+from herd.server.serve import config
 from herd.server.settings import Settings
 
 WORDS = ("Once ", "upon ", "a ", "time.")
 
 
 class FakeEngine:
-    """The EngineClient's interface. It says `words`, `delay` seconds apart; `break_after` words it dies."""
+    """The EngineClient's interface. It says `words`, `delay` seconds apart; `break_after` words it dies.
+
+    `script`: what answers a request instead.
+    """
 
     def __init__(self) -> None:
         self.words: tuple[str, ...] = WORDS
+        self.script: Callable[[Request], list[Event]] | None = None
+        self.calls: tuple[ToolCall, ...] = ()  # made after the words
+        self.reason: FinishReason = "stop"
         self.delay = 0.0
         self.break_after: int | None = None
         self.fail: Failed | None = None
@@ -80,6 +99,11 @@ class FakeEngine:
         if self.fail:
             yield self.fail
             return
+        if self.script:
+            for event in self.script(request):
+                await asyncio.sleep(self.delay)
+                yield event
+            return
         self.answering[key] += 1
         whole = False
         try:
@@ -92,14 +116,23 @@ class FakeEngine:
                         return
                     if i == self.break_after:
                         return
-                    yield Delta(index, word, (i,))
-                yield Finished(index, "stop")
+                    yield Delta(index, word, (i,), self._logprobs(request, word, i))
+                for call in self.calls:
+                    yield Called(index, call)
+                yield Finished(index, "tool_calls" if self.calls else self.reason)
             whole = True
             yield Usage(3, len(self.words) * request.n, 1)
         finally:
             self.answering[key] -= 1
             if not whole and self.break_after is None:
                 self.cancelled.append(time.monotonic())
+
+    @staticmethod
+    def _logprobs(request: Request, word: str, id: int) -> tuple[TokenLogprob, ...]:
+        if request.sampling.logprobs is None:
+            return ()
+        top = tuple(TokenLogprob(f"t{k}", k, b"t", -1.0 - k) for k in range(request.sampling.logprobs))
+        return (TokenLogprob(word, id, word.encode(), -0.5, top),)
 
 
 def write_model(directory: Path, *, seed: int = 0) -> Path:
@@ -169,9 +202,7 @@ def running(home: Path, engine: FakeEngine) -> Iterator[str]:
     listener = socket.create_server(("127.0.0.1", 0))
     port = listener.getsockname()[1]
     app = create_app(Settings(home=home, port=port), Engines(engine, Registry(home)))
-    server = uvicorn.Server(
-        uvicorn.Config(app, log_config=None, access_log=False, timeout_graceful_shutdown=1)
-    )
+    server = uvicorn.Server(config(app))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
     thread.start()
     while not server.started and thread.is_alive():

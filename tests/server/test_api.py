@@ -10,6 +10,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from herd.errors import HerdError
+from herd.protocol import Message, Request
 from herd.registry import lineage
 from herd.registry.registry import Registry
 from herd.server.models import parameters
@@ -87,8 +88,9 @@ def test_the_record_of_a_reply(client: TestClient, home: Path, chat: Chat) -> No
     )
     assert record["tokens"] == {"prompt": 3, "completion": 4, "cached": 1}
     assert 0 <= record["latency"]["queue"] <= record["latency"]["first_token"] <= record["latency"]["total"]
-    assert record["request"]["messages"] == [{"role": "user", "content": "Hello.", "name": None}]
+    assert record["request"]["messages"] == [{"role": "user", "content": "Hello."}]
     assert record["request"]["sampling"]["seed"] == 7
+    assert Request.from_json(record["request"]).messages == (Message("user", "Hello."),)
     assert record["labels"] == {"user": "u1", "metadata": {"app": "x"}}
 
 

@@ -1,7 +1,6 @@
 """Engines come when asked for, are shared, and are replaced while replies run."""
 
 import asyncio
-import json
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -13,7 +12,8 @@ from fastapi.testclient import TestClient
 
 from herd.errors import HerdError
 from herd.registry.registry import Registry
-from herd.server.engines import MAX_LOADED, Engines
+from herd.server.engines import Engines
+from herd.server.settings import Settings
 
 
 def test_ready_comes_after_health(
@@ -116,24 +116,102 @@ def test_promotion_is_hot_and_no_request_fails(
     assert [adapter for _, adapter in engine.loaded.values()] == [None]
 
 
-def test_engines_in_use_stay_and_the_longest_unused_goes(home: Path, engine: Any, tmp_path: Path) -> None:
+def models(home: Path, tmp_path: Path, **sizes: int) -> Registry:
+    """Models of so many bytes of weights."""
     registry = Registry(home)
-    for i in range(MAX_LOADED + 2):
-        source = tmp_path / f"m{i}"
+    for name, size in sizes.items():
+        source = tmp_path / name
         source.mkdir()
-        (source / "config.json").write_text(json.dumps({"i": i}))
-        registry.add(source, f"m{i}", kind="model")
+        (source / "model.safetensors").write_bytes(name.encode() * size)  # names have one letter
+        registry.add(source, name, kind="model")
+    return registry
+
+
+def test_the_longest_unused_makes_room_and_what_is_in_use_stays(
+    home: Path, engine: Any, tmp_path: Path
+) -> None:
+    registry = models(home, tmp_path, a=100, b=100, c=100, d=100, e=301)
 
     async def use() -> None:
-        engines = Engines(engine, registry)
+        engines = Engines(engine, registry, memory=300)
         engines.start()
-        async with engines.hold("m0", registry.target("m0")) as first:
-            for i in range(1, MAX_LOADED + 2):
-                async with engines.hold(f"m{i}", registry.target(f"m{i}")):
-                    pass
-            assert first in engine.loaded
-        assert len(engine.loaded) <= MAX_LOADED
-        assert registry.target(f"m{MAX_LOADED + 1}").engine_key in engine.loaded
+
+        def names() -> str:
+            return "".join(
+                sorted(path.parent.name for path, _ in engine.loaded.values() if path.parent.name != "cria")
+            )
+
+        async with engines.hold("a", registry.target("a")):
+            for name in "bcd":
+                await engines.load(name)
+            assert names() == "acd"
+            assert sum(part["bytes"] for part in engines.loaded().values()) == 300
+            with pytest.raises(HerdError, match="answering") as caught:
+                await engines.unload("a")
+            assert caught.value.status == 409
+            with pytest.raises(HerdError, match="it needs 0 MiB, and of the 0 MiB") as caught:
+                await engines.load("e")
+            assert (
+                caught.value.status == 503 and names() == "acd"
+            )  # nothing had to leave for what cannot come
+            async with engines.hold("c", registry.target("c")), engines.hold("d", registry.target("d")):
+                with pytest.raises(HerdError, match="HERD_MEMORY"):
+                    await engines.load("b")
+        await engines.unload("a")
+        assert names() == "cd"
+        await engines.load("c")
+        await engines.load("a")
+        await engines.load("b")
+        assert names() == "abc"  # d was the longest unused
         await engines.close()
 
     asyncio.run(use())
+
+
+def test_what_nobody_uses_goes_and_the_server_stays_ready(
+    home: Path, engine: Any, chat: Callable[..., Any], wait_for: Callable[..., None]
+) -> None:
+    async def use() -> None:
+        engines = Engines(engine, Registry(home), keep_alive=0.2)
+        engines.start()
+        async with engines.hold("cria", engines.target("cria")):
+            await asyncio.sleep(0.4)
+            assert engine.loaded and engines.ready
+        await asyncio.sleep(0.5)
+        assert not engine.loaded and engines.ready
+        await engines.load("cria")
+        assert engine.loaded
+        await engines.close()
+
+    asyncio.run(use())
+
+
+def test_load_and_unload_by_http(client: TestClient, engine: Any, wait_for: Callable[..., None]) -> None:
+    wait_for(lambda: client.get("/ready").status_code == 200)
+    whole = client.get("/api/models").json()
+    assert whole["data"][0]["loaded"] == {"bytes": whole["data"][0]["memory"]["weights"], "in_use": 0}
+    assert 0 < whole["memory"]["used"] < whole["memory"]["budget"]
+    assert client.post("/api/models/tale/unload").json() == {"name": "tale", "loaded": False}
+    assert not engine.loaded and client.get("/api/models").json()["data"][0]["loaded"] is None
+    assert client.post("/api/models/cria@1/load").json() == {"name": "cria@1", "loaded": True}
+    assert engine.loaded
+    assert client.post("/api/models/crai/load").status_code == 404
+    assert client.post("/api/models/crai/unload").status_code == 404
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [("6GiB", 6 * 2**30), ("800 MB", 800_000_000), ("1.5g", 1_500_000_000), ("12345", 12345), ("", None)],
+)
+def test_the_budget_is_read_as_people_write_it(
+    monkeypatch: pytest.MonkeyPatch, text: str, size: int | None
+) -> None:
+    monkeypatch.setenv("HERD_MEMORY", text)
+    assert Settings.from_environment().memory == size
+
+
+@pytest.mark.parametrize(("name", "value"), [("HERD_MEMORY", "much"), ("HERD_KEEP_ALIVE", "-1")])
+def test_a_wrong_setting_is_named(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(HerdError, match=name):
+        Settings.from_environment()

@@ -16,7 +16,6 @@ from typing import Any
 
 import httpx
 import pytest
-import uvicorn
 
 from herd.registry.home import lock
 from herd.registry.registry import Registry
@@ -79,8 +78,7 @@ def draining(home: Path, engine: Any) -> Iterator[tuple[str, "serve.Server"]]:
     listener = serve.bind("127.0.0.1", 0)
     port = listener.getsockname()[1]
     app = create_app(Settings(home=home, port=port), Engines(engine, Registry(home)))
-    config = uvicorn.Config(app, log_config=None, access_log=False, timeout_graceful_shutdown=1)
-    server = serve.Server(config, said.append, lambda: None)
+    server = serve.Server(serve.config(app), said.append, lambda: None)
     server.here = app.state.herd
     thread = threading.Thread(target=lambda: asyncio.run(server.serve(sockets=[listener])))
     thread.start()

@@ -1,5 +1,6 @@
 """The file: its schema, its migrations, and what happens when it cannot be used."""
 
+import json
 import sqlite3
 import threading
 from collections.abc import Callable
@@ -53,6 +54,33 @@ def test_a_version_1_file_is_migrated_and_keeps_its_rows(
         assert [c["title"] for c in store.list_conversations()] == ["kept"]
         store.close()
     assert ("colour", True) in columns(file)["conversations"]
+
+
+def test_generations_of_version_1_have_no_calls(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, generation: Row
+) -> None:
+    """The real statements: a row as version 1 wrote it is read, exported and followed by new ones."""
+    file = tmp_path / "herd.db"
+    monkeypatch.setattr(migrations, "MIGRATIONS", migrations.MIGRATIONS[:1])
+    Store.open(file).close()
+    monkeypatch.undo()
+    row = {**generation("old", None), "created": 1.0}
+    with sqlite3.connect(file) as raw:
+        names = ", ".join(f'"{name}"' for name in row)
+        values = [json.dumps(v) if isinstance(v, dict) else v for v in row.values()]
+        raw.execute(f"INSERT INTO generations ({names}) VALUES ({', '.join('?' * len(row))})", values)
+    store = Store.open(file)
+    old = store.get_generation("old")
+    assert old is not None and old["reply"] == "hello" and old["calls"] is None and old["response"] is None
+    calls = [{"id": "c1", "name": "weather", "arguments": "{}"}]
+    store.add_generation({**generation("new", None), "calls": calls, "response": {"past": 2}})
+    new = store.get_generation("new")
+    assert new is not None and new["calls"] == calls and new["response"] == {"past": 2}
+    store.forget("new")
+    new = store.get_generation("new")
+    assert new is not None and new["calls"] is new["response"] is None and new["reply"] == ""
+    assert new["tokens"] == {"prompt": 12, "completion": 3, "cached": 0}
+    store.close()
 
 
 def test_a_newer_file_is_refused(tmp_path: Path) -> None:

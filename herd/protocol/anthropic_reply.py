@@ -1,0 +1,159 @@
+"""Replies of the Anthropic dialect: events as whole messages, or one by one as the events of a stream."""
+
+import json
+from collections.abc import Iterable
+from typing import Any
+
+from herd.errors import HerdError
+from herd.protocol.types import (
+    Called,
+    Delta,
+    Event,
+    Failed,
+    Finished,
+    ProtocolError,
+    Request,
+    Started,
+    ToolCall,
+    Usage,
+)
+
+ERROR_TYPES = {
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    413: "request_too_large",
+    429: "rate_limit_error",
+    503: "overloaded_error",
+    504: "timeout_error",
+}
+_REASONS = {"stop": "end_turn", "tool_calls": "tool_use"}
+
+
+class MessageStream:
+    """The events of a message: its start, content blocks one after another, why it stopped with the usage, its end."""
+
+    def __init__(self, request: Request, id: str, *_: Any) -> None:
+        self.request, self.id = request, id
+        self.block = -1  # the index of the last content block
+        self.open = False  # whether that is a block of text that may go on
+        self.finished: Finished | None = None
+
+    def encode(self, event: Event) -> list[dict[str, Any]]:
+        """The stream's events for one event, none to a few."""
+        match event:
+            case Started(prompt_tokens, cached_tokens):
+                message = _message(self.request, self.id, [], Usage(prompt_tokens, 0, cached_tokens), None)
+                return [{"type": "message_start", "message": message}, {"type": "ping"}]
+            case Delta(text=text) if text:
+                start = [] if self.open else self._start({"type": "text", "text": "", "citations": None})
+                self.open = True
+                return [*start, self._delta({"type": "text_delta", "text": text})]
+            case Called(call=call):
+                start = self._start({"type": "tool_use", "id": call.id, "name": call.name, "input": {}})
+                delta = self._delta({"type": "input_json_delta", "partial_json": call.arguments})
+                return [*start, delta, self._stop()]
+            case Finished():
+                self.finished = event
+                return [self._stop()] if self.open else []
+            case Usage():
+                why = _why(self.request, self.finished, event)
+                return [
+                    {"type": "message_delta", "delta": why, "usage": _usage(event)},
+                    {"type": "message_stop"},
+                ]
+            case Failed():
+                return [encode_error(event)]
+        return []
+
+    def _start(self, block: dict[str, Any]) -> list[dict[str, Any]]:
+        before = [self._stop()] if self.open else []
+        self.block += 1
+        return [*before, {"type": "content_block_start", "index": self.block, "content_block": block}]
+
+    def _delta(self, delta: dict[str, Any]) -> dict[str, Any]:
+        return {"type": "content_block_delta", "index": self.block, "delta": delta}
+
+    def _stop(self) -> dict[str, Any]:
+        self.open = False
+        return {"type": "content_block_stop", "index": self.block}
+
+
+def encode_message(request: Request, events: Iterable[Event], id: str, *_: Any) -> dict[str, Any]:
+    """The whole message. Raises ValueError if the events are not those of a complete reply."""
+    content: list[dict[str, Any]] = []
+    finished = usage = None
+    for event in events:
+        match event:
+            case Delta(text=text) if text:
+                if not content or content[-1]["type"] != "text":
+                    content.append({"type": "text", "text": "", "citations": None})
+                content[-1]["text"] += text
+            case Called(call=call):
+                content.append(_tool_use(call))
+            case Finished():
+                finished = event
+            case Usage():
+                usage = event
+            case Failed(message):
+                raise ValueError(f"the reply failed: {message}")
+    if finished is None or usage is None:
+        raise ValueError("the reply is not complete")
+    return _message(request, id, content, usage, finished)
+
+
+def encode_count(events: Iterable[Event]) -> dict[str, int]:
+    """How many tokens the prompt has. Raises ValueError if no event says so."""
+    for event in events:
+        if isinstance(event, Started | Usage):
+            return {"input_tokens": event.prompt_tokens}
+    raise ValueError("the prompt was not counted")
+
+
+def encode_error(error: HerdError | Failed, request_id: str | None = None) -> dict[str, Any]:
+    """The error body of the dialect."""
+    kind = ERROR_TYPES.get(error.status) or ("invalid_request_error" if error.status < 500 else "api_error")
+    message = error.message if isinstance(error, Failed) else str(error)
+    details: dict[str, Any] = {"error_code": error.code}
+    if (
+        isinstance(error, ProtocolError) and error.param == "thread"
+    ):  # told so, clients send whole conversations
+        details = {"error_code": "thread_unsupported_request", "unsupported": ["thread"]}
+    return {
+        "type": "error",
+        "error": {"type": kind, "message": message, "details": details},
+        "request_id": request_id,
+    }
+
+
+def _message(
+    request: Request, id: str, content: list[dict[str, Any]], usage: Usage, finished: Finished | None
+) -> dict[str, Any]:
+    head = {"id": id, "type": "message", "role": "assistant", "model": request.route, "content": content}
+    return {**head, **_why(request, finished, usage), "usage": {**_usage(usage), "service_tier": "standard"}}
+
+
+def _why(request: Request, finished: Finished | None, usage: Usage) -> dict[str, Any]:
+    """Why it stopped; what ended before max_tokens without being done is called so, never complete."""
+    if finished is None:
+        return {"stop_reason": None, "stop_sequence": None}
+    reason = "stop_sequence" if finished.stop is not None else _REASONS.get(finished.reason)
+    if reason is None:
+        limit = request.sampling.max_tokens
+        context = limit is not None and usage.completion_tokens < limit
+        reason = "model_context_window_exceeded" if context else "max_tokens"
+    return {"stop_reason": reason, "stop_sequence": finished.stop}
+
+
+def _usage(event: Usage) -> dict[str, Any]:
+    """Input tokens are those that no cache held."""
+    return {
+        "input_tokens": event.prompt_tokens - event.cached_tokens,
+        "cache_creation_input_tokens": 0,
+        "cache_read_input_tokens": event.cached_tokens,
+        "output_tokens": event.completion_tokens,
+    }
+
+
+def _tool_use(call: ToolCall) -> dict[str, Any]:
+    return {"type": "tool_use", "id": call.id, "name": call.name, "input": json.loads(call.arguments)}

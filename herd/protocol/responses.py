@@ -1,0 +1,358 @@
+"""The OpenAI dialect, Responses: request bodies to `Request`; what a stored one gives to the next and shows later.
+
+Every field is in `FIELDS`, as for chat completions. A response may continue a stored one (`previous_response_id`): it
+takes that one's messages and reply, but not its instructions. Tools are the caller's functions: this server runs none
+of its own. What comes back is in `responses_reply`.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, NoReturn
+
+from herd.protocol import fields
+from herd.protocol.fields import HINT, HONOURED, LABEL, REFUSED, Field, bad, flag, integer, known, unsupported
+from herd.protocol.responses_reply import ResponseStream, encode_items, encode_stored
+from herd.protocol.types import Format, Message, Request, Role, Tool, ToolCall
+
+__all__ = [
+    "FIELDS", "PARTS", "Asked", "ResponseStream", "decode_response", "encode_items", "encode_stored", "history",
+]  # fmt: skip
+
+LOGPROBS = "message.output_text.logprobs"
+INCLUDES = (
+    LOGPROBS,
+    "reasoning.encrypted_content",
+)  # models here do not reason apart: there is none to include
+
+FIELDS: dict[str, dict[str, Field]] = {
+    "response": {
+        "model": HONOURED,
+        "input": HONOURED,
+        "instructions": HONOURED,
+        "previous_response_id": HONOURED,
+        "tools": HONOURED,
+        "tool_choice": HONOURED,
+        "parallel_tool_calls": HONOURED,
+        "text": HONOURED,
+        "max_output_tokens": HONOURED,
+        "temperature": HONOURED,
+        "top_p": HONOURED,
+        "top_logprobs": HONOURED,
+        "frequency_penalty": HONOURED,
+        "presence_penalty": HONOURED,
+        "include": HONOURED,
+        "stream": HONOURED,
+        "stream_options": HONOURED,
+        "store": HONOURED,
+        "background": HONOURED,
+        "reasoning": HONOURED,
+        "user": LABEL,
+        "metadata": HINT,
+        "safety_identifier": LABEL,
+        "prompt_cache_key": LABEL,
+        "prompt_cache_retention": LABEL,
+        "prompt_cache_options": HINT,
+        "service_tier": Field("recorded", ("auto", "default")),
+        "truncation": Field("refused", ("disabled",)),
+        "access_programs": REFUSED,
+        "background_options": REFUSED,
+        "context_management": Field("refused", ([],)),
+        "conversation": REFUSED,
+        "image": REFUSED,
+        "max_tool_calls": REFUSED,
+        "moderation": REFUSED,
+        "prompt": REFUSED,
+    }
+}
+_ITEM = {"type": HONOURED, "id": LABEL, "status": LABEL}
+PARTS: dict[str, dict[str, Field]] = {
+    "message": {**_ITEM, "role": HONOURED, "content": HONOURED, "phase": REFUSED},
+    "function_call": {
+        **_ITEM,
+        "call_id": HONOURED,
+        "name": HONOURED,
+        "arguments": HONOURED,
+        "async": Field("refused", (False,)),
+        "caller": REFUSED,
+        "namespace": REFUSED,
+    },
+    "function_call_output": {**_ITEM, "call_id": HONOURED, "output": HONOURED, "caller": REFUSED},
+    "text part": {
+        "type": HONOURED,
+        "text": HONOURED,
+        "annotations": Field("refused", ([],)),
+        "logprobs": HONOURED,
+        "prompt_cache_breakpoint": HINT,
+    },
+    "tool": {
+        "type": HONOURED,
+        "name": HONOURED,
+        "description": HONOURED,
+        "parameters": HONOURED,
+        "strict": HONOURED,
+        "async": Field("refused", (False,)),
+        "allowed_callers": REFUSED,
+        "defer_loading": Field("refused", (False,)),
+        "output_schema": REFUSED,
+    },
+    "tool choice": {"type": HONOURED, "name": HONOURED},
+    "allowed tools": {"type": HONOURED, "mode": HONOURED, "tools": HONOURED},
+    "text": {"format": HONOURED, "verbosity": Field("refused", ("medium",))},
+    "format": {"type": HONOURED},
+    "JSON schema": {
+        "type": HONOURED,
+        "name": HONOURED,
+        "description": LABEL,
+        "schema": HONOURED,
+        "strict": HONOURED,
+    },
+    "stream options": {"include_obfuscation": Field("refused", (False,))},
+    "reasoning": {"effort": Field("refused", ("none",)), "summary": REFUSED, "generate_summary": REFUSED},
+}
+_ROLES: dict[str, Role] = {
+    "user": "user",
+    "assistant": "assistant",
+    "system": "system",
+    "developer": "system",
+}
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A request whose messages are the instructions and this turn's input; `after` puts the history between."""
+
+    request: Request
+    said: tuple[Message, ...]
+    previous: str | None
+    background: bool
+    shown: Mapping[str, Any]  # fields that the response repeats
+
+    def after(self, past: Sequence[Message]) -> Request:
+        """The whole request. Raises ProtocolError for an output of a call that nobody made, or too many messages."""
+        messages = (*past, *self.said)
+        if len(messages) > fields.MAX_MESSAGES:
+            raise bad("input", f"makes {len(messages):,} messages; at most {fields.MAX_MESSAGES:,} are taken")
+        calls = fields.Calls()
+        for message in messages:
+            for call in message.tool_calls:
+                calls.made(call.id, "input: a call's id")
+            if message.role == "tool":
+                calls.answered(message.tool_call_id, "input: an output's call_id")
+        lead = self.request.messages[: len(self.request.messages) - len(self.said)]
+        return replace(self.request, messages=(*lead, *messages))
+
+    def kept(self, final: Request, past: int) -> dict[str, Any]:
+        """What the store keeps beside the request as the target made it (`final`): `past` messages are older."""
+        sampling = final.sampling
+        used = {
+            "temperature": sampling.temperature,
+            "top_p": sampling.top_p,
+            "frequency_penalty": sampling.frequency_penalty,
+            "presence_penalty": sampling.presence_penalty,
+        }
+        lead = len(final.messages) - past - len(self.said)
+        return {"shown": {**self.shown, **used}, "lead": lead, "past": past, "background": self.background}
+
+
+def history(row: Mapping[str, Any]) -> tuple[Message, ...]:
+    """What a stored response gives to the next one: its messages without instructions, and its reply.
+
+    `row`: the generation. Raises ProtocolError if it failed.
+    """
+    if row["finish"] == "error":
+        raise bad("previous_response_id", "names a response that failed: continue from the one before")
+    messages = [Message.from_json(message) for message in row["request"]["messages"]]
+    calls = tuple(ToolCall.from_json(call) for call in row["calls"] or ())
+    reply = Message("assistant", row["reply"], tool_calls=calls)
+    return (*messages[row["response"]["lead"] :], reply)
+
+
+def decode_response(body: Mapping[str, Any]) -> Asked:
+    """The body of POST /v1/responses. Raises ProtocolError naming the field."""
+    labels: dict[str, Any] = {}
+    given = known(body, FIELDS["response"], labels=labels)
+    model, said = fields.model(given), _input(given.get("input"))
+    instructions, previous = _text(given, "instructions"), _text(given, "previous_response_id")
+    store, background, stream = flag(given, "store", True), flag(given, "background"), flag(given, "stream")
+    if background and not store:
+        raise bad("background", 'needs "store": true: its reply is fetched later')
+    if background and stream:
+        raise unsupported("stream", "cannot be combined with background: poll GET /v1/responses/{id}")
+    known(_object(given, "stream_options"), PARTS["stream options"], "stream_options")
+    reasoning = known(_object(given, "reasoning"), PARTS["reasoning"], "reasoning")
+    fields.metadata(given.get("metadata"))
+    tools, shown_tools = _tools(given.get("tools", []))
+    choice = _choice(given.get("tool_choice", "auto"), tools)
+    text, format = _format(_object(given, "text"), labels)
+    limit, logprobs = integer(given, "max_output_tokens", 1), _logprobs(given)
+    parallel = flag(given, "parallel_tool_calls", True)
+    request = Request(
+        route=model,
+        kind="chat",
+        messages=(*([Message("system", instructions)] if instructions else ()), *said),
+        parallel_tool_calls=parallel,
+        format=format,
+        stream=stream,
+        store=store,
+        labels=labels,
+        **choice,
+        **fields.sampling(given, max_tokens=limit, logprobs=logprobs),
+    )
+    shown = {
+        "model": model,
+        "instructions": instructions,
+        "previous_response_id": previous,
+        "tools": shown_tools,
+        "tool_choice": given.get("tool_choice", "auto"),
+        "parallel_tool_calls": parallel,
+        "text": text,
+        "max_output_tokens": limit,
+        "top_logprobs": logprobs or 0,
+        "store": store,
+        "background": background,
+        "reasoning": {"effort": reasoning.get("effort"), "summary": None},
+        "metadata": given.get("metadata", {}),
+        **{name: given.get(name) for name in ("user", "safety_identifier", "prompt_cache_key")},
+    }
+    return Asked(request, said, previous, background, shown)
+
+
+def _input(value: Any) -> tuple[Message, ...]:
+    """Items as messages: calls belong to the assistant's message before them."""
+    if isinstance(value, str):
+        return (Message("user", value),)
+    messages: list[Message] = []
+    for i, item in enumerate(fields.items(value, "input", fields.MAX_MESSAGES)):
+        where = f"input[{i}]"
+        kind = fields.mapping(item, where).get("type", "message")
+        if not isinstance(kind, str) or kind not in ("message", "function_call", "function_call_output"):
+            _wrong_type(where, kind, "message, function_call and function_call_output")
+        given = known(item, PARTS[kind], where)
+        if kind == "message":
+            messages.append(_message(given, where))
+        elif kind == "function_call_output":
+            output = _content(given.get("output"), f"{where}.output", "input_text")
+            messages.append(Message("tool", output, tool_call_id=given.get("call_id")))
+        else:
+            call = _call(given, where)
+            if not messages or messages[-1].role != "assistant":
+                messages.append(Message("assistant", ""))
+            messages[-1] = replace(messages[-1], tool_calls=(*messages[-1].tool_calls, call))
+    if not messages:
+        raise bad("input", "must be a string or a list with at least one item")
+    return tuple(messages)
+
+
+def _message(given: Mapping[str, Any], where: str) -> Message:
+    role = given.get("role")
+    if not isinstance(role, str) or role not in _ROLES:
+        raise bad(f"{where}.role", f"must be one of {', '.join(_ROLES)}")
+    kinds = ("output_text", "input_text") if role == "assistant" else ("input_text",)
+    return Message(_ROLES[role], _content(given.get("content"), f"{where}.content", *kinds))
+
+
+def _call(given: Mapping[str, Any], where: str) -> ToolCall:
+    return ToolCall(
+        fields.string(given.get("call_id"), f"{where}.call_id"),
+        fields.tool_name(given.get("name"), f"{where}.name"),
+        fields.arguments(given.get("arguments"), f"{where}.arguments"),
+    )
+
+
+def _content(value: Any, where: str, *kinds: str) -> str:
+    """A string, or text parts joined as they are."""
+    if isinstance(value, str):
+        return value
+    texts = []
+    for i, part in enumerate(fields.items(value, where, fields.MAX_MESSAGES)):
+        own = f"{where}[{i}]"
+        if (kind := fields.mapping(part, own).get("type")) not in kinds:
+            _wrong_type(own, kind, " and ".join(kinds))
+        known(part, PARTS["text part"], own)
+        texts.append(fields.string(part.get("text"), f"{own}.text"))
+    return "".join(texts)
+
+
+def _tools(value: Any) -> tuple[tuple[Tool, ...], list[dict[str, Any]]]:
+    """The tools, and as the response shows them."""
+    shown = []
+
+    def read(item: dict[str, Any], where: str) -> Tool:
+        if (kind := item.get("type")) != "function":
+            _wrong_type(where, kind, "function: this server runs no tools of its own")
+        given = known(item, PARTS["tool"], where)
+        strict = flag(given, "strict", True, f"{where}.")  # arguments are always valid, asked for or not
+        tool = fields.tool(
+            given.get("name"), given.get("description"), given.get("parameters"), where, "parameters"
+        )
+        about = {name: given.get(name) for name in ("name", "description", "parameters")}
+        shown.append({"type": "function", **about, "strict": strict})
+        return tool
+
+    return fields.tools(value, read), shown
+
+
+def _choice(wish: Any, tools: tuple[Tool, ...]) -> dict[str, Any]:
+    """The tools that may be called, whether one must be, and which: a Request's fields."""
+    name, where = None, "tool_choice"
+    kind = wish.get("type") if isinstance(wish, dict) else None
+    if kind == "function":
+        name = fields.one_of_tools(
+            tools, known(wish, PARTS["tool choice"], where).get("name"), f"{where}.name"
+        )
+        wish = "required"
+    elif kind == "allowed_tools":
+        allowed = known(wish, PARTS["allowed tools"], where)
+        names = set()
+        for i, item in enumerate(fields.items(allowed.get("tools"), f"{where}.tools", fields.MAX_TOOLS)):
+            own = f"{where}.tools[{i}]"
+            if (kind := fields.mapping(item, own).get("type")) != "function":
+                _wrong_type(own, kind, "function")
+            names.add(fields.one_of_tools(tools, item.get("name"), f"{own}.name"))
+        tools, wish = tuple(tool for tool in tools if tool.name in names), allowed.get("mode")
+        if wish not in ("auto", "required"):
+            raise bad(f"{where}.mode", "must be auto or required")
+    elif not isinstance(wish, str) or wish not in ("none", "auto", "required"):
+        raise bad(where, "must be none, auto, required, or an object of type function or allowed_tools")
+    if wish == "required" and not tools:
+        raise bad(where, "needs tools")
+    return {"tools": tools, "tool_choice": wish, "tool_name": name}
+
+
+def _format(text: dict[str, Any], labels: dict[str, Any]) -> tuple[dict[str, Any], Format | None]:
+    """`text` as the response shows it, and the format."""
+    given, where = known(text, PARTS["text"], "text"), "text.format"
+    format = fields.mapping(given.get("format", {"type": "text"}), where)
+    kind, found = format.get("type"), None
+    if kind == "json_schema":
+        schema = known(format, PARTS["JSON schema"], where, labels)
+        fields.tool_name(schema.get("name"), f"{where}.name")
+        flag(schema, "strict", where=f"{where}.")  # the schema always holds, asked for or not
+        found = fields.schema_format(schema.get("schema"), f"{where}.schema")
+    elif kind in ("text", "json_object"):
+        known(format, PARTS["format"], where)
+        found = Format("json_object") if kind == "json_object" else None
+    else:
+        _wrong_type(where, kind, "text, json_object and json_schema")
+    return {"format": format, "verbosity": "medium"}, found
+
+
+def _logprobs(given: Mapping[str, Any]) -> int | None:
+    include = fields.items(given.get("include", []), "include", fields.MAX_TOOLS)
+    for i, name in enumerate(include):
+        if name not in INCLUDES:
+            raise unsupported(f"include[{i}]", f"is supported only as {' or '.join(INCLUDES)}")
+    top = integer(given, "top_logprobs", 0, 20) or 0
+    return top if top or LOGPROBS in include else None
+
+
+def _object(given: Mapping[str, Any], name: str) -> dict[str, Any]:
+    return fields.mapping(given.get(name, {}), name)
+
+
+def _text(given: Mapping[str, Any], name: str) -> str | None:
+    return None if name not in given else fields.string(given[name], name)
+
+
+def _wrong_type(where: str, kind: Any, instead: str) -> NoReturn:
+    raise unsupported(where, f"is of type {kind!r:.60}; supported: {instead}")

@@ -1,0 +1,166 @@
+"""The Responses dialect under /v1/responses: made while the caller waits or in the background, stored, continued."""
+
+import asyncio
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Query, Request
+from fastapi.responses import JSONResponse, Response
+
+import herd.protocol.responses as dialect
+from herd.protocol import Event, ProtocolError
+from herd.protocol import Request as Canonical
+from herd.server import body
+from herd.server.answer import conversation, send
+from herd.server.errors import not_found
+from herd.server.replies import generation
+from herd.server.state import State, state
+
+router = APIRouter(prefix="/v1/responses")
+Include = Annotated[tuple[str, ...], Query(alias="include[]", max_length=16)]
+
+
+@router.post("")
+async def create(request: Request) -> Response:
+    here, key = state(request), state(request).keys.name
+    asked = dialect.decode_response(await body.read_object(request))
+    before = await _previous(here, asked.previous)
+    past = dialect.history(before) if before else ()
+    canonical = asked.after(past)
+    talk = conversation(request, canonical, key)
+    if before and "x-herd-conversation" not in request.headers:
+        talk = before["conversation"]
+    reply = here.replies.begin(canonical, talk, key, "resp_")
+    kept = asked.kept(reply.request, len(past))
+    if canonical.store:
+        reply.response = kept
+    if asked.background:
+        here.replies.run_in_background(reply)
+        return JSONResponse(dialect.encode_stored(generation(reply, 0, reply.began), "queued"))
+
+    def stream(whole: Canonical, id: str, *_: Any) -> dialect.ResponseStream:
+        return dialect.ResponseStream(id, reply.created, kept["shown"])
+
+    def encode(whole: Canonical, events: list[Event], id: str, *_: Any) -> dict[str, Any]:
+        made = stream(whole, id)
+        for event in events:
+            made.encode(event)
+        assert made.response is not None
+        return made.response
+
+    return await send(request, [reply], encode, stream, named=True, last="[DONE]")
+
+
+@router.get("/{id}")
+async def retrieve(
+    request: Request,
+    id: str,
+    include: Include = (),
+    stream: bool = False,
+    starting_after: int | None = None,
+) -> JSONResponse:
+    if stream or starting_after is not None:
+        name = "stream" if stream else "starting_after"
+        raise ProtocolError(f"{name} is not supported here: poll without it", name, "unsupported_field")
+    _check(include)
+    return JSONResponse(await _view(state(request), id))
+
+
+@router.delete("/{id}")
+async def delete(request: Request, id: str) -> dict[str, Any]:
+    """Forget the text of a response; what continues it keeps its own."""
+    here = state(request)
+    _own(here, here.replies.in_background(id))
+    await here.replies.cancel(id)
+    await _row(here, id)
+    await asyncio.to_thread(here.store.forget, id)
+    return {"id": id, "object": "response", "deleted": True}
+
+
+@router.post("/{id}/cancel")
+async def cancel(request: Request, id: str) -> JSONResponse:
+    """Stop a response in the background; one that has ended stays as it is."""
+    here = state(request)
+    _own(here, here.replies.in_background(id))
+    await here.replies.cancel(id)
+    row = await _row(here, id)
+    if not row["response"]["background"]:
+        raise ProtocolError("only a response with background: true can be cancelled", "id")
+    return JSONResponse(dialect.encode_stored(row))
+
+
+@router.get("/{id}/input_items")
+async def input_items(
+    request: Request,
+    id: str,
+    include: Include = (),
+    limit: Annotated[int, Query(ge=1, le=100)] = 20,
+    order: Literal["asc", "desc"] = "desc",
+    after: Annotated[str | None, Query(max_length=200)] = None,
+) -> dict[str, Any]:
+    """The items that the response was asked with, not those of the responses before it."""
+    here = state(request)
+    _check(include)
+    items = dialect.encode_items(_pending(here, id) or await _row(here, id))
+    if order == "desc":
+        items.reverse()
+    if after is not None:
+        ids = [item["id"] for item in items]
+        if after not in ids:
+            raise ProtocolError(f"after names {after!r:.100}, which is no item of this response", "after")
+        items = items[ids.index(after) + 1 :]
+    page = items[:limit]
+    ends = {"first_id": page[0]["id"], "last_id": page[-1]["id"]} if page else {"first_id": "", "last_id": ""}
+    return {"object": "list", "data": page, **ends, "has_more": len(items) > limit}
+
+
+async def _previous(here: State, id: str | None) -> dict[str, Any] | None:
+    """The generation to be continued. Raises ProtocolError naming it."""
+    if id is None:
+        return None
+    field, code = "previous_response_id", "previous_response_not_found"
+    if here.replies.in_background(id) and _pending(here, id):
+        raise ProtocolError(f"{field} names {id!r:.100}, which has not ended", field, "response_not_ended")
+    row = await asyncio.to_thread(here.store.get_generation, id)
+    if row is None or not _readable(here, row):
+        raise ProtocolError(f"{field} names {id!r:.100}, which is not stored here", field, code)
+    return row
+
+
+async def _view(here: State, id: str) -> dict[str, Any]:
+    reply = here.replies.in_background(id)
+    if pending := _pending(here, id):
+        return dialect.encode_stored(pending, "in_progress" if reply and reply.started else "queued")
+    return dialect.encode_stored(await _row(here, id))
+
+
+def _pending(here: State, id: str) -> dict[str, Any] | None:
+    """The generation, as far as it goes, of a response that is being made in the background."""
+    reply = here.replies.in_background(id)
+    _own(here, reply)
+    return generation(reply, 0, reply.began) if reply else None
+
+
+def _own(here: State, reply: Any) -> None:
+    if reply and reply.key != here.keys.name:
+        raise _unknown(reply.id)
+
+
+async def _row(here: State, id: str) -> dict[str, Any]:
+    row = await asyncio.to_thread(here.store.get_generation, id)
+    if row is None or not _readable(here, row):
+        raise _unknown(id)
+    return row
+
+
+def _readable(here: State, row: dict[str, Any]) -> bool:
+    return row["response"] is not None and row["key"] == here.keys.name
+
+
+def _unknown(id: str) -> Exception:
+    return not_found(f"no stored response {id!r:.100}")
+
+
+def _check(include: tuple[str, ...]) -> None:
+    if include:
+        message = "include[] is not supported here: what a stored response has, it shows"
+        raise ProtocolError(message, "include[]", "unsupported_field")

@@ -1,0 +1,185 @@
+"""Peers that stall, flood or leave: each is dropped in time, told why where it can be, and nobody else notices."""
+
+import http.client
+import json
+import socket
+import time
+from collections.abc import Callable
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpx
+import pytest
+
+from herd.server import body
+from herd.server.connection import Connection
+from herd.server.guard import HEADER_BYTES
+
+GET = b"GET /health HTTP/1.1\r\nHost: localhost\r\n"
+POST = b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: "
+
+
+def request(content: dict[str, Any]) -> bytes:
+    data = json.dumps(content).encode()
+    return POST + str(len(data)).encode() + b"\r\n\r\n" + data
+
+
+def connect(url: str, receive_buffer: int | None = None) -> socket.socket:
+    parts = urlsplit(url)
+    peer = socket.socket()
+    if receive_buffer:
+        peer.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+    peer.settimeout(10)
+    peer.connect((parts.hostname, parts.port))
+    return peer
+
+
+def answer(peer: socket.socket) -> tuple[int, dict[str, Any], http.client.HTTPResponse]:
+    """Status, error and headers of what comes, to the end of the connection."""
+    reply = http.client.HTTPResponse(peer)
+    reply.begin()
+    error: dict[str, Any] = json.loads(reply.read())["error"]
+    assert peer.recv(1) == b""  # and it is closed
+    assert reply.headers["X-Request-Id"].startswith("req_")
+    return reply.status, error, reply
+
+
+@pytest.fixture
+def patience(monkeypatch: pytest.MonkeyPatch) -> float:
+    """Of the server, in seconds."""
+    monkeypatch.setattr(Connection, "stall", 0.4)
+    monkeypatch.setattr(body, "BODY_SECONDS", 0.4)
+    return 0.4
+
+
+@pytest.mark.parametrize("begun", [b"", b"GET /hea", GET])
+def test_headers_that_do_not_come(url: str, patience: float, begun: bytes) -> None:
+    with connect(url) as peer:
+        peer.sendall(begun)
+        began = time.monotonic()
+        status, error, _ = answer(peer)
+        assert (status, error["code"]) == (408, "request_timeout")
+        assert time.monotonic() - began < patience + 1
+
+
+def test_headers_byte_by_byte(url: str, patience: float) -> None:
+    with connect(url) as peer:
+        for byte in GET:
+            try:
+                peer.sendall(bytes([byte]))
+            except OSError:
+                break
+            time.sleep(0.05)
+        else:
+            pytest.fail("was never dropped")
+
+
+def test_a_second_request_that_does_not_come(url: str, patience: float) -> None:
+    with connect(url) as peer:
+        peer.sendall(GET + b"\r\n")
+        reply = http.client.HTTPResponse(peer)
+        reply.begin()
+        assert reply.status == 200 and reply.read()
+        time.sleep(2 * patience)  # a pause between requests is no stall
+        peer.sendall(GET)
+        assert answer(peer)[0] == 408
+
+
+def test_a_body_that_does_not_come(url: str, engine: Any, patience: float) -> None:
+    with connect(url) as peer:
+        peer.sendall(POST + b"1000\r\n\r\n{")
+        reply = http.client.HTTPResponse(peer)
+        reply.begin()
+        assert reply.status == 408 and "seconds" in json.loads(reply.read())["error"]["message"]
+        for _ in range(100):  # what goes on to trickle in is not waited for either
+            try:
+                peer.sendall(b" ")
+            except OSError:
+                break
+            time.sleep(0.05)
+        else:
+            pytest.fail("was never dropped")
+    assert not engine.requests
+
+
+def test_headers_too_long_and_too_many(url: str) -> None:
+    for headers, named in (
+        (b"X: " + b"a" * 2 * HEADER_BYTES, "KiB"),
+        (b"\r\n".join([b"X: a"] * 200), "100 headers"),
+    ):
+        with connect(url) as peer:
+            peer.sendall(GET + headers + b"\r\nConnection: close\r\n\r\n")
+            status, error, _ = answer(peer)
+            assert status == 431 and named in error["message"] and error["code"] == "headers_too_large"
+
+
+@pytest.mark.parametrize(
+    "data", [b"\x16\x03\x01\x02\x00\x01\x00", b"hello\r\n\r\n", b"GET / HTTP/9\r\n\r\n", b"\0" * 99]
+)
+def test_what_is_not_http(url: str, data: bytes) -> None:
+    with connect(url) as peer:
+        peer.sendall(data + b"\r\n\r\n")
+        status, error, _ = answer(peer)
+        assert status == 400 and error["code"] == "invalid_http"
+
+
+def test_one_connection_too_many(
+    url: str, monkeypatch: pytest.MonkeyPatch, wait_for: Callable[..., None]
+) -> None:
+    monkeypatch.setattr(Connection, "most", 8)
+    peers = [connect(url) for _ in range(8)]
+    time.sleep(0.2)
+    with connect(url) as ninth:
+        status, error, reply = answer(ninth)
+        assert (status, error["code"]) == (503, "too_many_connections") and reply.headers["Retry-After"]
+    for peer in peers:
+        peer.close()
+
+    def served() -> bool:
+        return httpx.get(f"{url}/health").status_code == 200
+
+    wait_for(served)
+
+
+def test_readers_that_do_not_read_lose_their_places(
+    url: str, engine: Any, chat: Callable[..., Any], patience: float, wait_for: Callable[..., None]
+) -> None:
+    engine.words = ("word " * 200,) * 20_000  # far more than all buffers on the way hold
+    peers = [connect(url, 4096) for _ in range(5)]
+    try:
+        for peer in peers:
+            peer.sendall(request(chat(stream=True)))
+        wait_for(lambda: len(engine.requests) == 5)
+        wait_for(lambda: not engine.running, 20)
+        assert len(engine.cancelled) == 5
+        assert httpx.get(f"{url}/health").status_code == 200
+    finally:
+        for peer in peers:
+            peer.close()
+
+
+def test_a_reader_that_reads_slowly_keeps_its_place(
+    url: str, engine: Any, chat: Callable[..., Any], patience: float
+) -> None:
+    """As far as the server can see: what the reader's own system holds for it counts as read."""
+    engine.words = ("word " * 200,) * 4_000
+    with connect(url, 32768) as peer:
+        peer.sendall(request(chat(stream=True)))
+        read = b""
+        for _ in range(10**6):
+            piece = peer.recv(16384)
+            read = read[-100:] + piece
+            if len(engine.requests) and _ < 100:
+                time.sleep(patience / 10)
+            if read.endswith(b"0\r\n\r\n"):
+                break
+    assert b"data: [DONE]" in read and not engine.cancelled
+
+
+def test_many_connect_and_drop(url: str) -> None:
+    for i in range(1000):
+        with connect(url) as peer:
+            peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")  # dropped, not closed
+            if i % 3:
+                peer.sendall(GET if i % 3 == 1 else GET + b"\r\n")
+    assert httpx.get(f"{url}/health", timeout=20).status_code == 200

@@ -1,0 +1,428 @@
+"""The Responses dialect, by OpenAI's own client and byte by byte."""
+
+import json
+import sqlite3
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import openai
+import pytest
+from fastapi.testclient import TestClient
+from pydantic import BaseModel
+
+from herd.protocol import Failed, Format, Message, ToolCall
+
+TEXT = "Once upon a time."
+WEATHER: Any = {
+    "type": "function",
+    "name": "weather",
+    "description": "The weather of a place.",
+    "parameters": {"type": "object", "properties": {"place": {"type": "string"}}, "required": ["place"]},
+    "strict": True,
+}
+CALL = ToolCall("call_1", "weather", '{"place": "Paris"}')
+
+
+@pytest.fixture
+def api(url: str) -> openai.OpenAI:
+    return openai.OpenAI(base_url=f"{url}/v1", api_key="any", max_retries=0)
+
+
+def events(text: str) -> list[Any]:
+    """The data of each event, whose name must be its type; [DONE] at the end is left out."""
+    blocks = text.removesuffix("\n\n").split("\n\n")
+    found = []
+    for block in blocks:
+        if block == "data: [DONE]":
+            continue
+        name, data = block.split("\n")
+        found.append(json.loads(data.removeprefix("data: ")))
+        assert name == f"event: {found[-1]['type']}"
+    return found
+
+
+def test_a_whole_response(api: openai.OpenAI, engine: Any) -> None:
+    response = api.responses.create(
+        model="cria", input="Hi", instructions="Be brief.", max_output_tokens=9, temperature=0, metadata={"a": "b"}, user="u"
+    )  # fmt: skip
+    assert response.id.startswith("resp_") and response.status == "completed" and response.output_text == TEXT
+    assert response.usage is not None
+    assert (response.usage.input_tokens, response.usage.output_tokens, response.usage.total_tokens) == (
+        3,
+        4,
+        7,
+    )
+    assert response.usage.input_tokens_details.cached_tokens == 1
+    assert (response.instructions, response.max_output_tokens, response.temperature) == ("Be brief.", 9, 0)
+    assert response.metadata == {"a": "b"} and response.error is None and response.completed_at
+    (request,) = engine.requests
+    assert request.messages == (Message("system", "Be brief."), Message("user", "Hi"))
+    assert request.sampling.max_tokens == 9 and request.labels == {"metadata": {"a": "b"}, "user": "u"}
+    assert api.responses.retrieve(response.id) == response
+
+
+def test_a_stream_by_the_client(api: openai.OpenAI) -> None:
+    with api.responses.stream(model="cria", input="Hi") as stream:
+        kinds = [event.type for event in stream]
+        final = stream.get_final_response()
+    assert final.output_text == TEXT and kinds.count("response.output_text.delta") == 4
+    raw = list(api.responses.create(model="cria", input="Hi", stream=True))
+    last = raw[-1]
+    assert last.type == "response.completed"
+    assert api.responses.retrieve(last.response.id).output == last.response.output
+
+
+def test_the_exact_events(client: TestClient, engine: Any) -> None:
+    engine.words, engine.calls = (
+        ("Let me ", "see."),
+        (CALL, ToolCall("call_2", "weather", '{"place": "Rome"}')),
+    )
+    body = {"model": "cria", "input": "Hi", "stream": True, "tools": [WEATHER]}
+    reply = client.post("/v1/responses", json=body)
+    assert reply.headers["content-type"].startswith("text/event-stream") and reply.text.endswith(
+        "data: [DONE]\n\n"
+    )
+    found = events(reply.text)
+    call = ["response.output_item.added", "response.function_call_arguments.delta",
+            "response.function_call_arguments.done", "response.output_item.done"]  # fmt: skip
+    assert [event["type"] for event in found] == [
+        "response.created", "response.in_progress", "response.output_item.added", "response.content_part.added",
+        "response.output_text.delta", "response.output_text.delta", "response.output_text.done",
+        "response.content_part.done", "response.output_item.done", *call, *call, "response.completed",
+    ]  # fmt: skip
+    assert [event["sequence_number"] for event in found] == list(range(len(found)))
+    assert found[0]["response"]["status"] == "in_progress" and found[0]["response"]["output"] == []
+    assert found[2]["item"]["content"] == [] and found[2]["item"]["status"] == "in_progress"
+    assert [event["output_index"] for event in found if "output_index" in event] == [0] * 7 + [1] * 4 + [
+        2
+    ] * 4
+    assert found[9]["item"]["arguments"] == "" and found[11]["arguments"] == CALL.arguments
+    final = found[-1]["response"]
+    assert [item["type"] for item in final["output"]] == ["message", "function_call", "function_call"]
+    assert (
+        final["output"][0]["content"][0]["text"] == "Let me see."
+        and final["output"][1]["call_id"] == "call_1"
+    )
+    assert [event["item"] for event in found if event["type"] == "response.output_item.done"] == final[
+        "output"
+    ]
+    assert client.get(f"/v1/responses/{final['id']}").json() == final
+
+
+def test_a_reply_without_a_word_is_an_empty_message(client: TestClient, engine: Any) -> None:
+    engine.words = ()
+    found = events(client.post("/v1/responses", json={"model": "cria", "input": "Hi", "stream": True}).text)
+    assert [event["type"].removeprefix("response.") for event in found] == [
+        "created", "in_progress", "output_item.added", "content_part.added", "output_text.done", "content_part.done",
+        "output_item.done", "completed",
+    ]  # fmt: skip
+    final = found[-1]["response"]
+    assert client.get(f"/v1/responses/{final['id']}").json() == final
+
+
+def test_tools_and_their_outputs(api: openai.OpenAI, engine: Any) -> None:
+    engine.words, engine.calls = (), (CALL,)
+    first = api.responses.create(
+        model="cria", input="Is it warm in Paris?", tools=[WEATHER], tool_choice="required"
+    )
+    (item,) = first.output
+    assert item.type == "function_call" and json.loads(item.arguments) == {"place": "Paris"}
+    assert engine.requests[-1].tool_choice == "required" and engine.requests[-1].tools[0].name == "weather"
+    engine.words, engine.calls = ("Yes.",), ()
+    output: Any = {"type": "function_call_output", "call_id": item.call_id, "output": "25 °C"}
+    second = api.responses.create(
+        model="cria", previous_response_id=first.id, input=[output], tools=[WEATHER]
+    )
+    assert second.output_text == "Yes."
+    asked = [
+        Message("user", "Is it warm in Paris?"),
+        Message("assistant", "", tool_calls=(CALL,)),
+        Message("tool", "25 °C", tool_call_id="call_1"),
+    ]
+    assert list(engine.requests[-1].messages) == asked
+    # without the store: the same by sending the items back
+    items: Any = [{"role": "user", "content": "Is it warm in Paris?"}, item.to_dict(), output]
+    api.responses.create(model="cria", input=items, tools=[WEATHER], store=False)
+    assert list(engine.requests[-1].messages) == asked
+    with pytest.raises(openai.BadRequestError, match="call_9"):
+        api.responses.create(
+            model="cria", input=[{"type": "function_call_output", "call_id": "call_9", "output": "x"}]
+        )
+
+
+def test_which_tools_may_be_called(client: TestClient, engine: Any) -> None:
+    other = {"type": "function", "name": "time", "parameters": None}
+    body = {"model": "cria", "input": "Hi", "tools": [WEATHER, other], "parallel_tool_calls": False}
+    for choice, tools, wish, name in (
+        ("none", 2, "none", None),
+        ({"type": "function", "name": "time"}, 2, "required", "time"),
+        (
+            {"type": "allowed_tools", "mode": "auto", "tools": [{"type": "function", "name": "time"}]},
+            1,
+            "auto",
+            None,
+        ),
+    ):
+        shown = client.post("/v1/responses", json={**body, "tool_choice": choice}).json()
+        made = engine.requests[-1]
+        assert (len(made.tools), made.tool_choice, made.tool_name) == (tools, wish, name)
+        assert not made.parallel_tool_calls and shown["tool_choice"] == choice and len(shown["tools"]) == 2
+
+
+def test_structured_output(api: openai.OpenAI, engine: Any) -> None:
+    class Animal(BaseModel):
+        name: str
+        legs: int
+
+    engine.words = ('{"name": ', '"llama", ', '"legs": 4}')
+    parsed = api.responses.parse(model="cria", input="An animal?", text_format=Animal)
+    assert parsed.output_parsed == Animal(name="llama", legs=4)
+    format = engine.requests[-1].format
+    assert format.kind == "json_schema" and set(format.schema["properties"]) == {"name", "legs"}
+    api.responses.create(model="cria", input="JSON?", text={"format": {"type": "json_object"}})
+    assert engine.requests[-1].format == Format("json_object")
+
+
+def test_logprobs(api: openai.OpenAI) -> None:
+    response = api.responses.create(
+        model="cria", input="Hi", include=["message.output_text.logprobs"], top_logprobs=2
+    )
+    part: Any = response.output[0].content[0]  # type: ignore[union-attr]
+    assert [one.token for one in part.logprobs] == ["Once ", "upon ", "a ", "time."]
+    assert [other.token for other in part.logprobs[0].top_logprobs] == ["t0", "t1"] and part.logprobs[
+        0
+    ].logprob == -0.5
+
+
+def test_history_without_instructions(api: openai.OpenAI, engine: Any, client: TestClient) -> None:
+    first = api.responses.create(model="cria", input="One", instructions="Speak as a pirate.")
+    second = api.responses.create(model="cria", input="Two", previous_response_id=first.id)
+    third = api.responses.create(model="tale", input="Three", previous_response_id=second.id)
+    assert [m.content for m in engine.requests[1].messages] == ["One", TEXT, "Two"]
+    # the target's own system prompt is not history either
+    assert [m.content for m in engine.requests[2].messages] == [
+        "You tell tales.",
+        "One",
+        TEXT,
+        "Two",
+        TEXT,
+        "Three",
+    ]
+    fourth = api.responses.create(model="cria", input="Four", previous_response_id=third.id)
+    assert "You tell tales." not in [m.content for m in engine.requests[3].messages]
+    assert fourth.previous_response_id == third.id and fourth.instructions is None
+    talks = {
+        client.get(f"/api/generations/{r.id}").json()["conversation"] for r in (first, second, third, fourth)
+    }
+    assert len(talks) == 1
+
+
+def test_input_items(api: openai.OpenAI) -> None:
+    first = api.responses.create(model="cria", input="Zero", instructions="Be brief.")
+    said: Any = [{"role": "user", "content": [{"type": "input_text", "text": str(i)}]} for i in range(5)]
+    second = api.responses.create(model="cria", input=said, previous_response_id=first.id)
+    items: Any = list(api.responses.input_items.list(second.id, limit=2, order="asc"))  # three pages
+    assert [item.content[0].text for item in items] == ["0", "1", "2", "3", "4"]
+    assert len({item.id for item in items}) == 5
+    assert [i.id for i in api.responses.input_items.list(second.id)] == [i.id for i in reversed(items)]
+    with pytest.raises(openai.BadRequestError, match="after"):
+        api.responses.input_items.list(second.id, after="nowhere")
+
+
+def test_delete_and_unknown_ids(api: openai.OpenAI, home: Path) -> None:
+    response = api.responses.create(model="cria", input="my deepest secret", instructions="hush")
+    api.responses.delete(response.id)
+    for call in (
+        api.responses.retrieve,
+        api.responses.delete,
+        api.responses.cancel,
+        api.responses.input_items.list,
+    ):
+        for id in (response.id, "resp_none"):
+            with pytest.raises(openai.NotFoundError, match=id):
+                call(id)  # type: ignore[operator]
+    with pytest.raises(openai.BadRequestError, match=response.id) as caught:
+        api.responses.create(model="cria", input="x", previous_response_id=response.id)
+    assert caught.value.param == "previous_response_id"
+    with sqlite3.connect(f"file:{home / 'herd.db'}?mode=ro", uri=True) as database:
+        assert "secret" not in str(database.execute("select * from generations").fetchall())
+
+
+def test_store_false_keeps_no_text(api: openai.OpenAI, home: Path) -> None:
+    response = api.responses.create(
+        model="cria", input="my deepest secret", instructions="a secret, too", tools=[WEATHER], store=False
+    )
+    with pytest.raises(openai.NotFoundError):
+        api.responses.retrieve(response.id)
+    with sqlite3.connect(f"file:{home / 'herd.db'}?mode=ro", uri=True) as database:
+        (row,) = database.execute("select * from generations").fetchall()
+    assert not any(word in str(row) for word in ("secret", "Once", "weather", "place"))
+
+
+def test_incomplete(api: openai.OpenAI, engine: Any) -> None:
+    engine.reason = "length"
+    response = api.responses.create(model="cria", input="Hi", max_output_tokens=4)
+    assert response.status == "incomplete" and response.incomplete_details is not None
+    assert (
+        response.incomplete_details.reason == "max_output_tokens"
+        and response.output[0].status == "incomplete"
+    )  # type: ignore[union-attr]
+    assert api.responses.retrieve(response.id) == response
+    assert list(api.responses.create(model="cria", input="Hi", stream=True))[-1].type == "response.incomplete"
+
+
+def test_failures(api: openai.OpenAI, client: TestClient, engine: Any) -> None:
+    engine.break_after = 2
+    with pytest.raises(openai.InternalServerError, match="stopped before"):
+        api.responses.create(model="cria", input="Hi")
+    reply = client.post("/v1/responses", json={"model": "cria", "input": "Hi", "stream": True})
+    last = events(reply.text)[-1]
+    assert last["type"] == "response.failed" and "[DONE]" not in reply.text
+    failed = last["response"]
+    assert failed["status"] == "failed" and failed["error"]["code"] == "server_error"
+    assert (
+        failed["output"][0]["status"] == "incomplete"
+        and failed["output"][0]["content"][0]["text"] == "Once upon "
+    )
+    stored = client.get(f"/v1/responses/{failed['id']}").json()
+    assert (stored["status"], stored["error"], stored["output"][0]["status"]) == (
+        "failed",
+        failed["error"],
+        "incomplete",
+    )
+    with pytest.raises(openai.BadRequestError, match="failed"):
+        api.responses.create(model="cria", input="x", previous_response_id=failed["id"])
+    engine.fail = Failed("the prompt has 9 tokens; the context is 8", "context_length_exceeded", 400)
+    with pytest.raises(openai.BadRequestError, match="context is 8"):
+        list(api.responses.create(model="cria", input="Hi", stream=True))
+
+
+def test_in_the_background(api: openai.OpenAI, engine: Any, wait_for: Callable[..., None]) -> None:
+    engine.delay = 0.1
+    begun = api.responses.create(model="cria", input="Hi", background=True)
+    assert begun.status == "queued" and begun.background and begun.output == []
+    wait_for(lambda: api.responses.retrieve(begun.id).status == "in_progress")
+    with pytest.raises(openai.BadRequestError, match="not ended"):
+        api.responses.create(model="cria", input="x", previous_response_id=begun.id)
+    assert [i.type for i in api.responses.input_items.list(begun.id)] == ["message"]
+    wait_for(lambda: api.responses.retrieve(begun.id).status == "completed")
+    assert api.responses.retrieve(begun.id).output_text == TEXT
+    assert api.responses.cancel(begun.id).status == "completed"  # too late
+    there = api.responses.create(model="cria", input="Hi")
+    with pytest.raises(openai.BadRequestError, match="background"):
+        api.responses.cancel(there.id)
+    engine.fail = Failed("the queue is full", "queue_full", 429)
+    refused = api.responses.create(model="cria", input="Hi", background=True)
+    wait_for(lambda: api.responses.retrieve(refused.id).status == "failed")
+    error = api.responses.retrieve(refused.id).error
+    assert error is not None and "queue is full" in error.message
+
+
+def test_cancel_and_delete_in_the_background(
+    api: openai.OpenAI, engine: Any, wait_for: Callable[..., None]
+) -> None:
+    engine.words, engine.delay = ("word ",) * 10_000, 0.02
+    begun = api.responses.create(model="cria", input="Hi", background=True)
+    wait_for(lambda: engine.running)
+    time.sleep(0.1)
+    left = time.monotonic()
+    cancelled = api.responses.cancel(begun.id)
+    assert cancelled.status == "cancelled" and cancelled.output_text.startswith("word ")
+    assert engine.cancelled[0] - left < 0.25 and engine.running == 0
+    assert api.responses.retrieve(begun.id) == cancelled
+    begun = api.responses.create(model="cria", input="Hi", background=True)
+    wait_for(lambda: engine.running)
+    api.responses.delete(begun.id)
+    assert engine.running == 0
+    with pytest.raises(openai.NotFoundError):
+        api.responses.retrieve(begun.id)
+
+
+def test_another_key_knows_nothing_of_it(start: Callable[..., TestClient]) -> None:
+    def by(key: str) -> TestClient:
+        client = start(api_key=key)
+        client.headers["Authorization"] = f"Bearer {key}"
+        return client
+
+    id = by("one").post("/v1/responses", json={"model": "cria", "input": "Hi"}).json()["id"]
+    other = by("two")
+    assert other.get(f"/v1/responses/{id}").status_code == 404
+    assert other.get(f"/v1/responses/{id}/input_items").status_code == 404
+    assert other.post(f"/v1/responses/{id}/cancel").status_code == 404
+    assert other.delete(f"/v1/responses/{id}").status_code == 404
+    again = other.post("/v1/responses", json={"model": "cria", "input": "x", "previous_response_id": id})
+    assert again.status_code == 400 and id in again.json()["error"]["message"]
+    assert by("one").get(f"/v1/responses/{id}").json()["id"] == id
+
+
+BAD: list[tuple[dict[str, Any], str]] = [
+    ({"input": None}, "input"),
+    ({"input": []}, "input"),
+    ({"input": 3}, "input"),
+    ({"input": [3]}, "input[0]"),
+    ({"input": [{"type": "item_reference", "id": "x"}]}, "item_reference"),
+    ({"input": [{"type": "reasoning", "summary": []}]}, "reasoning"),
+    ({"input": [{"role": "wizard", "content": "x"}]}, "input[0].role"),
+    ({"input": [{"role": "user", "content": [{"type": "input_image", "image_url": "x"}]}]}, "input_image"),
+    ({"input": [{"role": "user", "content": [{"type": "output_text", "text": "x"}]}]}, "output_text"),
+    ({"input": [{"role": "user", "content": "x", "colour": 1}]}, "colour"),
+    ({"input": [{"role": "user"}]}, "input[0].content"),
+    (
+        {"input": [{"type": "function_call", "call_id": "c", "name": "f", "arguments": "["}]},
+        "input[0].arguments",
+    ),
+    ({"tools": [{"type": "web_search"}]}, "web_search"),
+    ({"tools": [{"type": "function", "name": "a b"}]}, "tools[0].name"),
+    ({"tools": [WEATHER, WEATHER]}, "tools[1]"),
+    ({"tool_choice": "required"}, "tool_choice"),
+    ({"tool_choice": {"type": "function", "name": "x"}}, "tool_choice.name"),
+    ({"tool_choice": {"type": "file_search"}}, "tool_choice"),
+    ({"text": {"format": {"type": "grammar"}}}, "text.format"),
+    ({"text": {"format": {"type": "json_schema", "name": "x", "schema": 1}}}, "text.format.schema"),
+    ({"text": {"verbosity": "high"}}, "text.verbosity"),
+    ({"reasoning": {"effort": "high"}}, "reasoning.effort"),
+    ({"include": ["file_search_call.results"]}, "include[0]"),
+    ({"top_logprobs": 21}, "top_logprobs"),
+    ({"max_output_tokens": 0}, "max_output_tokens"),
+    ({"temperature": 3}, "temperature"),
+    ({"truncation": "auto"}, "truncation"),
+    ({"conversation": "x"}, "conversation"),
+    ({"background": True, "store": False}, "background"),
+    ({"background": True, "stream": True}, "stream"),
+    ({"metadata": {"a": 1}}, "metadata"),
+    ({"instructions": 1}, "instructions"),
+    ({"previous_response_id": 1}, "previous_response_id"),
+    ({"max_tokens": 1}, "max_tokens"),
+]
+
+
+@pytest.mark.parametrize(("fields", "named"), BAD, ids=[f"{i}-{named}" for i, (_, named) in enumerate(BAD)])
+def test_bad_requests_are_refused_by_name(
+    client: TestClient, engine: Any, fields: dict[str, Any], named: str
+) -> None:
+    reply = client.post("/v1/responses", json={"model": "cria", "input": "Hi", **fields})
+    assert reply.status_code == 400 and named in reply.json()["error"]["message"], reply.text
+    assert not engine.requests
+
+
+def test_defaults_are_accepted(client: TestClient) -> None:
+    body = {
+        "truncation": "disabled", "reasoning": {"effort": "none", "summary": None}, "service_tier": "auto", "tools": [],
+        "tool_choice": "auto", "text": {"format": {"type": "text"}, "verbosity": "medium"}, "conversation": None,
+        "include": ["reasoning.encrypted_content"], "stream_options": {"include_obfuscation": False}, "top_logprobs": 0,
+    }  # fmt: skip
+    assert client.post("/v1/responses", json={"model": "cria", "input": "Hi", **body}).status_code == 200
+
+
+def test_bad_queries(client: TestClient) -> None:
+    id = client.post("/v1/responses", json={"model": "cria", "input": "Hi"}).json()["id"]
+    for query in (
+        "?stream=true",
+        "?starting_after=3",
+        "?include[]=x",
+        "/input_items?limit=0",
+        "/input_items?order=up",
+    ):
+        assert client.get(f"/v1/responses/{id}{query}").status_code == 400
