@@ -144,7 +144,7 @@ def test_errors_by_class(client: anthropic.Anthropic, herd_url: str) -> None:
     with pytest.raises(anthropic.AuthenticationError):
         create(anthropic.Anthropic(base_url=herd_url, api_key="wrong", max_retries=0))
     for fields, name in (
-        ({"max_tokens": "three"}, "max_tokens"),
+        ({"extra_body": {"top_k": "one"}}, "top_k"),
         ({"extra_body": {"no_such_field": 1}}, "no_such_field"),
         ({"tools": TOOLS, "tool_choice": {"type": "tool", "name": "no"}}, "tool_choice"),
         ({"messages": [{"role": "user", "content": "sheep " * 4000}]}, "2048"),
