@@ -9,10 +9,10 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, Literal, overload
 
-import torch
-
+from herd.engine.adapter import load_adapter
 from herd.engine.engine import Engine
 from herd.engine.loading import open_engine
+from herd.engine.step import Adapter
 from herd.errors import HerdError
 from herd.nearest import nearest
 from herd.protocol.types import Delta, Event, Failed, Message, Request, Sampling, Usage
@@ -22,12 +22,12 @@ from herd.registry.registry import Registry
 _FIELDS = {f.name for f in fields(Sampling)}
 
 
-def load(name: str = "cria", *, home: Path | None = None, dtype: torch.dtype = torch.bfloat16) -> Model:
+def load(name: str = "cria", *, home: Path | None = None, weights: str = "auto") -> Model:
     """The target of this name, as a server would serve it. Raises HerdError (404) that names the nearest."""
     target = Registry(home or default_home()).target(name)
-    return Model(
-        open_engine(target.model_dir, target.adapter_dir, dtype=dtype), target.system, target.sampling
-    )
+    engine = open_engine(target.model_dir, weights=weights)
+    adapter = load_adapter(engine.runner.config, target.adapter_dir) if target.adapter_dir else None
+    return Model(engine, target.system, target.sampling, adapter)
 
 
 class Model:
@@ -37,9 +37,13 @@ class Model:
     """
 
     def __init__(
-        self, engine: Engine, system: str | None = None, sampling: Mapping[str, Any] | None = None
+        self,
+        engine: Engine,
+        system: str | None = None,
+        sampling: Mapping[str, Any] | None = None,
+        adapter: Adapter | None = None,
     ) -> None:
-        self.engine = engine
+        self.engine, self.adapter = engine, adapter
         self.system, self.sampling = system, dict(sampling or {})
         self._ids = itertools.count()
         self._inbox: dict[str, deque[Event]] = {}  # streams of one model may be read in turns
@@ -86,7 +90,7 @@ class Model:
     def _pieces(self, request: Request) -> Generator[str, None, None]:
         id = str(next(self._ids))
         inbox = self._inbox[id] = deque()
-        self.engine.submit(id, request)
+        self.engine.submit(id, request, adapter=self.adapter)
         try:
             while True:
                 while not inbox:

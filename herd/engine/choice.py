@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field
+from typing import Any
 
 from torch import Tensor
 
 from herd.engine import sampler
+from herd.engine.cache import Table
 from herd.engine.prompt import Prompt
+from herd.engine.speculate import Drafter
+from herd.engine.step import Adapter
 from herd.engine.text import StopText
 from herd.model.tokenizer import Tokenizer
 from herd.protocol.types import Delta, FinishReason, Request, TokenLogprob, Usage
@@ -24,15 +28,21 @@ class Job:
     request: Request
     prompt: Prompt
     salt: str = ""
+    adapter: Adapter | None = None
     arrived: float = field(default_factory=time.monotonic)
     cached: int = 0
     generated: int = 0
     unfinished: set[int] = field(default_factory=set)
     scores: list[TokenLogprob] = field(default_factory=list)  # of the prompt, if it is echoed with logprobs
+    states: Any = 0.0  # sum of the prompt's final states, if they are what is wanted
 
     @property
     def scored(self) -> bool:
         return self.request.echo and self.request.sampling.logprobs is not None
+
+    @property
+    def embedded(self) -> bool:
+        return self.request.kind == "embedding"
 
     def usage(self) -> Usage:
         return Usage(len(self.prompt.ids), self.generated, self.cached)
@@ -46,13 +56,21 @@ class Choice:
         room = context - len(job.prompt.ids)
         self.job, self.index, self.tokenizer = job, index, tokenizer
         self.tokens = list(job.prompt.ids)
-        self.slot = -1
+        self.table: Table | None = None  # its place in the cache, while it runs
         self.done = 0  # tokens whose keys and values are in the cache
+        self.read = False  # whether the whole prompt has been
+        self.resumed = False  # whether it had to give its place away before
+        self.drafter = Drafter()
         self.left = room if wanted is None else min(wanted, room)
         self.rng = sampler.generator(job.request.sampling, index)
         self.text = StopText(tokenizer.stream(), job.request.sampling.stop)
         self._shown = 0  # characters
         self._pending: list[tuple[int, int, TokenLogprob | None]] = []  # (its last character, token, logprob)
+
+    stopped_by: str | None = None
+
+    def constrain(self, logits: Tensor) -> Tensor:
+        return logits
 
     @property
     def undone(self) -> int:
@@ -65,7 +83,7 @@ class Choice:
 
     def add(
         self, token: int, logits: Tensor, stop: frozenset[int]
-    ) -> tuple[Delta | None, FinishReason | None]:
+    ) -> tuple[list[Delta], FinishReason | None]:
         """Take the next token; what of it may be shown now, and why the reply ends, if it does."""
         self.tokens.append(token)
         self.left -= 1
@@ -84,7 +102,8 @@ class Choice:
         if reason and not self.text.stopped:
             text += self.text.finish()
             reason = "stop" if self.text.stopped else reason
-        return self._delta(text, last=reason is not None and not self.text.stopped), reason
+        delta = self._delta(text, last=reason is not None and not self.text.stopped)
+        return [delta] if delta else [], reason
 
     def _logprob(self, token: int, logits: Tensor) -> TokenLogprob | None:
         k = self.job.request.sampling.logprobs

@@ -14,9 +14,11 @@ from typing import Any
 
 from herd.engine import frames
 from herd.errors import HerdError
-from herd.protocol.types import Event, Failed, Request, Started, Usage, event_from_json
+from herd.protocol.types import Event, Failed, Request, Started, Usage
 
 MAX_QUEUE = 256  # requests that have not started
+MAX_QUEUE_TOKENS = 1 << 20  # of their prompts, by estimate
+RETRY = (1, 60)  # seconds that a refused caller is asked to wait: least, most
 PATIENCE = 5.0  # seconds that a process has to end by itself
 BACKOFF = (0.1, 30.0)  # seconds before a dead process is started again: at first, at most
 
@@ -29,6 +31,7 @@ class _Model:
 
     model_dir: Path
     adapter_dir: Path | None
+    weights: str
     ready: asyncio.Future[None]
     info: Message = field(default_factory=dict)
 
@@ -37,6 +40,10 @@ class _Stream(asyncio.Queue[Event]):
     """Events of one request, which is `sent` to the process once its model is there, and in time `started`."""
 
     sent = started = False
+
+    def __init__(self, salt: str, tokens: int) -> None:
+        super().__init__()
+        self.salt, self.tokens = salt, tokens
 
 
 class EngineClient:
@@ -53,6 +60,8 @@ class EngineClient:
         self._supervisor: asyncio.Task[None] | None = None
         self._up = asyncio.Event()
         self._status: Message = {}
+        self._ended = 0.0  # when the last request did
+        self._gap = 1.0  # seconds between the ends of two requests, lately
 
     async def start(self) -> None:
         """Start the process and wait until it answers. Raises HerdError (503) if it ends instead."""
@@ -75,11 +84,16 @@ class EngineClient:
             _refuse(model.ready, HerdError("the server is shutting down", status=503))
         self._models.clear()
 
-    async def load(self, key: str, model_dir: Path, adapter_dir: Path | None = None) -> None:
-        """Have a model loaded under `key`, while others run; at once if it is. Raises HerdError if it is refused."""
+    async def load(
+        self, key: str, model_dir: Path, adapter_dir: Path | None = None, weights: str = "auto"
+    ) -> None:
+        """Have a model loaded under `key`, while others run; at once if it is. Raises HerdError if it is refused.
+
+        Keys whose model and weights are the same share them; each may have an adapter of its own.
+        """
         model = self._models.get(key)
         if model is None:
-            model = _Model(Path(model_dir), adapter_dir and Path(adapter_dir), _future())
+            model = _Model(Path(model_dir), adapter_dir and Path(adapter_dir), weights, _future())
             self._models[key] = model
             if self._up.is_set():
                 self._send_load(key, model)
@@ -103,13 +117,15 @@ class EngineClient:
         `salt`: only requests of one salt share cached prefixes (give the caller's key).
         """
         model = self._models.get(key)
-        if sum(not s.started for s in self._streams.values()) >= self.max_queue:
-            yield Failed("the queue is full; try again later", "queue_full", 429)
+        stream = _Stream(salt, 0 if request.count else _estimate(request))
+        if not request.count and self._full(stream):
+            wait = self.retry_after
+            yield Failed(f"the queue is full; try again in {wait} s", "queue_full", 429)
             return
         if model is None:
             yield Failed("this model is not loaded", "model_not_loaded", 503)
             return
-        id, stream = str(next(self._ids)), _Stream()
+        id = str(next(self._ids))
         self._streams[id] = stream
         ended = False
         try:
@@ -130,6 +146,20 @@ class EngineClient:
             self._streams.pop(id, None)
             if stream.sent and not ended:
                 self._send({"op": "cancel", "id": id})
+
+    def _full(self, stream: _Stream) -> bool:
+        """Known here, so that a busy engine need not be asked. The rule is `herd.engine.waiting`'s."""
+        queued = [s for s in self._streams.values() if not s.started]
+        mine = sum(s.salt == stream.salt for s in queued)
+        most = self.max_queue
+        no_place = len(queued) >= most and (mine >= most // 8 or len(queued) >= 2 * most)
+        return no_place or bool(queued and sum(s.tokens for s in queued) + stream.tokens > MAX_QUEUE_TOKENS)
+
+    @property
+    def retry_after(self) -> int:
+        """Seconds after which a request that is refused now may be taken: for Retry-After."""
+        queued = sum(not s.started for s in self._streams.values())
+        return min(max(round(queued * self._gap), RETRY[0]), RETRY[1])
 
     def status(self) -> Message:
         """{"state": starting | idle | busy | gone, "running", "waiting", "models": {key: info}, "metrics"}.
@@ -218,7 +248,15 @@ class EngineClient:
 
     def _send_load(self, key: str, model: _Model) -> None:
         adapter = str(model.adapter_dir) if model.adapter_dir else None
-        self._send({"op": "load", "key": key, "model": str(model.model_dir), "adapter": adapter})
+        self._send(
+            {
+                "op": "load",
+                "key": key,
+                "model": str(model.model_dir),
+                "adapter": adapter,
+                "weights": model.weights,
+            }
+        )
 
     def _handle(self, message: Message) -> None:
         match message["op"]:
@@ -238,8 +276,8 @@ class EngineClient:
             case "unloaded":
                 self._left(message["key"])
             case "events":
-                for id, event in message["events"]:
-                    self._deliver(id, event_from_json(event))
+                for id, event in frames.read_events(message):
+                    self._deliver(id, event)
             case "status":
                 self._status = message
 
@@ -251,6 +289,18 @@ class EngineClient:
         if stream := self._streams.get(id):
             stream.started = stream.started or isinstance(event, Started)
             stream.put_nowait(event)
+            if isinstance(event, Usage):
+                now = asyncio.get_running_loop().time()
+                self._gap += 0.1 * (min(now - self._ended, RETRY[1]) - self._gap)
+                self._ended = now
+
+
+def _estimate(request: Request) -> int:
+    """Tokens of a prompt, near enough for a queue's limit: four characters each."""
+    texts = [m.content for m in request.messages]
+    if not isinstance(request.prompt, str):
+        return len(request.prompt)
+    return (len(request.prompt) + sum(map(len, texts))) // 4
 
 
 def _future() -> asyncio.Future[None]:

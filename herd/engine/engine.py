@@ -2,105 +2,119 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import time
-from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
+import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from herd.engine.cache import ROWS, SlotCache, Span
+from herd.engine import sampler
+from herd.engine.cache import needed
 from herd.engine.choice import FIRST_LOGPROB, Choice, Job, token_logprob
+from herd.engine.pace import Pace
 from herd.engine.prompt import encode
-from herd.engine.sampler import draw
+from herd.engine.scheduler import Piece, Scheduler
+from herd.engine.step import Adapter, Runner, Span
 from herd.errors import HerdError
 from herd.model.chat import ChatTemplate
-from herd.model.llama import Llama
 from herd.model.tokenizer import Tokenizer
-from herd.protocol.types import Event, Failed, Finished, FinishReason, Request, Started, TokenLogprob
+from herd.protocol.types import (
+    Embedded,
+    Event,
+    Failed,
+    Finished,
+    FinishReason,
+    Request,
+    Sampling,
+    Started,
+    TokenLogprob,
+    Usage,
+)
 
-STEP = 0.1  # seconds that a step with prompt tokens aims at; DESIGN allows 0.2
-LONGEST = 0.2  # seconds that a step of replies may take where fewer of them at once can prevent more
-MIN_CHUNK = 16
 MAX_WAITING = 256  # requests
 MAX_WAITING_TOKENS = 1 << 20
 SCORED_ROWS = 64  # prompt positions whose logits are held at a time
+Draw = Callable[[Tensor, Sequence[Sampling], Sequence[float]], list[int | None]]
+DAMAGED = "the model computed something that is not a number; its weights may be damaged"
 
 
 class Engine:
-    """One model's replies. Not thread-safe, but for `prepare`, which may run in any thread.
+    """One model's replies, with any number of adapters. Not thread-safe, but for `prepare`, which any thread may call.
 
     max_len: positions a sequence may fill (prompt and reply), at most the model's own.
-    slots: sequences that run at once. budget: tokens of a step at most.
+    slots: sequences that run at once. blocks: of the cache, at least one sequence's. budget: tokens of a step at most.
     `between` is called between the layers of a step and may `enqueue` and `cancel`, so that neither waits for its end.
 
-    Greedy tokens, sampled tokens of a seed and logprobs do not depend on what else runs, on chunks or on prefix
-    hits wherever torch's CPU products give a row the same bits in any number of fours (see `cache`; measured
-    for bf16 and fp32 on AVX-512, tested); elsewhere they may differ in the last bits.
+    Where the runner is invariant, greedy tokens, sampled tokens of a seed and logprobs do not depend on what else
+    runs, on chunks, prefix hits, preemption or speculation.
     """
 
     def __init__(
         self,
-        model: Llama,
+        runner: Runner,
         tokenizer: Tokenizer,
         template: ChatTemplate | None,
         *,
         max_len: int | None = None,
-        slots: int = 16,
+        slots: int = 32,
+        blocks: int | None = None,
         budget: int = 512,
+        draw: Draw = sampler.draw,
     ) -> None:
-        self.model, self.tokenizer, self.template = model.eval().requires_grad_(False), tokenizer, template
-        self.context = min(max_len or model.config.max_positions, model.config.max_positions)
-        self.dtype = model.dtype or model.embed.weight.dtype
-        self.cache = SlotCache(model.config, slots, self.context, self.dtype)
-        self.stop_ids = tokenizer.stop_ids | frozenset(model.config.eos_ids)
-        self.budget = max(budget, MIN_CHUNK)
+        self._choose = draw
+        self.runner, self.tokenizer, self.template = runner, tokenizer, template
+        config = runner.config
+        self.context = min(max_len or config.max_positions, config.max_positions)
+        self.stop_ids = tokenizer.stop_ids | frozenset(config.eos_ids)
+        self.pace = Pace(slots, budget, config.n_layers)
+        least = needed(self.context)
+        self.scheduler = Scheduler(runner, self.pace, max(blocks or slots * least, least))
+        self.waiting, self.running = self.scheduler.waiting, self.scheduler.running
         self.between: Callable[[], None] = lambda: None
-        self.chunk = MIN_CHUNK  # rows of a step that others wait for
-        self.chunk_alone = min(64, self.budget)
-        self.width = slots  # sequences that may run at once, as far as time goes
-        self._least = 0.0  # seconds of the last step that could not have been smaller
         self._began = 0.0
-        self.waiting: deque[Choice] = deque()
-        self.running: list[Choice] = []
         self._jobs: dict[str, Job] = {}
         self._events: list[tuple[str, Event]] = []
-        self._totals = dict.fromkeys(
-            ("prefix_cache_queries", "prefix_cache_hits", "prompt_tokens", "generation_tokens"), 0
-        )
 
     # --- what goes in
 
-    def submit(self, id: str, request: Request, *, salt: str = "") -> None:
+    def submit(self, id: str, request: Request, *, salt: str = "", adapter: Adapter | None = None) -> None:
         """Queue a request; whatever is wrong with it comes out of `step` as a Failed event."""
-        self.enqueue(id, self.prepare(id, request, salt=salt))
+        self.enqueue(id, self.prepare(id, request, salt=salt, adapter=adapter))
 
-    def prepare(self, id: str, request: Request, *, salt: str = "") -> Job | Failed:
-        """Render and tokenise, which takes long for long prompts and touches nothing of the engine's state."""
+    def prepare(
+        self, id: str, request: Request, *, salt: str = "", adapter: Adapter | None = None
+    ) -> Job | list[Event]:
+        """Render and tokenise, which takes long for long prompts and touches nothing of the engine's state.
+
+        Events are the whole answer to what needs no engine: a count, or a mistake.
+        """
         try:
-            return Job(id, request, encode(request, self.tokenizer, self.template, self.context), salt)
+            prompt = encode(request, self.tokenizer, self.template, self.context)
+            vocab = self.runner.config.vocab_size
+            if wrong := [i for i in request.sampling.logit_bias if int(i) >= vocab]:
+                raise HerdError(f"logit_bias: token id {wrong[0]} is not below {vocab}")
         except HerdError as error:
-            return Failed(str(error), error.code, error.status)
+            return [Failed(str(error), error.code, error.status)]
+        if request.count:
+            return [Started(len(prompt.ids)), Usage(len(prompt.ids), 0)]
+        return Job(id, request, prompt, salt, adapter)
 
-    def enqueue(self, id: str, job: Job | Failed) -> None:
-        """First come, first served; a full queue says so (429) instead of growing."""
-        if isinstance(job, Failed):
-            self._events.append((id, job))
-            return
-        queued = sum(len(c.tokens) for c in self.waiting)
-        if self.waiting and (
-            len(self.waiting) >= MAX_WAITING or queued + len(job.prompt.ids) > MAX_WAITING_TOKENS
-        ):
+    def enqueue(self, id: str, job: Job | list[Event]) -> None:
+        """Put a job in its caller's line; a full queue says so (429) instead of growing."""
+        if isinstance(job, list):
+            self._events += [(id, event) for event in job]
+        elif self.waiting.full(job.salt, len(job.prompt.ids), MAX_WAITING, MAX_WAITING_TOKENS):
             self._events.append((id, Failed("the queue is full; try again later", "queue_full", 429)))
-            return
-        self._jobs[id] = job
-        job.unfinished = set(range(job.request.n))
-        self.waiting.append(self._choice(job, 0))
+        else:
+            self._jobs[id] = job
+            job.unfinished = set(range(job.request.n))
+            self.waiting.add(self._choice(job, 0))
 
     def cancel(self, id: str) -> None:
-        """End a request now: its slots are free at once. An unknown id is one that has ended already."""
+        """End a request now: its blocks are free at once. An unknown id is one that has ended already."""
         if job := self._jobs.get(id):
             for index in sorted(job.unfinished):
                 self._events.append((id, Finished(index, "cancelled")))
@@ -121,8 +135,8 @@ class Engine:
         return {
             "num_requests_running": len(self.running),
             "num_requests_waiting": len(self.waiting),
-            "kv_cache_usage_perc": self.cache.usage,
-            **self._totals,
+            "kv_cache_usage_perc": self.scheduler.cache.usage,
+            **self.scheduler.totals,
         }
 
     # --- a step
@@ -130,134 +144,182 @@ class Engine:
     @torch.inference_mode()
     def step(self) -> list[tuple[str, Event]]:
         """Admit, run one forward pass, and return what happened since the last step."""
-        while self.waiting and self.cache.free and len(self.running) < self.width:
-            self._admit(self.waiting.popleft())
-        # With only prompts to read, nobody waits for the step's end, and they can be cancelled between its layers.
-        alone = not any(c.undone == 1 or c.job.scored for c in self.running)
-        if batch := self._plan(self.chunk_alone if alone else self.chunk):
+        for choice in self.scheduler.admit():
+            if choice.index == 0:
+                self._started(choice)
+        self.scheduler.grow()
+        if batch := self.scheduler.plan():
             self._began = time.monotonic()
             try:
-                logits, hidden = self._forward(batch)
+                hidden = self.runner.hidden(
+                    [token for piece in batch for token in piece.tokens],
+                    [piece.span for piece in batch],
+                    self._between_layers(batch),
+                )
             except _Abandoned:
                 pass
             else:
-                self._advance(batch, logits, hidden)
-                self._adapt(alone, [s.stop - s.start for _, s in batch], time.monotonic() - self._began)
+                self._advance(batch, hidden)
+                self._learn(batch, time.monotonic() - self._began)
+        return self.take()
+
+    def take(self) -> list[tuple[str, Event]]:
+        """What happened since the last look."""
         events, self._events = self._events, []
         return events
 
     def _choice(self, job: Job, index: int) -> Choice:
         return Choice(job, index, self.tokenizer, self.context)
 
-    def _admit(self, choice: Choice) -> None:
+    def _started(self, choice: Choice) -> None:
         job = choice.job
-        reuse = not (job.scored and choice.index == 0)  # a scored prompt needs every position's logits
-        choice.slot, choice.done = self.cache.acquire(choice.tokens, job.salt, reuse)
-        self.running.append(choice)
-        self._totals["prefix_cache_queries"] += len(choice.tokens)
-        self._totals["prefix_cache_hits"] += choice.done
-        if choice.index == 0:
-            job.cached = choice.done
-            self._totals["prompt_tokens"] += len(choice.tokens)
-            self._events.append((job.id, Started(len(choice.tokens), choice.done)))
+        job.cached = choice.done
+        self.scheduler.totals["prompt_tokens"] += len(choice.tokens)
+        self._events.append((job.id, Started(len(choice.tokens), choice.done)))
 
-    def _plan(self, chunk: int) -> list[tuple[Choice, Span]]:
-        """All replies that need one token, then prompts in order of arrival up to the chunk."""
-        batch, row = [], 0
-        room = max(chunk - sum(c.undone == 1 for c in self.running), MIN_CHUNK)
-        for choice in self.running:
-            n = min(choice.undone, room) if choice.undone > 1 else 1
-            if n > 0:
-                batch.append((choice, Span(choice.slot, row, row + n, choice.done)))
-                row += n
-                room -= n if choice.undone > 1 else 0
-        return batch
-
-    def _forward(self, batch: list[tuple[Choice, Span]]) -> tuple[Tensor, Tensor]:
-        """Logits [choices, V] of each span's last row, and all final states [rows, C]."""
-        ids: list[int] = []
-        positions: list[int] = []
-        for choice, s in batch:
-            n = s.stop - s.start
-            ids += choice.tokens[s.past : s.past + n]
-            positions += range(s.past, s.past + n)
-        pad = [0] * (-len(ids) % ROWS)
-        attention = self.cache.attention([s for _, s in batch], self.dtype)
-
-        def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    def _between_layers(self, batch: list[Piece]) -> Callable[[], None]:
+        def between() -> None:
             before = time.monotonic()
             self.between()
             self._began += time.monotonic() - before  # not this step's time
-            if not any(choice.job.id in self._jobs for choice, _ in batch):
+            if not any(self._wanted(piece.choice) for piece in batch):
                 raise _Abandoned
-            return attention(layer, q, k, v)
 
-        h = self.model.hidden(torch.tensor([ids + pad]), torch.tensor([positions + pad]), attend)[0]
-        return self._logits(h[[s.stop - 1 for _, s in batch]]), h
+        return between
 
-    def _logits(self, h: Tensor) -> Tensor:
-        """fp32 logits [n,V] of states [n,C], computed in a multiple of ROWS."""
-        return self.model.head(F.pad(h, (0, 0, 0, -len(h) % ROWS)))[: len(h)].float()
+    def _wanted(self, choice: Choice) -> bool:
+        return self._jobs.get(choice.job.id) is choice.job
 
-    def _advance(self, batch: list[tuple[Choice, Span]], logits: Tensor, hidden: Tensor) -> None:
-        highest, greedy = logits.max(dim=-1)
-        finite, best = highest.isfinite().tolist(), greedy.tolist()
-        for i, (choice, s) in enumerate(batch):
-            job = choice.job
-            if job.id not in self._jobs:
+    # --- what comes of it
+
+    def _advance(self, batch: list[Piece], hidden: Tensor) -> None:
+        drawing: list[Piece] = []
+        for piece in batch:
+            choice, s = piece.choice, piece.span
+            if not self._wanted(choice):
                 continue  # cancelled between layers, or a sibling failed a moment ago
-            n = s.stop - s.start
-            self.cache.wrote(s, choice.tokens[s.past : s.past + n])
-            prompt_ends = choice.done < len(job.prompt.ids) <= choice.done + n
-            choice.done += n
-            if not finite[i]:
-                self._fail(
-                    job, "the model computed something that is not a number; its weights may be damaged"
-                )
+            if not choice.read and choice.index == 0 and (choice.job.scored or choice.job.embedded):
+                self._observe(choice, s, hidden[s.start : s.stop])
+            self.scheduler.computed(choice, s.stop - s.start - len(piece.draft))
+            if choice.undone or not self._wanted(choice):
                 continue
-            if job.scored and choice.index == 0 and s.past < len(job.prompt.ids):
-                self._score(choice, s, hidden[s.start : s.stop])
-            if choice.undone:
-                continue
-            if prompt_ends:
+            if not choice.read:
                 self._prompt_read(choice)
+            if not self._wanted(choice):
+                continue
             if choice.left <= 0:
                 self._finish(choice, "length")
-                continue
-            sampling = job.request.sampling
-            token = best[i] if sampling.temperature <= 0 else draw(logits[i], sampling, choice.rng)
-            delta, reason = choice.add(token, logits[i], self.stop_ids)
-            self._totals["generation_tokens"] += 1
-            if delta:
-                self._events.append((job.id, delta))
-            if reason:
-                self._finish(choice, reason)
+            else:
+                drawing.append(piece)
+        if drawing:
+            self._draw(drawing, hidden)
+
+    def _draw(self, drawing: list[Piece], hidden: Tensor) -> None:
+        """A token for each piece from its last row; while it is the one that was guessed, another from the next."""
+        rows = [r for p in drawing for r in range(p.span.stop - 1 - len(p.draft), p.span.stop)]
+        logits = self.runner.logits(hidden if len(rows) == len(hidden) else hidden[rows])
+        starts = itertools.accumulate((1 + len(p.draft) for p in drawing), initial=0)
+        turn = list(zip(drawing, starts, strict=False))  # pieces, and the rows of `logits` to draw from
+        depth = 0
+        while turn:
+            tokens = self._tokens([p.choice for p, _ in turn], [row for _, row in turn], logits)
+            ahead = []
+            for (piece, row), token in zip(turn, tokens, strict=True):
+                if not self._wanted(piece.choice):
+                    continue  # a sibling failed a moment ago
+                if token is None:
+                    self._fail(piece.choice.job, DAMAGED)
+                elif self._add(piece, depth, token, logits[row]):
+                    ahead.append((piece, row + 1))
+            turn, depth = ahead, depth + 1
+
+    def _add(self, piece: Piece, depth: int, token: int, logits: Tensor) -> bool:
+        """Give a choice its next token; whether it was the guess at this depth, and another may follow."""
+        choice, totals = piece.choice, self.scheduler.totals
+        events, reason = choice.add(token, logits, self.stop_ids)
+        totals["generation_tokens"] += 1
+        self._events += [(choice.job.id, event) for event in events]
+        guessed = depth < len(piece.draft) and token == piece.draft[depth]
+        if reason:
+            self._finish(choice, reason)
+        elif guessed:
+            self.scheduler.computed(choice, 1)
+            return True
+        if piece.draft:
+            totals["spec_decode_num_draft_tokens"] += len(piece.draft)
+            totals["spec_decode_num_accepted_tokens"] += depth + guessed
+            choice.drafter.learn(len(piece.draft), depth + guessed)
+        return False
+
+    def _tokens(self, choices: list[Choice], rows: list[int], logits: Tensor) -> list[int | None]:
+        """What each choice draws from its row, its penalties and grammar applied."""
+        changed: list[tuple[int, Tensor]] = []
+        for i, (choice, row) in enumerate(zip(choices, rows, strict=True)):
+            plain = logits[row]
+            shaped = choice.constrain(
+                sampler.penalise(
+                    plain, choice.tokens, len(choice.job.prompt.ids), choice.job.request.sampling
+                )
+            )
+            if shaped is not plain:
+                changed.append((i, shaped))
+        if changed or len(rows) < len(logits):
+            logits = logits[rows]
+        for i, shaped in changed:
+            logits[i] = shaped
+        samplings = [c.job.request.sampling for c in choices]
+        uniform = [
+            c.rng.random() if s.temperature > 0 else 0.0 for c, s in zip(choices, samplings, strict=True)
+        ]
+        return self._choose(logits, samplings, uniform)
 
     def _prompt_read(self, choice: Choice) -> None:
-        """Echo if asked; and let the other choices begin, which find the prompt in the cache."""
+        """Echo if asked; let the other choices begin, which find the prompt in the cache; an embedding is done."""
         job = choice.job
+        choice.read = True
         if choice.index == 0:
-            self.waiting.extendleft(self._choice(job, i) for i in range(job.request.n - 1, 0, -1))
+            self.waiting.ahead.extendleft(self._choice(job, i) for i in range(job.request.n - 1, 0, -1))
         if job.request.echo:
             self._events.append((job.id, choice.echo()))
+        if job.embedded:
+            vector = job.states / len(job.prompt.ids)
+            vector /= max(np.linalg.norm(vector), 1e-12)
+            if not np.isfinite(vector).all():
+                self._fail(job, DAMAGED)
+                return
+            self._events.append((job.id, Embedded(0, tuple(vector.tolist()))))
+            self._end(choice)
 
-    def _score(self, choice: Choice, span: Span, hidden: Tensor) -> None:
-        """Log-probabilities of the prompt tokens that these rows predict."""
+    def _observe(self, choice: Choice, span: Span, hidden: Tensor) -> None:
+        """Sum the prompt's states, or note the log-probabilities of the tokens that these rows predict."""
         job, k = choice.job, choice.job.request.sampling.logprobs or 0
         ids, lead = job.prompt.ids, job.prompt.lead
+        if job.embedded:
+            for (
+                state
+            ) in hidden.double().numpy():  # one by one: the sum does not depend on where the prompt is cut
+                job.states = job.states + state
+            return
         if span.past == 0 and not lead:
             raw = self.tokenizer.token_bytes(ids[0])
             job.scores.append(TokenLogprob(raw.decode("utf-8", errors="replace"), ids[0], raw, FIRST_LOGPROB))
         count = min(len(hidden), len(ids) - 1 - span.past)
         for first in range(0, count, SCORED_ROWS):
-            rows = self._logits(hidden[first : min(first + SCORED_ROWS, count)])
+            rows = self.runner.logits(hidden[first : min(first + SCORED_ROWS, count)])
             for j, row in enumerate(rows):
-                job.scores.append(token_logprob(self.tokenizer, row, ids[span.past + first + j + 1], k))
+                score = token_logprob(self.tokenizer, row, ids[span.past + first + j + 1], k)
+                if not math.isfinite(score.logprob):
+                    self._fail(job, DAMAGED)
+                    return
+                job.scores.append(score)
 
     def _finish(self, choice: Choice, reason: FinishReason) -> None:
+        self._events.append((choice.job.id, Finished(choice.index, reason, choice.stopped_by)))
+        self._end(choice)
+
+    def _end(self, choice: Choice) -> None:
         job = choice.job
-        self._release(choice)
-        self._events.append((job.id, Finished(choice.index, reason)))
+        self.scheduler.release(choice)
         job.unfinished.discard(choice.index)
         if not job.unfinished:
             self._events.append((job.id, job.usage()))
@@ -268,42 +330,13 @@ class Engine:
         self._drop(job)
 
     def _drop(self, job: Job) -> None:
-        for choice in [c for c in self.running if c.job is job]:
-            self._release(choice)
-        self.waiting = deque(c for c in self.waiting if c.job is not job)
+        self.scheduler.drop(job)
         del self._jobs[job.id]
 
-    def _release(self, choice: Choice) -> None:
-        self.running.remove(choice)
-        self.cache.release(choice.slot)
-
-    def _adapt(self, alone: bool, rows: list[int], seconds: float) -> None:
-        """Learn, from a step whose spans had so many rows, how much work a step can do in its time."""
-        prompts = sum(n for n in rows if n > 1)
-        if prompts and alone:
-            goal = STEP * self.model.config.n_layers
-            self.chunk_alone = self._scaled(self.chunk_alone, prompts, goal / max(seconds, 1e-6))
-        elif prompts:
-            self.chunk = self._scaled(self.chunk, prompts, STEP / max(seconds, 1e-6))
-        else:
-            self._limit(len(rows), seconds)
-
-    def _scaled(self, chunk: int, used: int, scale: float) -> int:
-        """The chunk, nearer to the size that takes its time; one that was not half used cannot tell that it may grow."""
-        if scale < 1 or used >= chunk // 2:
-            chunk = math.floor(chunk * min(max(scale, 0.5), 2.0))
-        return min(max(chunk, MIN_CHUNK), self.budget)
-
-    def _limit(self, replies: int, seconds: float) -> None:
-        """Let fewer sequences run at once when a step of replies takes too long, and one more when it does not."""
-        if replies <= ROWS:
-            self._least = seconds
-        if self._least > LONGEST:  # a large model: no step is short enough, and more replies cost little more
-            self.width = len(self.cache.length)
-        elif seconds > LONGEST:
-            self.width = max(math.floor(replies * LONGEST / seconds), ROWS)
-        elif replies >= self.width:
-            self.width = min(self.width + 1, len(self.cache.length))
+    def _learn(self, batch: list[Piece], seconds: float) -> None:
+        sizes = [p.span.stop - p.span.start - len(p.draft) for p in batch]
+        prompts = sum(n for n in sizes if n > 1)
+        self.pace.learn(sizes.count(1), sum(len(p.draft) for p in batch), prompts, seconds)
 
 
 class _Abandoned(Exception):

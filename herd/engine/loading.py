@@ -1,43 +1,80 @@
-"""An engine from files: model directory, adapter, and a cache that fits a memory budget."""
+"""An engine from files: the model in the weights asked for, on the kernels where there are some, and its cache."""
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
+import os
 from pathlib import Path
+from typing import Any, Literal, cast, get_args
 
 import torch
 
-from herd.engine.cache import SlotCache
+from herd.engine.cache import needed
+from herd.engine.eager import Eager
 from herd.engine.engine import Engine
 from herd.engine.packed import pack
+from herd.engine.step import Runner
 from herd.errors import HerdError
 from herd.model import hf
 from herd.model.chat import ChatTemplate
-from herd.model.lora import load_peft, merge
 from herd.model.tokenizer import Tokenizer
 
 MAX_LEN = 8192  # positions a sequence, unless the model has fewer
 CACHE_BYTES = 4 << 30  # address space of keys and values; memory is taken as it fills
-MAX_SLOTS = 32
+SLOTS = 64
+
+Weights = Literal["auto", "fp32", "bf16", "int8", "int4"]
 
 
-def open_engine(
-    model_dir: Path, adapter_dir: Path | None = None, *, dtype: torch.dtype = torch.bfloat16
-) -> Engine:
-    """Load a model, with the adapter merged into its weights. Raises HerdError for whatever is malformed."""
-    model = hf.load(model_dir, dtype=dtype)
-    if adapter_dir:
-        load_peft(model, adapter_dir)
-        merge(model)
-    pack(model)
+def open_engine(model_dir: Path, *, weights: str = "auto") -> Engine:
+    """Load a model. Raises HerdError for whatever is malformed, and for weights that this machine cannot compute.
+
+    "auto" is HERD_WEIGHTS if that is set, else int8 where the kernels are and bf16 where they are not.
+    """
+    runner = _runner(model_dir, _chosen(weights))
     tokenizer = Tokenizer.load(model_dir)
-    if tokenizer.vocab_size > model.config.vocab_size:
+    if tokenizer.vocab_size > runner.config.vocab_size:
         raise HerdError(
             f"{model_dir}: the tokenizer has more tokens than the model; they do not belong together"
         )
-    max_len = min(model.config.max_positions, MAX_LEN)
-    each = SlotCache.bytes_per_token(model.config, dtype) * max_len
-    slots = min(max(CACHE_BYTES // each, 1), MAX_SLOTS)
-    return Engine(model, tokenizer, _template(model_dir), max_len=max_len, slots=slots)
+    max_len = min(runner.config.max_positions, MAX_LEN)
+    most = max(CACHE_BYTES // runner.block_bytes, needed(max_len))
+    blocks = min(most, SLOTS * needed(max_len))
+    return Engine(runner, tokenizer, _template(model_dir), max_len=max_len, slots=SLOTS, blocks=blocks)
+
+
+def _chosen(weights: str) -> Weights:
+    if weights == "auto":
+        weights = os.environ.get("HERD_WEIGHTS") or "auto"
+    if weights not in get_args(Weights):
+        raise HerdError(f"weights are {', '.join(get_args(Weights))}; not {weights!r}")
+    if weights == "auto":
+        return "int8" if _kernels() else "bf16"
+    if weights in ("int8", "int4") and not _kernels():
+        raise HerdError(
+            f"{weights} weights need the compiled kernels, which are not here; bf16 and fp32 do not"
+        )
+    return cast(Weights, weights)
+
+
+def _runner(model_dir: Path, weights: Weights) -> Runner:
+    if weights == "fp32":
+        return Eager(hf.load(model_dir))
+    model = hf.load(model_dir, dtype=torch.bfloat16)
+    if native := _kernels():
+        return cast(Runner, native.Native(model, weights=weights))
+    pack(model)
+    return Eager(model)
+
+
+def _kernels() -> Any:
+    """The module of the native runner, if its kernels are compiled and run here."""
+    if importlib.util.find_spec("herd.engine.native") is None:
+        return None
+    if not importlib.import_module("herd.engine.kernels").available():
+        return None
+    return importlib.import_module("herd.engine.native")
 
 
 def _template(model_dir: Path) -> ChatTemplate | None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -17,50 +19,87 @@ def generator(sampling: Sampling, index: int) -> np.random.Generator:
     return np.random.Generator(np.random.PCG64(entropy))
 
 
-def probabilities(logits: Tensor, sampling: Sampling) -> Tensor:
-    """What is drawn from: probabilities [V] (fp64) of logits [V], zero for tokens that are ruled out.
+def penalise(logits: Tensor, tokens: Sequence[int], prompt: int, sampling: Sampling) -> Tensor:
+    """logits [V] less the penalties for `tokens` behind the prompt, plus the biases, as OpenAI's API defines them.
+
+    The same tensor where there is nothing to change.
+    """
+    s = sampling
+    penalties = (s.frequency_penalty or s.presence_penalty) and len(tokens) > prompt
+    if not (penalties or s.logit_bias):
+        return logits
+    logits = logits.clone()
+    if penalties:
+        ids, counts = (torch.from_numpy(x) for x in np.unique(tokens[prompt:], return_counts=True))
+        logits[ids] -= s.frequency_penalty * counts.to(logits.dtype) + s.presence_penalty
+    if s.logit_bias:
+        logits[[int(id) for id in s.logit_bias]] += torch.tensor(list(s.logit_bias.values()))
+    return logits
+
+
+def probabilities(logits: Tensor, samplings: Sequence[Sampling]) -> Tensor:
+    """What is drawn from: probabilities [n,V] (fp64) of logits [n,V], zero for tokens that are ruled out.
 
     As in `transformers`: temperature, then top-k, then top-p on what is left, then min-p. Of equals at the limit of
-    top-k or top-p, torch's `topk` decides.
+    top-k or top-p, torch's `topk` decides. Sums are running sums, whose order does not depend on n.
     """
-    probs = torch.softmax(logits.double() / sampling.temperature, dim=-1)
-    if 0 < sampling.top_k < probs.numel():
-        probs = _keep(probs, torch.topk(probs, sampling.top_k).indices)
-    if sampling.top_p < 1:
-        probs = _keep(probs, _nucleus(probs, sampling.top_p))
-    if sampling.min_p > 0:
-        probs = torch.where(probs >= sampling.min_p * probs.max(), probs, 0.0)
-    return probs / probs.sum()
+    temperature = torch.tensor([[s.temperature] for s in samplings], dtype=torch.float64)
+    probs = torch.softmax(logits.double() / temperature, dim=-1)
+    ranked = [i for i, s in enumerate(samplings) if s.top_k > 0 or s.top_p < 1]
+    if ranked:
+        probs[ranked] = _best(probs[ranked], [samplings[i] for i in ranked])
+    if any(s.min_p > 0 for s in samplings):
+        least = torch.tensor([[s.min_p] for s in samplings], dtype=torch.float64)
+        probs = torch.where(probs >= least * probs.amax(-1, keepdim=True), probs, 0.0)
+    return probs
 
 
-def draw(logits: Tensor, sampling: Sampling, rng: np.random.Generator) -> int:
-    """One token from logits [V]. Temperature 0 takes the likeliest (the lowest id of equals) and uses no randomness.
+def draw(logits: Tensor, samplings: Sequence[Sampling], uniform: Sequence[float]) -> list[int | None]:
+    """One token for each row of logits [n,V]; None where the highest is not a number or infinite.
 
-    Else one uniform number is inverted through the cumulative distribution in order of token id, so that nothing but
-    the logits and the seed decides.
+    Temperature 0 takes the likeliest, the lowest id of equals. Else the row's uniform number of [0, 1) is inverted
+    through the cumulative distribution in order of token id, so that nothing but the row and its number decides.
     """
-    if sampling.temperature <= 0:
-        return int(logits.argmax())
-    probs = probabilities(logits, sampling).numpy()
-    cumulative = probs.cumsum()
-    at = int(np.searchsorted(cumulative, rng.random() * cumulative[-1], side="right"))
-    return min(at, int(probs.nonzero()[0][-1]))  # the number may round up to the very end
+    table = logits.numpy()
+    best = table.argmax(-1)  # of what is not a number, if there is any
+    finite = np.isfinite(table[np.arange(len(best)), best])
+    tokens: list[int | None] = best.tolist()
+    rows = [i for i, s in enumerate(samplings) if s.temperature > 0]
+    if rows:
+        some = logits if len(rows) == len(tokens) else logits[rows]
+        sums = probabilities(some, [samplings[i] for i in rows]).cumsum(-1).numpy()
+        for row, cumulative in zip(rows, sums, strict=True):
+            end = cumulative[-1]
+            at = int(np.searchsorted(cumulative, uniform[row] * end, side="right"))
+            # The number may round up to the very end, where the last possible token is the first to reach it.
+            tokens[row] = at if at < len(cumulative) else int(np.searchsorted(cumulative, end))
+    return tokens if finite.all() else [t if ok else None for t, ok in zip(tokens, finite, strict=True)]
 
 
-def _keep(probs: Tensor, ids: Tensor) -> Tensor:
-    kept = torch.zeros_like(probs)
-    kept[ids] = probs[ids]
-    return kept / kept.sum()
-
-
-def _nucleus(probs: Tensor, top_p: float) -> Tensor:
-    """Ids of the smallest set of likeliest tokens whose probability reaches `top_p`; at least one."""
-    for k in (min(_FIRST, probs.numel()), probs.numel()):
-        values, ids = torch.topk(probs, k)
-        before = values.cumsum(0) - values
-        if before[-1] >= top_p:
-            break
-    return ids[: max(int((before < top_p).sum()), 1)]
+def _best(probs: Tensor, samplings: Sequence[Sampling], size: int = _FIRST) -> Tensor:
+    """Each row [V] less what its top-k and top-p rule out; at least one token stays. `size`: tokens sorted at first."""
+    V = probs.shape[-1]
+    size = min(size, V)
+    top_k = torch.tensor([[s.top_k if 0 < s.top_k < V else V] for s in samplings])
+    top_p = torch.tensor([[s.top_p] for s in samplings], dtype=torch.float64)
+    values, ids = torch.topk(probs, size)
+    rank = torch.arange(size)
+    values = torch.where(rank < top_k, values, 0.0)
+    running = values.cumsum(-1)
+    total = torch.where(top_k < V, running[:, -1:], 1.0)  # top_p is a share of what top-k left
+    kept = ((running - values < top_p * total) | (top_p == 1)) & (rank < top_k) | (rank == 0)
+    result = torch.zeros_like(probs).scatter(-1, ids, torch.where(kept, values, 0.0))
+    if size < V:
+        more = (
+            ((top_k > size) & ((top_k < V) | (running[:, -1:] < top_p)))
+            .flatten()
+            .nonzero()
+            .flatten()
+            .tolist()
+        )
+        if more:
+            result[more] = _best(probs[more], [samplings[i] for i in more], V)
+    return result
 
 
 def logprobs(logits: Tensor, chosen: int, k: int) -> tuple[float, list[tuple[int, float]]]:

@@ -24,6 +24,10 @@ class Adapter:
     a: Mapping[str, Tensor]
     b: Mapping[str, Tensor]
 
+    @property
+    def bytes(self) -> int:
+        return sum(t.nbytes for t in (*self.a.values(), *self.b.values()))
+
 
 @dataclass
 class Span:
@@ -55,6 +59,9 @@ class Runner(Protocol):
 
     @property
     def block_bytes(self) -> int: ...
+
+    @property
+    def weight_bytes(self) -> int: ...
 
     def copy_block(self, source: int, target: int) -> None: ...
 

@@ -2,15 +2,16 @@
 
     python -m herd.engine.worker <file descriptor of a connected socket>
 
-Messages in: load {key, model, adapter}, unload {key}, submit {key, id, request, salt}, cancel {id}.
-Messages out: ready, loaded {key, info}, refused {key, message, code, status}, unloaded {key}, events [[id, event], …],
-status {running, waiting, metrics}.
+Messages in: load {key, model, adapter, weights}, unload {key}, submit {key, id, request, salt}, cancel {id}.
+Messages out: ready, loaded {key, info}, refused {key, message, code, status}, unloaded {key}, events (see `frames`),
+status {running, waiting, metrics}. Keys with the same model and weights share an engine, whatever their adapters.
 
 The process ends when the socket closes, however that comes about; SIGINT and SIGTERM are its parent's business.
 """
 
 from __future__ import annotations
 
+import hashlib
 import math
 import os
 import queue
@@ -24,15 +25,19 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
+from weakref import WeakValueDictionary
 
 import torch
 
 from herd.engine import frames
+from herd.engine.adapter import load_adapter
 from herd.engine.choice import Job
-from herd.engine.engine import STEP, Engine
+from herd.engine.engine import Engine
 from herd.engine.loading import open_engine
+from herd.engine.pace import STEP
+from herd.engine.step import Adapter
 from herd.errors import HerdError
-from herd.protocol.types import Event, Failed, Request
+from herd.protocol.types import Event, Failed, Request, Usage
 
 STATUS_EVERY = 0.25  # seconds, while busy
 
@@ -44,13 +49,18 @@ class Worker:
 
     def __init__(self, connection: socket.socket) -> None:
         self.connection = connection
-        self.engines: dict[str, Engine] = {}
-        self.leaving: set[str] = set()  # to be unloaded once they are idle
-        self.owner: dict[str, str] = {}  # request id → engine key, until its prompt is read
+        self.engines: dict[str, Engine] = {}  # by what they were loaded from
+        self.keys: dict[
+            str, tuple[str, Adapter | None]
+        ] = {}  # what each key stands for: an engine, an adapter
+        self.leaving: set[str] = set()  # keys to be unloaded once their requests have ended
+        self.requests: dict[str, str] = {}  # id → key, of all that have not ended
+        self.unread: set[str] = set()  # requests whose prompts are not read yet
         self.inbox: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         # One thread a model: its prompts stay in order of arrival, and a slow template keeps no other model waiting.
         self.readers: dict[str, ThreadPoolExecutor] = {}
         self.loaders = ThreadPoolExecutor(1, "models")
+        self.opened: WeakValueDictionary[str, Engine] = WeakValueDictionary()  # the loader's own list
         self.told: tuple[Message, float] = ({}, 0.0)
         self.turn = 0.0  # since when other models than the one that steps have been waiting
 
@@ -58,28 +68,29 @@ class Worker:
         threading.Thread(target=self._listen, daemon=True).start()
         self._send({"op": "ready"})
         while True:
-            idle = all(engine.idle for engine in self.engines.values())
-            if idle:
-                self._settle()
+            for key in list(self.leaving):
+                self._leave(key)
+            if all(engine.idle for engine in self.engines.values()):
+                self._tell(at_once=True)
                 self.inbox.get()()
             self._handle()
-            for engine in list(self.engines.values()):
+            for name, engine in list(self.engines.items()):
                 self.turn = time.monotonic()
-                self._step(engine)
+                self._step(name, engine)
             self._tell(at_once=False)
 
     def _handle(self) -> None:
         while not self.inbox.empty():
             self.inbox.get()()
 
-    def _between(self, key: str) -> None:
+    def _between(self, name: str) -> None:
         """Between the layers of a step: handle messages, and let no other model wait for long."""
         self._handle()
         if time.monotonic() - self.turn > STEP:
             self.turn = math.inf  # not within a step that is within this one
             for other, engine in list(self.engines.items()):
-                if other != key:
-                    self._step(engine)
+                if other != name:
+                    self._step(other, engine)
             self.turn = time.monotonic()
         self._tell(at_once=False)
 
@@ -99,31 +110,33 @@ class Worker:
             os._exit(0)
 
     def _emit(self, events: list[tuple[str, Event]]) -> None:
+        for id, event in events:
+            if isinstance(event, Usage | Failed):
+                self.requests.pop(id, None)
         if events:
-            self._send({"op": "events", "events": [[id, event.to_json()] for id, event in events]})
+            self._send(frames.events(events))
 
-    def _step(self, engine: Engine) -> None:
+    def _step(self, name: str, engine: Engine) -> None:
         if engine.idle:
             return
         try:
             events = engine.step()
         except Exception as error:  # out of memory, or a fault of ours: its replies fail, the process lives
-            print(f"herd engine: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
+            print(f"herd engine: {name}: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
             engine.abort(f"the engine failed ({type(error).__name__}); try again")
-            events = engine.step()
+            events = engine.take()
         self._emit(events)
 
-    def _settle(self) -> None:
-        for key in list(self.leaving):
-            self._leave(key)
-        self._tell(at_once=True)
-
     def _leave(self, key: str) -> None:
-        if self.engines[key].idle and key not in self.owner.values():
-            self.leaving.discard(key)
-            del self.engines[key]
-            self.readers.pop(key).shutdown(wait=False)
-            self._send({"op": "unloaded", "key": key})
+        """Unload a key whose requests have ended, and the engine that no key is left for."""
+        if key in self.requests.values():
+            return
+        self.leaving.discard(key)
+        name, _ = self.keys.pop(key)
+        if not any(name == other for other, _ in self.keys.values()):
+            del self.engines[name]
+            self.readers.pop(name).shutdown(wait=False)
+        self._send({"op": "unloaded", "key": key})
 
     def _tell(self, *, at_once: bool) -> None:
         before, when = self.told
@@ -132,84 +145,106 @@ class Worker:
         status = {
             "op": "status",
             "running": sum(len(e.running) for e in self.engines.values()),
-            "waiting": sum(len(e.waiting) for e in self.engines.values()) + len(self.owner),
-            "metrics": {key: engine.metrics() for key, engine in self.engines.items()},
+            "waiting": sum(len(e.waiting) for e in self.engines.values()) + len(self.unread),
+            "metrics": {name: engine.metrics() for name, engine in self.engines.items()},
         }
         if status != before:
             self._send(status)
         self.told = (status, time.monotonic())
-        for key in [k for k in self.leaving if self.engines[k].idle]:
-            self._leave(key)
 
     # --- messages
 
     def on_load(self, message: Message) -> None:
-        key, model = message["key"], Path(message["model"])
-        adapter = Path(message["adapter"]) if message["adapter"] else None
+        self.loaders.submit(self._load, **{k: v for k, v in message.items() if k != "op"})
 
-        def work() -> None:
-            try:
-                engine = open_engine(model, adapter)
-            except HerdError as error:
-                self._refuse(key, str(error), error.code, error.status)
-            except (Exception, MemoryError) as error:
-                reason = f"{model} cannot be loaded: {type(error).__name__}: {error}".splitlines()[0]
-                self._refuse(key, reason, "model_unreadable", 500)
-            else:
-                self.inbox.put(lambda: self._loaded(key, engine))
-
-        self.loaders.submit(work)
+    def _load(self, key: str, model: str, adapter: str | None, weights: str) -> None:
+        """In the loader's thread: open the engine if there is none yet, and the adapter."""
+        try:
+            name = _name(Path(model), weights)
+            engine = self.opened.get(name) or open_engine(Path(model), weights=weights)
+            self.opened[name] = engine
+            lora = load_adapter(engine.runner.config, adapter) if adapter else None
+        except HerdError as error:
+            self._refuse(key, str(error), error.code, error.status)
+        except (Exception, MemoryError) as error:
+            reason = f"{model} cannot be loaded: {type(error).__name__}: {error}".splitlines()[0]
+            self._refuse(key, reason, "model_unreadable", 500)
+        else:
+            self.inbox.put(lambda: self._loaded(key, name, engine, lora))
 
     def _refuse(self, key: str, text: str, code: str, status: int) -> None:
         refusal = {"op": "refused", "key": key, "message": text, "code": code, "status": status}
         self.inbox.put(lambda: self._send(refusal))
 
-    def _loaded(self, key: str, engine: Engine) -> None:
-        engine.between = partial(self._between, key)
-        self.engines[key] = engine
-        self.readers.setdefault(key, ThreadPoolExecutor(1, "prompts"))
+    def _loaded(self, key: str, name: str, engine: Engine, adapter: Adapter | None) -> None:
+        engine.between = partial(self._between, name)
+        self.engines[name] = engine
+        self.keys[key] = name, adapter
+        self.readers.setdefault(name, ThreadPoolExecutor(1, "prompts"))
         self.leaving.discard(key)
+        runner = engine.runner
         info = {
             "context": engine.context,
-            "slots": len(engine.cache.length),
-            "parameters": engine.model.config.parameters,
-            "dtype": str(engine.dtype).removeprefix("torch."),
+            "slots": engine.pace.slots,
+            "parameters": runner.config.parameters,
+            "engine": name,  # keys of one engine share its bytes
+            "weight_bytes": runner.weight_bytes,
+            "cache_bytes": engine.scheduler.cache.count * runner.block_bytes,  # taken as it fills
+            "adapter_bytes": adapter.bytes if adapter else 0,
         }
         self._send({"op": "loaded", "key": key, "info": info})
 
     def on_unload(self, message: Message) -> None:
-        if message["key"] in self.engines:
+        if message["key"] in self.keys:
             self.leaving.add(message["key"])
         else:
             self._send({"op": "unloaded", "key": message["key"]})
 
     def on_submit(self, message: Message) -> None:
         key, id = message["key"], message["id"]
-        engine = self.engines.get(key)
-        if engine is None:
+        if key not in self.keys:
             self._emit([(id, Failed("this model is not loaded", "model_not_loaded", 503))])
             return
-        self.owner[id] = key
+        name, adapter = self.keys[key]
+        engine = self.engines[name]
+        self.requests[id] = key
+        self.unread.add(id)
 
         def read() -> None:
-            if id not in self.owner:
+            if id not in self.unread:
                 return  # cancelled while it waited
+            prepared: Job | list[Event]
             try:
-                job = engine.prepare(id, Request.from_json(message["request"]), salt=message["salt"])
+                request = Request.from_json(message["request"])
+                prepared = engine.prepare(id, request, salt=message["salt"], adapter=adapter)
             except Exception as error:  # a tokenizer that fails in its own way
-                job = Failed(f"the prompt cannot be read ({type(error).__name__})", "invalid_prompt", 400)
-            self.inbox.put(lambda: self._read(engine, id, job))
+                reason = f"the prompt cannot be read ({type(error).__name__})"
+                prepared = [Failed(reason, "invalid_prompt", 400)]
+            self.inbox.put(lambda: self._read(engine, id, prepared))
 
-        self.readers[key].submit(read)
+        self.readers[name].submit(read)
 
-    def _read(self, engine: Engine, id: str, job: Job | Failed) -> None:
-        if self.owner.pop(id, None):  # else it was cancelled meanwhile
-            engine.enqueue(id, job)
+    def _read(self, engine: Engine, id: str, prepared: Job | list[Event]) -> None:
+        if id in self.unread:  # else it was cancelled meanwhile
+            self.unread.discard(id)
+            engine.enqueue(id, prepared)
+            self._emit(engine.take())
 
     def on_cancel(self, message: Message) -> None:
-        if self.owner.pop(message["id"], None) is None:
-            for engine in self.engines.values():
-                engine.cancel(message["id"])
+        id = message["id"]
+        key = self.requests.pop(id, None)
+        if id in self.unread:
+            self.unread.discard(id)
+        elif key in self.keys:
+            self.engines[self.keys[key][0]].cancel(id)
+
+
+def _name(model_dir: Path, weights: str) -> str:
+    """Names what an engine is loaded from; files that were replaced are other files."""
+    files = sorted(p for p in model_dir.glob("*") if p.suffix in (".json", ".safetensors", ".jinja"))
+    stamps = [(p.name, p.stat().st_size, p.stat().st_mtime_ns) for p in files]
+    digest = hashlib.sha256(repr((str(model_dir.resolve()), stamps, weights)).encode()).hexdigest()
+    return f"{model_dir.name}-{weights}-{digest[:16]}"
 
 
 def main() -> None:

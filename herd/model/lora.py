@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from herd.errors import HerdError
+from herd.model.config import Config
 from herd.model.files import read_tensors, write_tensors
 from herd.model.hf import MODULES
 from herd.model.llama import Attention, FeedForward, Linear, Llama
@@ -108,31 +109,65 @@ def save_peft(model: Llama, directory: str | os.PathLike[str], *, base: str) -> 
 
 def load_peft(model: Llama, directory: str | os.PathLike[str]) -> None:
     """Put the adapter of a PEFT directory on the model. Raises HerdError when it does not fit."""
+    layers, scale = read_peft(model.config, directory)
+    rank = next(iter(layers.values()))[0].shape[0]
+    targets = sorted({name.rpartition(".")[2] for name in layers}, key=ALL.index)
+    add_lora(model, rank=rank, alpha=scale * rank, targets=targets)
+    for name, layer in _adapted(model):
+        layer.a.data.copy_(layers[name][0])
+        layer.b.data.copy_(layers[name][1])
+
+
+def read_peft(
+    config: Config, directory: str | os.PathLike[str]
+) -> tuple[dict[str, tuple[Tensor, Tensor]], float]:
+    """A [r, inputs] and B [outputs, r] (fp32) by layer ("layers.3.attn.q"), and the scale α/r, for such a model.
+
+    Raises HerdError when they do not fit it.
+    """
     directory = Path(directory)
     try:
-        config = json.loads((directory / "adapter_config.json").read_text(encoding="utf-8"))
-        rank, alpha = int(config["r"]), float(config["lora_alpha"])
+        table = json.loads((directory / "adapter_config.json").read_text(encoding="utf-8"))
+        rank, alpha = int(table["r"]), float(table["lora_alpha"])
     except FileNotFoundError:
         raise HerdError(f"{directory}: no adapter_config.json; not a PEFT adapter") from None
     except (ValueError, KeyError, TypeError) as error:
         raise HerdError(f"{directory}/adapter_config.json: malformed ({error})") from None
     for key, plain in (("use_dora", False), ("use_rslora", False), ("bias", "none"), ("rank_pattern", {})):
-        if config.get(key, plain) != plain:
-            raise HerdError(f"{directory}: adapter option {key} = {config[key]!r} is not supported")
+        if table.get(key, plain) != plain:
+            raise HerdError(f"{directory}: adapter option {key} = {table[key]!r} is not supported")
     if not 1 <= rank <= 1024:
         raise HerdError(f"{directory}: rank {rank} is not between 1 and 1024")
-    short = {hf.rpartition(".")[2]: ours.rpartition(".")[2] for ours, hf in MODULES.items()}
-    names = config.get("target_modules") or []
-    targets = [short[n] for n in names if n in short]
+    shapes = {MODULES[part].rpartition(".")[2]: (part, shape) for part, shape in _shapes(config).items()}
+    names = table.get("target_modules") or []
+    targets = [shapes[n] for n in names if n in shapes]
     if len(targets) != len(names) or not targets:
         raise HerdError(f"{directory}: target_modules {names} are not layers of a Llama")
-    add_lora(model, rank=rank, alpha=alpha, targets=targets)
-    want = {}
-    for name, layer in _adapted(model):
+    layers = {
+        f"layers.{i}.{part}": (torch.empty(rank, inputs), torch.empty(outputs, rank))
+        for i in range(config.n_layers)
+        for part, (outputs, inputs) in targets
+    }
+    want: dict[str, Tensor] = {}
+    for name, (a, b) in layers.items():
         path = f"{PREFIX}model.{_hf_module(name)}"
-        want[f"{path}.lora_A.weight"] = layer.a
-        want[f"{path}.lora_B.weight"] = layer.b
-    read_tensors([directory / "adapter_model.safetensors"], {k: v.data for k, v in want.items()})
+        want |= {f"{path}.lora_A.weight": a, f"{path}.lora_B.weight": b}
+    read_tensors([directory / "adapter_model.safetensors"], want)
+    return layers, alpha / rank
+
+
+def _shapes(config: Config) -> dict[str, tuple[int, int]]:
+    """(outputs, inputs) of a block's linear layers."""
+    c, queries, keys = config, config.n_heads * config.head_dim, config.n_kv_heads * config.head_dim
+    return {
+        "attn.q": (queries, c.dim),
+        "attn.k": (keys, c.dim),
+        "attn.v": (keys, c.dim),
+        "attn.o": (c.dim, queries),
+        "ffn.gate": (c.ffn_dim, c.dim),
+        "ffn.up": (c.ffn_dim, c.dim),
+        "ffn.down": (c.dim, c.ffn_dim),
+    }
 
 
 def _hf_module(name: str) -> str:

@@ -76,7 +76,14 @@ PARTS: dict[str, dict[str, Field]] = {
         "caller": REFUSED,
         "namespace": REFUSED,
     },
-    "function_call_output": {**_ITEM, "call_id": HONOURED, "output": HONOURED, "caller": REFUSED},
+    "function_call_output": {
+        **_ITEM,
+        "call_id": HONOURED,
+        "output": HONOURED,
+        "name": LABEL,
+        "caller": REFUSED,
+        "namespace": REFUSED,
+    },
     "text part": {
         "type": HONOURED,
         "text": HONOURED,
@@ -107,7 +114,13 @@ PARTS: dict[str, dict[str, Field]] = {
         "strict": HONOURED,
     },
     "stream options": {"include_obfuscation": Field("refused", (False,))},
-    "reasoning": {"effort": Field("refused", ("none",)), "summary": REFUSED, "generate_summary": REFUSED},
+    "reasoning": {
+        "effort": Field("refused", ("none",)),
+        "context": Field("refused", ("auto",)),
+        "generate_summary": REFUSED,
+        "mode": Field("refused", ("standard",)),
+        "summary": REFUSED,
+    },
 }
 _ROLES: dict[str, Role] = {
     "user": "user",

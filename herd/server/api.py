@@ -20,13 +20,14 @@ from herd.server.state import state
 from herd.store.store import OUTCOMES
 
 router = APIRouter(prefix="/api")
-Body = Annotated[dict[str, Any], Depends(body.read_object)]
 
-NUMBER = (int, float)
 T = TypeVar("T")
 SOURCES = ("regenerate", "battle", "thumbs", "correction", "judge")
 ROLES = ("system", "user", "assistant", "tool")
 MAX_IDS = 1000
+CONVERSATION: dict[str, Any] = {"title": str, "route": str, "system": str, "settings": dict}
+MESSAGE: dict[str, Any] = dict.fromkeys(("id", "parent", "role", "content", "generation"), str)
+VOTE: dict[str, Any] = dict.fromkeys(("id", "a", "b", "outcome", "source"), str)
 
 
 @router.get("/status")
@@ -48,10 +49,12 @@ async def status(request: Request) -> dict[str, Any]:
 
 
 @router.post("/session", status_code=204)
-async def session(request: Request, data: Body) -> Response:
+async def session(
+    request: Request, given: Annotated[dict[str, Any], Depends(body.Fields(key=str))]
+) -> Response:
     """Exchanges the key for a cookie that scripts cannot read."""
     keys = state(request).keys
-    key = body.fields(data, key=str).get("key", "")
+    key = given.get("key", "")
     if not keys.accepts(key):
         raise HerdError("that is not this server's key", status=401, code="invalid_api_key")
     response = Response(status_code=204)
@@ -72,8 +75,9 @@ def conversations(
 
 
 @router.post("/conversations", status_code=201)
-def create_conversation(request: Request, data: Body) -> dict[str, Any]:
-    given = body.fields(data, id=str, title=str, route=str, system=str, settings=dict)
+def create_conversation(
+    request: Request, given: Annotated[dict[str, Any], Depends(body.Fields(id=str, **CONVERSATION))]
+) -> dict[str, Any]:
     return state(request).store.create_conversation(**given)
 
 
@@ -87,8 +91,10 @@ def export(request: Request, ids: str = "") -> dict[str, Any]:
 
 
 @router.post("/conversations/import")
-def import_(request: Request, data: Body) -> dict[str, Any]:
-    given = body.fields(data, need=("conversations",), conversations=list)
+def import_(
+    request: Request,
+    given: Annotated[dict[str, Any], Depends(body.Fields("conversations", conversations=list))],
+) -> dict[str, Any]:
     return {"imported": state(request).store.import_conversations(given["conversations"])}
 
 
@@ -106,9 +112,12 @@ def conversation(request: Request, id: str) -> dict[str, Any]:
 
 
 @router.patch("/conversations/{id}")
-def update_conversation(request: Request, id: str, data: Body) -> dict[str, Any]:
-    body.fields(data, title=str, route=str, system=str, settings=dict)
-    return _found(state(request).store.update_conversation(id, **data), "conversation", id)
+def update_conversation(
+    request: Request,
+    id: str,
+    given: Annotated[dict[str, Any], Depends(body.Fields(nulls=True, **CONVERSATION))],
+) -> dict[str, Any]:
+    return _found(state(request).store.update_conversation(id, **given), "conversation", id)
 
 
 @router.delete("/conversations/{id}", status_code=204)
@@ -118,9 +127,11 @@ def delete_conversation(request: Request, id: str) -> Response:
 
 
 @router.post("/conversations/{id}/messages", status_code=201)
-def add_message(request: Request, id: str, data: Body) -> dict[str, Any]:
-    text = dict.fromkeys(("id", "parent", "role", "content", "generation"), str)
-    given = body.fields(data, need=("content",), created=NUMBER, **text)
+def add_message(
+    request: Request,
+    id: str,
+    given: Annotated[dict[str, Any], Depends(body.Fields("content", created=body.NUMBER, **MESSAGE))],
+) -> dict[str, Any]:
     body.one_of("role", given.get("role"), ROLES)
     return state(request).store.add_message(conversation=id, **given)
 
@@ -131,10 +142,11 @@ def generation(request: Request, id: str) -> dict[str, Any]:
 
 
 @router.post("/votes", status_code=201)
-def add_vote(request: Request, data: Body) -> dict[str, Any]:
+def add_vote(
+    request: Request, given: Annotated[dict[str, Any], Depends(body.Fields("a", "b", **VOTE))]
+) -> dict[str, Any]:
     """Keeps a vote; it is durable when the reply is sent. The same id again is the same vote."""
     here = state(request)
-    given = body.fields(data, need=("a", "b"), id=str, a=str, b=str, outcome=str, source=str)
     body.one_of("outcome", given.get("outcome"), OUTCOMES)
     body.one_of("source", given.setdefault("source", "regenerate"), SOURCES)
     if given["a"] == given["b"]:
@@ -199,9 +211,10 @@ async def list_runs(request: Request) -> dict[str, Any]:
 
 
 @router.post("/runs", status_code=201)
-async def start_run(request: Request, data: Body) -> dict[str, Any]:
+async def start_run(
+    request: Request, given: Annotated[dict[str, Any], Depends(body.Fields(kind=str, args=dict))]
+) -> dict[str, Any]:
     here = state(request)
-    given = body.fields(data, kind=str, args=dict)
     kind, args = given.get("kind", ""), given.get("args", {})
     runs.check(kind, args)
     here.registry.target(args["name"])  # an unknown name is said before a run begins

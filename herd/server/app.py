@@ -5,13 +5,17 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 from fastapi import FastAPI, Request
+from fastapi.openapi.utils import get_openapi
 from fastapi.responses import FileResponse, JSONResponse, Response
+from fastapi.routing import APIRoute
 from starlette.staticfiles import StaticFiles
 
 import herd
 from herd.server import anthropic, api, errors, openai, responses
+from herd.server.body import Fields
 from herd.server.engines import Engines
 from herd.server.guard import Guard
 from herd.server.metrics import Metrics
@@ -57,8 +61,33 @@ def create_app(settings: Settings, engines: Engines) -> FastAPI:
     app.add_api_route("/metrics", _metrics)
     for path in PAGES:
         app.add_api_route(path, _page, methods=["GET", "HEAD"], include_in_schema=False)
+    app.openapi = lambda: _describe(app)  # type: ignore[method-assign]
     app.mount("/web", StaticFiles(directory=WEB, check_dir=False), name="web")
     return app
+
+
+def _describe(app: FastAPI) -> dict[str, Any]:
+    """/openapi.json: FastAPI's description, with the bodies that routes read themselves, and every error's form."""
+    if app.openapi_schema is None:
+        text = {"type": ["string", "null"]}
+        names = {"message": {"type": "string"}, "type": {"type": "string"}, "param": text, "code": text}
+        error = {"type": "object", "properties": names, "required": list(names)}
+        schema = {"type": "object", "properties": {"error": error}, "required": ["error"]}
+        failed = {"description": "What is wrong", "content": {"application/json": {"schema": schema}}}
+        whole = get_openapi(title=app.title, version=app.version, routes=app.routes)
+        for operation in (operation for path in whole["paths"].values() for operation in path.values()):
+            operation["responses"].pop("422", None)  # a wrong query, too, is a 400 here
+            operation["responses"]["default"] = failed
+        for route in api.router.routes:
+            if isinstance(route, APIRoute):
+                for needed in route.dependant.dependencies:
+                    if isinstance(needed.call, Fields):
+                        for method in route.methods or ():
+                            whole["paths"][route.path_format][method.lower()]["requestBody"] = (
+                                needed.call.description
+                            )
+        app.openapi_schema = whole
+    return app.openapi_schema
 
 
 def _environment(settings: Settings) -> dict[str, str]:

@@ -4,19 +4,23 @@ import asyncio
 import json
 import math
 import re
-from collections.abc import Mapping
-from typing import Any, NoReturn
+from collections.abc import Callable, Mapping
+from typing import Any, NoReturn, TypeVar
 
 from fastapi import Request
 
 from herd.errors import HerdError
 from herd.nearest import nearest
 from herd.protocol import ProtocolError
+from herd.protocol.fields import Field
 from herd.server.settings import MAX_BODY
 
 BODY_SECONDS = 30.0
+LONG_BODY = 128 * 1024
 MAX_DEPTH = 64
+NUMBER = (int, float)
 MAX_INT = 2**63 - 1
+T = TypeVar("T")
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 
 
@@ -38,12 +42,27 @@ async def read(request: Request) -> bytes:
     return bytes(body)
 
 
+async def read_as(request: Request, decode: Callable[[dict[str, Any]], T]) -> T:
+    """What `decode` makes of the JSON object in the body. Raises HerdError 400 or 413, and what `decode` raises.
+
+    A long body is decoded in a thread: it can take a second, in which other replies go on.
+    """
+    data = await _read_json(request)
+    if len(data) < LONG_BODY:
+        return decode(parse_object(data))
+    return await asyncio.to_thread(lambda: decode(parse_object(data)))
+
+
 async def read_object(request: Request) -> dict[str, Any]:
     """The body as a JSON object. Raises HerdError 400 or 413."""
+    return await read_as(request, lambda value: value)
+
+
+async def _read_json(request: Request) -> bytes:
     media = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if media != "application/json":
         raise HerdError("send the header Content-Type: application/json", code="wrong_content_type")
-    return parse_object(await read(request))
+    return await read(request)
 
 
 def parse_object(body: bytes) -> dict[str, Any]:
@@ -73,26 +92,52 @@ def parse_object(body: bytes) -> dict[str, Any]:
     return value
 
 
-def fields(
-    body: Mapping[str, Any], *, need: tuple[str, ...] = (), **types: type | tuple[type, ...]
-) -> dict[str, Any]:
-    """What `body` has of the fields named in `types`, each of its type or null, and all of `need`.
+class Fields:
+    """A dependency: the body as an object that has these fields, each of its type or null, and all of `need`.
 
-    Raises ProtocolError naming the field, and the nearest known one for an unknown one.
+    Null is as good as absent, except with `nulls`. Raises ProtocolError naming the field, and the nearest known one for
+    an unknown one.
     """
-    for name, value in body.items():
-        if name not in types:
-            near = nearest(name[:100], types)
-            hint = f"; did you mean {near!r}?" if near else f"; known: {', '.join(types)}"
-            raise ProtocolError(f"unknown field {name!r:.100}{hint}", name, "unknown_field")
-        wrong_bool = isinstance(value, bool) and types[name] is not bool
-        if value is not None and (wrong_bool or not isinstance(value, types[name])):
-            raise ProtocolError(f"{name} has the wrong type", name)
-    given = {name: value for name, value in body.items() if value is not None}
-    for name in need:
-        if name not in given:
-            raise ProtocolError(f"{name} is missing", name)
-    return given
+
+    def __init__(self, *need: str, nulls: bool = False, **types: type | tuple[type, ...]) -> None:
+        self.need, self.nulls, self.types = need, nulls, types
+
+    async def __call__(self, request: Request) -> dict[str, Any]:
+        given = await read_object(request)
+        for name, value in given.items():
+            if name not in self.types:
+                near = nearest(name[:100], self.types)
+                hint = f"; did you mean {near!r}?" if near else f"; known: {', '.join(self.types)}"
+                raise ProtocolError(f"unknown field {name!r:.100}{hint}", name, "unknown_field")
+            wrong_bool = isinstance(value, bool) and self.types[name] is not bool
+            if value is not None and (wrong_bool or not isinstance(value, self.types[name])):
+                raise ProtocolError(f"{name} has the wrong type", name)
+        for name in self.need:
+            if given.get(name) is None:
+                raise ProtocolError(f"{name} is missing", name)
+        return {name: value for name, value in given.items() if self.nulls or value is not None}
+
+    @property
+    def description(self) -> dict[str, Any]:
+        types = {str: "string", dict: "object", list: "array", NUMBER: "number"}
+        return _body({name: {"type": [types[kind], "null"]} for name, kind in self.types.items()}, self.need)
+
+
+def described(table: Mapping[str, Field], *need: str) -> dict[str, Any]:
+    """A dialect's body for OpenAPI: the names of its fields, and how each is treated."""
+    return {
+        "requestBody": _body({name: {"description": field.treatment} for name, field in table.items()}, need)
+    }
+
+
+def _body(properties: dict[str, Any], need: tuple[str, ...]) -> dict[str, Any]:
+    schema = {
+        "type": "object",
+        "properties": properties,
+        "required": list(need),
+        "additionalProperties": False,
+    }
+    return {"required": True, "content": {"application/json": {"schema": schema}}}
 
 
 def one_of(name: str, value: Any, choices: tuple[str, ...]) -> str:

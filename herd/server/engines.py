@@ -16,7 +16,7 @@ from herd.server.models import available_memory
 
 log = logging.getLogger("herd.server")
 
-SHARE = 0.8  # of the memory that is free at the start, for models, unless the settings say how much
+SHARE = 0.5  # of the memory that is free at the start, for weights, unless the settings say how much; the rest is for caches
 
 
 class Engine(Protocol):
@@ -155,11 +155,12 @@ class Engines:
 
     def metrics(self) -> dict[str, Mapping[str, float]]:
         """What the engine counts, by the first route that uses it."""
+        status = self.engine.status()
         names: dict[str, str] = {}
         for route, target in self._targets.items():
-            names.setdefault(target.engine_key, route)
-        counts = self.engine.status().get("metrics") or {}
-        return {names[key]: count for key, count in counts.items() if key in names}
+            info = status.get("models", {}).get(target.engine_key, {})
+            names.setdefault(info.get("engine", target.engine_key), route)
+        return {names[key]: count for key, count in status["metrics"].items() if key in names}
 
     @contextmanager
     def _using(self, key: str) -> Iterator[None]:
@@ -231,10 +232,14 @@ class Engines:
         return sum({entry.digest: self._bytes(entry) for entry in parts}.values())
 
     def _bytes(self, entry: ModelEntry) -> int:
-        """What the engine says that it holds of a model, weights and cache; before, the size of the weight files."""
+        """What the engine says that it holds of a model; before, the size of its files. Its cache is not counted."""
+        own = entry.digest[:16]
         for key, info in self.engine.status().get("models", {}).items():
-            if key.startswith(entry.digest[:16]) and "bytes" in info:
-                return int(info["bytes"])
+            model, _, adapter = key.partition("+")
+            if own == model and "weight_bytes" in info:
+                return int(info["weight_bytes"])
+            if own == adapter and "adapter_bytes" in info:
+                return int(info["adapter_bytes"])
         return sum(file.stat().st_size for file in entry.path.glob("*.safetensors"))
 
 

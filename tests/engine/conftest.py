@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 import torch
 
+from herd.engine.eager import Eager
 from herd.engine.engine import Engine, drain
+from herd.engine.step import Adapter
 from herd.model import hf
 from herd.model.chat import LLAMA3_TEMPLATE, ChatTemplate
 from herd.model.config import Config
 from herd.model.llama import Llama
+from herd.model.lora import ALL
 from herd.model.tokenizer import Tokenizer, train_bpe
 from herd.protocol.types import Delta, Event, Failed, Finished, Request, Sampling, Usage
 
@@ -38,6 +41,15 @@ def make_model(config: Config, dtype: torch.dtype = torch.float32) -> Llama:
     return model
 
 
+def make_adapter(config: Config, seed: int, rank: int = 3, layers: Sequence[str] = ALL) -> Adapter:
+    """Random, and large enough to change what is said."""
+    generator = torch.Generator().manual_seed(seed)
+    shapes = {n: m.weight.shape for n, m in Llama(config).named_modules() if n.rpartition(".")[2] in layers}
+    a = {n: torch.randn(rank, inputs, generator=generator) for n, (_, inputs) in shapes.items()}
+    b = {n: torch.randn(outputs, rank, generator=generator) for n, (outputs, _) in shapes.items()}
+    return Adapter(0.02, a, b)
+
+
 @pytest.fixture(scope="session")
 def model(config: Config) -> Llama:
     return make_model(config)
@@ -47,7 +59,10 @@ def model(config: Config) -> Llama:
 def engine(model: Llama, tokenizer: Tokenizer) -> Callable[..., Engine]:
     """Makes engines on the model; keyword arguments are Engine's."""
     return lambda **options: Engine(
-        options.pop("model", model), tokenizer, ChatTemplate(LLAMA3_TEMPLATE), **{"slots": 4, **options}
+        Eager(options.pop("model", model)),
+        tokenizer,
+        ChatTemplate(LLAMA3_TEMPLATE),
+        **{"slots": 4, **options},
     )
 
 

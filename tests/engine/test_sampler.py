@@ -1,17 +1,20 @@
 """Sampling against the definitions, and against `transformers`."""
 
+import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
-from herd.engine.sampler import draw, generator, logprobs, probabilities
+from herd.engine.sampler import draw, generator, logprobs, penalise, probabilities
 from herd.protocol import Sampling
 
 LOGITS = torch.tensor([0.5, 0.3, 0.1, 0.06, 0.04]).log()
 
 
 def kept(**sampling: float) -> dict[int, float]:
-    p = probabilities(LOGITS, Sampling(**sampling))
-    return {i: round(float(x), 4) for i, x in enumerate(p) if x > 0}
+    p = probabilities(LOGITS[None], [Sampling(**sampling)])[0]
+    return {i: round(float(x), 4) for i, x in enumerate(p / p.sum()) if x > 0}
 
 
 def test_filters_keep_what_they_say() -> None:
@@ -41,6 +44,7 @@ def test_filters_equal_those_of_transformers(size: int, temperature: float) -> N
         (20, 0.7, 0.0),
         (40, 1.0, 0.1),
         (30, 0.95, 0.05),
+        (2000, 0.9, 0.0),
     ):
         expected = TemperatureLogitsWarper(temperature)(None, logits[None])
         for warper in (
@@ -49,20 +53,24 @@ def test_filters_equal_those_of_transformers(size: int, temperature: float) -> N
             min_p and MinPLogitsWarper(min_p),
         ):
             expected = warper(None, expected) if warper else expected
-        got = probabilities(logits, Sampling(temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p))
-        torch.testing.assert_close(got, torch.softmax(expected[0], -1))
+        sampling = Sampling(temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p)
+        got = probabilities(logits[None], [sampling])[0]
+        torch.testing.assert_close(got / got.sum(), torch.softmax(expected[0], -1))
 
 
 def test_draws_follow_the_distribution() -> None:
     rng, n = generator(Sampling(seed=1), 0), 20_000
-    counts = torch.bincount(torch.tensor([draw(LOGITS, Sampling(), rng) for _ in range(n)]), minlength=5)
+    counts = torch.bincount(
+        torch.tensor([draw(LOGITS[None], [Sampling()], [rng.random()])[0] for _ in range(n)]), minlength=5
+    )
     expected = LOGITS.exp() * n
     chi2 = ((counts - expected) ** 2 / expected).sum().item()
     assert chi2 < 18.47  # 99.9 % of a chi-square with 4 degrees of freedom
 
 
 def test_greedy_takes_the_lowest_of_equals() -> None:
-    assert draw(torch.tensor([0.0, 2.0, 2.0]), Sampling(temperature=0.0), generator(Sampling(), 0)) == 1
+    equals = torch.tensor([[0.0, 2.0, 2.0]])
+    assert draw(equals, [Sampling(temperature=0.0)], [0.0]) == [1]
 
 
 def test_choices_of_one_seed_have_numbers_of_their_own() -> None:
@@ -74,3 +82,35 @@ def test_logprobs_are_of_the_plain_distribution() -> None:
     value, best = logprobs(LOGITS, 3, 2)
     assert value == pytest.approx(float(LOGITS[3]))
     assert [i for i, _ in best] == [0, 1] and len(logprobs(LOGITS, 0, 99)[1]) == 5
+
+
+samplings = st.builds(
+    Sampling,
+    temperature=st.sampled_from([0.0, 0.3, 1.0, 2.0]),
+    top_k=st.sampled_from([0, 1, 7, 1500]),
+    top_p=st.sampled_from([1.0, 0.999, 0.5]),
+    min_p=st.sampled_from([0.0, 0.05]),
+    seed=st.integers(0, 9),
+)
+
+
+@given(st.lists(samplings, min_size=1, max_size=6), st.sampled_from([30, 2500]))
+def test_a_row_draws_the_same_in_any_company(some: list[Sampling], size: int) -> None:
+    logits = torch.randn(len(some), size, generator=torch.Generator().manual_seed(size)) * 3
+    uniform = [generator(s, 0).random() for s in some]
+    together = draw(logits, some, uniform)
+    alone = [draw(logits[i : i + 1], [s], uniform[i : i + 1])[0] for i, s in enumerate(some)]
+    assert together == alone
+    table = probabilities(logits, [s if s.temperature else Sampling() for s in some])
+    for i, s in enumerate(some):
+        one = probabilities(logits[i : i + 1], [s if s.temperature else Sampling()])[0]
+        assert np.array_equal(table[i].numpy(), one.numpy())
+
+
+def test_penalties_and_biases_are_openais_formula() -> None:
+    logits = torch.tensor([1.0, 2.0, 3.0, 4.0])
+    sampling = Sampling(frequency_penalty=0.5, presence_penalty=0.25, logit_bias={"0": 100, "2": -1.5})
+    # mu[j] - c[j] * frequency - (c[j] > 0) * presence + bias[j], for counts 0, 1, 0, 3
+    assert penalise(logits, [0, 2, 1, 3, 3, 3], 2, sampling).tolist() == [101.0, 1.25, 1.5, 2.25]
+    assert penalise(logits, [0], 1, Sampling(frequency_penalty=1)) is logits
+    assert logits.tolist() == [1, 2, 3, 4]

@@ -1,13 +1,18 @@
 """Who may call: Host, Origin, key; and what every reply carries."""
 
 import logging
+import sqlite3
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from fastapi.testclient import TestClient
 
 from herd.errors import HerdError
+from herd.protocol import Failed
 from herd.server.settings import Settings
 
 KEY = "a secret of some length"
@@ -117,19 +122,76 @@ def test_access_log_has_no_text(
     with caplog.at_level(logging.INFO, logger="herd.access"):
         client.post("/v1/chat/completions", json=chat("my deepest secret"))
         client.get("/api/conversations?query=deepest")
+        client.post(
+            "/v1/responses",
+            json={"model": "cria", "input": "deepest"},
+            headers={"Authorization": "Bearer deepest"},
+        )
+        client.get("/v1/responses/deepest?include[]=deepest")
+        client.get("/deepest")
     lines = [record.getMessage() for record in caplog.records if record.name == "herd.access"]
     assert any("POST /v1/chat/completions 200" in line for line in lines)
     assert not any("deepest" in line for line in lines)
 
 
-def test_metrics_have_the_names_of_vllm(client: TestClient, chat: Callable[..., Any]) -> None:
+def test_metrics_have_the_names_of_vllm(
+    client: TestClient, engine: Any, chat: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     client.post("/v1/chat/completions", json=chat())
+    (key,) = engine.loaded
+    counts = {"kv_cache_usage_perc": 0.25, "prefix_cache_hits": 7, "num_preemptions": 2, "other": 1}
+    status = {**engine.status(), "metrics": {key: counts}}
+    monkeypatch.setattr(engine, "status", lambda: status)
     text = client.get("/metrics").text
-    assert 'vllm:prompt_tokens_total{model_name="cria"} 3.0' in text
-    assert 'vllm:generation_tokens_total{model_name="cria"} 4.0' in text
-    assert 'vllm:request_success_total{finished_reason="stop",model_name="cria"} 1.0' in text
-    assert 'vllm:time_to_first_token_seconds_count{model_name="cria"} 1.0' in text
-    for name in ("num_requests_running", "num_requests_waiting", "kv_cache_usage_perc", "e2e_request_latency_seconds",
-                 "inter_token_latency_seconds", "request_queue_time_seconds"):  # fmt: skip
-        assert f"vllm:{name}" in text
-    assert 'herd_http_requests_total{method="POST",route="/v1/chat/completions",status="200"} 1.0' in text
+    for line in (
+        'vllm:prompt_tokens_total{model_name="cria"} 3.0',
+        'vllm:generation_tokens_total{model_name="cria"} 4.0',
+        'vllm:request_success_total{finished_reason="stop",model_name="cria"} 1.0',
+        'vllm:time_to_first_token_seconds_count{model_name="cria"} 1.0',
+        'vllm:num_requests_running{model_name="cria"} 0.0',
+        'vllm:num_requests_waiting{model_name="cria"} 0.0',
+        'vllm:kv_cache_usage_perc{model_name="cria"} 0.25',
+        'vllm:prefix_cache_hits_total{model_name="cria"} 7.0',
+        'vllm:num_preemptions_total{model_name="cria"} 2.0',
+        'vllm:spec_decode_num_accepted_tokens_total{model_name="cria"} 0.0',
+        'herd_http_requests_total{method="POST",route="/v1/chat/completions",status="200"} 1.0',
+    ):
+        assert f"\n{line}\n" in text, line
+    for name in ("e2e_request_latency_seconds", "inter_token_latency_seconds", "request_queue_time_seconds"):
+        assert f"vllm:{name}_bucket" in text
+    assert "other" not in text
+
+
+def test_what_runs_and_waits_is_counted(
+    url: str, engine: Any, chat: Callable[..., Any], wait_for: Callable[..., None]
+) -> None:
+    def gauge(name: str) -> float:
+        lines = httpx.get(f"{url}/metrics").text.splitlines()
+        return sum(
+            float(line.split()[-1]) for line in lines if line.startswith(f"vllm:num_requests_{name}{{")
+        )
+
+    engine.words, engine.delay = ("word ",) * 30, 0.02
+    with ThreadPoolExecutor() as pool:
+        replies = [pool.submit(httpx.post, f"{url}/v1/chat/completions", json=chat()) for _ in range(3)]
+        wait_for(lambda: gauge("running") == 3)
+        assert gauge("waiting") == 0
+        assert {reply.result().status_code for reply in replies} == {200}
+    assert gauge("running") == gauge("waiting") == 0
+
+
+def test_what_is_refused_for_want_of_room_costs_no_write(
+    client: TestClient, engine: Any, chat: Callable[..., Any], home: Path
+) -> None:
+    engine.fail = Failed("the queue is full; try again later", "queue_full", 429)
+    for path, body in (
+        ("/v1/chat/completions", chat()), ("/v1/chat/completions", chat(stream=True)),
+        ("/v1/responses", {"model": "cria", "input": "Hi"}), ("/v1/messages", chat(max_tokens=9)),
+    ):  # fmt: skip
+        reply = client.post(path, json=body)
+        assert reply.status_code == 429 and reply.headers["retry-after"] and "queue is full" in reply.text
+    with sqlite3.connect(f"file:{home / 'herd.db'}?mode=ro", uri=True) as database:
+        assert database.execute("select count(*) from generations").fetchone() == (0,)
+    text = client.get("/metrics").text
+    assert 'herd_http_requests_total{method="POST",route="/v1/responses",status="429"} 1.0' in text
+    assert 'vllm:num_requests_waiting{model_name="cria"} 0.0' in text

@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from herd.server import serve
 from herd.server.app import create_app
 from herd.server.engines import Engines
 from herd.server.settings import Settings
+from herd.store import Store
 
 
 def herd_up(home: Path, *options: str, verb: str = "up", **env: str) -> subprocess.Popen[str]:
@@ -108,6 +110,54 @@ def test_running_replies_end(home: Path, engine: Any, chat: Callable[..., Any]) 
     with draining(home, engine) as (url, server):
         lines = stream_while_stopping(url, server, chat(stream=True))
     assert lines[-1] == "[DONE]" and "finishing 1 repl" in said[-1]
+
+
+SAY: dict[str, dict[str, Any]] = {
+    "/v1/chat/completions": {"messages": [{"role": "user", "content": "Hi"}]},
+    "/v1/completions": {"prompt": "Hi"},
+    "/v1/responses": {"input": "Hi"},
+    "/v1/messages": {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 99},
+}
+
+
+@pytest.mark.parametrize("path", SAY)
+@pytest.mark.parametrize("stream", [True, False])
+def test_every_dialect_drains(home: Path, engine: Any, wait_for: Any, path: str, stream: bool) -> None:
+    engine.words, engine.delay = ("word ",) * 20, 0.02
+    body = {"model": "cria", "stream": stream, **SAY[path]}
+    with draining(home, engine) as (url, server), ThreadPoolExecutor() as pool:
+        reply = pool.submit(httpx.post, f"{url}{path}", json=body, timeout=20)
+        wait_for(lambda: engine.running)
+        server.handle_exit(signal.SIGTERM, None)
+        wait_for(lambda: httpx.get(f"{url}/ready").status_code == 503)
+        assert "stopping" in httpx.get(f"{url}/ready").json()["reason"]
+        assert httpx.get(f"{url}/health").status_code == 200
+        late = httpx.post(f"{url}{path}", json=body)
+        assert late.status_code == 503 and "stopping" in late.text
+        done = reply.result()
+    assert (
+        done.status_code == 200
+        and done.text.count("word") >= 20
+        and "error" not in done.text.replace('"error":null', "").replace('"error": null', "")
+    )
+
+
+@pytest.mark.parametrize("patience", [10.0, 0.1])
+def test_the_background_drains_and_what_is_cut_short_is_called_so(
+    home: Path, engine: Any, wait_for: Any, monkeypatch: pytest.MonkeyPatch, patience: float
+) -> None:
+    monkeypatch.setattr(serve, "DRAIN", patience)
+    engine.words, engine.delay = ("word ",) * 20, 0.05
+    with draining(home, engine) as (url, server):
+        body = {"model": "cria", "input": "Hi", "background": True}
+        id = httpx.post(f"{url}/v1/responses", json=body).json()["id"]
+        wait_for(lambda: engine.running)
+        server.handle_exit(signal.SIGTERM, None)
+    store = Store.open(home / "herd.db")
+    row = store.get_generation(id)
+    store.close()
+    assert row is not None and row["finish"] == ("stop" if patience > 1 else "error")
+    assert (row["reply"] == "word " * 20) == (patience > 1)
 
 
 def test_replies_that_take_too_long_end_with_an_error(

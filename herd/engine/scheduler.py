@@ -1,0 +1,175 @@
+"""What the next step computes: who begins, who grows, who gives way, and how much of each prompt is read."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Hashable
+from dataclasses import dataclass, field
+from weakref import WeakKeyDictionary
+
+from herd.engine.cache import BlockCache, needed
+from herd.engine.choice import Choice, Job
+from herd.engine.pace import Pace
+from herd.engine.speculate import draft
+from herd.engine.step import BLOCK, Adapter, Runner, Span
+from herd.engine.waiting import Waiting
+
+COUNTED = (
+    "prefix_cache_queries",
+    "prefix_cache_hits",
+    "prompt_tokens",
+    "generation_tokens",
+    "num_preemptions",
+    "spec_decode_num_draft_tokens",
+    "spec_decode_num_accepted_tokens",
+)
+
+
+@dataclass
+class Piece:
+    """What a step computes of one choice: tokens that it has, then guesses of those to come."""
+
+    choice: Choice
+    span: Span
+    draft: list[int] = field(default_factory=list)
+
+    @property
+    def tokens(self) -> list[int]:
+        s = self.span
+        return self.choice.tokens[s.past : s.past + s.stop - s.start] + self.draft
+
+
+class Scheduler:
+    """Choices that wait and that run, and the cache blocks of those that run. `totals` count under vLLM's names."""
+
+    def __init__(self, runner: Runner, pace: Pace, blocks: int) -> None:
+        self.runner, self.pace = runner, pace
+        self.cache = BlockCache(blocks)
+        runner.allocate(blocks)
+        self.waiting = Waiting()
+        self.running: list[Choice] = []
+        self.totals = dict.fromkeys(COUNTED, 0)
+        self._adapters: WeakKeyDictionary[Adapter, int] = WeakKeyDictionary()
+        self._adapter_ids = itertools.count(1)
+
+    def admit(self) -> list[Choice]:
+        """Let those who wait begin while there is room; the choices that begin for the first time."""
+        begun = []
+        while len(self.running) < self.pace.width and (choice := self.waiting.first()):
+            if not self._admit(choice):
+                break
+            if not choice.resumed:
+                begun.append(choice)
+                self.totals["prefix_cache_queries"] += len(choice.tokens)
+                self.totals["prefix_cache_hits"] += choice.done
+        return begun
+
+    def drop(self, job: Job) -> None:
+        """Forget a job, whether it runs or waits."""
+        for choice in [c for c in self.running if c.job is job]:
+            self.release(choice)
+        self.waiting.drop(job)
+
+    def computed(self, choice: Choice, tokens: int) -> None:
+        """So many more of the choice's tokens have their keys and values in the cache."""
+        assert choice.table
+        choice.done += tokens
+        self.cache.seal(choice.table, choice.tokens, choice.done)
+
+    def release(self, choice: Choice) -> None:
+        assert choice.table
+        self.running.remove(choice)
+        self.cache.close(choice.table)
+        choice.table = None
+
+    def _admit(self, choice: Choice) -> bool:
+        """Give the first of those waiting its blocks; False if there are too few, which only others can change."""
+        job, tokens = choice.job, choice.tokens
+        reuse = choice.read or not (
+            choice.index == 0 and (job.scored or job.embedded)
+        )  # else all states are wanted
+        table = self.cache.open(tokens, self._root(job), reuse=reuse, spare=len(self.running))
+        if table is None:
+            return False
+        self.waiting.pop()
+        choice.table, choice.done = table, table.sealed * BLOCK
+        if reuse and len(tokens) == len(job.prompt.ids):
+            self._copy_end(choice)
+        self.running.append(choice)
+        return True
+
+    def _root(self, job: Job) -> Hashable:
+        """Who may share a beginning: requests of one salt and one adapter."""
+        if job.adapter and job.adapter not in self._adapters:
+            self._adapters[job.adapter] = next(self._adapter_ids)
+        return job.salt, self._adapters[job.adapter] if job.adapter else 0
+
+    def _copy_end(self, choice: Choice) -> None:
+        """Take the partly filled last block of the prompt from a choice of the same request."""
+        assert choice.table
+        last = len(choice.tokens) - 1
+        for other in self.running:
+            if other.job is choice.job and other.table and other.done >= last > choice.done:
+                if choice.done == last // BLOCK * BLOCK:
+                    source, target = (c.table.blocks[last // BLOCK] for c in (other, choice) if c.table)
+                    self.runner.copy_block(source, target)
+                    choice.done = last
+                return
+
+    def grow(self) -> None:
+        """A block more for replies that need one, the oldest first; when there is none, the youngest gives its own."""
+        tight = [c for c in self.running if c.table and len(c.table.blocks) < needed(len(c.tokens))]
+        for choice in sorted(tight, key=_age):
+            while choice.table and not self.cache.grow(choice.table, len(choice.tokens)):
+                self._preempt(max(self.running, key=_age))
+
+    def _preempt(self, choice: Choice) -> None:
+        """Take a reply's blocks away; it comes back first, computes them again and goes on where it was."""
+        self.release(choice)
+        self.totals["num_preemptions"] += 1
+        choice.done, choice.resumed = 0, True
+        if choice.index == 0 and not choice.read:
+            choice.job.scores, choice.job.states = [], 0.0
+        self.waiting.ahead.appendleft(choice)
+
+    def plan(self) -> list[Piece]:
+        """All replies that need one token, then prompts in order of arrival up to the chunk.
+
+        With only prompts to read, nobody waits for the step's end, and they can be cancelled between its layers.
+        """
+        replies = sum(c.undone == 1 for c in self.running)
+        reading = replies < len(self.running)
+        alone = not any(c.undone == 1 or c.job.scored for c in self.running)
+        room = self.pace.chunk_alone if alone else self.pace.chunk
+        batch, row = [], 0
+        for choice in self.running:
+            assert choice.table
+            n, guess = 1, []
+            if choice.undone > 1:
+                n = min(choice.undone, room)
+                room -= n
+            elif not reading:
+                guess = self._draft(choice, replies)
+            if n:
+                stop = row + n + len(guess)
+                span = Span(row, stop, choice.done, choice.table.blocks, choice.job.adapter)
+                batch.append(Piece(choice, span, guess))
+                row = stop
+        return batch
+
+    def _draft(self, choice: Choice, replies: int) -> list[int]:
+        """A guess of what the reply goes on with, where one pays and blocks are there."""
+        start = choice.drafter.find(choice.tokens)
+        if start is None or choice.left <= 1:
+            return []
+        count = min(self.pace.draft(replies, choice.drafter.acceptance), choice.left - 1)
+        assert choice.table
+        if count == 0:
+            choice.drafter.forgo()
+        elif self.cache.grow(choice.table, len(choice.tokens) + count):
+            return draft(choice.tokens, start, count)
+        return []
+
+
+def _age(choice: Choice) -> tuple[float, int]:
+    return choice.job.arrived, choice.index

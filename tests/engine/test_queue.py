@@ -1,0 +1,111 @@
+"""Who is served when not all can be, and what they are told."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from herd.engine import engine as engine_module
+from herd.engine.client import EngineClient
+from herd.engine.engine import Engine
+from herd.protocol.types import Event, Failed, Finished, Request, Sampling, Started, Usage
+
+from .conftest import ask
+
+Make = Callable[..., Engine]
+
+
+def started(engine: Engine) -> list[str]:
+    order = []
+    while not engine.idle:
+        order += [id for id, event in engine.step() if isinstance(event, Started)]
+    return order
+
+
+def test_keys_take_turns_and_each_key_is_first_come_first_served(engine: Make) -> None:
+    one = engine(slots=1)
+    for i in range(6):
+        one.submit(f"many{i}", ask(max_tokens=1), salt="many")
+    for i in range(2):
+        one.submit(f"few{i}", ask(max_tokens=1), salt="few")
+    one.submit("last", ask(max_tokens=1), salt="last")
+    assert started(one) == ["many0", "few0", "last", "many1", "few1", "many2", "many3", "many4", "many5"]
+
+
+def test_a_full_queue_still_has_a_place_for_a_key_that_is_not_in_it(
+    engine: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine_module, "MAX_WAITING", 8)
+    one = engine(slots=1)
+    for salt in ("many", "few"):
+        for i in range(10):
+            one.submit(f"{salt}{i}", ask(max_tokens=1), salt=salt)
+    refused = Counter(id.rstrip("0123456789") for id, e in one.step() if isinstance(e, Failed))
+    assert refused == {"many": 2, "few": 9}
+    while not one.idle:
+        one.step()
+
+
+def test_what_is_cancelled_while_it_waits_leaves_the_line(engine: Make) -> None:
+    one = engine(slots=1)
+    for id, salt in (("a", "x"), ("b", "x"), ("c", "y")):
+        one.submit(id, ask(max_tokens=2), salt=salt)
+    one.cancel("a")
+    assert started(one) == ["b", "c"] and not len(one.waiting) and one.waiting.tokens == 0
+
+
+def test_refusals_come_in_milliseconds_while_the_engine_is_busy(model_dir: Path) -> None:
+    """Ten times more than the queue holds: whoever finds no place hears so at once."""
+    request = Request("t", "completion", prompt="She saw", sampling=Sampling(temperature=1, max_tokens=30))
+
+    async def one(client: EngineClient, number: int) -> tuple[Event, float]:
+        began = time.monotonic()
+        events = [event async for event in client.generate("t", request, salt=str(number % 2))]
+        return events[-1], time.monotonic() - began
+
+    async def work() -> None:
+        client = EngineClient(max_queue=16)
+        await client.start()
+        try:
+            await client.load("t", model_dir)
+            answers = await asyncio.gather(*(one(client, i) for i in range(160)))
+            refused = sorted(s for e, s in answers if isinstance(e, Failed) and e.status == 429)
+            assert len(refused) == 144 and refused[int(0.95 * len(refused))] < 0.05
+            assert sum(isinstance(e, Usage) for e, _ in answers) == 16
+            assert 1 <= client.retry_after <= 60
+        finally:
+            await client.close()
+
+    asyncio.run(work())
+
+
+def test_a_count_is_answered_while_the_queue_is_full(model_dir: Path, engine: Make) -> None:
+    count = Request("t", "completion", prompt="She saw a big tree", count=True)
+    slow = Request(
+        "t", "completion", prompt="She saw", sampling=Sampling(temperature=1, seed=1, max_tokens=900)
+    )
+
+    async def work() -> None:
+        client = EngineClient(max_queue=0)
+        await client.start()
+        try:
+            await client.load("t", model_dir)
+            assert [type(e) async for e in client.generate("t", slow)] == [Failed]
+            events = [e async for e in client.generate("t", count)]
+            assert events == [Started(events[0].prompt_tokens), Usage(events[0].prompt_tokens, 0)]
+        finally:
+            await client.close()
+
+    asyncio.run(work())
+    one = engine(slots=1)
+    one.submit("x", ask("She saw a big tree", max_tokens=1))
+    (whole,) = [e for _, e in one.step() if isinstance(e, Started)]
+    one.submit("n", count)
+    assert ("n", Started(whole.prompt_tokens)) in one.take()
+    while not one.idle:
+        assert not any(id == "n" and isinstance(e, Finished) for id, e in one.step())
