@@ -24,6 +24,7 @@ VERBS = {
     "show": "Show one model: card, digest, shape, lineage.",
     "verify": "Re-hash models and lineage, and find a changed byte.",
     "runs": "List, show or cancel runs.",
+    "probe": "Test a server: what of its dialect it honours, ignores or breaks.",
     "doctor": "Check this machine, and say how to mend what is wrong.",
 }
 MODULES = {"serve": "up"}  # verbs that live in another verb's module

@@ -1,0 +1,213 @@
+"""HTTP that trusts nothing: every request ends by a deadline, every body has a limit, no redirect is followed."""
+
+from __future__ import annotations
+
+import json
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
+from typing import Any
+from urllib.parse import urlsplit
+
+from herd.errors import HerdError
+
+MAX_BODY = 16 * 2**20
+MAX_LINES = 100_000  # of a stream
+MAX_WAIT = 10  # seconds that a Retry-After is obeyed for
+JSON = {"Content-Type": "application/json"}
+
+
+class Broken(Exception):
+    """The server does what no server of its dialect may do; the message says what."""
+
+
+class NoAnswer(Broken):
+    """Nothing came: no connection, or no end before the deadline."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    status: int
+    headers: Mapping[str, str]  # names in lower case
+    data: bytes
+
+    def json(self) -> Any:
+        """Raises Broken if the body is not JSON."""
+        try:
+            return json.loads(self.data)
+        except (ValueError, RecursionError):
+            raise Broken(f"{self.status} with a body that is not JSON: {quote(self.data)}") from None
+
+
+@dataclass
+class Streamed:
+    """Server-sent events, each its name ("" without one) and its data; or the `data` of what is no stream."""
+
+    status: int
+    headers: Mapping[str, str]
+    events: list[tuple[str, str]] = field(default_factory=list)
+    data: bytes = b""
+
+
+class Wire:
+    """One server. `url` may end in /v1 or not; `timeout` is in seconds, for a whole request."""
+
+    def __init__(self, url: str, headers: Mapping[str, str], timeout: float) -> None:
+        try:
+            parts = urlsplit(url if "//" in url else f"http://{url}")
+            self.secure, self.host, self.port = parts.scheme == "https", parts.hostname or "", parts.port
+        except ValueError:  # a port that is no number
+            raise HerdError(f"{url!r} is not an address") from None
+        if parts.scheme not in ("http", "https") or not self.host or parts.username:
+            raise HerdError(f"{url!r} is not an address; give one like http://127.0.0.1:8000")
+        self.root = parts.path.rstrip("/").removesuffix("/v1")
+        self.headers, self.timeout = dict(headers), timeout
+
+    def call(
+        self, method: str, path: str, body: Any = None, headers: Mapping[str, str] | None = None
+    ) -> Answer:
+        """One request and its whole answer; a 429 is tried again once. Raises Broken."""
+        answer = self._call(method, path, body, headers)
+        if answer.status == 429:
+            wait = answer.headers.get("retry-after", "1")
+            time.sleep(min(int(wait), MAX_WAIT) if wait.isdecimal() else 1)
+            answer = self._call(method, path, body, headers)
+        return answer
+
+    def _call(self, method: str, path: str, body: Any, headers: Mapping[str, str] | None) -> Answer:
+        with self._request(method, path, body, headers) as response:
+            data = response.read(MAX_BODY + 1)
+            if len(data) > MAX_BODY:
+                raise Broken(f"the answer is over {MAX_BODY >> 20} MiB")
+            if response.length:  # http.client lets a body cut short pass when an amount was asked for
+                raise Broken(f"the connection was dropped {response.length:,} bytes before the end")
+            return Answer(response.status, _headers(response), data)
+
+    def stream(
+        self,
+        path: str,
+        body: Any,
+        headers: Mapping[str, str] | None = None,
+        stop_after: int | None = None,
+        then: Callable[[], None] = lambda: None,
+    ) -> Streamed:
+        """All events of a stream; or the first `stop_after`, then `then()`, then the connection is dropped."""
+        with self._request("POST", path, body, headers) as response:
+            streamed = Streamed(response.status, _headers(response))
+            if not streamed.headers.get("content-type", "").startswith("text/event-stream"):
+                streamed.data = response.read(MAX_BODY)
+                return streamed
+            for event in _events(response):
+                streamed.events.append(event)
+                if len(streamed.events) == stop_after:
+                    then()
+                    break
+            return streamed
+
+    @contextmanager
+    def sent(self, path: str, body: Any, headers: Mapping[str, str]) -> Iterator[None]:
+        """A request under way, whose answer nobody waits for; the connection is dropped at the end."""
+        connection = self._connection()
+        try:
+            connection.request(
+                "POST", self.root + path, json.dumps(body), {**JSON, **self.headers, **headers}
+            )
+            yield
+        except (OSError, HTTPException) as error:
+            raise Broken(f"the connection broke: {error}") from None
+        finally:
+            connection.close()
+
+    def _connection(self) -> HTTPConnection:
+        kind = HTTPSConnection if self.secure else HTTPConnection
+        return kind(self.host, self.port, timeout=self.timeout)
+
+    @contextmanager
+    def _request(
+        self, method: str, path: str, body: Any, headers: Mapping[str, str] | None
+    ) -> Iterator[HTTPResponse]:
+        """The response to read from. A watchdog cuts the socket at the deadline, whatever is read then."""
+        connection, late = self._connection(), threading.Event()
+
+        def cut() -> None:
+            late.set()
+            with suppress(OSError, AttributeError):  # closed meanwhile
+                connection.sock.shutdown(socket.SHUT_RDWR)
+
+        watchdog = threading.Timer(self.timeout, cut)
+        watchdog.daemon = True
+        watchdog.start()
+        data = body if isinstance(body, bytes) else None if body is None else json.dumps(body).encode()
+        sent = {**(JSON if data is not None else {}), **self.headers, **(headers or {})}
+        connected = False
+        try:
+            connection.connect()
+            connected = True
+            connection.request(method, self.root + path, data, sent)
+            response = connection.getresponse()
+            if 300 <= response.status < 400:
+                place = quote(response.getheader("location") or "nowhere")
+                raise Broken(f"{response.status}, a redirect to {place}")
+            yield response
+            if late.is_set():  # a cut socket reads as an end
+                raise TimeoutError
+        except (OSError, HTTPException, Broken) as error:
+            if late.is_set() or isinstance(error, TimeoutError):
+                raise NoAnswer(f"no whole answer within {self.timeout:g} s") from None
+            if isinstance(error, Broken):
+                raise
+            what = quote(f"{type(error).__name__} {error}")
+            if not connected:
+                raise NoAnswer(f"cannot connect: {what}") from None
+            raise Broken(f"the connection broke: {what}") from None
+        finally:
+            watchdog.cancel()
+            connection.close()
+
+
+def _headers(response: HTTPResponse) -> dict[str, str]:
+    return {name.lower(): value for name, value in response.getheaders()}
+
+
+def _events(response: HTTPResponse) -> Iterator[tuple[str, str]]:
+    """The events of a response, as the standard of server-sent events has them."""
+    name, size, lines = "", 0, 0
+    data: list[str] = []
+    while line := response.readline(MAX_BODY):
+        size, lines = size + len(line), lines + 1
+        if size > MAX_BODY or lines > MAX_LINES:
+            raise Broken(f"the stream is over {MAX_BODY >> 20} MiB or {MAX_LINES:,} lines")
+        if not line.endswith(b"\n"):
+            break
+        try:
+            text = line.decode().rstrip("\r\n")
+        except UnicodeDecodeError:
+            raise Broken(f"a line of the stream is not UTF-8: {quote(line)}") from None
+        if not text and data:
+            yield name, "\n".join(data)
+        if not text:
+            name, data = "", []
+            continue
+        key, _, value = text.partition(":")
+        value = value.removeprefix(" ")
+        if key == "data":
+            data.append(value)
+        elif key == "event":
+            name = value
+        elif key not in ("", "id", "retry"):
+            raise Broken(f"a line of the stream is no field of an event: {quote(text)}")
+    if data:
+        raise Broken("the stream ends in the middle of an event")
+
+
+def quote(value: str | bytes | object, limit: int = 100) -> str:
+    """Something of the server's, to show in one line of a terminal: printable and short."""
+    text = value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
+    text = " ".join(text.split())
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text[:limit]) + (
+        "…" if len(text) > limit else ""
+    )
