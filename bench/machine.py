@@ -1,6 +1,6 @@
 """What this machine can do at most, measured: memory read by all cores, and products of matrices in bf16 and int8.
 
-    python bench/machine.py
+python bench/machine.py
 """
 
 from __future__ import annotations
