@@ -32,6 +32,7 @@ import hostile
 import machine
 import numpy as np
 import serving
+from bodies import USER
 from serving import Reply, Server, request, send
 
 from herd.registry.registry import BUNDLED, Registry
@@ -151,9 +152,7 @@ async def slow_readers(server: Server, row: Row, count: int, seconds: float) -> 
 
 async def drop(server: Server, row: Row, count: int, at_once: int) -> None:
     """Connect and go: without a word, in the middle of a head or a body, after a request, or with a reset."""
-    body = request(
-        "POST", "/v1/chat/completions", {"model": "cria", "messages": hostile.USER, "stream": True}
-    )
+    body = request("POST", "/v1/chat/completions", {"model": "cria", "messages": USER, "stream": True})
     endings = itertools.cycle((b"", body[:40], body[:-10], body))
     numbers = iter(range(count))
 
@@ -192,7 +191,7 @@ async def generate(server: Server, rate: float, seconds: float, tokens: int) -> 
 
     async def client(i: int) -> None:
         nonlocal done
-        body = {"model": "cria", "messages": hostile.USER, "max_tokens": tokens, "seed": i}
+        body = {"model": "cria", "messages": USER, "max_tokens": tokens, "seed": i}
         reply = await send(server.port, request("POST", "/v1/chat/completions", body))
         at = time.perf_counter() - began
         if seconds / 5 < at <= seconds:
@@ -215,7 +214,7 @@ async def generate(server: Server, rate: float, seconds: float, tokens: int) -> 
 
 async def capacity(server: Server, count: int, tokens: int) -> float:
     """Requests a second that 64 clients get answered, each asking again as soon as it has its answer."""
-    body = {"model": "cria", "messages": hostile.USER, "max_tokens": tokens}
+    body = {"model": "cria", "messages": USER, "max_tokens": tokens}
     raw = [("", request("POST", "/v1/chat/completions", {**body, "seed": i})) for i in range(count)]
     began = time.perf_counter()
     await several(server, raw, Row("capacity"), at_once=64)
@@ -270,7 +269,7 @@ def hostile_models(home: Path) -> list[tuple[str, bytes]]:
 
 def warm_up(server: Server) -> None:
     """Fill what fills once: the cache of keys and values, pools of threads."""
-    body = {"model": "cria", "messages": hostile.USER, "max_tokens": 300}
+    body = {"model": "cria", "messages": USER, "max_tokens": 300}
     raw = [("warm-up", request("POST", "/v1/chat/completions", {**body, "seed": i})) for i in range(200)]
     asyncio.run(several(server, raw, Row("warm-up"), at_once=64))
 
