@@ -1,133 +1,273 @@
-"""How fast Herd reads prompts and writes replies on this CPU, beside `transformers` in the same run.
+"""How fast Herd reads prompts and writes replies on this CPU, beside its peers in the same run.
 
-    python bench/serve_cpu.py [--shape cria] [--shape llama-3.2-1b] [--quick]
+    python bench/serve_cpu.py --peers PYTHON [--shape llama-3.2-1b|llama-125m|cria] [--quick] [--json FILE]
 
-Random weights in bf16. Prefill: tokens a second of one 512-token prompt. Decode: tokens a second, all streams together,
-greedy, after prompts of 64 tokens. `transformers` gets its best settings here: bf16, SDPA attention, a dynamic cache,
-one padless batch. Rounds are interleaved, so that both meet the same machine; medians are printed.
+The same random weights for all, written once to --cache and converted there; tables compare equal precisions. PYTHON
+has the peers installed (bench/peers/README.md); without it, or where a peer is missing or crashes, its column says so.
+Every engine is a process of its own, driven without HTTP, one at a time, on all cores; rounds are interleaved, so that
+all meet the same machine; medians are printed, with their share of what this machine measured in this run can do.
+
+Prefill: tokens a second of one prompt. Decode: tokens a second of all streams together, greedy, after prompts of 32
+tokens, with the head's logits and the choice of the token in it. Mixed: prompts that arrive at random (Poisson) while
+others run; time to first token, and time between tokens. Herd's speculation is off: random weights repeat themselves.
 """
 
 from __future__ import annotations
 
 import argparse
-import platform
+import json
+import os
+import select
 import statistics
+import subprocess
+import sys
+import tempfile
 import time
-from collections.abc import Callable
-from importlib.metadata import version
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from typing import Any
 
-import tokenizers
-import torch
-import transformers
+import machine
+import numpy as np
+from shapes import SHAPES, checkpoint, products, weight_bytes
 
-from herd.engine.engine import Engine, drain
-from herd.engine.packed import pack
-from herd.model import hf
-from herd.model.config import Config, RopeScaling
-from herd.model.llama import Llama
-from herd.model.tokenizer import train_bpe
-from herd.protocol.types import Delta, Request, Sampling
+from herd.model.config import Config
 
-SHAPES = {
-    "cria": Config(8192, 256, 5, 4, 2, 64, 704, max_positions=2048),
-    "llama-3.2-1b": Config(
-        128_256, 2048, 16, 32, 8, 64, 8192, max_positions=131_072, rope_scaling=RopeScaling(32.0)
-    ),
+PEERS = Path(__file__).parent / "peers"
+PREFILL, STREAMS, PROMPT = (128, 512, 2048), (1, 4, 16, 32), 32
+ANSWER = 300.0  # seconds that a child may take for one job
+
+
+@dataclass(frozen=True)
+class Plan:
+    """rounds and steps of decoding; and the mixed load: so many requests a second, prompts, new tokens."""
+
+    rounds: int
+    steps: int
+    requests: int
+    rate: float
+    longest: int
+    new: int
+
+
+PLANS = {
+    "cria": Plan(7, 64, 100, 20.0, 512, 32),
+    "llama-125m": Plan(5, 32, 60, 4.0, 512, 32),
+    "llama-3.2-1b": Plan(2, 12, 16, 0.6, 256, 16),
 }
-PROMPT = 64
-PREFILL = 512
 
 
-def prompts(count: int, length: int, vocab: int, seed: int) -> list[tuple[int, ...]]:
-    generator = torch.Generator().manual_seed(seed)
-    return [tuple(row) for row in torch.randint(vocab, (count, length), generator=generator).tolist()]
+@dataclass
+class System:
+    """An engine with weights of one precision: what is measured of it, and why it is not if it is not."""
 
+    name: str  # of bench/peers/run_<name>.py
+    precision: str
+    problem: str = ""
+    versions: str = ""
+    process: subprocess.Popen[str] | None = None
+    results: dict[str, list[float]] = field(default_factory=dict)
 
-def herd_seconds(engine: Engine, rows: list[tuple[int, ...]], new: int) -> tuple[float, float]:
-    """Seconds to the last prompt's first token, and from there to the end."""
-    for i, row in enumerate(rows):
-        sampling = Sampling(temperature=0, max_tokens=new, logprobs=None)
-        engine.submit(str(i), Request("", "completion", prompt=row, sampling=sampling))
-    began = time.perf_counter()
-    while any(c.undone > 1 for c in engine.running) or engine.waiting:
-        engine.step()
-    read = time.perf_counter()
-    tokens = sum(len(e.tokens) for _, e in drain(engine) if isinstance(e, Delta))
-    assert new == 1 or tokens > 0
-    return read - began, time.perf_counter() - read
+    @property
+    def title(self) -> str:
+        return f"{self.name.replace('_', '.').replace('herd', 'Herd')} {self.precision}"
 
-
-def peer_seconds(model: torch.nn.Module, rows: list[tuple[int, ...]], new: int) -> float:
-    ids = torch.tensor(rows)
-    began = time.perf_counter()
-    with torch.inference_mode():
-        out = model.generate(  # type: ignore[operator]
-            ids, attention_mask=torch.ones_like(ids), max_new_tokens=new, do_sample=False, eos_token_id=None
+    def start(self, python: str, folder: Path) -> None:
+        log = open(folder / f"{self.name}-{self.precision}.log", "w")
+        command = [python, str(PEERS / "child.py"), self.name, self.precision, str(folder)]
+        self.process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True
         )
-    assert out.shape[1] == ids.shape[1] + new
-    return time.perf_counter() - began
+        self.log = Path(log.name)
+        if said := self._read():
+            self.versions = said["versions"]
+
+    def ask(self, **job: Any) -> Any:
+        """The child's answer; None once it is dead."""
+        if self.process is None or self.process.stdin is None:
+            return None
+        try:
+            print(json.dumps(job), file=self.process.stdin, flush=True)
+        except OSError:
+            pass
+        return self._read()
+
+    def _read(self) -> Any:
+        assert self.process and self.process.stdout
+        ready, _, _ = select.select([self.process.stdout], [], [], ANSWER)
+        line = self.process.stdout.readline() if ready else ""
+        if line:
+            return json.loads(line)
+        lines = [x for x in self.log.read_text(errors="replace").splitlines() if x.strip()]
+        last = lines[-1].strip() if lines else f"exit status {self.process.poll()}"
+        self.problem = last if ready else f"no answer in {ANSWER:.0f} s"
+        self.stop()
+        return None
+
+    def stop(self) -> None:
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait()
+            self.process = None
 
 
-def measure(name: str, streams: list[int], rounds: int, new: int) -> None:
-    config = SHAPES[name]
-    model = Llama(config)
-    model.init_weights(0)
-    with TemporaryDirectory() as folder:
-        hf.save(model, folder)
-        del model
-        ours = hf.load(folder, dtype=torch.bfloat16)
-        peer = transformers.LlamaForCausalLM.from_pretrained(Path(folder), dtype=torch.bfloat16).eval()
-    peer.generation_config.pad_token_id = 0
-    tokenizer = train_bpe(["a b c"], 280)
-    tokenizer.vocab_size = config.vocab_size  # random token ids; their text does not matter
-    tokenizer._bytes += [b"x"] * (config.vocab_size - len(tokenizer._bytes))
-    tokenizer.stop_ids = frozenset()
-    pack(ours)
-    engine = Engine(ours, tokenizer, None, max_len=1024, slots=max(streams))
+GROUPS = {  # Herd first, then its peers at the same precision
+    "16 bits": (("herd", "bf16"), ("llama_cpp", "f16"), ("transformers", "bf16")),
+    "8 bits": (("herd", "int8"), ("llama_cpp", "q8_0"), ("openvino", "int8")),
+    "4 bits": (("herd", "int4"), ("llama_cpp", "q4_0"), ("openvino", "int4")),
+}
+# The peers that were the best of some row in the last whole run: all that --quick runs.
+BEST = {("transformers", "bf16"), ("openvino", "int8"), ("openvino", "int4")}
 
-    def decode(n: int, seed: int) -> tuple[float, float]:
-        rows = prompts(n, PROMPT, config.vocab_size, seed)
-        mine = (new - 1) * n / herd_seconds(engine, rows, new)[1]
-        theirs = (new - 1) * n / (peer_seconds(peer, rows, new) - peer_seconds(peer, rows, 1))
-        return mine, theirs
 
-    def prefill(seed: int) -> tuple[float, float]:
-        rows = prompts(1, PREFILL, config.vocab_size, seed)
-        return PREFILL / sum(herd_seconds(engine, rows, 1)), PREFILL / peer_seconds(peer, rows, 1)
+def prompts(count: int, length: int, vocab: int, seed: int) -> list[list[int]]:
+    rows: list[list[int]] = np.random.default_rng(seed).integers(vocab, size=(count, length)).tolist()
+    return rows
 
-    cases: dict[str, Callable[[int], tuple[float, float]]] = {f"prefill {PREFILL}": prefill}
-    for n in streams:
-        cases[f"decode, {n} streams"] = lambda seed, n=n: decode(n, seed)  # type: ignore[misc]
-    for case in cases.values():
-        case(0)  # warm up; the chunk finds its size
-    results: dict[str, list[tuple[float, float]]] = {label: [] for label in cases}
-    for i in range(rounds):
-        for label, case in cases.items():
-            results[label].append(case(i + 1))
-    print(
-        f"\n{name}: {config.parameters / 1e6:.1f} M parameters\n{'tokens/s':20}{'Herd':>10}{'transformers':>14}{'ratio':>8}"
-    )
-    for label, pairs in results.items():
-        mine, theirs = (statistics.median(column) for column in zip(*pairs, strict=True))
-        print(f"{label:20}{mine:10.1f}{theirs:14.1f}{mine / theirs:8.2f}", flush=True)
+
+def arrivals(plan: Plan, vocab: int) -> list[tuple[float, list[int], int]]:
+    """The mixed load, the same for all: exponential gaps, lengths of prompts uniform in their logarithm."""
+    rng = np.random.default_rng(7)
+    times = rng.exponential(1 / plan.rate, plan.requests).cumsum()
+    lengths = np.exp(rng.uniform(np.log(16), np.log(plan.longest), plan.requests)).astype(int)
+    rows = [rng.integers(vocab, size=n).tolist() for n in lengths]
+    return [(float(at), row, plan.new) for at, row in zip(times, rows, strict=True)]
+
+
+def prefill(system: System, length: int, vocab: int, seed: int) -> None:
+    if answer := system.ask(job="fixed", prompts=prompts(1, length, vocab, seed), steps=0):
+        system.results.setdefault(f"prefill {length:,}", []).append(length / answer["read"])
+
+
+def decode(system: System, streams: int, steps: int, vocab: int, seed: int) -> None:
+    if answer := system.ask(job="fixed", prompts=prompts(streams, PROMPT, vocab, seed), steps=steps):
+        rate = answer["tokens"] / answer["rest"]
+        system.results.setdefault(f"decode, {streams}", []).append(rate)
+
+
+MIXED = ("first token, p50", "first token, p99", "between tokens, p99")
+
+
+def mixed(system: System, requests: list[tuple[float, list[int], int]]) -> None:
+    if times := system.ask(job="mixed", requests=requests):
+        first = [t[0] - at for t, (at, _, _) in zip(times, requests, strict=True)]
+        gaps = [later - earlier for t in times for earlier, later in zip(t, t[1:], strict=False)]
+        values = (*np.percentile(first, [50, 99]), np.percentile(gaps, 99))
+        for name, value in zip(MIXED, values, strict=True):
+            system.results.setdefault(name, []).append(1000 * float(value))
+
+
+def share(case: str, value: float, precision: str, config: Config, limits: machine.Limits) -> str:
+    """A rate's share of the most that memory and products allow; nothing for weights that caches may hold."""
+    wide = precision in ("bf16", "f16")
+    peak = limits.bf16 if wide else limits.int8
+    kind, _, count = case.replace(",", "").partition(" ")
+    size = weight_bytes(config, precision)
+    if kind == "prefill":
+        most = peak * int(count) / products(config, int(count))
+    elif kind == "decode" and size > 64 << 20:
+        most = min(int(count) * limits.bandwidth / size, peak / (2 * config.parameters))
+    else:
+        return ""
+    return f" ({value / most:.0%})"
+
+
+def table(group: list[System], config: Config, limits: machine.Limits) -> Iterable[str]:
+    yield "| | " + " | ".join(s.title for s in group) + " | Herd / best peer |"
+    yield "|---" * (len(group) + 2) + "|"
+    for case in dict.fromkeys(case for s in group for case in s.results):
+        medians = {s.title: statistics.median(s.results[case]) for s in group if case in s.results}
+        slower_is_more = case in MIXED
+        cells = []
+        for s in group:
+            value = medians.get(s.title)
+            unit = " ms" if slower_is_more else ""
+            shown = "–" if value is None else f"{value:,.{0 if value >= 100 else 1}f}{unit}"
+            cells.append(shown + (share(case, value, s.precision, config, limits) if value else ""))
+        peers = [medians[s.title] for s in group[1:] if s.title in medians]
+        ratio = ""
+        if group[0].title in medians and peers:
+            mine, theirs = medians[group[0].title], (min if slower_is_more else max)(peers)
+            ratio = f"{theirs / mine if slower_is_more else mine / theirs:.2f}"
+        yield f"| {case} | " + " | ".join(cells) + f" | {ratio} |"
+    for s in group:
+        if s.problem:
+            yield f"\n{s.title}: {s.problem}"
+
+
+def convert(python: str, folder: Path, systems: list[System]) -> None:
+    """The peers' files. llama.cpp's quantiser starts from bf16."""
+    wanted = [s.precision for s in systems if s.name in ("llama_cpp", "openvino")]
+    if wanted:
+        with open(folder / "convert.log", "w") as log:
+            for precision in ["bf16", *wanted]:
+                command = [python, str(PEERS / "convert.py"), str(folder), precision]
+                subprocess.run(command, stdout=log, stderr=log, check=False)
+
+
+def measure(name: str, args: argparse.Namespace, limits: machine.Limits) -> dict[str, Any]:
+    config, plan, quick = SHAPES[name], PLANS[name], args.quick
+    folder = checkpoint(name, args.cache).parent
+    groups = {
+        title: [System(*key) for key in keys if not quick or key[0] == "herd" or key in BEST]
+        for title, keys in GROUPS.items()
+    }
+    systems = [s for group in groups.values() for s in group]
+    convert(args.peers, folder, systems)
+    rounds = 1 if quick else plan.rounds
+    cases: list[Callable[[System, int], None]] = [
+        lambda s, seed, n=n: prefill(s, n, config.vocab_size, seed)  # type: ignore[misc]
+        for n in PREFILL
+    ] + [
+        lambda s, seed, n=n: decode(s, n, plan.steps, config.vocab_size, seed)  # type: ignore[misc]
+        for n in STREAMS
+    ]
+    load = arrivals(plan, config.vocab_size)
+    try:
+        for s in systems:
+            s.start(sys.executable if s.name == "herd" else args.peers, folder)
+            for case in (cases[0], cases[4]):
+                case(s, 0)  # warm up
+            s.results.clear()
+        for i in range(rounds):
+            for j, case in enumerate(cases):
+                at = (i + j) % len(systems)
+                for s in systems[at:] + systems[:at]:
+                    case(s, i + 1)
+        for s in systems:
+            mixed(s, load)
+    finally:
+        for s in systems:
+            s.stop()
+    print(f"\n### {name}: {config.parameters / 1e6:.1f} M parameters, rounds: {rounds}\n")
+    print(f"Mixed: {plan.requests} requests, {plan.rate:g} a second, {plan.new} new tokens each.")
+    for title, group in groups.items():
+        print(f"\nWeights of {title}, tokens/s (share of the machine's limit):\n")
+        print("\n".join(table(group, config, limits)), flush=True)
+    for line in sorted({s.versions for s in systems if s.versions}):
+        print(f"\n{line}", end="")
+    print()
+    return {s.title: {"results": s.results, "problem": s.problem, "versions": s.versions} for s in systems}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--shape", action="append", choices=list(SHAPES))
-    parser.add_argument("--quick", action="store_true", help="fewer streams, tokens and rounds")
-    args = parser.parse_args()
-    print(f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads, bf16")
-    print(
-        f"herd {version('openherd')}, torch {torch.__version__}, transformers {transformers.__version__},",
-        end=" ",
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    print(f"tokenizers {tokenizers.__version__}, Python {platform.python_version()}")
-    for shape in args.shape or SHAPES:
-        streams = [1, 16] if args.quick else [1, 4, 16, 32]
-        measure(shape, streams, rounds=2 if args.quick else 5, new=17 if args.quick else 65)
+    parser.add_argument("--shape", action="append", choices=list(SHAPES))
+    parser.add_argument("--peers", default=sys.executable, metavar="PYTHON")
+    parser.add_argument("--cache", type=Path, default=Path(tempfile.gettempdir()) / "herd-bench")
+    parser.add_argument("--quick", action="store_true", help="one round, Herd and each row's best peer")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="all numbers, too")
+    args = parser.parse_args()
+    began = time.perf_counter()
+    limits = machine.measure()
+    print(f"{machine.describe()}; {limits}", flush=True)
+    found = {shape: measure(shape, args, limits) for shape in args.shape or SHAPES}
+    if args.json:
+        args.json.write_text(json.dumps({"limits": vars(limits), "cores": os.cpu_count(), **found}, indent=1))
+    print(f"({time.perf_counter() - began:.0f} s)", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,77 @@
+"""What this machine can do at most, measured: memory read by all cores, and products of matrices in bf16 and int8.
+
+python bench/machine.py
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+READ = 1 << 30  # bytes, far more than any cache
+
+
+@dataclass(frozen=True)
+class Limits:
+    """bandwidth: bytes read a second. bf16, int8: multiplications and additions a second."""
+
+    bandwidth: float
+    bf16: float
+    int8: float
+
+    def __str__(self) -> str:
+        return (
+            f"reads {self.bandwidth / 1e9:.1f} GB/s; products {self.bf16 / 1e12:.2f} TFLOP/s in bf16, "
+            f"{self.int8 / 1e12:.2f} TOP/s in int8"
+        )
+
+
+def best(work: Callable[[], object], seconds: float = 1.5) -> float:
+    """The shortest time of as many runs as fit."""
+    shortest, end = float("inf"), time.perf_counter() + seconds
+    while (began := time.perf_counter()) < end:
+        work()
+        shortest = min(shortest, time.perf_counter() - began)
+    return shortest
+
+
+def measure() -> Limits:
+    """The best of torch's ways, each as fast as it gets in some tries."""
+    data = torch.ones(READ // 4)
+    words = data.view(torch.int32)
+    bandwidth = READ / min(best(data.sum), best(words.sum), best(data.amax))
+    bf16 = int8 = 0.0
+    for m, k, n in ((512, 2048, 8192), (2048, 2048, 2048), (1024, 4096, 4096)):
+        a, b = torch.randn(m, k).bfloat16(), torch.randn(n, k).bfloat16()
+        packed = torch.ops.mkldnn._reorder_linear_weight(b) if torch.backends.mkldnn.is_available() else None  # type: ignore[no-untyped-call]
+        ways = [lambda a=a, b=b: torch.mm(a, b.t())]  # type: ignore[misc]
+        if packed is not None:
+            ways.append(lambda a=a, w=packed: torch.ops.mkldnn._linear_pointwise(a, w, None, "none", [], ""))  # type: ignore[misc]
+        bf16 = max(bf16, *(2 * m * k * n / best(way, 0.7) for way in ways))
+        x, w = (torch.randint(-128, 127, shape, dtype=torch.int8) for shape in ((m, k), (k, n)))
+        int8 = max(int8, 2 * m * k * n / best(lambda x=x, w=w: torch._int_mm(x, w), 0.7))  # type: ignore[misc]
+    return Limits(bandwidth, bf16, int8)
+
+
+def describe() -> str:
+    """Processor, cores and threads."""
+    name = platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
+    if info.is_file():
+        lines = info.read_text().splitlines()
+        name = next((x.partition(":")[2].strip() for x in lines if x.startswith("model name")), name)
+        flags = next((x.split() for x in lines if x.startswith("flags")), [])
+        known = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_int8")
+        name += f" ({', '.join(f for f in known if f in flags)})"
+    return f"{name}, {os.cpu_count()} cores, {torch.get_num_threads()} threads"
+
+
+if __name__ == "__main__":
+    print(describe())
+    print(measure())
