@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import re
+import subprocess
 import sys
 import time
 from dataclasses import replace
@@ -461,3 +462,10 @@ def test_a_refusal_is_remembered(grammars: Grammars, monkeypatch: pytest.MonkeyP
         with pytest.raises(HerdError, match="cannot be compiled"):
             grammars.compile(source)
         monkeypatch.setattr(grammars._checker, "check", lambda *_: pytest.fail("compiled again"))
+
+
+def test_the_child_needs_no_torch() -> None:
+    code = (
+        "import sys, herd.engine.checker; sys.exit(bool({'torch', 'tokenizers', 'numpy'} & set(sys.modules)))"
+    )
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
