@@ -68,6 +68,8 @@ def _answer(request: dict[str, Any]) -> dict[str, Any]:
                 _compile(request["source"], request["limits"])
         except HerdError as error:
             result["error"] = str(error)
+        except BaseException as error:  # a panic of the compiler's is not an Exception
+            result["error"] = f"the grammar cannot be compiled ({type(error).__name__})"
 
     thread = threading.Thread(target=work)
     thread.start()

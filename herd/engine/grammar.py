@@ -23,7 +23,7 @@ from herd.protocol.types import Format
 MAX_TEXT = 128 << 10  # characters of a regular expression or a grammar
 CACHED = 16  # compiled grammars an engine keeps
 # At each place where JSON may have white space: one space, or a line's end and an indentation.
-WHITESPACE = r" |\n {0,16}"
+WHITESPACE = r" |\n {0,32}"
 # Names of tool formats are text to a grammar, whether or not the tokenizer has a token for them.
 MARKERS = ("<tool_call>", "</tool_call>", "[TOOL_CALLS]", "<|python_tag|>")
 
@@ -56,6 +56,8 @@ def lark_of(format: Format, convert: Callable[[str], str]) -> Source:
         return Source("start: " + json_rule({"type": "object"}))
     if format.kind == "json_schema":
         return Source("start: " + json_rule(clean(format.schema, "the schema")))
+    if any("\ud800" <= char <= "\udfff" for char in format.text):
+        raise HerdError(f"the {format.kind} has half of a surrogate pair", code="invalid_grammar")
     if len(format.text) > MAX_TEXT:
         raise HerdError(
             f"the {format.kind} has more than {MAX_TEXT} characters; send a shorter one",
@@ -145,7 +147,7 @@ class Matcher:
         self._matcher = matcher
         self._bits = np.zeros((size + 31) // 32, dtype=np.int32)
         self._refused: Tensor | None = None  # of this place, once it was asked for
-        self.broken = False  # the grammar turned out to need more work than a step may take
+        self.broken = False  # a step took more work than is allowed, or nothing can follow
 
     @property
     def stopped(self) -> bool:
@@ -163,11 +165,7 @@ class Matcher:
             return logits
         if self._refused is None:
             self._matcher.unsafe_compute_mask_ptr(self._bits.ctypes.data, self._bits.nbytes)
-            allowed = np.unpackbits(
-                self._bits.view(np.uint8),
-                bitorder="little",
-                count=len(logits) if len(logits) <= self._bits.size * 32 else None,
-            )
+            allowed = np.unpackbits(self._bits.view(np.uint8), bitorder="little")[: len(logits)]
             refused = np.ones(len(logits), dtype=bool)
             refused[: len(allowed)] = allowed == 0
             if self._matcher.is_error() or refused.all():

@@ -39,7 +39,10 @@ def encode(
 
     A chat's special-token names are text; a completion's are parsed, since its whole prompt is the caller's own.
     """
-    prompt = _read(request, tokenizer, template, context)
+    try:
+        prompt = _read(request, tokenizer, template, context)
+    except RecursionError:
+        raise HerdError("the messages or tools are nested too deep") from None
     if not prompt.ids:
         raise HerdError("the prompt is empty; send at least one token")
     room = request.sampling.max_tokens != 0  # scoring a prompt needs no place for a reply

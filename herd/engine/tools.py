@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from herd.engine.calls import CallText, Head
@@ -23,6 +23,7 @@ MAX_CALLS = 16  # of a reply
 NAME = re.compile(r"[a-zA-Z_][a-zA-Z0-9_.-]{0,63}")
 PYTHON_TAG = "<|python_tag|>"
 _PYTHONIC = re.compile(r"\[\w*func\w*\(")  # a template that explains calls as [function_name(…
+_JSON = ("json_object", "json_schema")
 _ONLY_ONE = "single tool"  # Llama's templates refuse to render several calls of a message
 
 # Python's constants and strings, where the schema says no more than a type.
@@ -57,7 +58,7 @@ def style_of(template: str) -> Style:
             return style
     if _PYTHONIC.search(template):
         return PYTHONIC
-    return Style("llama", key="parameters", parallel=_ONLY_ONE not in template)
+    return replace(LLAMA, parallel=_ONLY_ONE not in template)
 
 
 @dataclass(frozen=True)
@@ -84,6 +85,8 @@ class Calls:
                 raise _wrong(f"tools[{i}]: the name {name!r:.80} must be 1 to 64 letters, digits, _, . or -")
             if name in names[:i]:
                 raise _wrong(f"tools[{i}]: the name {name!r} is there twice")
+        for tool in tools:
+            _parameters(tool)
         if request.tool_choice == "required" and request.tool_name is not None:
             if request.tool_name not in names:
                 raise _wrong(f"tool_choice: no tool is called {request.tool_name!r:.80}")
@@ -95,53 +98,50 @@ class Calls:
 
     def reader(self, decoder: Decoder) -> CallText:
         """What tells a reply's text from its calls."""
-        brackets = "()" if self.style is PYTHONIC else "{}"
+        brackets = "()" if self.style == PYTHONIC else "{}"
         return CallText(decoder, self._head(), self.style.marker or PYTHON_TAG, brackets, self.forced)
 
     def _head(self) -> Head | None:
         if self.style.name == "llama":
             return Head([["{", '"name"', ":"], ["{", '"type"', ":", '"function"', ",", '"name"', ":"]])
-        if self.style is PYTHONIC:
+        if self.style == PYTHONIC:
             return Head([["[", tool.name, "("] for tool in self.tools])
         return None
 
     def source(self, format: Source | None) -> Source:
         """The grammar of a whole reply; `format` is that of its text, if it is not free."""
-        text = "TEXT" if format is None else "@format"
         calls, bare = self._calls()
         if self.forced:
-            start = calls if bare else f"MARKER {calls}"
-        elif bare and self.format and self.format.kind in ("json_object", "json_schema"):
-            start = f"{json_rule(self._either(self.format))} | marked {calls}"
+            options = [calls if bare else f"MARKER {calls}"]
+        elif format is None:
+            options = ["TEXT", f"marked {calls}", *([calls] if bare else [])]
+        elif self.style.name == "llama" and self.format and self.format.kind in _JSON:
+            options = [json_rule(self._either(self.format)), f"MARKER {calls}"]
         else:
-            start = f"{text} | marked {calls}" + (f" | {calls}" if bare else "")
-        lark = "\n".join(["%llguidance {}", f"start: {start}", *self._text_rules(), *self._call_rules()])
-        if format is None or "@format" not in start:
+            options = ["@format", f"MARKER {calls}", *([calls] if bare else [])]
+        start = "start: " + " | ".join(options)
+        lark = "\n".join(["%llguidance {}", start, *self._text_rules(), *self._call_rules()])
+        if "@format" not in options or format is None:
             return Source(lark)
         parts = [{"name": "reply", "lark_grammar": lark}, {"name": "format", "lark_grammar": format.text}]
         return Source(json.dumps({"grammars": parts}), format.limits)
 
     def _calls(self) -> tuple[str, bool]:
         """The rule of all calls, and whether they may stand at the reply's begin without a marker."""
-        more = f"{{0,{MAX_CALLS - 1}}}"
+        between = {"hermes": "MARKER", "llama": "SEPARATOR"}.get(self.style.name, "COMMA")
+        more = f"({between} call){{0,{MAX_CALLS - 1}}}" if self.parallel else ""
         forms = {
-            "hermes": ("call", "(MARKER call)", ""),
-            "mistral": ("OPENED call", "(COMMA call)", "CLOSED"),
-            "pythonic": ("begun", "(COMMA call)", "CLOSED"),
-            "llama": ("call", "(SEPARATOR call)", ""),
+            "hermes": f"call {more}",
+            "mistral": f"OPENED call {more} CLOSED",
+            "pythonic": f"begun {more} CLOSED",
+            "llama": f"call {more}",
         }
-        first, next, last = forms[self.style.name]
-        return " ".join(
-            filter(None, (first, next + more if self.parallel else "", last))
-        ), not self.style.marker
+        return forms[self.style.name], not self.style.marker
 
     def _either(self, format: Format) -> dict[str, Any]:
         """A schema of the reply's own format or of one call: both begin with a brace, so that one rule must hold them."""
-        options = [
-            clean(
-                format.schema if format.schema is not None else {"type": "object"}, "the schema", "#/anyOf/0"
-            )
-        ]
+        own = {"type": "object"} if format.kind == "json_object" else format.schema
+        options = [clean(own, "the schema", "#/anyOf/0")]
         for i, tool in enumerate(self.tools, 1):
             parameters = _parameters(tool, f"#/anyOf/{i}/properties/{self.style.key}")
             options.append(
@@ -169,7 +169,7 @@ class Calls:
 
     def _call_rules(self) -> Iterable[str]:
         yield "call: " + " | ".join(f"call_{i}" for i in range(len(self.tools)))
-        if self.style is PYTHONIC:
+        if self.style == PYTHONIC:
             yield "begun: " + " | ".join(f"begun_{i}" for i in range(len(self.tools)))
             for i, tool in enumerate(self.tools):
                 yield from _python_rules(i, tool, _parameters(tool))
@@ -205,7 +205,7 @@ def _python_rules(i: int, tool: Tool, schema: dict[str, Any]) -> Iterable[str]:
     properties = dict(schema.get("properties", {}))
     required = schema.get("required", [])
     properties.update({name: {} for name in required if name not in properties})
-    definitions = {key: schema[key] for key in ("$defs", "definitions") if key in schema}
+    definitions: dict[str, Any] = {key: schema[key] for key in ("$defs", "definitions") if key in schema}
     yield f'call_{i}: NAME_{i} first_{i}_0 ")"'
     yield f'begun_{i}: BEGIN_{i} first_{i}_0 ")"'
     yield f"NAME_{i}: {json.dumps(tool.name + '(')}"

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import random
 import re
+import subprocess
 import sys
 import time
+from dataclasses import replace
 from typing import Any
 
 import jsonschema_rs
@@ -15,11 +17,16 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from herd.engine.engine import Engine
 from herd.engine.grammar import Grammars, Matcher, Source
 from herd.engine.schema import clean
 from herd.errors import HerdError
+from herd.model.chat import LLAMA3_TEMPLATE, ChatTemplate
 from herd.model.tokenizer import Tokenizer, train_bpe
-from herd.protocol.types import Format
+from herd.protocol.types import Format, Message, Request, Sampling
+
+from ..tiny import tiny_config
+from .conftest import Reply, make_model, run
 
 TEXT = 'The little llama: {"name": "Grüße 🦙", "tags": [1, 2.5, true, false, null]}, 2024-05-06 日本語. ' * 4
 
@@ -308,6 +315,76 @@ def test_a_matcher_moves_only_in_accept_and_by_itself(grammars: Grammars, words:
     assert one.stopped and one.accepting and not two.stopped
 
 
+def test_json_as_people_lay_it_out_is_accepted(grammars: Grammars, words: Tokenizer) -> None:
+    person = {"name": "Grüße 🦙", "age": 36, "tags": ["a", None]}
+    for text in (
+        json.dumps(person, ensure_ascii=False),
+        json.dumps(person, ensure_ascii=False, indent=4),
+        json.dumps(person, ensure_ascii=False, separators=(",", ":")),
+    ):
+        matcher = grammars.compile(grammars.of(Format("json_schema", PERSON))).matcher()
+        for token in words.encode(text):
+            assert matcher.mask(torch.zeros(words.vocab_size))[token].isfinite(), text
+            matcher.accept(token)
+        assert matcher.accepting and matcher.stopped
+
+
+@pytest.fixture(scope="module")
+def engine(words: Tokenizer) -> Engine:
+    model = make_model(tiny_config(words, dim=64, head_dim=16, ffn_dim=160, max_positions=1024))
+    return Engine(model, words, ChatTemplate(LLAMA3_TEMPLATE), slots=8)
+
+
+def asked(format: Format, **options: Any) -> Request:
+    sampling = Sampling(**{"temperature": 0, "max_tokens": 200, **options})
+    return Request("", "chat", messages=(Message("user", "hi"),), format=format, n=1, sampling=sampling)
+
+
+def test_replies_of_a_random_model_are_valid(engine: Engine) -> None:
+    schema = {
+        **PERSON,
+        "properties": {**PERSON["properties"], "next": {"anyOf": [{"$ref": "#"}, {"type": "null"}]}},
+    }
+    requests = [
+        asked(Format("json_schema", schema), temperature=t, seed=i) for i in range(8) for t in (0, 1.0)
+    ]
+    replies = run(engine, *requests)
+    for reply in replies:
+        assert reply.finish in ("stop", "length")
+        if reply.finish == "stop":
+            jsonschema_rs.validate(schema, json.loads(reply.text))
+        else:
+            assert reply.usage and reply.usage.completion_tokens == 200
+    assert sum(reply.finish == "stop" for reply in replies) > 8
+
+
+def test_choices_follow_the_grammar_each_by_itself(engine: Engine) -> None:
+    request = replace(asked(Format("regex", text="[a-z]{3}[0-9]{2}"), temperature=1.0, seed=3), n=4)
+    events = run(engine, request)[0].events
+    texts = [Reply([*events], i).text for i in range(4)]
+    assert all(re.fullmatch("[a-z]{3}[0-9]{2}", text) for text in texts) and len(set(texts)) == 4
+
+
+def test_a_grammar_that_gets_too_complex_fails_its_reply_alone(engine: Engine) -> None:
+    ambiguous = Format("lark", text='start: s\ns: s s | s s s | "a"\n')
+    failed, other = run(engine, asked(ambiguous), asked(Format("regex", text="b{30}")))
+    assert failed.failed and failed.failed.status == 400 and "grammar" in failed.failed.message
+    assert other.text == "b" * 30 and other.finish == "stop"
+
+
+def test_a_refused_format_names_itself(engine: Engine) -> None:
+    for format, told in (
+        (Format("regex", text="a\\b"), "lookarounds"),
+        (Format("regex", text="\ud800"), "surrogate"),
+        (Format("lark", text="\ud800"), "surrogate"),
+        (Format("regex", text="^$"), "empty"),
+        (Format("lark", text='start[temperature=2]: "a"'), "'temperature' is not supported"),
+        (Format("json_schema"), "must be an object"),
+    ):
+        (reply,) = run(engine, asked(format))
+        assert reply.failed and reply.failed.status == 400 and told in reply.failed.message
+
+
 def nested(n: int) -> str:
     return json.dumps(
         {
@@ -385,3 +462,10 @@ def test_a_refusal_is_remembered(grammars: Grammars, monkeypatch: pytest.MonkeyP
         with pytest.raises(HerdError, match="cannot be compiled"):
             grammars.compile(source)
         monkeypatch.setattr(grammars._checker, "check", lambda *_: pytest.fail("compiled again"))
+
+
+def test_the_child_needs_no_torch() -> None:
+    code = (
+        "import sys, herd.engine.checker; sys.exit(bool({'torch', 'tokenizers', 'numpy'} & set(sys.modules)))"
+    )
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
