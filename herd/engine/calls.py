@@ -24,25 +24,27 @@ class Head:
     """What a reply that calls begins with: any of some sequences of pieces, with white space between them."""
 
     def __init__(self, sequences: Iterable[Iterable[str]]) -> None:
-        wholes, parts = [], []
-        for sequence in sequences:
-            pieces = list(sequence)
-            wholes.append(r"\s*" + r"\s*".join(map(re.escape, pieces)))
-            part = ""
-            for piece in reversed(pieces):
-                for i, char in enumerate(reversed(piece)):
-                    gap = r"\s*" if i == len(piece) - 1 else ""  # before a piece's first character
-                    part = f"{gap}(?:{re.escape(char)}{part})?"
-            parts.append(part)
-        self.pattern = "|".join(wholes)  # also in the syntax of the grammar's regular expressions
-        self._whole = re.compile(self.pattern)
-        self._parts = [re.compile(part) for part in parts]
+        self._sequences = [list(sequence) for sequence in sequences]
+
+    @property
+    def pattern(self) -> str:
+        """As a regular expression of a grammar."""
+        gap = r"[ \t\n\r]*"
+        return "|".join(gap + gap.join(map(re.escape, pieces)) for pieces in self._sequences)
 
     def begins(self, text: str) -> bool | None:
         """Whether text begins with it; None when that is not decided yet."""
-        if self._whole.match(text):
-            return True
-        return None if any(part.fullmatch(text) for part in self._parts) else False
+        found = [_begins(text, pieces) for pieces in self._sequences]
+        return True if True in found else None if None in found else False
+
+
+def _begins(text: str, pieces: Iterable[str]) -> bool | None:
+    for piece in pieces:
+        text = text.lstrip(" \t\n\r")
+        if not text.startswith(piece):
+            return None if piece.startswith(text) else False
+        text = text[len(piece) :]
+    return True
 
 
 class CallText:

@@ -66,9 +66,12 @@ class Choice:
         self.resumed = False  # whether it had to give its place away before
         self.drafter = Drafter()
         self.left = room if wanted is None else min(wanted, room)
-        self.rng = sampler.generator(job.request.sampling, index)
+        self.sampling = s = job.request.sampling
+        self.rng = sampler.generator(s, index)
         grammar, calls = job.prompt.grammar, job.prompt.calls
         self.matcher = grammar.matcher() if grammar else None
+        # Whether tokens are drawn from the model's logits as they are.
+        self.plain = not (self.matcher or s.frequency_penalty or s.presence_penalty or s.logit_bias)
         self.calls = calls.reader(tokenizer.stream()) if calls else None
         self.text = StopText(self.calls or tokenizer.stream(), job.request.sampling.stop)
         self._called = False
@@ -94,11 +97,11 @@ class Choice:
         return Delta(self.index, self.tokenizer.decode(ids), tuple(ids), tuple(self.job.scores))
 
     def add(
-        self, token: int, logits: Tensor, stop: frozenset[int]
+        self, token: int, logits: Tensor | None, stop: frozenset[int]
     ) -> tuple[list[Event], FinishReason | None]:
         """Take the next token; what of it may be shown now, and why the reply ends, if it does.
 
-        Only this moves the reply on. After reason "error", which is the grammar's, the job fails as TOO_COMPLEX says.
+        logits [V]: the model's, where log-probabilities are wanted. Only this moves the reply on. After reason "error", which is the grammar's, the job fails as TOO_COMPLEX says.
         """
         self.tokens.append(token)
         self.left -= 1
@@ -148,9 +151,9 @@ class Choice:
             reason = "tool_calls"
         return events, reason
 
-    def _logprob(self, token: int, logits: Tensor) -> TokenLogprob | None:
+    def _logprob(self, token: int, logits: Tensor | None) -> TokenLogprob | None:
         k = self.job.request.sampling.logprobs
-        return None if k is None else token_logprob(self.tokenizer, logits, token, k)
+        return None if k is None or logits is None else token_logprob(self.tokenizer, logits, token, k)
 
     def _delta(self, text: str, last: bool) -> Delta | None:
         """`text` with the tokens that are wholly shown by it; at a natural end, with all that are left."""

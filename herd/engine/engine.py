@@ -231,14 +231,15 @@ class Engine:
                     continue  # a sibling failed a moment ago
                 if token is None:
                     self._fail(piece.choice.job, DAMAGED)
-                elif self._add(piece, depth, token, logits[row]):
+                elif self._add(piece, depth, token, logits, row):
                     ahead.append((piece, row + 1))
             turn, depth = ahead, depth + 1
 
-    def _add(self, piece: Piece, depth: int, token: int, logits: Tensor) -> bool:
+    def _add(self, piece: Piece, depth: int, token: int, logits: Tensor, row: int) -> bool:
         """Give a choice its next token; whether it was the guess at this depth, and another may follow."""
         choice, totals = piece.choice, self.scheduler.totals
-        events, reason = choice.add(token, logits, self.stop_ids)
+        scored = choice.sampling.logprobs is not None
+        events, reason = choice.add(token, logits[row] if scored else None, self.stop_ids)
         totals["generation_tokens"] += 1
         self._events += [(choice.job.id, event) for event in events]
         guessed = depth < len(piece.draft) and token == piece.draft[depth]
@@ -258,24 +259,14 @@ class Engine:
 
     def _tokens(self, choices: list[Choice], rows: list[int], logits: Tensor) -> list[int | None]:
         """What each choice draws from its row, its penalties and grammar applied."""
-        changed: list[tuple[int, Tensor]] = []
-        for i, (choice, row) in enumerate(zip(choices, rows, strict=True)):
-            plain = logits[row]
-            shaped = choice.constrain(
-                sampler.penalise(
-                    plain, choice.tokens, len(choice.job.prompt.ids), choice.job.request.sampling
-                )
-            )
-            if shaped is not plain:
-                changed.append((i, shaped))
-        if changed or len(rows) < len(logits):
-            logits = logits[rows]
-        for i, shaped in changed:
-            logits[i] = shaped
-        samplings = [c.job.request.sampling for c in choices]
-        uniform = [
-            c.rng.random() if s.temperature > 0 else 0.0 for c, s in zip(choices, samplings, strict=True)
-        ]
+        if len(rows) < len(logits) or not all(c.plain for c in choices):
+            logits = logits[rows]  # a copy
+        for i, c in enumerate(choices):
+            if not c.plain:
+                shaped = sampler.penalise(logits[i], c.tokens, len(c.job.prompt.ids), c.sampling)
+                logits[i] = c.constrain(shaped)
+        samplings = [c.sampling for c in choices]
+        uniform = [c.rng.random() if c.sampling.temperature > 0 else 0.0 for c in choices]
         return self._choose(logits, samplings, uniform)
 
     def _prompt_read(self, choice: Choice) -> None:

@@ -10,6 +10,7 @@ from typing import Any, Literal, cast, get_args
 
 import torch
 
+from herd.engine import sampler
 from herd.engine.cache import needed
 from herd.engine.eager import Eager
 from herd.engine.engine import Engine
@@ -41,7 +42,16 @@ def open_engine(model_dir: Path, *, weights: str = "auto") -> Engine:
     max_len = min(runner.config.max_positions, MAX_LEN)
     most = max(CACHE_BYTES // runner.block_bytes, needed(max_len))
     blocks = min(most, SLOTS * needed(max_len))
-    return Engine(runner, tokenizer, _template(model_dir), max_len=max_len, slots=SLOTS, blocks=blocks)
+    native = _kernels()
+    return Engine(
+        runner,
+        tokenizer,
+        _template(model_dir),
+        max_len=max_len,
+        slots=SLOTS,
+        blocks=blocks,
+        draw=native.draw if native else sampler.draw,
+    )
 
 
 def _chosen(weights: str) -> Weights:

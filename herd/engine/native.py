@@ -41,17 +41,17 @@ _LORA = np.dtype(
 _LIMITS = np.dtype([("temperature", "f8"), ("top_p", "f8"), ("min_p", "f8"), ("top_k", "i8")])
 
 
-class _Shape(ctypes.Structure):
+class Shape(ctypes.Structure):
     _fields_ = [(name, ctypes.c_int32) for name in ("dim", "heads", "kv_heads", "head", "ffn", "layers")]
     _fields_ += [("eps", ctypes.c_float)]
 
 
-class _Layer(ctypes.Structure):
+class Layer(ctypes.Structure):
     _fields_ = [(name, kernels.Weight) for name in ("qkv", "o", "gate_up", "down")]
     _fields_ += [(name, ctypes.c_void_p) for name in ("attn_norm", "ffn_norm")]
 
 
-class _Chunk(ctypes.Structure):
+class Chunk(ctypes.Structure):
     _fields_ = [(name, ctypes.c_int32) for name in ("rows", "spans", "loras")]
     _fields_ += [
         (name, ctypes.c_void_p) for name in ("span", "blocks", "lora", "angles", "x", "y", "h", "low", "act")
@@ -85,8 +85,8 @@ class Native:
         if weights not in kernels.KINDS:
             raise HerdError(f"weights must be one of {', '.join(kernels.KINDS)}, not {weights!r}")
         self.weights = weights
-        self._lib, self._team = _library(), kernels.team(torch.get_num_threads())
-        self._shape = _Shape(c.dim, c.n_heads, c.n_kv_heads, c.head_dim, c.ffn_dim, c.n_layers, c.norm_eps)
+        self._lib, self._team = library(), kernels.team(torch.get_num_threads())
+        self._shape = Shape(c.dim, c.n_heads, c.n_kv_heads, c.head_dim, c.ffn_dim, c.n_layers, c.norm_eps)
         self._frequencies = model.freq.double().numpy()
         self._angles = np.empty((0, c.head_dim), np.float32)
         heads, kv_heads = c.n_heads * c.head_dim, c.n_kv_heads * c.head_dim
@@ -100,7 +100,7 @@ class Native:
         self._norm = _vector(model.norm.weight)
         self._packed: list[kernels.PackedWeight] = []
         self._vectors: list[np.ndarray] = []
-        self._layers = (_Layer * c.n_layers)()
+        self._layers = (Layer * c.n_layers)()
         for i, block in enumerate(model.layers):
             for name, parts in zip(("qkv", "o", "gate_up", "down"), PRODUCTS, strict=True):
                 whole = torch.cat([_take(block.get_parameter(f"{part}.weight")) for part in parts])
@@ -109,7 +109,7 @@ class Native:
             for name in ("attn_norm", "ffn_norm"):
                 self._vectors.append(_vector(block.get_parameter(f"{name}.weight")))
                 setattr(self._layers[i], name, self._vectors[-1].ctypes.data)
-        self._adapters: WeakKeyDictionary[Adapter, list[np.ndarray]] = WeakKeyDictionary()
+        self._adapters: WeakKeyDictionary[Adapter, _Parts] = WeakKeyDictionary()
         self._room: dict[str, mmap] = {}
         self._cache = np.empty((0, 0), np.uint8)
 
@@ -163,41 +163,44 @@ class Native:
         out = torch.empty(n, self.config.vocab_size)
         if n:
             w = self._head.struct
-            act = self._scratch("act", self._lib.herd_act_bytes(w.kind, n, w.k))
+            act = kernels.address(self._scratch("act", self._lib.herd_act_bytes(w.kind, n, w.k)))
             self._lib.herd_head(self._team, ctypes.addressof(w), hidden.data_ptr(), n, act, out.data_ptr())
         return out
 
-    def _scratch(self, name: str, size: int) -> int:
-        """The address of room for so many bytes, kept from step to step."""
+    def _scratch(self, name: str, size: int) -> mmap:
+        """Room for so many bytes, kept from step to step; who points to it holds it, since the next may need more."""
         if name not in self._room or len(self._room[name]) < size:
             self._room[name] = kernels.reserve(size)
-        return kernels.address(self._room[name])
+        return self._room[name]
 
-    def _chunk(self, spans: list[Span], x: Tensor) -> _Chunk:
+    def _chunk(self, spans: list[Span], x: Tensor) -> Chunk:
         c = self.config
         first, rows = spans[0].start, spans[-1].stop - spans[0].start
         table, bounds = array("i"), array("i")
         for s in spans:
             bounds.extend((s.start - first, s.stop - first, s.past, len(table)))
-            table.extend(s.blocks[: -(-(s.past + s.stop - s.start) // BLOCK)])
+            needed = -(-(s.past + s.stop - s.start) // BLOCK)
+            if len(s.blocks) < needed:
+                raise HerdError(f"a span needs {needed} blocks and has {len(s.blocks)}")
+            table.extend(s.blocks[:needed])
         blocks = np.frombuffer(table, np.int32)
         if blocks.min() < 0 or blocks.max() >= len(self._cache):
             raise HerdError("a span names a block that was not allocated")
         self._turn(max(s.past + s.stop - s.start for s in spans))
-        chunk = _Chunk(rows, len(spans))
-        chunk.held = (bounds, table)
+        copies = self._threads if rows <= FEW else 1
+        chunk = Chunk(rows, len(spans))
+        chunk.h_size = rows * max(self._inputs)
+        chunk.act_size = max(self._lib.herd_act_bytes(self._kind, rows, k) for k in self._inputs) + 63 & ~63
+        sizes = {"y": 4 * rows * self._widest, "h": 4 * chunk.h_size * copies, "act": chunk.act_size * copies}
+        if any(s.adapter for s in spans):
+            chunk.parts, sizes["low"] = self._loras(spans)
+        room = {name: self._scratch(name, size) for name, size in sizes.items()}
+        for name, memory in room.items():
+            setattr(chunk, name, kernels.address(memory))
         chunk.span, chunk.blocks = bounds.buffer_info()[0], table.buffer_info()[0]
         chunk.angles = self._angles.ctypes.data
         chunk.x = x.data_ptr() + first * c.dim * 4
-        copies = self._threads if rows <= FEW else 1
-        chunk.h_size = rows * max(self._inputs)
-        chunk.act_size = max(self._lib.herd_act_bytes(self._kind, rows, k) for k in self._inputs) + 63 & ~63
-        chunk.y = self._scratch("y", 4 * rows * self._widest)
-        chunk.h = self._scratch("h", 4 * chunk.h_size * copies)
-        chunk.act = self._scratch("act", chunk.act_size * copies)
-        if any(s.adapter for s in spans):
-            chunk.parts, low = self._loras(spans)
-            chunk.low = self._scratch("low", low)
+        chunk.held = (bounds, table, self._angles, room)
         return chunk
 
     def _turn(self, positions: int) -> None:
@@ -303,7 +306,7 @@ def _pieces(spans: Sequence[Span]) -> list[list[Span]]:
 
 
 @cache
-def _library() -> ctypes.CDLL:
+def library() -> ctypes.CDLL:
     lib, p, i = kernels.library(), ctypes.c_void_p, ctypes.c_int
     signatures = {
         "herd_layer": [p, p, p, p, i, p],
@@ -343,7 +346,7 @@ def draw(logits: Tensor, samplings: Sequence[Sampling], uniform: Sequence[float]
     limits = np.array([(s.temperature, s.top_p, s.min_p, s.top_k) for s in samplings], _LIMITS)
     u, tokens = np.array(uniform, np.float64), np.empty(n, np.int32)
     logits = logits.contiguous()
-    _library().herd_draw(
+    library().herd_draw(
         kernels.team(torch.get_num_threads()),
         logits.data_ptr(),
         n,
@@ -361,7 +364,7 @@ def logprobs(logits: Tensor, chosen: Sequence[int], k: int) -> list[tuple[float,
     k = min(k, size)
     ids, values = np.empty((n, k), np.int32), np.empty((n, 1 + k), np.float32)
     logits, at = logits.contiguous(), np.array(chosen, np.int32)
-    _library().herd_score(
+    library().herd_score(
         kernels.team(torch.get_num_threads()),
         logits.data_ptr(),
         n,

@@ -7,7 +7,7 @@ from collections.abc import Hashable
 from dataclasses import dataclass, field
 from weakref import WeakKeyDictionary
 
-from herd.engine.cache import BlockCache, needed
+from herd.engine.cache import BlockCache
 from herd.engine.choice import Choice, Job
 from herd.engine.pace import Pace
 from herd.engine.speculate import draft
@@ -118,7 +118,7 @@ class Scheduler:
 
     def grow(self) -> None:
         """A block more for replies that need one, the oldest first; when there is none, the youngest gives its own."""
-        tight = [c for c in self.running if c.table and len(c.table.blocks) < needed(len(c.tokens))]
+        tight = [c for c in self.running if c.table and len(c.table.blocks) * BLOCK < len(c.tokens)]
         for choice in sorted(tight, key=_age):
             while choice.table and not self.cache.grow(choice.table, len(choice.tokens)):
                 self._preempt(max(self.running, key=_age))

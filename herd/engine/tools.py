@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from herd.engine.calls import CallText, Head
@@ -58,7 +58,7 @@ def style_of(template: str) -> Style:
             return style
     if _PYTHONIC.search(template):
         return PYTHONIC
-    return Style("llama", key="parameters", parallel=_ONLY_ONE not in template)
+    return replace(LLAMA, parallel=_ONLY_ONE not in template)
 
 
 @dataclass(frozen=True)
@@ -98,13 +98,13 @@ class Calls:
 
     def reader(self, decoder: Decoder) -> CallText:
         """What tells a reply's text from its calls."""
-        brackets = "()" if self.style is PYTHONIC else "{}"
+        brackets = "()" if self.style == PYTHONIC else "{}"
         return CallText(decoder, self._head(), self.style.marker or PYTHON_TAG, brackets, self.forced)
 
     def _head(self) -> Head | None:
         if self.style.name == "llama":
             return Head([["{", '"name"', ":"], ["{", '"type"', ":", '"function"', ",", '"name"', ":"]])
-        if self.style is PYTHONIC:
+        if self.style == PYTHONIC:
             return Head([["[", tool.name, "("] for tool in self.tools])
         return None
 
@@ -119,9 +119,8 @@ class Calls:
             options = [json_rule(self._either(self.format)), f"MARKER {calls}"]
         else:
             options = ["@format", f"MARKER {calls}", *([calls] if bare else [])]
-        lark = "\n".join(
-            ["%llguidance {}", f"start: {' | '.join(options)}", *self._text_rules(), *self._call_rules()]
-        )
+        start = "start: " + " | ".join(options)
+        lark = "\n".join(["%llguidance {}", start, *self._text_rules(), *self._call_rules()])
         if "@format" not in options or format is None:
             return Source(lark)
         parts = [{"name": "reply", "lark_grammar": lark}, {"name": "format", "lark_grammar": format.text}]
@@ -129,25 +128,20 @@ class Calls:
 
     def _calls(self) -> tuple[str, bool]:
         """The rule of all calls, and whether they may stand at the reply's begin without a marker."""
-        more = f"{{0,{MAX_CALLS - 1}}}"
+        between = {"hermes": "MARKER", "llama": "SEPARATOR"}.get(self.style.name, "COMMA")
+        more = f"({between} call){{0,{MAX_CALLS - 1}}}" if self.parallel else ""
         forms = {
-            "hermes": ("call", "(MARKER call)", ""),
-            "mistral": ("OPENED call", "(COMMA call)", "CLOSED"),
-            "pythonic": ("begun", "(COMMA call)", "CLOSED"),
-            "llama": ("call", "(SEPARATOR call)", ""),
+            "hermes": f"call {more}",
+            "mistral": f"OPENED call {more} CLOSED",
+            "pythonic": f"begun {more} CLOSED",
+            "llama": f"call {more}",
         }
-        first, next, last = forms[self.style.name]
-        return " ".join(
-            filter(None, (first, next + more if self.parallel else "", last))
-        ), not self.style.marker
+        return forms[self.style.name], not self.style.marker
 
     def _either(self, format: Format) -> dict[str, Any]:
         """A schema of the reply's own format or of one call: both begin with a brace, so that one rule must hold them."""
-        options = [
-            clean(
-                format.schema if format.schema is not None else {"type": "object"}, "the schema", "#/anyOf/0"
-            )
-        ]
+        own = {"type": "object"} if format.kind == "json_object" else format.schema
+        options = [clean(own, "the schema", "#/anyOf/0")]
         for i, tool in enumerate(self.tools, 1):
             parameters = _parameters(tool, f"#/anyOf/{i}/properties/{self.style.key}")
             options.append(
@@ -175,7 +169,7 @@ class Calls:
 
     def _call_rules(self) -> Iterable[str]:
         yield "call: " + " | ".join(f"call_{i}" for i in range(len(self.tools)))
-        if self.style is PYTHONIC:
+        if self.style == PYTHONIC:
             yield "begun: " + " | ".join(f"begun_{i}" for i in range(len(self.tools)))
             for i, tool in enumerate(self.tools):
                 yield from _python_rules(i, tool, _parameters(tool))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import re
+import subprocess
 import sys
 import time
 from dataclasses import replace
@@ -317,9 +318,9 @@ def test_a_matcher_moves_only_in_accept_and_by_itself(grammars: Grammars, words:
 def test_json_as_people_lay_it_out_is_accepted(grammars: Grammars, words: Tokenizer) -> None:
     person = {"name": "Grüße 🦙", "age": 36, "tags": ["a", None]}
     for text in (
-        json.dumps(person),
+        json.dumps(person, ensure_ascii=False),
         json.dumps(person, ensure_ascii=False, indent=4),
-        json.dumps(person, separators=(",", ":")),
+        json.dumps(person, ensure_ascii=False, separators=(",", ":")),
     ):
         matcher = grammars.compile(grammars.of(Format("json_schema", PERSON))).matcher()
         for token in words.encode(text):
@@ -461,3 +462,10 @@ def test_a_refusal_is_remembered(grammars: Grammars, monkeypatch: pytest.MonkeyP
         with pytest.raises(HerdError, match="cannot be compiled"):
             grammars.compile(source)
         monkeypatch.setattr(grammars._checker, "check", lambda *_: pytest.fail("compiled again"))
+
+
+def test_the_child_needs_no_torch() -> None:
+    code = (
+        "import sys, herd.engine.checker; sys.exit(bool({'torch', 'tokenizers', 'numpy'} & set(sys.modules)))"
+    )
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0

@@ -9,6 +9,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from herd.engine import kernels, native, sampler
 from herd.engine.cache import needed
 from herd.engine.eager import Eager
 from herd.engine.engine import Engine
@@ -27,8 +28,10 @@ WORDS = "She saw a big tree, and the tree said: hello, little llama! She saw a b
 CONTEXT = 192
 
 
-@pytest.fixture(scope="module", params=["fp32", "bf16"])
+@pytest.fixture(scope="module", params=["fp32", "bf16", "native bf16", "native int8", "native int4"])
 def world(request: pytest.FixtureRequest, tokenizer: Tokenizer) -> World:
+    if request.param.startswith("native") and not kernels.available():
+        pytest.skip("no kernels here")
     config = tiny_config(tokenizer, dim=64, head_dim=16, ffn_dim=160, max_positions=CONTEXT)
     return World(config, tokenizer, request.param)
 
@@ -37,18 +40,22 @@ class World:
     """A model behind a runner, its adapters, and what each request answers when it is alone in a large engine."""
 
     def __init__(self, config: Config, tokenizer: Tokenizer, weights: str) -> None:
-        self.tokenizer = tokenizer
-        self.model = make_model(config, torch.float32 if weights == "fp32" else torch.bfloat16)
-        if weights == "bf16":
-            pack(self.model)
+        self.tokenizer, self.draw = tokenizer, sampler.draw
+        model = make_model(config, torch.float32 if weights == "fp32" else torch.bfloat16)
+        self.runner: Runner
+        if weights.startswith("native"):
+            self.runner, self.draw = native.Native(model, weights.split()[1]), native.draw
+        else:
+            if weights == "bf16":
+                pack(model)
+            self.runner = Eager(model)
         self.adapters = [None, make_adapter(config, seed=1), make_adapter(config, seed=2)]
         self.known: dict[int, list[Reply]] = {}
 
-    def runner(self) -> Runner:
-        return Eager(self.model)
-
     def engine(self, **options: int) -> Engine:
-        return Engine(self.runner(), self.tokenizer, ChatTemplate(LLAMA3_TEMPLATE), **options)
+        """With a cache of its own; one engine of a world runs at a time."""
+        template = ChatTemplate(LLAMA3_TEMPLATE)
+        return Engine(self.runner, self.tokenizer, template, draw=self.draw, **options)
 
     def expected(self, plan: Ask) -> list[Reply]:
         if plan.key not in self.known:
@@ -120,8 +127,9 @@ asks = st.builds(
 def test_any_schedule_gives_the_same_replies(
     world: World, plans: list[Ask], blocks: int, slots: int, chunk: int, drafts: list[int]
 ) -> None:
-    if not world.runner().invariant:
+    if not world.runner.invariant:
         pytest.skip("this machine's products do not promise it")
+    expected = [world.expected(plan) for plan in plans]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Pace, "learn", lambda *_: None)
         guesses = iter(drafts * 10_000)
@@ -142,7 +150,7 @@ def test_any_schedule_gives_the_same_replies(
             assert step < 5000, "no progress"
     assert crowd.scheduler.cache.usage == 0
     for i, plan in enumerate(plans):
-        for got, whole in zip(replies(plan, events[i]), world.expected(plan), strict=True):
+        for got, whole in zip(replies(plan, events[i]), expected[i], strict=True):
             if got.finish == "cancelled":
                 assert whole.tokens[: len(got.tokens)] == got.tokens
                 assert whole.logprobs[: len(got.logprobs)] == got.logprobs

@@ -18,6 +18,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <utility>
 #include <vector>
 
 #if defined(HERD_EMULATE_AMX)
@@ -32,7 +33,7 @@
 #endif
 
 #define INLINE inline __attribute__((always_inline))
-#define UNROLL _Pragma("GCC unroll 32")
+#define FLAT __attribute__((always_inline))
 
 namespace {
 
@@ -43,6 +44,16 @@ constexpr int ROWS = 6, PANELS = 4;
 #else
 constexpr int ROWS = 3, PANELS = 1;
 #endif
+
+// f(0) … f(N - 1) with constants, so that arrays indexed by them become registers.
+template <class F, int... i>
+INLINE void each_of(F f, std::integer_sequence<int, i...>) {
+  (f(std::integral_constant<int, i>{}), ...);
+}
+template <int N, class F>
+INLINE void each(F f) {
+  each_of(f, std::make_integer_sequence<int, N>{});
+}
 
 size_t up(size_t x, size_t to) { return (x + to - 1) / to * to; }
 int panels(int n) { return (int)up(n, PANEL) / PANEL; }
@@ -170,13 +181,13 @@ struct Bf16 {
   static constexpr int kind = HERD_BF16, P = PANELS;
   template <int R, int N>
   static INLINE void step(Acc (&acc)[R][N], const uint8_t* w, size_t apart, const uint8_t* a, size_t stride, const int32_t*, size_t) {
-    _Pragma("GCC unroll 2") for (int i = 0; i < PAIRS; i++) {
+    _Pragma("GCC unroll 16") for (int i = 0; i < PAIRS; i++) {
       I line[N];
-      UNROLL for (int p = 0; p < N; p++) line[p] = load(w + p * apart + i * 64);
-      UNROLL for (int r = 0; r < R; r++) {
+      each<N>([&](auto p) FLAT { line[p] = load(w + p * apart + i * 64); });
+      each<R>([&](auto r) FLAT {
         I pair = quad(a + r * stride + i * 4);
-        UNROLL for (int p = 0; p < N; p++) acc[r][p] = _mm512_dpbf16_ps(acc[r][p], (__m512bh)pair, (__m512bh)line[p]);
-      }
+        each<N>([&](auto p) FLAT { acc[r][p] = _mm512_dpbf16_ps(acc[r][p], (__m512bh)pair, (__m512bh)line[p]); });
+      });
     }
   }
   static INLINE F finish(Acc acc, const Weight&, int, float) { return acc; }
@@ -187,14 +198,14 @@ struct Int8 {
   static constexpr int kind = HERD_INT8, P = PANELS;
   template <int R, int N>
   static INLINE void step(Acc (&acc)[R][N], const uint8_t* w, size_t apart, const uint8_t* a, size_t stride, const int32_t*, size_t) {
-    _Pragma("GCC unroll 2") for (int i = 0; i < QUADS; i++) {
+    each<QUADS>([&](auto i) FLAT {
       I line[N];
-      UNROLL for (int p = 0; p < N; p++) line[p] = load(w + p * apart + i * 64);
-      UNROLL for (int r = 0; r < R; r++) {
+      each<N>([&](auto p) FLAT { line[p] = load(w + p * apart + i * 64); });
+      each<R>([&](auto r) FLAT {
         I x = quad(a + r * stride + i * 4);
-        UNROLL for (int p = 0; p < N; p++) acc[r][p] = _mm512_dpbusd_epi32(acc[r][p], x, line[p]);
-      }
-    }
+        each<N>([&](auto p) FLAT { acc[r][p] = _mm512_dpbusd_epi32(acc[r][p], x, line[p]); });
+      });
+    });
   }
   static INLINE F finish(Acc acc, const Weight& w, int n, float scale) {
     return times(times(floats(minus(acc, loadu(w.sum + n))), loadf(w.scale + n)), splat(scale));
@@ -209,20 +220,20 @@ struct Int4 {
     const I mask = splat(0x0f0f0f0f);
     for (int g = 0; g < 2; g++) {
       I part[R][N];
-      UNROLL for (int r = 0; r < R; r++) UNROLL for (int p = 0; p < N; p++) part[r][p] = splat(sums[r * groups + g]);
-      UNROLL for (int i = 0; i < 4; i++) UNROLL for (int p = 0; p < N; p++) {
+      each<R>([&](auto r) FLAT { each<N>([&](auto p) FLAT { part[r][p] = splat(sums[r * groups + g]); }); });
+      each<4>([&](auto i) FLAT { each<N>([&](auto p) FLAT {
         I both = load(w + p * apart + 64 + g * 256 + i * 64);
         I low = _mm512_and_si512(both, mask), high = _mm512_and_si512(_mm512_srli_epi16(both, 4), mask);
-        UNROLL for (int r = 0; r < R; r++) {
+        each<R>([&](auto r) FLAT {
           const uint8_t* x = a + r * stride + g * 32 + i * 4;
           part[r][p] = _mm512_dpbusd_epi32(part[r][p], low, quad(x));
           part[r][p] = _mm512_dpbusd_epi32(part[r][p], high, quad(x + 16));
-        }
-      }
-      UNROLL for (int p = 0; p < N; p++) {
+        });
+      }); });
+      each<N>([&](auto p) FLAT {
         F scale = halves(w + p * apart + g * 32);
-        UNROLL for (int r = 0; r < R; r++) acc[r][p] = fma(floats(part[r][p]), scale, acc[r][p]);
-      }
+        each<R>([&](auto r) FLAT { acc[r][p] = fma(floats(part[r][p]), scale, acc[r][p]); });
+      });
     }
   }
   static INLINE F finish(Acc acc, const Weight&, int, float scale) { return times(acc, splat(scale)); }
@@ -240,10 +251,10 @@ struct Bf16 {
       __m256i x = half(w + i * 64, 0), y = half(w + i * 64, 1);
       F even = {(__m256)_mm256_slli_epi32(x, 16), (__m256)_mm256_slli_epi32(y, 16)};
       F odd = {(__m256)_mm256_and_si256(x, top), (__m256)_mm256_and_si256(y, top)};
-      UNROLL for (int r = 0; r < R; r++) {
+      each<R>([&](auto r) FLAT {
         const float* pair = (const float*)(a + r * stride) + i * 2;
         acc[r][0] = fma(odd, splat(pair[1]), fma(even, splat(pair[0]), acc[r][0]));
-      }
+      });
     }
   }
   static INLINE F finish(Acc acc, const Weight&, int, float) { return acc; }
@@ -255,14 +266,14 @@ struct Int8 {
   template <int R, int N>
   static INLINE void step(Acc (&acc)[R][N], const uint8_t* w, size_t, const uint8_t* a, size_t stride, const int32_t*, size_t) {
     for (int i = 0; i < QUADS; i++)
-      UNROLL for (int j = 0; j < 4; j++) {
+      each<4>([&](auto j) FLAT {
         __m256i line = _mm256_cvtepi8_epi16(_mm_load_si128((const __m128i*)(w + i * 64) + j));
-        UNROLL for (int r = 0; r < R; r++) {
+        each<R>([&](auto r) FLAT {
           int64_t x;
           memcpy(&x, a + r * stride + i * 8, 8);
           acc[r][0].v[j] = _mm256_add_epi32(acc[r][0].v[j], _mm256_madd_epi16(line, _mm256_set1_epi64x(x)));
-        }
-      }
+        });
+      });
   }
   static INLINE __m256i join(__m256i x, __m256i y) {
     return _mm256_permute4x64_epi64(_mm256_hadd_epi32(x, y), _MM_SHUFFLE(3, 1, 2, 0));
@@ -281,23 +292,23 @@ struct Int4 {
     const __m256i mask = _mm256_set1_epi8(15), ones = _mm256_set1_epi16(1);
     for (int g = 0; g < 2; g++) {
       __m256i part[R][2];  // 16 bits are enough for a group: 8 × 2 × 15 × 127
-      UNROLL for (int r = 0; r < R; r++) part[r][0] = part[r][1] = _mm256_setzero_si256();
-      for (int i = 0; i < 4; i++) UNROLL for (int h = 0; h < 2; h++) {
+      each<R>([&](auto r) FLAT { part[r][0] = part[r][1] = _mm256_setzero_si256(); });
+      for (int i = 0; i < 4; i++) each<2>([&](auto h) FLAT {
         __m256i both = half(w + 64 + g * 256 + i * 64, h);
         __m256i low = _mm256_and_si256(both, mask), high = _mm256_and_si256(_mm256_srli_epi16(both, 4), mask);
-        UNROLL for (int r = 0; r < R; r++) {
+        each<R>([&](auto r) FLAT {
           int32_t x[2];
           memcpy(x, a + r * stride + g * 32 + i * 4, 4);
           memcpy(x + 1, a + r * stride + g * 32 + i * 4 + 16, 4);
           part[r][h] = _mm256_add_epi16(part[r][h], _mm256_maddubs_epi16(low, _mm256_set1_epi32(x[0])));
           part[r][h] = _mm256_add_epi16(part[r][h], _mm256_maddubs_epi16(high, _mm256_set1_epi32(x[1])));
-        }
-      }
+        });
+      });
       F scale = halves(w + g * 32);
-      UNROLL for (int r = 0; r < R; r++) {
+      each<R>([&](auto r) FLAT {
         I sum = {_mm256_madd_epi16(part[r][0], ones), _mm256_madd_epi16(part[r][1], ones)};
         acc[r][0] = fma(floats(minus(sum, splat(-sums[r * groups + g]))), scale, acc[r][0]);
-      }
+      });
     }
   }
   static INLINE F finish(Acc acc, const Weight&, int, float scale) { return times(acc, splat(scale)); }
@@ -335,17 +346,17 @@ void block(const Weight& w, int panel, const Act& act, int row, Out out, Ahead a
   const uint8_t* a = act.at(row, 0);
   const int32_t* sums = act.sums + row * groups;
   typename K::Acc acc[R][N];
-  UNROLL for (int r = 0; r < R; r++) UNROLL for (int p = 0; p < N; p++) acc[r][p] = typename K::Acc{};
+  each<R>([&](auto r) FLAT { each<N>([&](auto p) FLAT { acc[r][p] = typename K::Acc{}; }); });
   for (int u = 0; u < count; u++) {
     K::step(acc, data, apart, a, act.stride, sums, groups);
     ahead.fetch();
     data += UNIT_BYTES[K::kind], a += UNIT * act.width, sums += 2;
   }
-  UNROLL for (int r = 0; r < R; r++) UNROLL for (int p = 0; p < N; p++) {
+  each<R>([&](auto r) FLAT { each<N>([&](auto p) FLAT {
     int n = (panel + p) * PANEL;
     float scale = K::kind == HERD_BF16 ? 1 : act.scale[row + r];
     put(out.y + (size_t)(row + r) * out.ld + n, K::finish(acc[r][p], w, n, scale), w.n - n, out.add);
-  }
+  }); });
 }
 
 template <class K, int N>
@@ -360,7 +371,10 @@ void rows_block(int r, const Weight& w, int panel, const Act& act, int row, Out 
 #endif
 }
 
-const int DISTANCE = 4096;  // bytes between what one row computes with and what it prefetches
+#ifndef DIST
+#define DIST 4096
+#endif
+const int DISTANCE = DIST;  // bytes between what one row computes with and what it prefetches
 
 // Panels [from, to): all rows pass over a group of panels, fetching the next group meanwhile, each its part.
 template <class K>
