@@ -499,56 +499,72 @@ void multiply_tiles(const Weight& w, int from, int to, const Act& act, Out out) 
 
 // ---- packing: 16 weight rows at a time
 
-void pack_int4(const float* x, uint8_t* group, int output, float* scale) {
-  // A scale such that the largest value, with its sign, meets -8 or lies a little beside it; of those the one with the
-  // smallest squared error after the best fit to its codes.
-  float top = 0, best = -1, chosen = 0;
-  for (int i = 0; i < HERD_GROUP; i++)
-    if (!(std::abs(x[i]) <= std::abs(top))) top = x[i];
-  int8_t codes[HERD_GROUP] = {};
+typedef float Lanes __attribute__((vector_size(64)));
+typedef int32_t Masks __attribute__((vector_size(64)));
+
+Lanes magnitude(Lanes x) { return (Lanes)((Masks)x & 0x7fffffff); }
+
+// Int4 codes and scales of 16 outputs' groups, one a lane. The largest weight of a group, with its sign, is brought to -8 or
+// a little beside it; of these scales, each fitted to its codes by least squares, the one with the smallest error stays.
+void pack_int4(const Lanes* x, uint8_t* group, uint16_t* scales) {
+  Lanes top = {}, best = {}, scale = {}, q[HERD_GROUP];
+  Masks codes[HERD_GROUP] = {};
+  for (int i = 0; i < HERD_GROUP; i++) top = magnitude(x[i]) <= magnitude(top) ? top : x[i];
   for (float reach : {-8.f, -8.7f, -7.4f, -6.8f, 7.f}) {
-    float inverse = reach / top, xq = 0, qq = 0;
-    if (!(std::abs(inverse) < 1e30f)) break;
-    int8_t q[HERD_GROUP];
+    Lanes inverse = reach / top, xq = {}, qq = {};
+    inverse = magnitude(inverse) < 1e30f ? inverse : inverse * 0;
     for (int i = 0; i < HERD_GROUP; i++) {
-      float rounded = std::min(7.f, std::max(-8.f, (x[i] * inverse + 12582912.f) - 12582912.f));
-      q[i] = (int8_t)rounded, xq += x[i] * rounded, qq += rounded * rounded;
+      Lanes code = (x[i] * inverse + 12582912.f) - 12582912.f;
+      code = code > 7.f ? code - code + 7.f : code;
+      q[i] = code < -8.f ? code - code - 8.f : code;
+      xq += x[i] * q[i], qq += q[i] * q[i];
     }
-    if (qq > 0 && xq * xq / qq > best) best = xq * xq / qq, chosen = xq / qq, memcpy(codes, q, sizeof q);
+    Lanes gain = xq * xq / qq;
+    Masks better = gain > best;
+    best = better ? gain : best, scale = better ? xq / qq : scale;
+    for (int i = 0; i < HERD_GROUP; i++) codes[i] = better ? __builtin_convertvector(q[i], Masks) : codes[i];
   }
-  *scale = top - top == 0 ? chosen : __builtin_nanf("");
-  for (int i = 0; i < HERD_GROUP / 2; i++) group[i / 4 * 64 + output * 4 + i % 4] = (codes[i] + 8) | (codes[i + 16] + 8) << 4;
+  scale += top - top;  // NaN where a weight is not finite
+  for (int c = 0; c < PANEL; c++) scales[c] = _cvtss_sh(scale[c], 0);
+  for (int i = 0; i < HERD_GROUP / 2; i++) {
+    Masks both = (codes[i] + 8) | (codes[i + 16] + 8) << 4;
+    for (int c = 0; c < PANEL; c++) group[i / 4 * 64 + c * 4 + i % 4] = both[c];
+  }
 }
 
 void pack_panel(const Weight& w, const void* values, bool is_bf16, int panel) {
-  int padded = units(w.k) * UNIT, bytes = UNIT_BYTES[w.kind];
-  std::vector<float> x(padded);
+  int padded = units(w.k) * UNIT, bytes = UNIT_BYTES[w.kind], first = panel * PANEL;
+  std::vector<float> x(PANEL * padded);  // rows past the last are zeros
   std::vector<int8_t> q(padded);
   uint8_t* data = (uint8_t*)w.data + (size_t)panel * units(w.k) * bytes;
+  for (int c = 0; c < std::min(PANEL, w.n - first); c++)
+    for (int i = 0; i < w.k; i++) {
+      size_t at = (size_t)(first + c) * w.k + i;
+      x[c * padded + i] = is_bf16 ? from_bf16(((const uint16_t*)values)[at]) : ((const float*)values)[at];
+    }
+  if (w.kind == HERD_INT4) {
+    for (int g = 0; g < padded / HERD_GROUP; g++) {
+      Lanes tile[HERD_GROUP];
+      for (int c = 0; c < PANEL; c++)
+        for (int i = 0; i < HERD_GROUP; i++) tile[i][c] = x[c * padded + g * HERD_GROUP + i];
+      uint8_t* unit = data + g / 2 * bytes;
+      pack_int4(tile, unit + 64 + g % 2 * 256, (uint16_t*)unit + g % 2 * 16);
+    }
+    return;
+  }
   for (int c = 0; c < PANEL; c++) {
-    int n = panel * PANEL + c;
-    size_t row = (size_t)n * w.k;
-    if (n >= w.n) std::fill(x.begin(), x.end(), 0.f);
-    else if (is_bf16) for (int i = 0; i < w.k; i++) x[i] = from_bf16(((const uint16_t*)values)[row + i]);
-    else memcpy(x.data(), (const float*)values + row, w.k * 4);
+    const float* row = &x[c * padded];
     if (w.kind == HERD_BF16) {
       for (int i = 0; i < padded; i += 2) {
-        uint32_t pair = to_bf16(x[i]) | (uint32_t)to_bf16(x[i + 1]) << 16;
+        uint32_t pair = to_bf16(row[i]) | (uint32_t)to_bf16(row[i + 1]) << 16;
         memcpy(data + i * 32 + c * 4, &pair, 4);
       }
-    } else if (w.kind == HERD_INT8) {
-      ((float*)w.scale)[n] = quantise(x.data(), padded, q.data());
-      int32_t sum = 0;
-      for (int i = 0; i < padded; i++) sum += q[i];
-      ((int32_t*)w.sum)[n] = 128 * sum;
-      for (int i = 0; i < padded; i += 4) memcpy(data + i * 16 + c * 4, &q[i], 4);
     } else {
-      for (int g = 0; g < padded / HERD_GROUP; g++) {
-        uint8_t* unit = data + g / 2 * bytes;
-        float scale;
-        pack_int4(&x[g * HERD_GROUP], unit + 64 + g % 2 * 256, c, &scale);
-        ((uint16_t*)unit)[g % 2 * 16 + c] = _cvtss_sh(scale, 0);
-      }
+      int32_t sum = 0;
+      ((float*)w.scale)[first + c] = quantise(row, padded, q.data());
+      for (int i = 0; i < padded; i++) sum += q[i];
+      ((int32_t*)w.sum)[first + c] = 128 * sum;
+      for (int i = 0; i < padded; i += 4) memcpy(data + i * 16 + c * 4, &q[i], 4);
     }
   }
 }
