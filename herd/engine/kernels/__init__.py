@@ -45,11 +45,11 @@ class Weight(ctypes.Structure):
     ]
 
 
-def load(name: str) -> ctypes.CDLL:
+def load(name: str, folder: Path = Path(__file__).parent) -> ctypes.CDLL:
     """One instruction set's library, checked. OSError: not built, not for this CPU, or it computes wrongly."""
     if missing := set(FEATURES[name]) - cpu_flags():
         raise OSError(f"this CPU has no {', '.join(sorted(missing))}")
-    library = ctypes.CDLL(str(Path(__file__).with_name(f"libherd_{name}.so")))
+    library = ctypes.CDLL(str(folder / f"libherd_{name}.so"))
     declare(library)
     if library.herd_init() != 0:
         raise OSError("it may not run here, or computes wrongly")
@@ -68,6 +68,8 @@ def declare(library: ctypes.CDLL) -> None:
         "herd_pack_all": (None, (pointer, pointer, pointer, integer)),
         "herd_unpack_rows": (None, (pointer, pointer, integer, pointer, integer)),
         "herd_act_bytes": (size, (integer, integer, integer)),
+        "herd_prepare": (None, (integer, pointer, integer, integer, integer, pointer, integer, integer)),
+        "herd_linear": (None, (pointer, pointer, integer, pointer, integer, integer, integer, integer)),
         "herd_linear_all": (None, (pointer, pointer, pointer, integer, integer, pointer, pointer, integer)),
     }
     for name, (result, arguments) in functions.items():
