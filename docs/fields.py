@@ -17,7 +17,7 @@ DIALECTS: dict[str, tuple[Tables, Tables, dict[str, str]]] = {
         openai.PARTS,
         {"chat": "chat completions", "completion": "completions", "embedding": "embeddings"},
     ),
-    "OpenAI Responses": (responses.FIELDS, getattr(responses, "PARTS", {}), {"response": "responses"}),
+    "OpenAI Responses": (responses.FIELDS, responses.PARTS, {"response": "responses"}),
     "Anthropic Messages": (
         anthropic.FIELDS,
         anthropic.PARTS,

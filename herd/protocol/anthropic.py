@@ -10,101 +10,63 @@ from typing import Any
 
 from herd.protocol import fields
 from herd.protocol.anthropic_reply import MessageStream, encode_count, encode_error, encode_message
-from herd.protocol.fields import HINT, HONOURED, LABEL, REFUSED, Field, bad, flag, known, unsupported
+from herd.protocol.fields import Field, bad, flag, known, table, unsupported
 from herd.protocol.types import Format, Message, Request, Tool, ToolCall
 
 __all__ = [
-    "FIELDS",
-    "PARTS",
-    "MessageStream",
-    "decode_count",
-    "decode_message",
-    "encode_count",
-    "encode_error",
-    "encode_message",
-]
+    "FIELDS", "PARTS", "MessageStream", "decode_count", "decode_message", "encode_count", "encode_error", "encode_message",
+]  # fmt: skip
 
-_PROMPT = {
-    "model": HONOURED,
-    "messages": HONOURED,
-    "system": HONOURED,
-    "tools": HONOURED,
-    "tool_choice": HONOURED,
-    "output_config": HONOURED,
-    "cache_control": HINT,
-    "user_profile_id": LABEL,
-    "workspace_id": LABEL,
-    "billing_policy": REFUSED,
-    "compaction": REFUSED,
-    "context_management": REFUSED,
-    "mcp_servers": Field("refused", ([],)),
-    "speed": Field("refused", ("standard",)),
-    "thinking": Field("refused", ({"type": "disabled"},)),
+_PROMPT = "model messages system tools tool_choice output_config"
+_LABELS: dict[str, type] = {"cache_control": dict, "user_profile_id": str, "workspace_id": str}
+_REFUSED: dict[str, tuple[Any, ...]] = {
+    "billing_policy": (),
+    "compaction": (),
+    "context_management": (),
+    "mcp_servers": ([],),
+    "speed": ("standard",),
+    "thinking": ({"type": "disabled"},),
 }
 FIELDS: dict[str, dict[str, Field]] = {
-    "message": {
-        **_PROMPT,
-        "max_tokens": HONOURED,
-        "temperature": HONOURED,
-        "top_k": HONOURED,
-        "top_p": HONOURED,
-        "stop_sequences": HONOURED,
-        "stream": HONOURED,
-        "metadata": HINT,
-        "service_tier": Field("recorded", ("auto", "standard_only")),
-        "container": REFUSED,
-        "diagnostics": REFUSED,
-        "fallback_credit_token": REFUSED,
-        "fallbacks": REFUSED,
-        "inference_geo": REFUSED,
-        "thread": REFUSED,
-    },
-    "count": _PROMPT,
+    "message": table(
+        f"{_PROMPT} max_tokens temperature top_k top_p stop_sequences stream",
+        {**_LABELS, "metadata": dict, "service_tier": ("auto", "standard_only")},
+        {
+            **_REFUSED,
+            "container": (),
+            "diagnostics": (),
+            "fallback_credit_token": (),
+            "fallbacks": (),
+            "inference_geo": (),
+            "thread": (),
+        },
+    ),
+    "count": table(_PROMPT, _LABELS, _REFUSED),
 }
-_NOT_BY_CODE = Field("refused", (["direct"],))
+_HINT: dict[str, type] = {"cache_control": dict}
 PARTS: dict[str, dict[str, Field]] = {
-    "message": {"role": HONOURED, "content": HONOURED},
-    "text block": {
-        "type": HONOURED,
-        "text": HONOURED,
-        "cache_control": HINT,
-        "citations": Field("refused", ([],)),
-    },
-    "tool_use block": {
-        "type": HONOURED,
-        "id": HONOURED,
-        "name": HONOURED,
-        "input": HONOURED,
-        "cache_control": HINT,
-        "caller": Field("refused", ({"type": "direct"},)),
-        "toolset_name": REFUSED,
-    },
-    "tool_result block": {
-        "type": HONOURED,
-        "tool_use_id": HONOURED,
-        "content": HONOURED,
-        "is_error": HONOURED,
-        "cache_control": HINT,
-        "toolset_name": REFUSED,
-    },
+    "message": table("role content"),
+    "text block": table("type text", _HINT, {"citations": ([],)}),
+    "tool_use block": table(
+        "type id name input", _HINT, {"caller": ({"type": "direct"},), "toolset_name": ()}
+    ),
+    "tool_result block": table("type tool_use_id content is_error", _HINT, {"toolset_name": ()}),
     # Thoughts of earlier turns are no part of the prompt while thinking is off; nor are they here.
-    "thinking block": {"type": HONOURED, "thinking": LABEL, "signature": LABEL},
-    "redacted_thinking block": {"type": HONOURED, "data": LABEL},
-    "tool": {
-        "type": Field("refused", ("custom",)),
-        "name": HONOURED,
-        "description": HONOURED,
-        "input_schema": HONOURED,
-        "strict": HONOURED,
-        "cache_control": HINT,
-        "eager_input_streaming": Field("recorded", bool),
-        "allowed_callers": _NOT_BY_CODE,
-        "defer_loading": Field("refused", (False,)),
-        "input_examples": Field("refused", ([],)),
-    },
-    "tool choice": {"type": HONOURED, "name": HONOURED, "disable_parallel_tool_use": HONOURED},
-    "output config": {"format": HONOURED, "effort": REFUSED, "task_budget": REFUSED},
-    "output format": {"type": Field("refused", ("json_schema",)), "schema": HONOURED},
+    "thinking block": table("type", {"thinking": str, "signature": str}),
+    "redacted_thinking block": table("type", {"data": str}),
+    "tool": table(
+        "name description input_schema strict",
+        {**_HINT, "eager_input_streaming": bool},
+        {
+            "type": ("custom",),
+            "allowed_callers": (["direct"],),
+            "defer_loading": (False,),
+            "input_examples": ([],),
+        },
+    ),
+    "tool choice": table("type name disable_parallel_tool_use"),
+    "output config": table("format", refused={"effort": (), "task_budget": ()}),
+    "output format": table("schema", refused={"type": ("json_schema",)}),
 }
 _CHOICES = {"auto": "auto", "any": "required", "tool": "required", "none": "none"}
 

@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping
+from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
 
 from herd.nearest import nearest
@@ -26,12 +27,19 @@ class Field(NamedTuple):
     accepts: type | tuple[Any, ...] = ()
 
 
-HONOURED, LABEL, HINT, REFUSED = (
-    Field("honoured"),
-    Field("recorded", str),
-    Field("recorded", dict),
-    Field("refused"),
-)
+def table(
+    honoured: str,
+    recorded: Mapping[str, type | tuple[Any, ...]] = MappingProxyType({}),
+    refused: Mapping[str, tuple[Any, ...]] = MappingProxyType({}),
+) -> dict[str, Field]:
+    """Names of honoured fields in one string, the others with what they accept."""
+    return {
+        **dict.fromkeys(honoured.split(), Field("honoured")),
+        **{name: Field("recorded", accepts) for name, accepts in recorded.items()},
+        **{name: Field("refused", accepts) for name, accepts in refused.items()},
+    }
+
+
 _TYPES = {dict: "an object", str: "a string", bool: "true or false"}
 
 

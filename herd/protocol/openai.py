@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple
 
 from herd.protocol import fields
-from herd.protocol.fields import HINT, HONOURED, LABEL, REFUSED, Field, bad, flag, integer, known, unsupported
+from herd.protocol.fields import Field, bad, flag, integer, known, table, unsupported
 from herd.protocol.openai_reply import (
     ChatStream,
     CompletionStream,
@@ -24,123 +24,64 @@ from herd.protocol.openai_reply import (
 from herd.protocol.types import Format, Message, Request, Role, Tool, ToolCall
 
 __all__ = [
-    "FIELDS",
-    "PARTS",
-    "ChatStream",
-    "CompletionStream",
-    "Embeddings",
-    "decode_chat",
-    "decode_completion",
-    "decode_embeddings",
-    "encode_chat",
-    "encode_completion",
-    "encode_embeddings",
-    "encode_error",
-    "encode_models",
-]
+    "FIELDS", "PARTS", "ChatStream", "CompletionStream", "Embeddings", "decode_chat", "decode_completion",
+    "decode_embeddings", "encode_chat", "encode_completion", "encode_embeddings", "encode_error", "encode_models",
+]  # fmt: skip
 
 MAX_CHOICES = 8
 MAX_PROMPTS = 256
 MAX_INPUTS = 2048
 
-_GENERATION = {
-    "model": HONOURED,
-    "max_tokens": HONOURED,
-    "temperature": HONOURED,
-    "top_p": HONOURED,
-    "top_k": HONOURED,
-    "min_p": HONOURED,
-    "n": HONOURED,
-    "seed": HONOURED,
-    "stop": HONOURED,
-    "stream": HONOURED,
-    "stream_options": HONOURED,
-    "logprobs": HONOURED,
-    "store": HONOURED,
-    "frequency_penalty": HONOURED,
-    "presence_penalty": HONOURED,
-    "logit_bias": HONOURED,
-    "structured_outputs": HONOURED,
-    "user": LABEL,
-    "metadata": HINT,
-}
+_GENERATION = (
+    "model max_tokens temperature top_p top_k min_p n seed stop stream stream_options logprobs store"
+    " frequency_penalty presence_penalty logit_bias structured_outputs"
+)
+_LABELS: dict[str, type] = {"user": str, "metadata": dict}
 FIELDS: dict[str, dict[str, Field]] = {
-    "chat": {
-        **_GENERATION,
-        "messages": HONOURED,
-        "max_completion_tokens": HONOURED,
-        "top_logprobs": HONOURED,
-        "tools": HONOURED,
-        "tool_choice": HONOURED,
-        "parallel_tool_calls": HONOURED,
-        "response_format": HONOURED,
-        "service_tier": Field("recorded", ("auto", "default")),
-        "safety_identifier": LABEL,
-        "prompt_cache_key": LABEL,
-        "prompt_cache_retention": LABEL,
-        "prompt_cache_options": HINT,
-        "audio": REFUSED,
-        "function_call": Field("refused", ("none", "auto")),
-        "functions": Field("refused", ([],)),
-        "modalities": Field("refused", (["text"],)),
-        "moderation": REFUSED,
-        "prediction": REFUSED,
-        "reasoning_effort": Field("refused", ("none",)),
-        "verbosity": Field("refused", ("medium",)),
-        "web_search_options": REFUSED,
-    },
-    "completion": {
-        **_GENERATION,
-        "prompt": HONOURED,
-        "echo": HONOURED,
-        "best_of": Field("refused", (1,)),
-        "suffix": Field("refused", ("",)),
-    },
-    "embedding": {
-        "model": HONOURED,
-        "input": HONOURED,
-        "encoding_format": HONOURED,
-        "dimensions": HONOURED,
-        "user": LABEL,
-    },
+    "chat": table(
+        f"{_GENERATION} messages max_completion_tokens top_logprobs tools tool_choice parallel_tool_calls"
+        " response_format",
+        {
+            **_LABELS,
+            "service_tier": ("auto", "default"),
+            "safety_identifier": str,
+            "prompt_cache_key": str,
+            "prompt_cache_retention": str,
+            "prompt_cache_options": dict,
+        },
+        {
+            "audio": (),
+            "function_call": ("none", "auto"),
+            "functions": ([],),
+            "modalities": (["text"],),
+            "moderation": (),
+            "prediction": (),
+            "reasoning_effort": ("none",),
+            "verbosity": ("medium",),
+            "web_search_options": (),
+        },
+    ),
+    "completion": table(f"{_GENERATION} prompt echo", _LABELS, {"best_of": (1,), "suffix": ("",)}),
+    "embedding": table("model input encoding_format dimensions", {"user": str}),
 }
+_IS_FUNCTION: dict[str, tuple[Any, ...]] = {"type": ("function",)}
 PARTS: dict[str, dict[str, Field]] = {
-    "message": {
-        "role": HONOURED,
-        "content": HONOURED,
-        "name": HONOURED,
-        "tool_calls": HONOURED,
-        "tool_call_id": HONOURED,
-        "annotations": Field("refused", ([],)),
-        "audio": REFUSED,
-        "function_call": REFUSED,
-        "refusal": REFUSED,
-    },
-    "text part": {"type": HONOURED, "text": HONOURED, "prompt_cache_breakpoint": HINT},
-    "tool call": {"id": HONOURED, "type": Field("refused", ("function",)), "function": HONOURED},
-    "called function": {"name": HONOURED, "arguments": HONOURED},
-    "tool": {"type": Field("refused", ("function",)), "function": HONOURED},
-    "function": {"name": HONOURED, "description": HONOURED, "parameters": HONOURED, "strict": HONOURED},
-    "tool choice": {
-        "type": Field("refused", ("function", "allowed_tools")),
-        "function": HONOURED,
-        "allowed_tools": HONOURED,
-    },
-    "allowed tools": {"mode": HONOURED, "tools": HONOURED},
-    "named function": {"name": HONOURED},
-    "response format": {
-        "type": Field("refused", ("text", "json_object", "json_schema")),
-        "json_schema": HONOURED,
-    },
-    "JSON schema": {"name": HONOURED, "schema": HONOURED, "strict": HONOURED, "description": LABEL},
-    "structured outputs": {
-        "json": HONOURED,
-        "json_object": HONOURED,
-        "regex": HONOURED,
-        "choice": HONOURED,
-        "grammar": HONOURED,
-    },
-    "stream options": {"include_usage": HONOURED, "include_obfuscation": Field("refused", (False,))},
+    "message": table(
+        "role content name tool_calls tool_call_id",
+        refused={"annotations": ([],), "audio": (), "function_call": (), "refusal": ()},
+    ),
+    "text part": table("type text", {"prompt_cache_breakpoint": dict}),
+    "tool call": table("id function", refused=_IS_FUNCTION),
+    "called function": table("name arguments"),
+    "tool": table("function", refused=_IS_FUNCTION),
+    "function": table("name description parameters strict"),
+    "tool choice": table("function allowed_tools", refused={"type": ("function", "allowed_tools")}),
+    "allowed tools": table("mode tools"),
+    "named function": table("name"),
+    "response format": table("json_schema", refused={"type": ("text", "json_object", "json_schema")}),
+    "JSON schema": table("name schema strict", {"description": str}),
+    "structured outputs": table("json json_object regex choice grammar"),
+    "stream options": table("include_usage", refused={"include_obfuscation": (False,)}),
 }
 _ROLES: dict[str, Role] = {
     "system": "system",

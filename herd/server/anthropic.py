@@ -18,7 +18,7 @@ router = APIRouter(prefix="/v1/messages")
 
 @router.post("", openapi_extra=body.described(dialect.FIELDS["message"], "model", "messages", "max_tokens"))
 async def messages(request: Request) -> Response:
-    asked = dialect.decode_message(await body.read_object(request))
+    asked = await body.read_as(request, dialect.decode_message)
     return await answer(
         request, [asked], dialect.encode_message, dialect.MessageStream, prefix="msg_", named=True
     )
@@ -28,7 +28,7 @@ async def messages(request: Request) -> Response:
 async def count_tokens(request: Request) -> Response:
     """Nothing is generated, so nothing is stored."""
     here = state(request)
-    asked = dialect.decode_count(await body.read_object(request))
+    asked = await body.read_as(request, dialect.decode_count)
     reply = here.replies.begin(asked, None, here.keys.name, "msg_")
 
     async def counted() -> list[Event]:

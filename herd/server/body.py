@@ -4,8 +4,8 @@ import asyncio
 import json
 import math
 import re
-from collections.abc import Mapping
-from typing import Any, NoReturn
+from collections.abc import Callable, Mapping
+from typing import Any, NoReturn, TypeVar
 
 from fastapi import Request
 
@@ -16,9 +16,11 @@ from herd.protocol.fields import Field
 from herd.server.settings import MAX_BODY
 
 BODY_SECONDS = 30.0
+LONG_BODY = 128 * 1024
 MAX_DEPTH = 64
 NUMBER = (int, float)
 MAX_INT = 2**63 - 1
+T = TypeVar("T")
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 
 
@@ -40,12 +42,27 @@ async def read(request: Request) -> bytes:
     return bytes(body)
 
 
+async def read_as(request: Request, decode: Callable[[dict[str, Any]], T]) -> T:
+    """What `decode` makes of the JSON object in the body. Raises HerdError 400 or 413, and what `decode` raises.
+
+    A long body is decoded in a thread: it can take a second, in which other replies go on.
+    """
+    data = await _read_json(request)
+    if len(data) < LONG_BODY:
+        return decode(parse_object(data))
+    return await asyncio.to_thread(lambda: decode(parse_object(data)))
+
+
 async def read_object(request: Request) -> dict[str, Any]:
     """The body as a JSON object. Raises HerdError 400 or 413."""
+    return await read_as(request, lambda value: value)
+
+
+async def _read_json(request: Request) -> bytes:
     media = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if media != "application/json":
         raise HerdError("send the header Content-Type: application/json", code="wrong_content_type")
-    return parse_object(await read(request))
+    return await read(request)
 
 
 def parse_object(body: bytes) -> dict[str, Any]:

@@ -22,7 +22,7 @@ Include = Annotated[tuple[str, ...], Query(alias="include[]", max_length=16)]
 @router.post("", openapi_extra=body.described(dialect.FIELDS["response"], "model", "input"))
 async def create(request: Request) -> Response:
     here, key = state(request), state(request).keys.name
-    asked = dialect.decode_response(await body.read_object(request))
+    asked = await body.read_as(request, dialect.decode_response)
     before = await _previous(here, asked.previous)
     past = dialect.history(before) if before else ()
     canonical = asked.after(past)

@@ -9,10 +9,12 @@ from anthropic.types import beta, message_count_tokens_params, message_create_pa
 from anthropic.types.beta import message_count_tokens_params as beta_count_params
 from anthropic.types.beta import message_create_params as beta_params
 from openai.types import chat, completion_create_params, embedding_create_params, shared_params
+from openai.types import responses as reply
 from openai.types.chat import completion_create_params as chat_params
+from openai.types.responses import response_create_params
 from typing_extensions import get_type_hints, is_typeddict
 
-from herd.protocol import ProtocolError, anthropic
+from herd.protocol import ProtocolError, anthropic, responses
 from herd.protocol import openai as dialect
 from herd.protocol.fields import Field, known
 
@@ -44,6 +46,7 @@ def fields(*hints: Any) -> set[str]:
 
 
 CHAT = get_type_hints(chat_params.CompletionCreateParamsStreaming)
+RESPONSE = get_type_hints(response_create_params.ResponseCreateParamsStreaming)
 MESSAGES = get_type_hints(message_create_params.MessageCreateParamsStreaming)
 
 
@@ -66,6 +69,15 @@ MESSAGES = get_type_hints(message_create_params.MessageCreateParamsStreaming)
         ([CHAT["response_format"]], dialect.PARTS["response format"]),
         ([get_type_hints(shared_params.ResponseFormatJSONSchema)["json_schema"]], dialect.PARTS["JSON schema"]),
         ([CHAT["stream_options"]], dialect.PARTS["stream options"]),
+        ([response_create_params.ResponseCreateParams], responses.FIELDS["response"]),
+        ([reply.EasyInputMessageParam], responses.PARTS["message"]),
+        ([reply.ResponseInputTextParam, reply.ResponseOutputTextParam], responses.PARTS["text part"]),
+        ([reply.FunctionToolParam], responses.PARTS["tool"]),
+        ([reply.ToolChoiceFunctionParam], responses.PARTS["tool choice"]),
+        ([reply.ToolChoiceAllowedParam], responses.PARTS["allowed tools"]),
+        ([RESPONSE["text"]], responses.PARTS["text"]),
+        ([RESPONSE["reasoning"]], responses.PARTS["reasoning"]),
+        ([RESPONSE["stream_options"]], responses.PARTS["stream options"]),
         ([message_create_params.MessageCreateParams, beta_params.MessageCreateParams],
          anthropic.FIELDS["message"]),
         ([message_count_tokens_params.MessageCountTokensParams, beta_count_params.MessageCountTokensParams],
@@ -112,6 +124,31 @@ def test_openai_variants_are_read_or_refused_by_name() -> None:
     assert set(formats) == set(dialect.PARTS["response format"]["type"].accepts)  # type: ignore[arg-type]
 
 
+def test_responses_items_and_tools_are_read_or_refused_by_name() -> None:
+    def decode(body: Any) -> Any:
+        body.pop("messages")
+        return responses.decode_response({"input": "hi", **body})
+
+    read = {"message", "function_call", "function_call_output"}
+    items = kinds(reply.ResponseInputItemParam)
+    assert read < items.keys()
+    for kind, names in items.items():
+        if kind in read:
+            assert names <= responses.PARTS[kind].keys()
+        else:
+            assert repr(kind) in str(refused(decode, input=[{"type": kind}]))
+    for kind in kinds(reply.ResponseInputContentParam).keys() - {"input_text"}:
+        said = [{"role": "user", "content": [{"type": kind}]}]
+        assert repr(kind) in str(refused(decode, input=said))
+    for kind in kinds(reply.ToolParam).keys() - {"function"}:
+        assert repr(kind) in str(refused(decode, tools=[{"type": kind}]))
+    for kind in kinds(RESPONSE["tool_choice"]).keys() - {"function", "allowed_tools"}:
+        with pytest.raises(ProtocolError, match="tool_choice must be"):
+            decode({"model": "cria", "messages": [], "tool_choice": {"type": kind}})
+    for kind, names in kinds(get_type_hints(reply.ResponseTextConfigParam)["format"]).items():
+        assert names <= responses.PARTS["JSON schema" if kind == "json_schema" else "format"].keys()
+
+
 def test_anthropic_blocks_and_tools_are_read_or_refused_by_name() -> None:
     def decode(body: Any) -> Any:
         return anthropic.decode_message({"max_tokens": 1, **body})
@@ -140,7 +177,7 @@ def test_anthropic_blocks_and_tools_are_read_or_refused_by_name() -> None:
 
 TABLES = [
     pytest.param(table, id=f"{module.__name__}: {name}")
-    for module in (dialect, anthropic)
+    for module in (dialect, responses, anthropic)
     for name, table in {**module.FIELDS, **module.PARTS}.items()
 ]
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from herd.protocol import Message, ProtocolError, Request
-from herd.protocol.openai import FIELDS, decode_chat, decode_completion, decode_embeddings
+from herd.protocol.openai import FIELDS, PARTS, decode_chat, decode_completion, decode_embeddings
 
 USER = {"role": "user", "content": "hi"}
 
@@ -305,18 +305,29 @@ def test_half_a_character_is_refused_wherever_text_is_kept() -> None:
         assert refused(chat, **{name: value}).param == name
 
 
-json_values = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(st.characters(exclude_categories=[])),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
-    max_leaves=8,
+names = sorted({name for table in (*FIELDS.values(), *PARTS.values()) for name in table})
+values = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.sampled_from(
+        ["text", "function", "assistant", "tool", "json_schema", "allowed_tools", "auto", "f", ""]
+    )
+    | st.text(st.characters(exclude_categories=[])),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.sampled_from(names) | st.text(max_size=5), inner, max_size=4)
+    ),
+    max_leaves=10,
 )
 
 
-@given(st.sampled_from(sorted({name for table in FIELDS.values() for name in table})), json_values)
-def test_any_value_of_any_field_is_taken_or_refused_in_one_line(name: str, value: Any) -> None:
+@given(st.dictionaries(st.sampled_from(names) | st.text(max_size=5), values, max_size=3))
+def test_any_body_is_taken_or_refused_in_one_line(body: dict[str, Any]) -> None:
     for decode in (chat, completion, embedding):
         try:
-            request = decode(**{name: value})
+            request = decode(**body)
             request = request.requests[0] if decode is embedding else request
         except ProtocolError as error:
             assert "\n" not in str(error) and error.param is not None and error.status == 400
