@@ -27,14 +27,6 @@ class Field(NamedTuple):
     accepts: type | tuple[Any, ...] = ()
 
 
-HONOURED, LABEL, HINT, REFUSED = (
-    Field("honoured"),
-    Field("recorded", str),
-    Field("recorded", dict),
-    Field("refused"),
-)
-
-
 def table(
     honoured: str,
     recorded: Mapping[str, type | tuple[Any, ...]] = MappingProxyType({}),
@@ -42,7 +34,7 @@ def table(
 ) -> dict[str, Field]:
     """Names of honoured fields in one string, the others with what they accept."""
     return {
-        **dict.fromkeys(honoured.split(), HONOURED),
+        **dict.fromkeys(honoured.split(), Field("honoured")),
         **{name: Field("recorded", accepts) for name, accepts in recorded.items()},
         **{name: Field("refused", accepts) for name, accepts in refused.items()},
     }

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from herd.server.state import State
 
 DRAIN = 10.0  # seconds that running replies have to end
+BACKLOG = 512  # also how many asyncio accepts before it looks at those it has: a flood must not fill all places at once
 SAY_GOODBYE = 1  # then, seconds for the error events of those that did not
 
 
@@ -73,7 +74,7 @@ def config(app: Any, *, factory: bool = False) -> uvicorn.Config:
 
     return uvicorn.Config(
         app, factory=factory, http=Connection, h11_max_incomplete_event_size=HEADER_BYTES, timeout_keep_alive=IDLE,
-        log_config=None, access_log=False, proxy_headers=False, server_header=False, ws="none",
+        log_config=None, access_log=False, backlog=BACKLOG, proxy_headers=False, server_header=False, ws="none",
         timeout_graceful_shutdown=SAY_GOODBYE,
     )  # fmt: skip
 
@@ -85,7 +86,7 @@ def bind(host: str, port: int) -> socket.socket:
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((host, port))
-        listener.listen(2048)
+        listener.listen(BACKLOG)
     except OSError as error:
         listener.close()
         reasons = {

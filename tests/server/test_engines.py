@@ -116,6 +116,47 @@ def test_promotion_is_hot_and_no_request_fails(
     assert [adapter for _, adapter in engine.loaded.values()] == [None]
 
 
+def test_swaps_to_and_fro_under_load_fail_no_request(
+    url: str, home: Path, tmp_path: Path, engine: Any, chat: Callable[..., Any], wait_for: Callable[..., None]
+) -> None:
+    """Whole replies and streams, by every dialect, while the model behind their name changes six times."""
+    engine.delay = 0.005
+    done = 0
+    broken: list[str] = []
+    stop = False
+    asks: list[tuple[str, dict[str, Any]]] = [
+        ("/v1/chat/completions", chat()), ("/v1/chat/completions", chat(stream=True)),
+        ("/v1/responses", {"model": "cria", "input": "Hi", "stream": True}), ("/v1/messages", chat(max_tokens=9)),
+    ]  # fmt: skip
+
+    def keep_asking(path: str, body: dict[str, Any]) -> None:
+        nonlocal done
+        with httpx.Client(base_url=url, timeout=20) as client:
+            while not stop:
+                reply = client.post(path, json=body)
+                if reply.status_code != 200 or "time." not in reply.text or '"error": {' in reply.text:
+                    broken.append(reply.text)
+                done += 1
+
+    promote(home, tmp_path, 1)
+    with ThreadPoolExecutor(8) as pool:
+        asking = [pool.submit(keep_asking, path, body) for path, body in asks * 2]
+        for step in range(6):
+            before = done
+            wait_for(lambda before=before: done > before + 10)
+            if step % 2:
+                Registry(home).promote("cria", 2, {"decision": "SWITCH"})
+                assert httpx.post(f"{url}/api/reload", timeout=20).status_code == 200
+            else:
+                assert httpx.post(f"{url}/api/routes/cria/rollback", timeout=20).status_code == 200
+        stop = True
+        for job in asking:
+            job.result()
+    assert not broken and done > 60
+    wait_for(lambda: len(engine.loaded) == 1)
+    assert [what for what, _ in engine.log].count("load") >= 6
+
+
 def models(home: Path, tmp_path: Path, **sizes: int) -> Registry:
     """Models of so many bytes of weights."""
     registry = Registry(home)
