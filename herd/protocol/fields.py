@@ -302,12 +302,16 @@ class Calls:
 
     def __init__(self) -> None:
         self._open: set[str] = set()
+        self._count = 0
 
     def made(self, id: Any, where: str) -> str:
         if not isinstance(id, str) or not id:
             raise bad(where, "must be a string that names the call")
         if id in self._open:
             raise bad(where, f"is {id!r:.100}, as that of an earlier call without an answer")
+        self._count += 1
+        if self._count > MAX_MESSAGES:
+            raise bad(where, f"is that of one call too many: at most {MAX_MESSAGES:,} are taken")
         self._open.add(id)
         return id
 
