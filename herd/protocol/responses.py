@@ -66,7 +66,12 @@ FIELDS: dict[str, dict[str, Field]] = {
 }
 _ITEM = {"type": HONOURED, "id": LABEL, "status": LABEL}
 PARTS: dict[str, dict[str, Field]] = {
-    "message": {**_ITEM, "role": HONOURED, "content": HONOURED, "phase": REFUSED},
+    "message": {
+        **_ITEM,
+        "role": HONOURED,
+        "content": HONOURED,
+        "phase": Field("recorded", ("commentary", "final_answer")),
+    },
     "function_call": {
         **_ITEM,
         "call_id": HONOURED,
