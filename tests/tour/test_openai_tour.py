@@ -149,8 +149,8 @@ def test_tools(client: openai.OpenAI, choice: str) -> None:
     assert [p.function.arguments for p in pieces] == [c.function.arguments for c in calls]  # each whole
     if calls:
         told = [{"role": "tool", "tool_call_id": call.id, "content": "It is done."} for call in calls]
-        after = chat(client, [*SAY, reply.choices[0].message, *told], tools=TOOLS, tool_choice="none")
-        assert after.usage.prompt_tokens > reply.usage.prompt_tokens
+        after = chat(client, [*SAY, reply.choices[0].message, *told], tools=TOOLS)
+        assert after.usage.prompt_tokens > chat(client, tools=TOOLS).usage.prompt_tokens + 20
 
 
 def test_several_calls(client: openai.OpenAI) -> None:
@@ -297,7 +297,7 @@ def test_errors_by_class(client: openai.OpenAI, herd_url: str) -> None:
             chat(client, **fields)
         assert name in str(raised.value.param) and name in raised.value.message
     schema = {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "thing"}}}
-    with pytest.raises(openai.BadRequestError, match="thing"):
+    with pytest.raises(openai.BadRequestError, match="#/type"):
         chat(client, response_format=schema)
     with pytest.raises(openai.BadRequestError, match=r"\d+ tokens.*2048"):
         chat(client, [{"role": "user", "content": "sheep " * 4000}])
