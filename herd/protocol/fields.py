@@ -27,14 +27,6 @@ class Field(NamedTuple):
     accepts: type | tuple[Any, ...] = ()
 
 
-HONOURED, LABEL, HINT, REFUSED = (
-    Field("honoured"),
-    Field("recorded", str),
-    Field("recorded", dict),
-    Field("refused"),
-)
-
-
 def table(
     honoured: str,
     recorded: Mapping[str, type | tuple[Any, ...]] = MappingProxyType({}),
@@ -42,7 +34,7 @@ def table(
 ) -> dict[str, Field]:
     """Names of honoured fields in one string, the others with what they accept."""
     return {
-        **dict.fromkeys(honoured.split(), HONOURED),
+        **dict.fromkeys(honoured.split(), Field("honoured")),
         **{name: Field("recorded", accepts) for name, accepts in recorded.items()},
         **{name: Field("refused", accepts) for name, accepts in refused.items()},
     }
@@ -310,12 +302,16 @@ class Calls:
 
     def __init__(self) -> None:
         self._open: set[str] = set()
+        self._count = 0
 
     def made(self, id: Any, where: str) -> str:
         if not isinstance(id, str) or not id:
             raise bad(where, "must be a string that names the call")
         if id in self._open:
             raise bad(where, f"is {id!r:.100}, as that of an earlier call without an answer")
+        self._count += 1
+        if self._count > MAX_MESSAGES:
+            raise bad(where, f"is that of one call too many: at most {MAX_MESSAGES:,} are taken")
         self._open.add(id)
         return id
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any, NoReturn
 
 from herd.protocol import fields
-from herd.protocol.fields import HINT, HONOURED, LABEL, REFUSED, Field, bad, flag, integer, known, unsupported
+from herd.protocol.fields import Field, bad, flag, integer, known, table, unsupported
 from herd.protocol.responses_reply import ResponseStream, encode_items, encode_stored
 from herd.protocol.types import Format, Message, Request, Role, Tool, ToolCall
 
@@ -25,107 +25,62 @@ INCLUDES = (
 )  # models here do not reason apart: there is none to include
 
 FIELDS: dict[str, dict[str, Field]] = {
-    "response": {
-        "model": HONOURED,
-        "input": HONOURED,
-        "instructions": HONOURED,
-        "previous_response_id": HONOURED,
-        "tools": HONOURED,
-        "tool_choice": HONOURED,
-        "parallel_tool_calls": HONOURED,
-        "text": HONOURED,
-        "max_output_tokens": HONOURED,
-        "temperature": HONOURED,
-        "top_p": HONOURED,
-        "top_logprobs": HONOURED,
-        "frequency_penalty": HONOURED,
-        "presence_penalty": HONOURED,
-        "include": HONOURED,
-        "stream": HONOURED,
-        "stream_options": HONOURED,
-        "store": HONOURED,
-        "background": HONOURED,
-        "reasoning": HONOURED,
-        "user": LABEL,
-        "metadata": HINT,
-        "safety_identifier": LABEL,
-        "prompt_cache_key": LABEL,
-        "prompt_cache_retention": LABEL,
-        "prompt_cache_options": HINT,
-        "service_tier": Field("recorded", ("auto", "default")),
-        "truncation": Field("refused", ("disabled",)),
-        "access_programs": REFUSED,
-        "background_options": REFUSED,
-        "context_management": Field("refused", ([],)),
-        "conversation": REFUSED,
-        "image": REFUSED,
-        "max_tool_calls": REFUSED,
-        "moderation": REFUSED,
-        "prompt": REFUSED,
-    }
+    "response": table(
+        "model input instructions previous_response_id tools tool_choice parallel_tool_calls text"
+        " max_output_tokens temperature top_p top_logprobs frequency_penalty presence_penalty include stream"
+        " stream_options store background reasoning",
+        {
+            "user": str,
+            "metadata": dict,
+            "safety_identifier": str,
+            "prompt_cache_key": str,
+            "prompt_cache_retention": str,
+            "prompt_cache_options": dict,
+            "service_tier": ("auto", "default"),
+        },
+        {
+            "truncation": ("disabled",),
+            "access_programs": (),
+            "background_options": (),
+            "context_management": ([],),
+            "conversation": (),
+            "image": (),
+            "max_tool_calls": (),
+            "moderation": (),
+            "prompt": (),
+        },
+    )
 }
-_ITEM = {"type": HONOURED, "id": LABEL, "status": LABEL}
+_ITEM: dict[str, type] = {"id": str, "status": str}
 PARTS: dict[str, dict[str, Field]] = {
-    "message": {
-        **_ITEM,
-        "role": HONOURED,
-        "content": HONOURED,
-        "phase": Field("recorded", ("commentary", "final_answer")),
-    },
-    "function_call": {
-        **_ITEM,
-        "call_id": HONOURED,
-        "name": HONOURED,
-        "arguments": HONOURED,
-        "async": Field("refused", (False,)),
-        "caller": REFUSED,
-        "namespace": REFUSED,
-    },
-    "function_call_output": {
-        **_ITEM,
-        "call_id": HONOURED,
-        "output": HONOURED,
-        "name": LABEL,
-        "caller": REFUSED,
-        "namespace": REFUSED,
-    },
-    "text part": {
-        "type": HONOURED,
-        "text": HONOURED,
-        "annotations": Field("refused", ([],)),
-        "logprobs": HONOURED,
-        "prompt_cache_breakpoint": HINT,
-    },
-    "tool": {
-        "type": HONOURED,
-        "name": HONOURED,
-        "description": HONOURED,
-        "parameters": HONOURED,
-        "strict": HONOURED,
-        "async": Field("refused", (False,)),
-        "allowed_callers": REFUSED,
-        "defer_loading": Field("refused", (False,)),
-        "output_schema": REFUSED,
-    },
-    "tool choice": {"type": HONOURED, "name": HONOURED},
-    "allowed tools": {"type": HONOURED, "mode": HONOURED, "tools": HONOURED},
-    "text": {"format": HONOURED, "verbosity": Field("refused", ("medium",))},
-    "format": {"type": HONOURED},
-    "JSON schema": {
-        "type": HONOURED,
-        "name": HONOURED,
-        "description": LABEL,
-        "schema": HONOURED,
-        "strict": HONOURED,
-    },
-    "stream options": {"include_obfuscation": Field("refused", (False,))},
-    "reasoning": {
-        "effort": Field("refused", ("none",)),
-        "context": Field("refused", ("auto",)),
-        "generate_summary": REFUSED,
-        "mode": Field("refused", ("standard",)),
-        "summary": REFUSED,
-    },
+    "message": table("type role content", {**_ITEM, "phase": ("commentary", "final_answer")}),
+    "function_call": table(
+        "type call_id name arguments", _ITEM, {"async": (False,), "caller": (), "namespace": ()}
+    ),
+    "function_call_output": table(
+        "type call_id output", {**_ITEM, "name": str}, {"caller": (), "namespace": ()}
+    ),
+    "text part": table("type text logprobs", {"prompt_cache_breakpoint": dict}, {"annotations": ([],)}),
+    "tool": table(
+        "type name description parameters strict",
+        refused={"async": (False,), "allowed_callers": (), "defer_loading": (False,), "output_schema": ()},
+    ),
+    "tool choice": table("type name"),
+    "allowed tools": table("type mode tools"),
+    "text": table("format", refused={"verbosity": ("medium",)}),
+    "format": table("type"),
+    "JSON schema": table("type name schema strict", {"description": str}),
+    "stream options": table("", refused={"include_obfuscation": (False,)}),
+    "reasoning": table(
+        "",
+        refused={
+            "effort": ("none",),
+            "context": ("auto",),
+            "generate_summary": (),
+            "mode": ("standard",),
+            "summary": (),
+        },
+    ),
 }
 _ROLES: dict[str, Role] = {
     "user": "user",

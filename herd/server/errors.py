@@ -8,8 +8,9 @@ from starlette.types import Scope
 
 from herd.errors import HerdError
 from herd.protocol import Failed, ProtocolError, anthropic, openai
+from herd.server.state import state
 
-HEADERS = {401: {"WWW-Authenticate": "Bearer"}, 429: {"Retry-After": "1"}}
+HEADERS = {401: {"WWW-Authenticate": "Bearer"}}
 CODES = {404: "not_found", 405: "method_not_allowed"}  # of errors that Starlette raises
 
 
@@ -40,7 +41,10 @@ def install(app: FastAPI) -> None:
 
     async def known(request: Request, error: Exception) -> Response:
         assert isinstance(error, HerdError)
-        return response(error, request.scope)
+        answer = response(error, request.scope)
+        if error.status == 429:
+            answer.headers["Retry-After"] = str(state(request).engines.engine.retry_after)
+        return answer
 
     async def http(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)

@@ -8,6 +8,7 @@ from openai.types import Completion, Model
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
 from herd.protocol import (
+    Called,
     Delta,
     Event,
     Failed,
@@ -17,6 +18,8 @@ from herd.protocol import (
     Sampling,
     Started,
     TokenLogprob,
+    Tool,
+    ToolCall,
     Usage,
 )
 from herd.protocol.openai import (
@@ -103,6 +106,29 @@ def test_a_chat_stream_is_the_same_reply() -> None:
     last = parsed[-1]
     assert last.choices == [] and last.usage is not None and last.usage.total_tokens == 17
     assert all(chunk["usage"] is None for chunk in raw[:-1])
+
+
+def test_calls_are_numbered_within_their_choice() -> None:
+    tools = (Tool("f"),)
+    made = [ToolCall(str(i), "f", f'{{"i": {i}}}') for i in range(3)]
+    events: list[Event] = [
+        Started(1), Called(1, made[0]), Delta(0, "I call."), Called(0, made[1]), Called(1, made[2]),
+        Finished(1, "tool_calls"), Finished(0, "tool_calls"), Usage(1, 9),
+    ]  # fmt: skip
+    whole = ChatCompletion.model_validate_json(
+        wire(encode_chat(chat(n=2, tools=tools), events, "c", 1)), strict=True
+    )
+    found = [
+        (choice.message.content, [call.id for call in choice.message.tool_calls or []], choice.finish_reason)
+        for choice in whole.choices
+    ]
+    assert found == [("I call.", ["1"], "tool_calls"), (None, ["0", "2"], "tool_calls")]
+    raw = chunks(ChatStream(chat(n=2, tools=tools, stream=True), "c", 1), events)
+    parsed = [ChatCompletionChunk.model_validate_json(wire(chunk), strict=True) for chunk in raw]
+    calls = [(c.choices[0].index, call) for c in parsed for call in c.choices[0].delta.tool_calls or []]
+    assert [(index, call.index, call.id) for index, call in calls] == [(1, 0, "0"), (0, 0, "1"), (1, 1, "2")]
+    assert [call.function and call.function.arguments for _, call in calls] == [c.arguments for c in made]
+    assert [c.choices[0].delta.content for c in parsed[:2]] == [None, None]
 
 
 def test_usage_comes_in_a_stream_only_when_asked_for() -> None:

@@ -151,6 +151,13 @@ def test_calls_and_answers_that_are_refused(calls: list[Any], answers: list[Any]
     assert refused(messages=said) == param
 
 
+def test_a_conversation_has_room_for_so_many_calls() -> None:
+    made = [[call(f"{j}-{i}") for i in range(128)] for j in range(33)]
+    said = [{"role": "assistant", "content": None, "tool_calls": calls} for calls in made]
+    assert len(chat(messages=said[:32]).messages) == 32
+    assert refused(messages=said) == "messages[32].tool_calls[0].id"
+
+
 def test_formats() -> None:
     assert chat(response_format={"type": "text"}).format is None
     assert chat(response_format={"type": "json_object"}).format == Format("json_object")

@@ -63,6 +63,8 @@ class FakeEngine:
         self.answering: Counter[str] = Counter()  # replies by key
         self.closed = False
 
+    retry_after = 7
+
     async def start(self) -> None: ...
 
     async def close(self) -> None:

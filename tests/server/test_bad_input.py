@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 MIB = 1024 * 1024
 JSON = {"Content-Type": "application/json"}
-PATHS = ("/v1/chat/completions", "/v1/completions", "/api/conversations", "/api/votes", "/api/runs",
+PATHS = ("/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/messages",
+         "/v1/messages/count_tokens", "/v1/responses", "/api/conversations", "/api/votes", "/api/runs",
          "/api/conversations/import", "/api/session")  # fmt: skip
 
 BODIES = {
@@ -40,7 +41,10 @@ def check(reply: Any, status: int | None = None) -> None:
     assert 400 <= reply.status_code < 500
     assert status is None or reply.status_code == status, reply.text
     error = reply.json()["error"]
-    assert set(error) == {"message", "type", "param", "code"} and error["message"]
+    anthropic = reply.json().get("type") == "error"
+    assert anthropic == ("/v1/messages" in str(reply.url))
+    assert set(error) == {"message", "type"} | ({"details"} if anthropic else {"param", "code"})
+    assert error["message"]
     assert len(error["message"]) < 1000 and "Traceback" not in error["message"]
 
 
@@ -161,7 +165,8 @@ values = st.recursive(
     max_leaves=6,
 )
 names = st.sampled_from(
-    ["model", "messages", "prompt", "stream", "n", "seed", "stop", "logprobs", "max_tokens", "temperature", "store",
+    ["model", "messages", "prompt", "input", "max_tokens", "tools", "tool_choice", "response_format", "system",
+     "output_config", "logit_bias", "instructions", "text", "stream", "n", "seed", "stop", "logprobs", "max_tokens", "temperature", "store",
      "id", "title", "route", "system", "settings", "parent", "role", "content", "generation", "a", "b", "outcome",
      "source", "kind", "args", "conversations", "key", "metadata", "created"])  # fmt: skip
 

@@ -189,7 +189,9 @@ def test_what_is_refused_for_want_of_room_costs_no_write(
         ("/v1/responses", {"model": "cria", "input": "Hi"}), ("/v1/messages", chat(max_tokens=9)),
     ):  # fmt: skip
         reply = client.post(path, json=body)
-        assert reply.status_code == 429 and reply.headers["retry-after"] and "queue is full" in reply.text
+        assert (
+            reply.status_code == 429 and reply.headers["retry-after"] == "7" and "queue is full" in reply.text
+        )
     with sqlite3.connect(f"file:{home / 'herd.db'}?mode=ro", uri=True) as database:
         assert database.execute("select count(*) from generations").fetchone() == (0,)
     text = client.get("/metrics").text
