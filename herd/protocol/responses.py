@@ -53,7 +53,7 @@ FIELDS: dict[str, dict[str, Field]] = {
 }
 _ITEM: dict[str, type] = {"id": str, "status": str}
 PARTS: dict[str, dict[str, Field]] = {
-    "message": table("type role content", _ITEM, {"phase": ()}),
+    "message": table("type role content", {**_ITEM, "phase": ("commentary", "final_answer")}),
     "function_call": table(
         "type call_id name arguments", _ITEM, {"async": (False,), "caller": (), "namespace": ()}
     ),

@@ -330,7 +330,7 @@ def test_mistakes_are_said(start: Start) -> None:
     for args, words in (
         ([url], "--model"),
         (["ftp://x"], "not an address"),
-        (["http://127.0.0.1:1"], "--model NAME"),
+        (["http://127.0.0.1:1", "--model", "m"], "no server"),
         ([url, "--only", "chta"], "'chat'"),
     ):
         done = CliRunner().invoke(probe, args, standalone_mode=False)

@@ -129,11 +129,12 @@ def test_bias_and_penalties(client: openai.OpenAI) -> None:
 @pytest.mark.parametrize("choice", ["auto", "none", "required", "trip", "clock"])
 def test_tools(client: openai.OpenAI, choice: str) -> None:
     wanted: Any = {"type": "function", "function": {"name": choice}} if choice in SHAPES else choice
-    asked: Any = {"tools": TOOLS, "tool_choice": wanted, "max_completion_tokens": 120}
+    asked: Any = {"tools": TOOLS, "tool_choice": wanted, "parallel_tool_calls": False}
+    asked["max_completion_tokens"] = 300
     reply = chat(client, **asked)
     calls = reply.choices[0].message.tool_calls or []
     if choice in ("required", *SHAPES):
-        assert reply.choices[0].finish_reason == "tool_calls" and calls
+        assert reply.choices[0].finish_reason == "tool_calls" and len(calls) == 1
     if choice == "none":
         assert not calls
     for call in calls:
@@ -148,15 +149,17 @@ def test_tools(client: openai.OpenAI, choice: str) -> None:
     assert [p.function.arguments for p in pieces] == [c.function.arguments for c in calls]  # each whole
     if calls:
         told = [{"role": "tool", "tool_call_id": call.id, "content": "It is done."} for call in calls]
-        after = chat(client, [*SAY, reply.choices[0].message, *told], tools=TOOLS, tool_choice="none")
-        assert after.usage.prompt_tokens > reply.usage.prompt_tokens
+        after = chat(client, [*SAY, reply.choices[0].message, *told], tools=TOOLS)
+        assert after.usage.prompt_tokens > chat(client, tools=TOOLS).usage.prompt_tokens + 20
 
 
-def test_one_call_at_a_time(client: openai.OpenAI) -> None:
-    reply = chat(
-        client, tools=TOOLS, tool_choice="required", parallel_tool_calls=False, max_completion_tokens=120
-    )
-    assert len(reply.choices[0].message.tool_calls) == 1
+def test_several_calls(client: openai.OpenAI) -> None:
+    """A small model goes on calling; each call is whole, also of a reply that is cut."""
+    reply = chat(client, tools=TOOLS, tool_choice="required", max_completion_tokens=400)
+    assert reply.choices[0].finish_reason in ("tool_calls", "length")
+    assert reply.choices[0].message.tool_calls
+    for call in reply.choices[0].message.tool_calls:
+        SHAPES[call.function.name].model_validate_json(call.function.arguments)
 
 
 def test_structured_output(client: openai.OpenAI) -> None:
@@ -246,7 +249,7 @@ def test_responses_with_tools_and_a_form(client: openai.OpenAI) -> None:
         for name, shape in SHAPES.items()
     ]
     made = client.responses.create(
-        model="cria", input="A trip.", tools=tools, tool_choice="required", max_output_tokens=200
+        model="cria", input="A trip.", tools=tools, tool_choice="required", max_output_tokens=400
     )
     calls = [item for item in made.output if item.type == "function_call"]
     assert calls
@@ -294,7 +297,7 @@ def test_errors_by_class(client: openai.OpenAI, herd_url: str) -> None:
             chat(client, **fields)
         assert name in str(raised.value.param) and name in raised.value.message
     schema = {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "thing"}}}
-    with pytest.raises(openai.BadRequestError, match="thing"):
+    with pytest.raises(openai.BadRequestError, match="#/type"):
         chat(client, response_format=schema)
     with pytest.raises(openai.BadRequestError, match=r"\d+ tokens.*2048"):
         chat(client, [{"role": "user", "content": "sheep " * 4000}])

@@ -18,7 +18,7 @@ from herd.cli.probe.older import COMPLETIONS, EMBEDDINGS
 from herd.cli.probe.responses import RESPONSES
 from herd.cli.probe.streaming import STREAM
 from herd.cli.probe.structured import FORMAT, TOOLS
-from herd.cli.probe.wire import Broken, Wire
+from herd.cli.probe.wire import Broken, Unreachable, Wire
 from herd.errors import HerdError
 from herd.nearest import nearest
 
@@ -90,6 +90,8 @@ def connect(wire: Wire, model: str | None, key: str | None, dialect: str) -> Ser
     try:
         listed = accepted(wire.call("GET", path, None, headers))["data"]
         entries = {entry["id"]: entry for entry in listed if isinstance(entry["id"], str)}
+    except Unreachable as error:
+        raise HerdError(f"no server at {wire.host} ({error})") from None
     except (Broken, Refused, *MALFORMED) as error:
         if model is None:
             raise HerdError(f"{path} lists no models ({error}); name one: --model NAME") from None

@@ -212,8 +212,8 @@ def run(server: Server, groups: Sequence[Group], only: Callable[[Check], bool]) 
             wanted = [Check(group.name, ROUTE, 0, partial(_route, group=group)), *wanted]
         for check in wanted:
             if silent >= GIVE_UP:
-                yield Result(check.group, check.name, "untested", "the server no longer answers", 0)
-                continue
+                yield Result(group.name, "the rest", "untested", "the server no longer answers", 0)
+                break
             began = time.monotonic()
             verdict, answered = judge(check, server)
             silent = 0 if answered else silent + 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from typing import Any
+from urllib.parse import quote as escaped
 
 from herd.cli.probe.check import (
     STORY,
@@ -50,7 +51,7 @@ def listing(server: Server) -> Verdict:
 
 @MODELS.check("one", 0)
 def one(server: Server) -> Verdict:
-    value = accepted(server.call("GET", f"/v1/models/{server.model}"))
+    value = accepted(server.call("GET", f"/v1/models/{escaped(server.model, safe='')}"))
     if at(value, "id", kind=str) != server.model:
         return broken(f"asked for {quote(server.model)}, told of {quote(value['id'])}")
     return honoured(f"{quote(value['id'])}")

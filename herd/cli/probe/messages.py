@@ -22,7 +22,7 @@ from herd.cli.probe.check import (
 from herd.cli.probe.errors import NO_MODEL
 from herd.cli.probe.schema import violation
 from herd.cli.probe.streaming import parsed
-from herd.cli.probe.structured import ABOUT, ASK, SCHEMAS, _loaded
+from herd.cli.probe.structured import ABOUT, ASK, ROOM, SCHEMAS, _loaded
 from herd.cli.probe.wire import Broken, quote
 
 MESSAGES = Group("messages", "anthropic", "/v1/messages")
@@ -167,9 +167,9 @@ def tools() -> list[dict[str, Any]]:
 
 
 def _tool_check(name: str, choice: dict[str, Any], wanted: str | None) -> None:
-    @MESSAGES.check(name, 450)
+    @MESSAGES.check(name, 500)
     def check(server: Server) -> Verdict:
-        said = message(server, ASK, 100, tools=tools(), tool_choice=choice)
+        said = message(server, ASK, ROOM, tools=tools(), tool_choice=choice)
         blocks = at(said, "content", kind=list)
         calls = [block for block in blocks if block.get("type") == "tool_use"]
         if choice["type"] == "none":
@@ -178,8 +178,8 @@ def _tool_check(name: str, choice: dict[str, Any], wanted: str | None) -> None:
 
 
 def _judge(calls: list[dict[str, Any]], reason: str, may_not: bool, wanted: str | None) -> Verdict:
-    if reason == "max_tokens":
-        return untested("100 tokens did not suffice; stop_reason says so")
+    if reason == "max_tokens" and (not calls or any(call["input"] is None for call in calls)):
+        return untested(f"{ROOM} tokens did not suffice; stop_reason says so")
     if not calls:
         return honoured(f"no tool is used, {quote(reason)}") if may_not else ignored("no tool is used")
     for call in calls:
@@ -190,7 +190,7 @@ def _judge(calls: list[dict[str, Any]], reason: str, may_not: bool, wanted: str 
             return broken(f"{name}: {why}")
         if wanted and name != wanted:
             return ignored(f"{name} is used, not {wanted}")
-    if reason != "tool_use":
+    if reason not in ("tool_use", "max_tokens"):
         return broken(f"a tool is used, but stop_reason is {quote(reason)}")
     return honoured(f"{calls[0]['name']}({quote(calls[0]['input'], 60)})")
 
@@ -201,9 +201,9 @@ _tool_check("tools: any", {"type": "any"}, None)
 _tool_check("tools: named", {"type": "tool", "name": "clock"}, "clock")
 
 
-@MESSAGES.check("tools: streamed", 450)
+@MESSAGES.check("tools: streamed", 500)
 def streamed_tool(server: Server) -> Verdict:
-    events = events_of(server, body_of(ASK, 100, tools=tools(), tool_choice={"type": "any"}))
+    events = events_of(server, body_of(ASK, ROOM, tools=tools(), tool_choice={"type": "any"}))
     calls: dict[int, dict[str, Any]] = {}
     for event in events:
         index = event.get("index", -1)

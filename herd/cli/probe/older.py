@@ -39,7 +39,7 @@ def reply(server: Server) -> Verdict:
 @COMPLETIONS.check("stream", 120)
 def stream(server: Server) -> Verdict:
     body = {"prompt": ONCE, "max_tokens": 16, "temperature": 0}
-    chunks = chunks_of(server, "/v1/completions", body)
+    chunks = chunks_of(server, "/v1/completions", body, needs_end=True)
     text = "".join(at(choice, "text", kind=str) for chunk in chunks for choice in chunk["choices"])
     whole = text_of(complete(server))
     if text != whole:

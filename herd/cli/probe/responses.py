@@ -20,7 +20,7 @@ from herd.cli.probe.check import (
 )
 from herd.cli.probe.schema import violation
 from herd.cli.probe.streaming import parsed
-from herd.cli.probe.structured import ABOUT, ASK, EASY, SCHEMAS, _loaded, wrong_call
+from herd.cli.probe.structured import ABOUT, ASK, EASY, ROOM, SCHEMAS, _loaded, wrong_call
 from herd.cli.probe.wire import quote
 
 RESPONSES = Group("responses", "openai", "/v1/responses")
@@ -168,20 +168,20 @@ def json_schema(server: Server) -> Verdict:
     return ignored(why) if why else honoured(quote(text_of(found)))
 
 
-@RESPONSES.check("tool", 400)
+@RESPONSES.check("tool", 450)
 def tool(server: Server) -> Verdict:
     tools = [
         {"type": "function", "name": name, "description": ABOUT[name], "parameters": schema, "strict": True}
         for name, schema in SCHEMAS.items()
     ]
-    found = respond(server, ASK, 100, tools=tools, tool_choice="required")
+    found = respond(server, ASK, ROOM, tools=tools, tool_choice="required")
     calls = [item for item in at(found, "output", kind=list) if item.get("type") == "function_call"]
-    if found.get("status") == "incomplete":
-        return untested("100 tokens did not suffice; the status says so")
-    if not calls:
-        return ignored("no call was made")
     as_chat = [{"id": at(call, "call_id", kind=str), "type": "function", "function": call} for call in calls]
     why = wrong_call(as_chat)
+    if found.get("status") == "incomplete" and (why or not calls):
+        return untested(f"{ROOM} tokens did not suffice; the status says so")
+    if not calls:
+        return ignored("no call was made")
     return broken(why) if why else honoured(f"{calls[0]['name']}({quote(calls[0]['arguments'], 60)})")
 
 

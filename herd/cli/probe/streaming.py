@@ -21,17 +21,23 @@ from herd.cli.probe.check import (
 )
 from herd.cli.probe.wire import Broken, quote
 
+DONE = "[DONE]"
 STREAM = Group("stream", "openai", "/v1/chat/completions")
 
 
-def chunks_of(server: Server, path: str, body: dict[str, Any]) -> list[dict[str, Any]]:
-    """The chunks of a whole stream of the OpenAI dialect. Raises Refused or Broken."""
-    events = server.stream(path, body).events
+def chunks_of(
+    server: Server, path: str, body: dict[str, Any], needs_end: bool = False
+) -> list[dict[str, Any]]:
+    """The chunks of a whole stream of the OpenAI dialect. Raises Refused or Broken.
+
+    `needs_end`: whether [DONE] must end it; one check asks that, so that a server without it is judged on by others.
+    """
+    events = [data for _, data in server.stream(path, body).events]
     if not events:
         raise Broken("the stream is empty")
-    if events[-1][1] != "[DONE]":
-        raise Broken(f"the stream does not end with [DONE] but with {quote(events[-1][1])}")
-    chunks = [parsed(data) for _, data in events[:-1]]
+    if needs_end and events[-1] != DONE:
+        raise Broken(f"the stream does not end with [DONE] but with {quote(events[-1])}")
+    chunks = [parsed(data) for data in events if data != DONE]
     for chunk in chunks:
         if "error" in chunk:
             raise Broken(f"an error in the stream: {quote(chunk['error'])}")
@@ -68,7 +74,8 @@ def finishes(chunks: list[dict[str, Any]]) -> list[str]:
 
 @STREAM.check("form", 120)
 def form(server: Server) -> Verdict:
-    chunks = streamed(server, "Tell me a story about a dog.")
+    body = server.chat_body("Tell me a story about a dog.", 24)
+    chunks = chunks_of(server, "/v1/chat/completions", body, needs_end=True)
     if {at(chunk, "object", kind=str) for chunk in chunks} != {"chat.completion.chunk"}:
         return broken("an object is not chat.completion.chunk")
     if len({at(chunk, "id", kind=str) for chunk in chunks}) != 1:

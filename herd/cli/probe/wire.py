@@ -29,6 +29,10 @@ class NoAnswer(Broken):
     """Nothing came: no connection, or no end before the deadline."""
 
 
+class Unreachable(NoAnswer):
+    """There is no server."""
+
+
 @dataclass(frozen=True)
 class Answer:
     status: int
@@ -162,7 +166,7 @@ class Wire:
                 raise
             what = quote(f"{type(error).__name__} {error}")
             if not connected:
-                raise NoAnswer(f"cannot connect: {what}") from None
+                raise Unreachable(f"cannot connect: {what}") from None
             raise Broken(f"the connection broke: {what}") from None
         finally:
             watchdog.cancel()
