@@ -8,12 +8,13 @@ the same quantised values, exact products too, only slower.
 from __future__ import annotations
 
 import ctypes
+import functools
 import mmap
 import os
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -23,6 +24,7 @@ from herd.errors import HerdError
 Kind = Literal["bf16", "int8", "int4"]
 KINDS: tuple[Kind, ...] = ("bf16", "int8", "int4")  # in the order of herd_kernels.h's numbers
 GROUP = 32  # inputs that share an int4 scale
+REACHES = (-8.0, -8.7, -7.4, -6.8, 7.0)  # where a group's largest weight may come to lie among -8 … 7
 MAX_INPUTS = 65536  # that many products of 255 · 127 fit an int32
 
 AVX2 = ("avx2", "fma", "f16c")
@@ -43,11 +45,11 @@ class Weight(ctypes.Structure):
     ]
 
 
-def load(name: str) -> ctypes.CDLL:
+def load(name: str, folder: Path = Path(__file__).parent) -> ctypes.CDLL:
     """One instruction set's library, checked. OSError: not built, not for this CPU, or it computes wrongly."""
     if missing := set(FEATURES[name]) - cpu_flags():
         raise OSError(f"this CPU has no {', '.join(sorted(missing))}")
-    library = ctypes.CDLL(str(Path(__file__).with_name(f"libherd_{name}.so")))
+    library = ctypes.CDLL(str(folder / f"libherd_{name}.so"))
     declare(library)
     if library.herd_init() != 0:
         raise OSError("it may not run here, or computes wrongly")
@@ -66,6 +68,8 @@ def declare(library: ctypes.CDLL) -> None:
         "herd_pack_all": (None, (pointer, pointer, pointer, integer)),
         "herd_unpack_rows": (None, (pointer, pointer, integer, pointer, integer)),
         "herd_act_bytes": (size, (integer, integer, integer)),
+        "herd_prepare": (None, (integer, pointer, integer, integer, integer, pointer, integer, integer)),
+        "herd_linear": (None, (pointer, pointer, integer, pointer, integer, integer, integer, integer)),
         "herd_linear_all": (None, (pointer, pointer, pointer, integer, integer, pointer, pointer, integer)),
     }
     for name, (result, arguments) in functions.items():
@@ -90,7 +94,7 @@ def choose() -> tuple[str | None, ctypes.CDLL | None, str]:
         return None, None, "HERD_KERNELS=none"
     if asked and asked not in FEATURES:
         raise HerdError(f"HERD_KERNELS={asked}: it is one of {', '.join(FEATURES)}, none")
-    reasons = []
+    reasons: list[str] = []
     for name in (asked,) if asked else FEATURES:
         try:
             return name, load(name), "; ".join(reasons)
@@ -146,6 +150,28 @@ def checked(weight: Tensor) -> Tensor:
     return (weight if weight.dtype == torch.bfloat16 else weight.float()).contiguous()
 
 
+class LinearWeight(Protocol):
+    """A quantised weight [n,k], whoever computes with it."""
+
+    kind: Kind
+    n: int
+    k: int
+    bytes: int
+
+    def rows(self, ids: Sequence[int] | Tensor) -> Tensor:
+        """Rows of the weight as it is used, [len(ids),k] fp32: an embedding that is tied to the packed head."""
+        ...
+
+    def linear(self, x: Tensor) -> Tensor:
+        """x Wᵀ for x [T,k] fp32: [T,n] fp32."""
+        ...
+
+
+def pack(weight: Tensor, kind: Kind) -> LinearWeight:
+    """A weight [n,k] for the kernels of this machine, or for PyTorch where there are none."""
+    return PackedWeight(weight, kind) if available() else PlainWeight(weight, kind)
+
+
 class PackedWeight:
     """A weight [n,k] in the kernels' own layout; `struct` points into memory that lives as long as this object."""
 
@@ -162,7 +188,6 @@ class PackedWeight:
         self.library.herd_pack_all(team(self.threads), ctypes.byref(self.struct), weight.data_ptr(), is_bf16)
 
     def rows(self, ids: Sequence[int] | Tensor) -> Tensor:
-        """Rows of the weight as it is used, [len(ids),k] fp32: an embedding that is tied to the packed head."""
         index = torch.as_tensor(ids, dtype=torch.int64)
         if len(index) and not (0 <= int(index.min()) and int(index.max()) < self.n):
             raise IndexError(f"rows are 0 to {self.n - 1}")
@@ -173,7 +198,6 @@ class PackedWeight:
         return out
 
     def linear(self, x: Tensor) -> Tensor:
-        """x Wᵀ for x [T,k] fp32: [T,n] fp32."""
         x, out = x.float().contiguous(), torch.empty(len(x), self.n)
         act = reserve(self.library.herd_act_bytes(KINDS.index(self.kind), len(x), self.k))
         self.library.herd_linear_all(
@@ -187,3 +211,79 @@ class PackedWeight:
             self.n,
         )
         return out
+
+
+def quantise_rows(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Codes in -127 … 127 (fp32) and a scale a row: absmax / 127; NaN for a row that is not finite."""
+    absmax = x.abs().amax(1, keepdim=True)
+    finite = absmax.isfinite()
+    codes = torch.where(finite & (absmax >= 1e-30), torch.round(x * (torch.tensor(127.0) / absmax)), 0)
+    return codes, torch.where(finite, torch.where(absmax >= 1e-30, absmax / 127, 0), torch.nan)
+
+
+def in_order(x: Tensor) -> Tensor:
+    """Sums over the last dimension, kept, one after the other as the kernels do."""
+    return functools.reduce(torch.add, torch.split(x, 1, -1))  # type: ignore[no-untyped-call]
+
+
+def quantise_groups(weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Int4 codes in -8 … 7 [n,k/32,32] and scales [n,k/32,1], both fp32: of some scales the one of least squares."""
+    n, k = weight.shape
+    x = torch.nn.functional.pad(weight, (0, -k % GROUP)).view(n, -1, GROUP)
+    top = x.gather(2, x.abs().argmax(2, keepdim=True))
+    best, codes, scale = torch.zeros_like(top), torch.zeros_like(x), torch.zeros_like(top)
+    for reach in REACHES:
+        inverse = torch.tensor(reach) / top  # `number / tensor` would round twice
+        q = torch.where(inverse.abs() < 1e30, torch.round(x * inverse).clamp(-8, 7), 0)
+        xq, qq = in_order(x * q), in_order(q * q)
+        better = xq * xq / qq > best
+        best = torch.where(better, xq * xq / qq, best)
+        codes, scale = torch.where(better, q, codes), torch.where(better, xq / qq, scale)
+    return codes, torch.where(top.isfinite(), scale, torch.nan).half().float()
+
+
+class PlainWeight:
+    """What PackedWeight is, in PyTorch. Int8 agrees with it bit for bit, int4 but for fp32 rounding between groups.
+
+    Codes are kept as fp32 numbers: a product of 1,024 of them is exact (127² · 1024 < 2²⁴) in whatever order it is summed,
+    so that a row does not depend on its batch here either. bf16 leaves the order to PyTorch.
+    """
+
+    def __init__(self, weight: Tensor, kind: Kind) -> None:
+        weight = checked(weight).float()
+        self.kind, (self.n, self.k) = kind, weight.shape
+        if kind == "bf16":
+            self.codes, self.scale = weight.bfloat16().float(), torch.ones(self.n, 1)
+        elif kind == "int8":
+            self.codes, self.scale = quantise_rows(weight)
+        else:
+            codes, self.scale = quantise_groups(weight)
+            self.codes = codes.flatten(1)
+        self.bytes = self.codes.nbytes + self.scale.nbytes
+
+    def rows(self, ids: Sequence[int] | Tensor) -> Tensor:
+        index = torch.as_tensor(ids, dtype=torch.int64)
+        codes, scale = self.codes[index], self.scale[index]
+        if self.kind == "int4":
+            return (codes.view(len(index), -1, GROUP) * scale).flatten(1)[:, : self.k]
+        return codes * scale
+
+    def linear(self, x: Tensor) -> Tensor:
+        if self.kind == "bf16":
+            return x.bfloat16().float() @ self.codes.T
+        codes, scale = quantise_rows(x.float())
+        if self.kind == "int8":
+            total = torch.zeros(len(x), self.n, dtype=torch.int32)
+            for i in range(0, self.k, 1024):
+                total += (codes[:, i : i + 1024] @ self.codes[:, i : i + 1024].T).int()
+            return total.float() * self.scale.T * scale
+        out = torch.zeros(len(x), self.n)
+        for group, i in enumerate(range(0, self.k, GROUP)):
+            part = codes[:, i : i + GROUP]
+            out += (part @ self.codes[:, i : i + part.shape[1]].T) * self.scale[:, group].T
+        return out * scale
+
+
+def quantised(weight: Tensor, kind: Kind) -> Tensor:
+    """The values [n,k] (fp32) that a weight has once packed."""
+    return PlainWeight(weight, kind).rows(range(len(weight)))

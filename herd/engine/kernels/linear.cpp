@@ -1,101 +1,27 @@
 // y = x Wᵀ for packed weights: bf16 × bf16, int8 × int8, int4 × int8.
 //
-// Weights lie in panels of 16 outputs, and along a panel in units of 64 inputs, read once from front to back:
-//   int8  [16 quads of inputs][16 outputs][4 inputs], 1,024 bytes: an AMX B tile, or 16 operands of vpdpbusd
-//   bf16  [32 pairs of inputs][16 outputs][2 inputs], 2,048 bytes: two B tiles, or 32 operands of vdpbf16ps
-//   int4  2 × 16 fp16 scales, then twice 256 bytes: 64-byte line j holds quad j in its low nibbles, quad j + 4 in its
-//         high ones, each as q + 8. 576 bytes
 // Int8 and the inside of an int4 group accumulate exactly in int32. What is summed in fp32 (int4 groups, bf16) is summed
 // in one chain per output along k, the same for any number of rows.
 //
 // Work: 2 n k operations a row. Bytes: the weight once per call (n k × 1, 2 or 0.5625), since all rows pass over a panel
 // group while it is in the caches; rows × k × (1 or 2) of activations and rows × n × 4 of results. So one row is bound by
 // memory (2 operations a byte at int8), and some tens of rows by the multipliers.
-#include "herd_kernels.h"
+#include "inner.h"
 
-#include <immintrin.h>
-#include <string.h>
-
-#include <algorithm>
-#include <cmath>
-#include <utility>
 #include <vector>
 
 #if defined(HERD_EMULATE_AMX)
 #include "emulate_amx.h"
 #define HERD_AMX 1
 #elif defined(__AMX_INT8__)
-#include <sys/syscall.h>
-#include <unistd.h>
 #define HERD_AMX 1
 #else
 #define HERD_AMX 0
 #endif
 
-#define INLINE inline __attribute__((always_inline))
-#define FLAT __attribute__((always_inline))
-
 namespace {
 
-constexpr int PANEL = 16, UNIT = 64, QUADS = UNIT / 4, PAIRS = UNIT / 2;
-constexpr int UNIT_BYTES[] = {2048, 1024, 576};
-#ifdef __AVX512F__
-constexpr int ROWS = 6, PANELS = 4;
-#else
-constexpr int ROWS = 3, PANELS = 1;
-#endif
-
-// f(0) … f(N - 1) with constants, so that arrays indexed by them become registers.
-template <class F, int... i>
-INLINE void each_of(F f, std::integer_sequence<int, i...>) {
-  (f(std::integral_constant<int, i>{}), ...);
-}
-template <int N, class F>
-INLINE void each(F f) {
-  each_of(f, std::make_integer_sequence<int, N>{});
-}
-
-size_t up(size_t x, size_t to) { return (x + to - 1) / to * to; }
-int panels(int n) { return (int)up(n, PANEL) / PANEL; }
-int units(int k) { return (int)up(k, UNIT) / UNIT; }
 bool tiled(int kind) { return HERD_AMX && kind != HERD_INT4; }
-
-// ---- 16 lanes of fp32 and int32: one register of AVX-512, two of AVX2
-
-#ifdef __AVX512F__
-using F = __m512;
-using I = __m512i;
-INLINE F splat(float x) { return _mm512_set1_ps(x); }
-INLINE I splat(int32_t x) { return _mm512_set1_epi32(x); }
-INLINE I load(const void* p) { return _mm512_load_si512(p); }
-INLINE I loadu(const void* p) { return _mm512_loadu_si512(p); }
-INLINE F floats(I x) { return _mm512_cvtepi32_ps(x); }
-INLINE F halves(const void* p) { return _mm512_cvtph_ps(_mm256_load_si256((const __m256i*)p)); }
-INLINE I minus(I x, I y) { return _mm512_sub_epi32(x, y); }
-INLINE F plus(F x, F y) { return _mm512_add_ps(x, y); }
-INLINE F times(F x, F y) { return _mm512_mul_ps(x, y); }
-INLINE F fma(F x, F y, F z) { return _mm512_fmadd_ps(x, y, z); }
-INLINE F loadf(const float* p) { return _mm512_loadu_ps(p); }
-INLINE void store(float* p, F x) { _mm512_storeu_ps(p, x); }
-#else
-struct F { __m256 a, b; };
-struct I { __m256i a, b; };
-INLINE F splat(float x) { return {_mm256_set1_ps(x), _mm256_set1_ps(x)}; }
-INLINE I splat(int32_t x) { return {_mm256_set1_epi32(x), _mm256_set1_epi32(x)}; }
-INLINE I loadu(const void* p) {
-  return {_mm256_loadu_si256((const __m256i*)p), _mm256_loadu_si256((const __m256i*)p + 1)};
-}
-INLINE F floats(I x) { return {_mm256_cvtepi32_ps(x.a), _mm256_cvtepi32_ps(x.b)}; }
-INLINE F halves(const void* p) {
-  return {_mm256_cvtph_ps(_mm_load_si128((const __m128i*)p)), _mm256_cvtph_ps(_mm_load_si128((const __m128i*)p + 1))};
-}
-INLINE I minus(I x, I y) { return {_mm256_sub_epi32(x.a, y.a), _mm256_sub_epi32(x.b, y.b)}; }
-INLINE F plus(F x, F y) { return {_mm256_add_ps(x.a, y.a), _mm256_add_ps(x.b, y.b)}; }
-INLINE F times(F x, F y) { return {_mm256_mul_ps(x.a, y.a), _mm256_mul_ps(x.b, y.b)}; }
-INLINE F fma(F x, F y, F z) { return {_mm256_fmadd_ps(x.a, y.a, z.a), _mm256_fmadd_ps(x.b, y.b, z.b)}; }
-INLINE F loadf(const float* p) { return {_mm256_loadu_ps(p), _mm256_loadu_ps(p + 8)}; }
-INLINE void store(float* p, F x) { _mm256_storeu_ps(p, x.a), _mm256_storeu_ps(p + 8, x.b); }
-#endif
 
 // ---- activations
 
@@ -131,189 +57,6 @@ struct Act {
     return data + (row / 16 * 16) * stride + (size_t)u * 1024 * width + row % 16 * 64;
   }
 };
-
-uint32_t bits(float x) {
-  uint32_t u;
-  memcpy(&u, &x, 4);
-  return u;
-}
-
-uint16_t to_bf16(float x) {
-  uint32_t u = bits(x);
-  if ((u & 0x7fffffff) > 0x7f800000) return 0x7fc0;
-  return (u + 0x7fff + (u >> 16 & 1)) >> 16;
-}
-
-float from_bf16(uint16_t h) {
-  uint32_t u = (uint32_t)h << 16;
-  float x;
-  memcpy(&x, &u, 4);
-  return x;
-}
-
-// x to q = round(x · 127 / absmax), ties to even; returns absmax / 127. NaN for a row with a NaN or infinity in it (as
-// integers their bits are above all numbers'), 0 for one too small to divide by.
-float quantise(const float* x, int k, int8_t* q) {
-  uint32_t top = 0;
-  for (int i = 0; i < k; i++) top = std::max(top, bits(x[i]) & 0x7fffffff);
-  float absmax;
-  memcpy(&absmax, &top, 4);
-  if (top >= 0x7f800000 || absmax < 1e-30f) {
-    memset(q, 0, k);
-    return top >= 0x7f800000 ? __builtin_nanf("") : 0;
-  }
-  float inverse = 127 / absmax;
-  for (int i = 0; i < k; i++) q[i] = (int8_t)bits(x[i] * inverse + 12582912.f);  // 1.5 · 2²³: rounds in the last bits
-  return absmax / 127;
-}
-
-// ---- inner products of R rows with P panels over one unit; `step` adds to accumulators kept in registers
-
-#ifdef __AVX512F__
-INLINE I quad(const uint8_t* p) {
-  int32_t x;
-  memcpy(&x, p, 4);
-  return splat(x);
-}
-
-struct Bf16 {
-  using Acc = F;
-  static constexpr int kind = HERD_BF16, P = PANELS;
-  template <int R, int N>
-  static INLINE void step(Acc (&acc)[R][N], const uint8_t* w, size_t apart, const uint8_t* a, size_t stride, const int32_t*, size_t) {
-    _Pragma("GCC unroll 16") for (int i = 0; i < PAIRS; i++) {
-      I line[N];
-      each<N>([&](auto p) FLAT { line[p] = load(w + p * apart + i * 64); });
-      each<R>([&](auto r) FLAT {
-        I pair = quad(a + r * stride + i * 4);
-        each<N>([&](auto p) FLAT { acc[r][p] = _mm512_dpbf16_ps(acc[r][p], (__m512bh)pair, (__m512bh)line[p]); });
-      });
-    }
-  }
-  static INLINE F finish(Acc acc, const Weight&, int, float) { return acc; }
-};
-
-struct Int8 {
-  using Acc = I;
-  static constexpr int kind = HERD_INT8, P = PANELS;
-  template <int R, int N>
-  static INLINE void step(Acc (&acc)[R][N], const uint8_t* w, size_t apart, const uint8_t* a, size_t stride, const int32_t*, size_t) {
-    each<QUADS>([&](auto i) FLAT {
-      I line[N];
-      each<N>([&](auto p) FLAT { line[p] = load(w + p * apart + i * 64); });
-      each<R>([&](auto r) FLAT {
-        I x = quad(a + r * stride + i * 4);
-        each<N>([&](auto p) FLAT { acc[r][p] = _mm512_dpbusd_epi32(acc[r][p], x, line[p]); });
-      });
-    });
-  }
-  static INLINE F finish(Acc acc, const Weight& w, int n, float scale) {
-    return times(times(floats(minus(acc, loadu(w.sum + n))), loadf(w.scale + n)), splat(scale));
-  }
-};
-
-struct Int4 {
-  using Acc = F;
-  static constexpr int kind = HERD_INT4, P = 2;
-  template <int R, int N>
-  static INLINE void step(Acc (&acc)[R][N], const uint8_t* w, size_t apart, const uint8_t* a, size_t stride, const int32_t* sums, size_t groups) {
-    const I mask = splat(0x0f0f0f0f);
-    for (int g = 0; g < 2; g++) {
-      I part[R][N];
-      each<R>([&](auto r) FLAT { each<N>([&](auto p) FLAT { part[r][p] = splat(sums[r * groups + g]); }); });
-      each<4>([&](auto i) FLAT { each<N>([&](auto p) FLAT {
-        I both = load(w + p * apart + 64 + g * 256 + i * 64);
-        I low = _mm512_and_si512(both, mask), high = _mm512_and_si512(_mm512_srli_epi16(both, 4), mask);
-        each<R>([&](auto r) FLAT {
-          const uint8_t* x = a + r * stride + g * 32 + i * 4;
-          part[r][p] = _mm512_dpbusd_epi32(part[r][p], low, quad(x));
-          part[r][p] = _mm512_dpbusd_epi32(part[r][p], high, quad(x + 16));
-        });
-      }); });
-      each<N>([&](auto p) FLAT {
-        F scale = halves(w + p * apart + g * 32);
-        each<R>([&](auto r) FLAT { acc[r][p] = fma(floats(part[r][p]), scale, acc[r][p]); });
-      });
-    }
-  }
-  static INLINE F finish(Acc acc, const Weight&, int, float scale) { return times(acc, splat(scale)); }
-};
-#else
-INLINE __m256i half(const uint8_t* p, int i) { return _mm256_load_si256((const __m256i*)p + i); }
-
-struct Bf16 {
-  using Acc = F;
-  static constexpr int kind = HERD_BF16, P = PANELS;
-  template <int R, int N>
-  static INLINE void step(Acc (&acc)[R][N], const uint8_t* w, size_t, const uint8_t* a, size_t stride, const int32_t*, size_t) {
-    const __m256i top = _mm256_set1_epi32(0xffff0000);
-    for (int i = 0; i < PAIRS; i++) {
-      __m256i x = half(w + i * 64, 0), y = half(w + i * 64, 1);
-      F even = {(__m256)_mm256_slli_epi32(x, 16), (__m256)_mm256_slli_epi32(y, 16)};
-      F odd = {(__m256)_mm256_and_si256(x, top), (__m256)_mm256_and_si256(y, top)};
-      each<R>([&](auto r) FLAT {
-        const float* pair = (const float*)(a + r * stride) + i * 2;
-        acc[r][0] = fma(odd, splat(pair[1]), fma(even, splat(pair[0]), acc[r][0]));
-      });
-    }
-  }
-  static INLINE F finish(Acc acc, const Weight&, int, float) { return acc; }
-};
-
-struct Int8 {
-  struct Acc { __m256i v[4]; };  // 4 outputs each, as 2 parts
-  static constexpr int kind = HERD_INT8, P = PANELS;
-  template <int R, int N>
-  static INLINE void step(Acc (&acc)[R][N], const uint8_t* w, size_t, const uint8_t* a, size_t stride, const int32_t*, size_t) {
-    for (int i = 0; i < QUADS; i++)
-      each<4>([&](auto j) FLAT {
-        __m256i line = _mm256_cvtepi8_epi16(_mm_load_si128((const __m128i*)(w + i * 64) + j));
-        each<R>([&](auto r) FLAT {
-          int64_t x;
-          memcpy(&x, a + r * stride + i * 8, 8);
-          acc[r][0].v[j] = _mm256_add_epi32(acc[r][0].v[j], _mm256_madd_epi16(line, _mm256_set1_epi64x(x)));
-        });
-      });
-  }
-  static INLINE __m256i join(__m256i x, __m256i y) {
-    return _mm256_permute4x64_epi64(_mm256_hadd_epi32(x, y), _MM_SHUFFLE(3, 1, 2, 0));
-  }
-  static INLINE F finish(Acc acc, const Weight& w, int n, float scale) {
-    I sum = {join(acc.v[0], acc.v[1]), join(acc.v[2], acc.v[3])};
-    return times(times(floats(sum), loadf(w.scale + n)), splat(scale));
-  }
-};
-
-struct Int4 {
-  using Acc = F;
-  static constexpr int kind = HERD_INT4, P = PANELS;
-  template <int R, int N>
-  static INLINE void step(Acc (&acc)[R][N], const uint8_t* w, size_t, const uint8_t* a, size_t stride, const int32_t* sums, size_t groups) {
-    const __m256i mask = _mm256_set1_epi8(15), ones = _mm256_set1_epi16(1);
-    for (int g = 0; g < 2; g++) {
-      __m256i part[R][2];  // 16 bits are enough for a group: 8 × 2 × 15 × 127
-      each<R>([&](auto r) FLAT { part[r][0] = part[r][1] = _mm256_setzero_si256(); });
-      for (int i = 0; i < 4; i++) each<2>([&](auto h) FLAT {
-        __m256i both = half(w + 64 + g * 256 + i * 64, h);
-        __m256i low = _mm256_and_si256(both, mask), high = _mm256_and_si256(_mm256_srli_epi16(both, 4), mask);
-        each<R>([&](auto r) FLAT {
-          int32_t x[2];
-          memcpy(x, a + r * stride + g * 32 + i * 4, 4);
-          memcpy(x + 1, a + r * stride + g * 32 + i * 4 + 16, 4);
-          part[r][h] = _mm256_add_epi16(part[r][h], _mm256_maddubs_epi16(low, _mm256_set1_epi32(x[0])));
-          part[r][h] = _mm256_add_epi16(part[r][h], _mm256_maddubs_epi16(high, _mm256_set1_epi32(x[1])));
-        });
-      });
-      F scale = halves(w + g * 32);
-      each<R>([&](auto r) FLAT {
-        I sum = {_mm256_madd_epi16(part[r][0], ones), _mm256_madd_epi16(part[r][1], ones)};
-        acc[r][0] = fma(floats(minus(sum, splat(-sums[r * groups + g]))), scale, acc[r][0]);
-      });
-    }
-  }
-  static INLINE F finish(Acc acc, const Weight&, int, float scale) { return times(acc, splat(scale)); }
-};
-#endif
 
 // ---- blocks of rows and panels
 
@@ -371,10 +114,7 @@ void rows_block(int r, const Weight& w, int panel, const Act& act, int row, Out 
 #endif
 }
 
-#ifndef DIST
-#define DIST 4096
-#endif
-const int DISTANCE = DIST;  // bytes between what one row computes with and what it prefetches
+const int DISTANCE = 4096;  // bytes between what one row computes with and what it prefetches
 
 // Panels [from, to): all rows pass over a group of panels, fetching the next group meanwhile, each its part.
 template <class K>
@@ -497,104 +237,7 @@ void multiply_tiles(const Weight& w, int from, int to, const Act& act, Out out) 
 }
 #endif
 
-// ---- packing: 16 weight rows at a time
-
-void pack_int4(const float* x, uint8_t* group, int output, float* scale) {
-  // A scale such that the largest value, with its sign, meets -8 or lies a little beside it; of those the one with the
-  // smallest squared error after the best fit to its codes.
-  float top = 0, best = -1, chosen = 0;
-  for (int i = 0; i < HERD_GROUP; i++)
-    if (!(std::abs(x[i]) <= std::abs(top))) top = x[i];
-  int8_t codes[HERD_GROUP] = {};
-  for (float reach : {-8.f, -8.7f, -7.4f, -6.8f, 7.f}) {
-    float inverse = reach / top, xq = 0, qq = 0;
-    if (!(std::abs(inverse) < 1e30f)) break;
-    int8_t q[HERD_GROUP];
-    for (int i = 0; i < HERD_GROUP; i++) {
-      float rounded = std::min(7.f, std::max(-8.f, (x[i] * inverse + 12582912.f) - 12582912.f));
-      q[i] = (int8_t)rounded, xq += x[i] * rounded, qq += rounded * rounded;
-    }
-    if (qq > 0 && xq * xq / qq > best) best = xq * xq / qq, chosen = xq / qq, memcpy(codes, q, sizeof q);
-  }
-  *scale = top - top == 0 ? chosen : __builtin_nanf("");
-  for (int i = 0; i < HERD_GROUP / 2; i++) group[i / 4 * 64 + output * 4 + i % 4] = (codes[i] + 8) | (codes[i + 16] + 8) << 4;
-}
-
-void pack_panel(const Weight& w, const void* values, bool is_bf16, int panel) {
-  int padded = units(w.k) * UNIT, bytes = UNIT_BYTES[w.kind];
-  std::vector<float> x(padded);
-  std::vector<int8_t> q(padded);
-  uint8_t* data = (uint8_t*)w.data + (size_t)panel * units(w.k) * bytes;
-  for (int c = 0; c < PANEL; c++) {
-    int n = panel * PANEL + c;
-    size_t row = (size_t)n * w.k;
-    if (n >= w.n) std::fill(x.begin(), x.end(), 0.f);
-    else if (is_bf16) for (int i = 0; i < w.k; i++) x[i] = from_bf16(((const uint16_t*)values)[row + i]);
-    else memcpy(x.data(), (const float*)values + row, w.k * 4);
-    if (w.kind == HERD_BF16) {
-      for (int i = 0; i < padded; i += 2) {
-        uint32_t pair = to_bf16(x[i]) | (uint32_t)to_bf16(x[i + 1]) << 16;
-        memcpy(data + i * 32 + c * 4, &pair, 4);
-      }
-    } else if (w.kind == HERD_INT8) {
-      ((float*)w.scale)[n] = quantise(x.data(), padded, q.data());
-      int32_t sum = 0;
-      for (int i = 0; i < padded; i++) sum += q[i];
-      ((int32_t*)w.sum)[n] = 128 * sum;
-      for (int i = 0; i < padded; i += 4) memcpy(data + i * 16 + c * 4, &q[i], 4);
-    } else {
-      for (int g = 0; g < padded / HERD_GROUP; g++) {
-        uint8_t* unit = data + g / 2 * bytes;
-        float scale;
-        pack_int4(&x[g * HERD_GROUP], unit + 64 + g % 2 * 256, c, &scale);
-        ((uint16_t*)unit)[g % 2 * 16 + c] = _cvtss_sh(scale, 0);
-      }
-    }
-  }
-}
-
-struct Share { int from, to; };
-Share share(int count, int by, int t, int nt) {
-  int64_t whole = (count + by - 1) / by;
-  return {(int)std::min<int64_t>(whole * t / nt * by, count), (int)std::min<int64_t>(whole * (t + 1) / nt * by, count)};
-}
-
 }  // namespace
-
-size_t herd_weight_bytes(int kind, int n, int k) {
-  return panels(n) * (size_t)units(k) * UNIT_BYTES[kind] + (kind == HERD_INT8 ? panels(n) * PANEL * 8 : 0);
-}
-
-void herd_weight_at(Weight* w, int kind, int n, int k, void* memory) {
-  uint8_t* end = (uint8_t*)memory + panels(n) * (size_t)units(k) * UNIT_BYTES[kind];
-  *w = {kind, n, k, (uint8_t*)memory, nullptr, nullptr};
-  if (kind == HERD_INT8) w->scale = (float*)end, w->sum = (int32_t*)end + panels(n) * PANEL;
-}
-
-void herd_pack(const Weight* w, const void* values, int is_bf16, int t, int nt) {
-  Share mine = share(panels(w->n), 1, t, nt);
-  for (int panel = mine.from; panel < mine.to; panel++) pack_panel(*w, values, is_bf16, panel);
-}
-
-void herd_unpack_rows(const Weight* w, const int64_t* rows, int count, float* out, int ldo) {
-  for (int i = 0; i < count; i++) {
-    int c = rows[i] % PANEL;
-    const uint8_t* data = w->data + rows[i] / PANEL * (size_t)units(w->k) * UNIT_BYTES[w->kind];
-    for (int j = 0; j < w->k; j++) {
-      float* y = out + (size_t)i * ldo + j;
-      if (w->kind == HERD_BF16) {
-        *y = from_bf16(((const uint16_t*)data)[j / 2 * 32 + c * 2 + j % 2]);
-      } else if (w->kind == HERD_INT8) {
-        *y = ((const int8_t*)data)[j / 4 * 64 + c * 4 + j % 4] * w->scale[rows[i]];
-      } else {
-        const uint8_t* unit = data + j / UNIT * UNIT_BYTES[HERD_INT4];
-        int g = j % UNIT / HERD_GROUP, in = j % HERD_GROUP;
-        int both = unit[64 + g * 256 + in % 16 / 4 * 64 + c * 4 + in % 4];
-        *y = ((in < 16 ? both & 15 : both >> 4) - 8) * _cvtsh_ss(((const uint16_t*)unit)[g * 16 + c]);
-      }
-    }
-  }
-}
 
 size_t herd_act_bytes(int kind, int rows, int k) { return Act(kind, rows, k, nullptr).bytes(); }
 
@@ -646,57 +289,3 @@ void herd_linear(const Weight* w, const void* memory, int rows, float* y, int ld
   multiply<Int4>(*w, mine.from, mine.to, act, out);
 }
 
-namespace {
-
-struct PackCall { const Weight* w; const void* values; int is_bf16; };
-struct LinearCall { Team* team; const Weight* w; const float* x; int ldx, rows; void* act; float* y; int ldy; };
-
-}  // namespace
-
-void herd_pack_all(Team* team, const Weight* w, const void* values, int is_bf16) {
-  PackCall call = {w, values, is_bf16};
-  herd_team_run(team, [](void* context, int t, int nt) {
-    PackCall& c = *(PackCall*)context;
-    herd_pack(c.w, c.values, c.is_bf16, t, nt);
-  }, &call);
-}
-
-void herd_linear_all(Team* team, const Weight* w, const float* x, int ldx, int rows, void* act, float* y, int ldy) {
-  LinearCall call = {team, w, x, ldx, rows, act, y, ldy};
-  herd_team_run(team, [](void* context, int t, int nt) {
-    LinearCall& c = *(LinearCall*)context;
-    herd_prepare(c.w->kind, c.x, c.ldx, c.rows, c.w->k, c.act, t, nt);
-    herd_barrier(c.team, nt);
-    herd_linear(c.w, c.act, c.rows, c.y, c.ldy, 0, t, nt);
-  }, &call);
-}
-
-int herd_init(void) {
-#if defined(__AMX_INT8__) && !defined(HERD_EMULATE_AMX)
-  const int REQUEST_PERMISSION = 0x1023, TILE_DATA = 18;
-  if (syscall(SYS_arch_prctl, REQUEST_PERMISSION, TILE_DATA)) return 1;
-#endif
-  const int n = 75, k = 150, rows = 53;
-  std::vector<float> v(n * k), x(rows * k), y(rows * n), row(k);
-  uint32_t seed = 1;
-  for (float& f : v) f = (int)((seed = seed * 1664525 + 1013904223) >> 24) - 127.5f;
-  for (float& f : x) f = (int)((seed = seed * 1664525 + 1013904223) >> 24) - 127.5f;
-  for (int kind : {HERD_BF16, HERD_INT8, HERD_INT4}) {
-    Weight w;
-    std::vector<uint8_t> memory(herd_weight_bytes(kind, n, k) + 64), act(herd_act_bytes(kind, rows, k) + 64);
-    auto aligned = [](std::vector<uint8_t>& m) { return (void*)up((size_t)m.data(), 64); };
-    herd_weight_at(&w, kind, n, k, aligned(memory));
-    herd_pack(&w, v.data(), 0, 0, 1);
-    herd_prepare(kind, x.data(), k, rows, k, aligned(act), 0, 1);
-    herd_linear(&w, aligned(act), rows, y.data(), n, 0, 0, 1);
-    for (int64_t j = 0; j < n; j++) {
-      herd_unpack_rows(&w, &j, 1, row.data(), k);
-      for (int r = 0; r < rows; r++) {
-        double sum = 0, size = 0;
-        for (int i = 0; i < k; i++) sum += (double)row[i] * x[r * k + i], size += std::abs((double)row[i] * x[r * k + i]);
-        if (!(std::abs(sum - y[r * n + j]) <= size * 0.01)) return 1;
-      }
-    }
-  }
-  return 0;
-}

@@ -45,10 +45,11 @@ void low_rank(const Chunk& c, int product, const float* h, int k, int t, int nt)
     for (int r = share(l.rank, t, nt); r < share(l.rank, t + 1, nt); r++)
       for (int row = l.start; row < l.stop; row++) {
         const float *a = l.a + size_t(r) * k, *x = h + size_t(row) * k;
-        F dot = set1(0);
+        F dot[4] = {set1(0), set1(0), set1(0), set1(0)};
         int j = 0;
-        for (; j + W <= k; j += W) dot = fma(load(a + j), load(x + j), dot);
-        float total = sum(dot);
+        for (; j + 4 * W <= k; j += 4 * W)
+          for (int v = 0; v < 4; v++) dot[v] = fma(load(a + j + v * W), load(x + j + v * W), dot[v]);
+        float total = sum(add(add(dot[0], dot[1]), add(dot[2], dot[3])));
         for (; j < k; j++) total = std::fma(a[j], x[j], total);
         low[size_t(row - l.start) * l.rank + r] = total;
       }
@@ -65,11 +66,15 @@ void add_low_rank(const Chunk& c, int product, float* out, int ldy, int t, int n
     const int first = share(l.n, t, nt), last = share(l.n, t + 1, nt);
     for (int row = l.start; row < l.stop; row++) {
       float* y = out + size_t(row) * ldy + l.column;
-      for (int r = 0; r < l.rank; r++) {
-        const float* b = l.b + size_t(r) * l.n;
-        const float x = low[size_t(row - l.start) * l.rank + r];
-        for (int j = first; j < last; j++) y[j] = std::fma(x, b[j], y[j]);
+      const float* x = low + size_t(row - l.start) * l.rank;
+      int j = first;
+      for (; j + W <= last; j += W) {
+        F total = load(y + j);
+        for (int r = 0; r < l.rank; r++) total = fma(set1(x[r]), load(l.b + size_t(r) * l.n + j), total);
+        store(y + j, total);
       }
+      for (; j < last; j++)
+        for (int r = 0; r < l.rank; r++) y[j] = std::fma(x[r], l.b[size_t(r) * l.n + j], y[j]);
     }
     low += size_t(l.stop - l.start) * l.rank;
   }

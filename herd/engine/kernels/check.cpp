@@ -1,0 +1,63 @@
+// Each kernel alone with a team, for ctypes, and the check of a library when it is loaded.
+#include "herd_kernels.h"
+
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <cmath>
+#include <vector>
+
+namespace {
+
+struct PackCall { const Weight* w; const void* values; int is_bf16; };
+struct LinearCall { Team* team; const Weight* w; const float* x; int ldx, rows; void* act; float* y; int ldy; };
+
+}  // namespace
+
+void herd_pack_all(Team* team, const Weight* w, const void* values, int is_bf16) {
+  PackCall call = {w, values, is_bf16};
+  herd_team_run(team, [](void* context, int t, int nt) {
+    PackCall& c = *(PackCall*)context;
+    herd_pack(c.w, c.values, c.is_bf16, t, nt);
+  }, &call);
+}
+
+void herd_linear_all(Team* team, const Weight* w, const float* x, int ldx, int rows, void* act, float* y, int ldy) {
+  LinearCall call = {team, w, x, ldx, rows, act, y, ldy};
+  herd_team_run(team, [](void* context, int t, int nt) {
+    LinearCall& c = *(LinearCall*)context;
+    herd_prepare(c.w->kind, c.x, c.ldx, c.rows, c.w->k, c.act, t, nt);
+    herd_barrier(c.team, nt);
+    herd_linear(c.w, c.act, c.rows, c.y, c.ldy, 0, t, nt);
+  }, &call);
+}
+
+int herd_init(void) {
+#if defined(__AMX_INT8__) && !defined(HERD_EMULATE_AMX)
+  const int REQUEST_PERMISSION = 0x1023, TILE_DATA = 18;
+  if (syscall(SYS_arch_prctl, REQUEST_PERMISSION, TILE_DATA)) return 1;
+#endif
+  const int n = 75, k = 150, rows = 53;
+  std::vector<float> v(n * k), x(rows * k), y(rows * n), row(k);
+  uint32_t seed = 1;
+  for (float& f : v) f = (int)((seed = seed * 1664525 + 1013904223) >> 24) - 127.5f;
+  for (float& f : x) f = (int)((seed = seed * 1664525 + 1013904223) >> 24) - 127.5f;
+  for (int kind : {HERD_BF16, HERD_INT8, HERD_INT4}) {
+    Weight w;
+    std::vector<uint8_t> memory(herd_weight_bytes(kind, n, k) + 64), act(herd_act_bytes(kind, rows, k) + 64);
+    auto aligned = [](std::vector<uint8_t>& m) { return (void*)(((size_t)m.data() + 63) / 64 * 64); };
+    herd_weight_at(&w, kind, n, k, aligned(memory));
+    herd_pack(&w, v.data(), 0, 0, 1);
+    herd_prepare(kind, x.data(), k, rows, k, aligned(act), 0, 1);
+    herd_linear(&w, aligned(act), rows, y.data(), n, 0, 0, 1);
+    for (int64_t j = 0; j < n; j++) {
+      herd_unpack_rows(&w, &j, 1, row.data(), k);
+      for (int r = 0; r < rows; r++) {
+        double sum = 0, size = 0;
+        for (int i = 0; i < k; i++) sum += (double)row[i] * x[r * k + i], size += std::abs((double)row[i] * x[r * k + i]);
+        if (!(std::abs(sum - y[r * n + j]) <= size * 0.01)) return 1;
+      }
+    }
+  }
+  return 0;
+}

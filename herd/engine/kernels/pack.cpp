@@ -1,0 +1,116 @@
+// Weights into their layout and back.
+#include "layout.h"
+
+#include <immintrin.h>
+
+#include <vector>
+
+namespace {
+
+typedef float Lanes __attribute__((vector_size(64)));
+typedef int32_t Masks __attribute__((vector_size(64)));
+
+Masks magnitude(Lanes x) { return (Masks)x & 0x7fffffff; }  // as integers, so that NaN is the largest of all
+
+// Int4 codes and scales of 16 outputs' groups, one a lane. The largest weight of a group, with its sign, is brought to -8 or
+// a little beside it; of these scales, each fitted to its codes by least squares, the one with the smallest error stays.
+void pack_int4(const Lanes* x, uint8_t* group, uint16_t* scales) {
+  const Lanes zero = {};
+  Lanes top = {}, best = {}, scale = {}, q[HERD_GROUP];
+  Masks codes[HERD_GROUP] = {};
+  for (int i = 0; i < HERD_GROUP; i++) top = magnitude(x[i]) <= magnitude(top) ? top : x[i];
+  for (float reach : {-8.f, -8.7f, -7.4f, -6.8f, 7.f}) {
+    Lanes inverse = reach / top, xq = {}, qq = {};
+    inverse = (Lanes)magnitude(inverse) < 1e30f ? inverse : zero;
+    for (int i = 0; i < HERD_GROUP; i++) {
+      Lanes code = (x[i] * inverse + 12582912.f) - 12582912.f;
+      code = code > 7.f ? zero + 7.f : code;
+      q[i] = code < -8.f ? zero - 8.f : code;
+      xq += x[i] * q[i], qq += q[i] * q[i];
+    }
+    Lanes gain = xq * xq / qq;
+    Masks better = gain > best;
+    best = better ? gain : best, scale = better ? xq / qq : scale;
+    for (int i = 0; i < HERD_GROUP; i++) codes[i] = better ? __builtin_convertvector(q[i], Masks) : codes[i];
+  }
+  scale += top - top;  // NaN where a weight is not finite
+  for (int c = 0; c < PANEL; c++) scales[c] = _cvtss_sh(scale[c], 0);
+  for (int i = 0; i < HERD_GROUP / 2; i++) {
+    Masks both = (codes[i] + 8) | (codes[i + 16] + 8) << 4;
+    for (int c = 0; c < PANEL; c++) group[i / 4 * 64 + c * 4 + i % 4] = both[c];
+  }
+}
+
+void pack_panel(const Weight& w, const void* values, bool is_bf16, int panel) {
+  int padded = units(w.k) * UNIT, bytes = UNIT_BYTES[w.kind], first = panel * PANEL;
+  std::vector<float> x(PANEL * padded);  // rows past the last are zeros
+  std::vector<int8_t> q(padded);
+  uint8_t* data = (uint8_t*)w.data + (size_t)panel * units(w.k) * bytes;
+  for (int c = 0; c < std::min(PANEL, w.n - first); c++)
+    for (int i = 0; i < w.k; i++) {
+      size_t at = (size_t)(first + c) * w.k + i;
+      x[c * padded + i] = is_bf16 ? from_bf16(((const uint16_t*)values)[at]) : ((const float*)values)[at];
+    }
+  if (w.kind == HERD_INT4) {
+    for (int g = 0; g < padded / HERD_GROUP; g++) {
+      Lanes tile[HERD_GROUP];
+      for (int c = 0; c < PANEL; c++)
+        for (int i = 0; i < HERD_GROUP; i++) tile[i][c] = x[c * padded + g * HERD_GROUP + i];
+      uint8_t* unit = data + g / 2 * bytes;
+      pack_int4(tile, unit + 64 + g % 2 * 256, (uint16_t*)unit + g % 2 * 16);
+    }
+    return;
+  }
+  for (int c = 0; c < PANEL; c++) {
+    const float* row = &x[c * padded];
+    if (w.kind == HERD_BF16) {
+      for (int i = 0; i < padded; i += 2) {
+        uint32_t pair = to_bf16(row[i]) | (uint32_t)to_bf16(row[i + 1]) << 16;
+        memcpy(data + i * 32 + c * 4, &pair, 4);
+      }
+    } else {
+      int32_t sum = 0;
+      ((float*)w.scale)[first + c] = quantise(row, padded, q.data());
+      for (int i = 0; i < padded; i++) sum += q[i];
+      ((int32_t*)w.sum)[first + c] = 128 * sum;
+      for (int i = 0; i < padded; i += 4) memcpy(data + i * 16 + c * 4, &q[i], 4);
+    }
+  }
+}
+
+}  // namespace
+
+size_t herd_weight_bytes(int kind, int n, int k) {
+  return panels(n) * (size_t)units(k) * UNIT_BYTES[kind] + (kind == HERD_INT8 ? panels(n) * PANEL * 8 : 0);
+}
+
+void herd_weight_at(Weight* w, int kind, int n, int k, void* memory) {
+  uint8_t* end = (uint8_t*)memory + panels(n) * (size_t)units(k) * UNIT_BYTES[kind];
+  *w = {kind, n, k, (uint8_t*)memory, nullptr, nullptr};
+  if (kind == HERD_INT8) w->scale = (float*)end, w->sum = (int32_t*)end + panels(n) * PANEL;
+}
+
+void herd_pack(const Weight* w, const void* values, int is_bf16, int t, int nt) {
+  Share mine = share(panels(w->n), 1, t, nt);
+  for (int panel = mine.from; panel < mine.to; panel++) pack_panel(*w, values, is_bf16, panel);
+}
+
+void herd_unpack_rows(const Weight* w, const int64_t* rows, int count, float* out, int ldo) {
+  for (int i = 0; i < count; i++) {
+    int c = rows[i] % PANEL;
+    const uint8_t* data = w->data + rows[i] / PANEL * (size_t)units(w->k) * UNIT_BYTES[w->kind];
+    for (int j = 0; j < w->k; j++) {
+      float* y = out + (size_t)i * ldo + j;
+      if (w->kind == HERD_BF16) {
+        *y = from_bf16(((const uint16_t*)data)[j / 2 * 32 + c * 2 + j % 2]);
+      } else if (w->kind == HERD_INT8) {
+        *y = ((const int8_t*)data)[j / 4 * 64 + c * 4 + j % 4] * w->scale[rows[i]];
+      } else {
+        const uint8_t* unit = data + j / UNIT * UNIT_BYTES[HERD_INT4];
+        int g = j % UNIT / HERD_GROUP, in = j % HERD_GROUP;
+        int both = unit[64 + g * 256 + in % 16 / 4 * 64 + c * 4 + in % 4];
+        *y = ((in < 16 ? both & 15 : both >> 4) - 8) * _cvtsh_ss(((const uint16_t*)unit)[g * 16 + c]);
+      }
+    }
+  }
+}
