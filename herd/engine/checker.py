@@ -20,7 +20,7 @@ LIMITS = {
     "schema": {"max_items_in_row": 2000, "step_max_items": 50_000},
     "grammar": {"max_items_in_row": 400, "step_max_items": 10_000},
 }
-COMMON = {"step_lexer_fuel": 100_000, "max_lexer_states": 20_000, "max_grammar_size": 200_000}
+COMMON = {"step_lexer_fuel": 200_000, "max_lexer_states": 20_000, "max_grammar_size": 200_000}
 
 
 class Checker:

@@ -23,7 +23,7 @@ from herd.protocol.types import Format
 MAX_TEXT = 128 << 10  # characters of a regular expression or a grammar
 CACHED = 16  # compiled grammars an engine keeps
 # At each place where JSON may have white space: one space, or a line's end and an indentation.
-WHITESPACE = r" |\n {0,32}"
+WHITESPACE = r" |\n {0,20}"
 # Names of tool formats are text to a grammar, whether or not the tokenizer has a token for them.
 MARKERS = ("<tool_call>", "</tool_call>", "[TOOL_CALLS]", "<|python_tag|>")
 
@@ -107,6 +107,8 @@ class Grammars:
                 try:
                     known = self._compile(source)
                 except HerdError as error:
+                    if error.status != 400:
+                        raise  # ours, not the grammar's
                     known = error
                 self._known[source] = known
                 while len(self._known) > CACHED:
@@ -123,6 +125,8 @@ class Grammars:
         if self._vocabulary is None:
             self._vocabulary = _vocabulary(self._tokenizer, self._stop_ids)
         matcher = LLMatcher(self._vocabulary, source.text, log_level=0, limits=parser_limits(source.limits))
+        if not matcher.is_error():
+            matcher.compute_bitmask()  # what is too much work at once is refused now
         if matcher.is_error():
             raise HerdError(
                 f"the grammar cannot be compiled: {reason(matcher.get_error())}", code="invalid_grammar"

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from decimal import Decimal
 from typing import Any
 from urllib.parse import unquote
 
@@ -14,6 +15,7 @@ from herd.errors import HerdError
 
 MAX_BYTES = 256 << 10
 MAX_DEPTH = 64
+MAX_MULTIPLE = 1000  # as many states has the automaton of a number's remainder
 EXACT = 2**53  # the grammar's numbers are doubles
 
 # Say nothing about what is valid, so nothing is lost with them.
@@ -173,6 +175,10 @@ class _Walk:
             if not number and not (key.startswith("exclusive") and isinstance(value, bool)):
                 raise self.wrong(path, "must be a number")
             self._exact(value, path)
+            if key == "multipleOf" and not 0 < _whole(value) <= MAX_MULTIPLE:
+                raise self.wrong(
+                    path, f"must be above 0, and at most {MAX_MULTIPLE} without its decimal point"
+                )
         elif key in COUNTS:
             if not number or value < 0 or value != int(value):
                 raise self.wrong(path, "must be a whole number, at least 0")
@@ -210,6 +216,12 @@ class _Walk:
 
 def _escaped(key: str) -> str:
     return key.replace("~", "~0").replace("/", "~1")
+
+
+def _whole(value: float) -> int:
+    """The number without its decimal point: 25 of 0.25."""
+    decimal = Decimal(str(value)).normalize()
+    return int(decimal.scaleb(max(-int(decimal.as_tuple().exponent), 0)))
 
 
 def _narrow(schema: dict[str, Any], bits: int) -> None:

@@ -90,6 +90,7 @@ def leaves() -> st.SearchStrategy[Any]:
             optional={"minimum": low, "maximum": high, "exclusiveMaximum": high, "exclusiveMinimum": low},
         ),
         st.fixed_dictionaries({"type": st.just("integer"), "multipleOf": st.integers(2, 9), "minimum": low}),
+        st.just({"type": "number", "multipleOf": 0.25, "maximum": 3}),
         st.fixed_dictionaries(
             {"type": st.just("string")},
             optional={"minLength": st.integers(0, 3), "maxLength": st.integers(3, 9), "title": st.just("t")},
@@ -217,6 +218,10 @@ PERSON = {
         ({"type": "text"}, "#/type must be of array"),
         ({"const": 2**60}, "#/const has a number above 2^53"),
         ({"minimum": "3"}, "#/minimum must be a number"),
+        (
+            {"type": "integer", "multipleOf": 99991},
+            "#/multipleOf must be above 0, and at most 1000",
+        ),
         ({"maxLength": -1}, "#/maxLength must be a whole number"),
         ({"required": "a"}, "#/required must be a list of names"),
         ({"enum": []}, "#/enum must be a list of values"),
@@ -413,7 +418,9 @@ BOMBS = {
         "json_schema",
         {"allOf": [{"anyOf": [{"properties": {f"{i}{j}": {}}} for j in range(10)]} for i in range(9)]},
     ),
-    "an impossible multiple": Format("json_schema", {"type": "integer", "multipleOf": 99991}),
+    "a product of multiples": Format(
+        "json_schema", {"allOf": [{"type": "integer", "multipleOf": n} for n in (991, 997, 983, 977)]}
+    ),
     "deep rules": Format("lark", text="start: " + "(" * 30_000 + '"a"' + ")" * 30_000),
     "doubling rules": Format(
         "lark", text="start: a0\n" + "".join(f"a{i}: a{i + 1} a{i + 1}\n" for i in range(60)) + 'a60: "x"\n'
