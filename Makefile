@@ -13,7 +13,7 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 TORCH := $(shell grep '^torch==' constraints.txt)
 CHROMIUM = $(shell which chromium chromium-browser google-chrome 2>/dev/null) \
   $(wildcard $(HOME)/.cache/ms-playwright/chromium-* $(HOME)/Library/Caches/ms-playwright/chromium-*)
-INPUTS := pyproject.toml constraints.txt $(VENV)/.torch
+INPUTS := pyproject.toml setup.py constraints.txt $(wildcard herd/engine/kernels/*.cpp herd/engine/kernels/*.h) $(VENV)/.torch
 
 .PHONY: up test lint force
 

@@ -21,7 +21,15 @@ AVX2 = ["-mavx2", "-mfma", "-mf16c"]
 AVX512 = [*AVX2, *(f"-mavx512{part}" for part in ("f", "bw", "vl", "dq", "vnni", "bf16"))]
 AMX = [*AVX512, "-mamx-tile", "-mamx-int8", "-mamx-bf16"]
 # No contraction and no -ffast-math: a result is the same in whatever loop its row comes to lie.
-FLAGS = ["-std=c++17", "-O3", "-ffp-contract=off", "-fPIC", "-shared", "-pthread", "-fvisibility-inlines-hidden"]
+FLAGS = [
+    "-std=c++17",
+    "-O3",
+    "-ffp-contract=off",
+    "-fPIC",
+    "-shared",
+    "-pthread",
+    "-fvisibility-inlines-hidden",
+]
 
 
 class BuildKernels(build_ext):
@@ -34,7 +42,10 @@ class BuildKernels(build_ext):
         with ThreadPoolExecutor() as pool:
             problems = [p for p in pool.map(self.compile, self.extensions) if p]
         if problems:
-            print(f"herd: no CPU kernels of this kind, PyTorch serves instead: {'; '.join(problems)}", file=sys.stderr)
+            print(
+                f"herd: no CPU kernels of this kind, PyTorch serves instead: {'; '.join(problems)}",
+                file=sys.stderr,
+            )
 
     def compile(self, extension: Extension) -> str | None:
         target = Path(self.get_ext_fullpath(extension.name))
@@ -55,7 +66,9 @@ class Wheel(bdist_wheel):
 
 
 def compiler() -> str:
-    return os.environ.get("CXX") or shutil.which("c++") or shutil.which("g++") or shutil.which("clang++") or ""
+    return (
+        os.environ.get("CXX") or shutil.which("c++") or shutil.which("g++") or shutil.which("clang++") or ""
+    )
 
 
 def kernels() -> list[Extension]:
@@ -68,7 +81,11 @@ def kernels() -> list[Extension]:
     sources, headers = ([str(p) for p in sorted(ROOM.glob(f"*.{kind}"))] for kind in ("cpp", "h"))
     return [
         Extension(
-            f"herd.engine.kernels.libherd_{name}", sources, depends=headers, extra_compile_args=flags, optional=True
+            f"herd.engine.kernels.libherd_{name}",
+            sources,
+            depends=headers,
+            extra_compile_args=flags,
+            optional=True,
         )
         for name, flags in (("amx", AMX), ("avx512", AVX512), ("avx2", AVX2))
     ]

@@ -33,7 +33,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Built from a copy, so that nothing left in the work tree by another build gets in."""
     source, out = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("wheel")
     shutil.copytree(ROOT / "herd", source / "herd", ignore=shutil.ignore_patterns("__pycache__", "*.so"))
-    for name in ("pyproject.toml", "README.md", "LICENSE", "NOTICE"):
+    for name in ("pyproject.toml", "setup.py", "README.md", "LICENSE", "NOTICE"):
         shutil.copy(ROOT / name, source)
     command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(out), str(source)]
     subprocess.run(command, check=True, capture_output=True, text=True)
@@ -55,6 +55,9 @@ def test_the_wheel_holds_model_pages_and_licence(wheel: Path) -> None:
     assert any(name.endswith("licenses/NOTICE") for name in names)
     assert not [name for name in names if name.startswith(("tests/", "bench/"))]
     assert wheel.stat().st_size < 40e6
+    kernels = [name for name in names if name.startswith("herd/engine/kernels/libherd_")]
+    assert bool(kernels) != wheel.name.endswith("-none-any.whl"), wheel.name
+    assert "-py3-none-" in wheel.name
 
 
 @pytest.mark.slow

@@ -33,7 +33,7 @@ def open_engine(model_dir: Path, *, weights: str = "auto") -> Engine:
 
     "auto" is HERD_WEIGHTS if that is set, else int8 where the kernels are and bf16 where they are not.
     """
-    runner = _runner(model_dir, _chosen(weights))
+    runner = _runner(model_dir, chosen(weights))
     tokenizer = Tokenizer.load(model_dir)
     if tokenizer.vocab_size > runner.config.vocab_size:
         raise HerdError(
@@ -54,7 +54,7 @@ def open_engine(model_dir: Path, *, weights: str = "auto") -> Engine:
     )
 
 
-def _chosen(weights: str) -> Weights:
+def chosen(weights: str) -> Weights:
     if weights == "auto":
         weights = os.environ.get("HERD_WEIGHTS") or "auto"
     if weights not in get_args(Weights):

@@ -32,6 +32,8 @@ class Pace:
             usual, _ = self.time(replies)
             spare = (min(SLOWER * usual, 0.9 * LONGEST) if usual else STEP) - usual
             self.chunk = self._scaled(self.chunk, prompts, spare / max(seconds - usual, 1e-6))
+            if prompts <= 2 * FEW:  # next to no prompt: else a machine that got slower would starve it
+                self._remember(replies + prompts, seconds)
         elif prompts:
             goal = STEP * self.layers
             self.chunk_alone = self._scaled(self.chunk_alone, prompts, goal / max(seconds, 1e-6))

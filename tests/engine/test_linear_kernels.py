@@ -25,11 +25,27 @@ from herd.errors import HerdError
 ROOT = Path(__file__).parents[2]
 AMX_FLAGS = ["-mavx2", "-mfma", "-mf16c", *(f"-mavx512{p}" for p in ("f", "bw", "vl", "dq", "vnni", "bf16"))]
 EVERY = ["amx", "avx512", "avx2", "emulated amx"]
-SHAPES = [(1, 16, 64), (3, 33, 40), (16, 64, 32), (17, 100, 1000), (33, 16, 8191), (50, 130, 257), (256, 80, 320)]
+SHAPES = [
+    (1, 16, 64),
+    (3, 33, 40),
+    (16, 64, 32),
+    (17, 100, 1000),
+    (33, 16, 8191),
+    (50, 130, 257),
+    (256, 80, 320),
+]
 
 
 def build(folder: Path, **env: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "setup.py", "build_ext", "--build-lib", str(folder), "--build-temp", str(folder / "t")]
+    command = [
+        sys.executable,
+        "setup.py",
+        "build_ext",
+        "--build-lib",
+        str(folder),
+        "--build-temp",
+        str(folder / "t"),
+    ]
     return subprocess.run(command, cwd=ROOT, env=os.environ | env, capture_output=True, text=True)
 
 
@@ -100,7 +116,14 @@ def product(packed: PackedWeight, x: Tensor, threads: int, ld: int = 0, add: Ten
         )
     for t in range(threads):
         packed.library.herd_linear(
-            ctypes.byref(packed.struct), kernels.address(act), rows, out.data_ptr(), ld, add is not None, t, threads
+            ctypes.byref(packed.struct),
+            kernels.address(act),
+            rows,
+            out.data_ptr(),
+            ld,
+            add is not None,
+            t,
+            threads,
         )
     return out
 

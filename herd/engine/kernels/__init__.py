@@ -94,7 +94,7 @@ def choose() -> tuple[str | None, ctypes.CDLL | None, str]:
         return None, None, "HERD_KERNELS=none"
     if asked and asked not in FEATURES:
         raise HerdError(f"HERD_KERNELS={asked}: it is one of {', '.join(FEATURES)}, none")
-    reasons = []
+    reasons: list[str] = []
     for name in (asked,) if asked else FEATURES:
         try:
             return name, load(name), "; ".join(reasons)
@@ -223,7 +223,7 @@ def quantise_rows(x: Tensor) -> tuple[Tensor, Tensor]:
 
 def in_order(x: Tensor) -> Tensor:
     """Sums over the last dimension, kept, one after the other as the kernels do."""
-    return functools.reduce(torch.add, x.split(1, -1))
+    return functools.reduce(torch.add, torch.split(x, 1, -1))  # type: ignore[no-untyped-call]
 
 
 def quantise_groups(weight: Tensor) -> tuple[Tensor, Tensor]:
@@ -265,7 +265,7 @@ class PlainWeight:
         index = torch.as_tensor(ids, dtype=torch.int64)
         codes, scale = self.codes[index], self.scale[index]
         if self.kind == "int4":
-            return (codes.unflatten(1, (-1, GROUP)) * scale).flatten(1)[:, : self.k]
+            return (codes.view(len(index), -1, GROUP) * scale).flatten(1)[:, : self.k]
         return codes * scale
 
     def linear(self, x: Tensor) -> Tensor:
@@ -273,14 +273,14 @@ class PlainWeight:
             return x.bfloat16().float() @ self.codes.T
         codes, scale = quantise_rows(x.float())
         if self.kind == "int8":
-            parts = zip(codes.split(1024, 1), self.codes.split(1024, 1), strict=True)
-            total = sum(((a @ b.T).int() for a, b in parts), torch.zeros(1, dtype=torch.int32))
+            total = torch.zeros(len(x), self.n, dtype=torch.int32)
+            for i in range(0, self.k, 1024):
+                total += (codes[:, i : i + 1024] @ self.codes[:, i : i + 1024].T).int()
             return total.float() * self.scale.T * scale
         out = torch.zeros(len(x), self.n)
-        codes = torch.nn.functional.pad(codes, (0, -self.k % GROUP))
-        groups = zip(codes.split(GROUP, 1), self.codes.split(GROUP, 1), self.scale.unbind(1), strict=True)
-        for a, b, group_scale in groups:
-            out += (a @ b.T) * group_scale.T
+        for group, i in enumerate(range(0, self.k, GROUP)):
+            part = codes[:, i : i + GROUP]
+            out += (part @ self.codes[:, i : i + part.shape[1]].T) * self.scale[:, group].T
         return out * scale
 
 

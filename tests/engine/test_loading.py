@@ -1,0 +1,38 @@
+"""Which weights and which runner a model gets."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from herd.engine import kernels, loading
+from herd.engine.eager import Eager
+from herd.engine.loading import open_engine
+from herd.errors import HerdError
+
+from .conftest import ask, run
+
+
+def test_fp32_is_always_eager_and_unknown_weights_are_refused(model_dir: Path) -> None:
+    assert isinstance(open_engine(model_dir, weights="fp32").runner, Eager)
+    with pytest.raises(HerdError, match="int8"):
+        open_engine(model_dir, weights="int3")
+
+
+def test_without_kernels_pytorch_serves(model_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernels, "available", lambda: None)
+    engine = open_engine(model_dir)
+    assert isinstance(engine.runner, Eager) and run(engine, ask())[0].tokens
+
+
+def test_auto_is_what_the_environment_says_else_int8_on_kernels(
+    model_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HERD_WEIGHTS", "fp32")
+    assert isinstance(open_engine(model_dir).runner, Eager)
+    monkeypatch.delenv("HERD_WEIGHTS")
+    assert loading.chosen("auto") == ("int8" if kernels.available() else "bf16")
+    if kernels.available():
+        sizes = [open_engine(model_dir, weights=w).runner.weight_bytes for w in ("bf16", "int8", "int4")]
+        assert sizes == sorted(sizes, reverse=True) and len(set(sizes)) == 3
