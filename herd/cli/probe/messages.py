@@ -195,10 +195,12 @@ def _tool_check(name: str, choice: dict[str, Any], wanted: str | None) -> None:
 
 
 def _judge(calls: list[dict[str, Any]], reason: str, may_not: bool, wanted: str | None) -> Verdict:
+    if may_not and not calls:
+        return honoured(f"no tool is used, {quote(reason)}")
     if reason == "max_tokens" and (not calls or any(call["input"] is None for call in calls)):
         return untested(f"{ROOM} tokens did not suffice; stop_reason says so")
     if not calls:
-        return honoured(f"no tool is used, {quote(reason)}") if may_not else ignored("no tool is used")
+        return ignored("no tool is used")
     for call in calls:
         name = at(call, "name", kind=str)
         if not at(call, "id", kind=str) or name not in SCHEMAS:
