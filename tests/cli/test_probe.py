@@ -101,6 +101,7 @@ FAULTS: dict[str, dict[str, str]] = {
     "always greedy": {"chat.temperature, seed": "ignored"},
     "no top_p": {"chat.top_p": "ignored"},
     "no stop": {"chat.stop": "ignored", "stream.stop": "ignored", "completions.stop": "ignored"},
+    "refuses top_k": {"messages.stop_sequences": "untested", "messages.streamed text": "untested"},
     "no stop_sequences": {"messages.stop_sequences": "ignored"},
     "another stop": {"messages.stop_sequences": "broken"},
     "shows a part of stop": {"chat.stop": "broken", "stream.stop": "broken", "messages.stop_sequences": "broken"},

@@ -131,8 +131,9 @@ def test_tools(client: anthropic.Anthropic, choice: Any) -> None:
 
 
 def test_structured_output(client: anthropic.Anthropic) -> None:
-    message = client.messages.parse(model="cria", max_tokens=200, messages=SAY, output_format=Trip)
-    assert isinstance(message.parsed_output, Trip)
+    """The package itself takes bounds out of a schema before it sends it, so this one has none."""
+    message = client.messages.parse(model="cria", max_tokens=300, messages=SAY, output_format=Clock)
+    assert isinstance(message.parsed_output, Clock)
 
 
 def test_errors_by_class(client: anthropic.Anthropic, herd_url: str) -> None:
