@@ -229,7 +229,7 @@ def overload(server: Server, seconds: float) -> list[str]:
     for times in (1, 10):
         with watched(server, f"load × {times}: {times * rate:.0f} requests a second, {tokens} tokens") as row:
             run = asyncio.run(generate(server, times * rate, seconds, tokens))
-            row.statuses = Counter({str(status): n for status, n in run.statuses.items()})
+            row.statuses = Counter({f"× {status}": n for status, n in run.statuses.items()})
         runs.append(run)
         if bad := {s: n for s, n in run.statuses.items() if s not in (200, 429)}:
             problems.append(f"{row.name}: {bad}")
@@ -310,6 +310,16 @@ def run(server: Server, templates: list[tuple[str, bytes]], args: argparse.Names
         yield row
 
 
+def logged(server: Server) -> Counter[str]:
+    """The last lines of the tracebacks in the server's log."""
+    found, inside = Counter[str](), False
+    for line in server.log.read_text(errors="replace").splitlines():
+        if inside and line and not line.startswith(" "):
+            found[line[:300]] += 1
+        inside = line.startswith("Traceback") or (inside and line.startswith(" "))
+    return found
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -329,8 +339,7 @@ def main() -> int:
         for row in run(server, templates, args):
             problems += row.problems
         problems += overload(server, 8 if args.quick else 30)
-        text = server.log.read_text(errors="replace")
-        problems += [line for line in text.splitlines() if line.startswith("Traceback")]
+        problems += [f"in the log {n} ×: {error}" for error, n in logged(server).items()]
     print("\n".join(problems) or "no 5xx, no hang, no place kept, no growth")
     return bool(problems)
 

@@ -69,17 +69,17 @@ class Asked:
 
 def schedule(count: int, seed: int) -> list[Asked]:
     rng = random.Random(seed)
-    beginnings = [" ".join(rng.choices(WORDS, k=rng.choice((20, 60, 150)))) for _ in range(5)]
+    beginnings = [" ".join(rng.choices(WORDS, k=rng.choice((40, 100, 200)))) for _ in range(5)]
     asked, step = [], 0
     for i in range(count):
-        step += rng.choice((0, 0, 1, 3, 12))
+        step += rng.choice((0, 0, 0, 1, 4))
         prompt = rng.choice(beginnings) + " " + " ".join(rng.choices(WORDS, k=rng.choice((1, 3, 40))))
         sampling = Sampling(
             temperature=rng.choice((0.0, 0.7, 1.3)),
             top_p=rng.choice((1.0, 0.9)),
             top_k=rng.choice((0, 50)),
             seed=i,
-            max_tokens=rng.choice((5, 30, 120)),
+            max_tokens=rng.choice((5, 40, 120)),
             logprobs=1,
         )
         gone = step + rng.randrange(1, 60) if rng.random() < 0.15 else None
@@ -134,7 +134,7 @@ def compare(directory: Path, weights: str, count: int, seed: int) -> int:
     expected = alone(whole, schedule(count, seed))
     asked = schedule(count, seed)
     crowd = Engine(
-        whole.runner, whole.tokenizer, whole.template, max_len=CONTEXT, slots=8, blocks=needed(CONTEXT) + 6
+        whole.runner, whole.tokenizer, whole.template, max_len=CONTEXT, slots=8, blocks=needed(CONTEXT) + 2
     )
     seen = crowded(crowd, asked, seed)
     different = sum(not a.equals(b) for a, b in zip(asked, expected, strict=True))

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from http.cookies import CookieError, SimpleCookie
 
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -72,6 +73,8 @@ class Guard:
                 await Response(status_code=204)(scope, receive, send_out)
             else:
                 await self.app(scope, receive, send_out)
+        except ClientDisconnect:  # in the middle of its body: there is nobody to answer
+            status = 499
         except Exception:
             log.exception("request %s failed", extra["X-Request-Id"])
             if began_reply:
