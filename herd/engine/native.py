@@ -25,12 +25,11 @@ from herd.model.config import Config
 from herd.model.llama import Llama
 from herd.protocol.types import Sampling
 
-CHUNK = (
-    512  # rows that go through a layer together: what lies between its products stays in the cache of the CPU
-)
+# Rows that go through a layer together: what lies between its products stays in the last cache, or nearly.
+CHUNK = 512
+FEW = 4  # as in layer.h
 
 # The products of a layer, in the kernels' order, and the parts that each is made of.
-FEW = 4  # as in layer.h
 PRODUCTS = (("attn.q", "attn.k", "attn.v"), ("attn.o",), ("ffn.gate", "ffn.up"), ("ffn.down",))
 
 _LORA = np.dtype(

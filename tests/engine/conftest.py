@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
 import torch
 
+from herd.engine import kernels, native
 from herd.engine.eager import Eager
 from herd.engine.engine import Engine, drain
 from herd.engine.step import Adapter
@@ -110,3 +111,19 @@ def run(engine: Engine, *requests: Request) -> list[Reply]:
     for id, event in drain(engine):
         events[id].append(event)
     return [Reply(e) for e in events.values()]
+
+
+@pytest.fixture(params=list(kernels.FEATURES))
+def library(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """Each library that this CPU can run."""
+    try:
+        kernels.load(request.param)
+    except OSError as error:
+        pytest.skip(str(error))
+    caches = (kernels.choose, kernels.team, native.library)
+    monkeypatch.setenv("HERD_KERNELS", request.param)
+    for cache in caches:
+        cache.cache_clear()
+    yield request.param
+    for cache in caches:
+        cache.cache_clear()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import ctypes
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import pairwise
 
@@ -22,7 +22,6 @@ from herd.engine.step import BLOCK, Adapter, Span
 from herd.errors import HerdError
 from herd.model.config import Config, RopeScaling
 from herd.model.llama import Linear, Llama
-from herd.protocol.types import Sampling
 
 from ..tiny import tiny_llama
 
@@ -33,24 +32,9 @@ SHAPES = {
     "llama-3.1": Config(
         200, 96, 2, 6, 2, 48, 160, rope_scaling=RopeScaling(8.0), max_positions=131072, tied=False
     ),
+    "wide": Config(100, 1024, 1, 4, 2, 64, 1408),
     "tiny": Config(100, 32, 2, 4, 1, 8, 64, norm_eps=1e-6, rope_theta=10000.0),
 }
-
-
-@pytest.fixture(params=list(kernels.FEATURES))
-def library(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """Each library that this CPU can run."""
-    try:
-        kernels.load(request.param)
-    except OSError as error:
-        pytest.skip(str(error))
-    caches = (kernels.choose, kernels.team, native.library)
-    monkeypatch.setenv("HERD_KERNELS", request.param)
-    for cache in caches:
-        cache.cache_clear()
-    yield request.param
-    for cache in caches:
-        cache.cache_clear()
 
 
 best = pytest.mark.skipif(kernels.available() is None, reason="no kernels here")
@@ -145,7 +129,7 @@ def distance(got: Tensor, expected: Tensor) -> float:
     return float((got - expected).norm() / expected.norm())
 
 
-@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("shape", ["cria", "llama-3.2", "llama-3.1", "tiny"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_states_and_logits_are_those_of_float64(library: str, shape: str, kind: str) -> None:
     """Each first token sees one key, so nothing is rounded but what the reference rounds too. Later ones have bf16
@@ -210,6 +194,19 @@ def test_a_row_does_not_depend_on_schedule_blocks_or_threads(kind: str, data: st
         expected = whole(one, ids)
         assert torch.equal(torch.cat(states), expected)
         assert torch.equal(runner.logits(expected[-3:])[-1], one.logits(expected)[-1])
+
+
+@best
+@pytest.mark.parametrize("kind", KINDS)
+def test_few_rows_of_a_layer_that_two_threads_share(kind: str) -> None:
+    """The shapes above are so small that one thread computes few rows; with few rows each prepares its own."""
+    one, two = (_runner("wide", kind, threads) for threads in (1, 2))
+    ids = tokens(one.config, 37)
+    expected = whole(one, ids)
+    got = [two.hidden(ids[:30], [Span(0, 30, 0, [5, 6])], nothing)]
+    for first, end in pairwise((30, 31, 33, 37)):
+        got.append(two.hidden(ids[first:end], [Span(0, end - first, first, [5, 6])], nothing))
+    assert torch.equal(torch.cat(got), expected)
 
 
 _runners: dict[tuple[str, str, int], Native] = {}
@@ -383,99 +380,3 @@ def test_the_models_own_weights_are_given_up() -> None:
     assert sum(p.numel() for p in model.parameters() if p.dim() == 2) == 0
     c = runner.config
     assert runner.block_bytes == c.n_layers * c.n_kv_heads * 2 * BLOCK * 64 * 2  # heads of 48 lie in 64
-
-
-# --- drawing
-
-
-def kept(logits: np.ndarray, s: Sampling) -> np.ndarray:
-    """The distribution by its definition, from a whole sort; of equals the lowest ids first."""
-    x = logits.astype(np.float64) / s.temperature
-    p = np.exp(x - x.max())
-    order = np.argsort(-p, kind="stable")
-    ranked = p[order]
-    ranked[s.top_k or len(p) :] = 0
-    ranked /= ranked.sum()
-    if s.top_p < 1:
-        ranked[np.cumsum(ranked) - ranked >= s.top_p] = 0
-    ranked[ranked < s.min_p * ranked[0]] = 0
-    p[order] = ranked
-    return p / p.sum()
-
-
-def random_logits(rng: np.random.Generator, size: int, style: int) -> np.ndarray:
-    logits = rng.standard_normal(size) * rng.choice([0.1, 1, 4, 30])
-    if style == 1:
-        logits = logits.round()  # ties
-    if style == 2:
-        logits[rng.random(size) < 0.5] = -np.inf  # a grammar's mask
-        logits[rng.integers(size)] = 1
-    return logits.astype(np.float32)
-
-
-@pytest.mark.parametrize("size", [1, 2, 17, 340, 8192, 40000])
-def test_draws_invert_the_distribution(library: str, size: int) -> None:
-    rng = np.random.default_rng(size)
-    for turn in range(24):
-        logits = random_logits(rng, size, turn % 3)
-        s = Sampling(
-            temperature=float(rng.choice([0.3, 1, 2])),
-            top_k=int(rng.choice([0, 0, 1, 5, 50, 3000])),
-            top_p=float(rng.choice([1, 0.95, 0.5, 0.1])),
-            min_p=float(rng.choice([0, 0, 0.05, 0.5])),
-        )
-        u = rng.random(20)
-        got = native.draw(torch.from_numpy(np.tile(logits, (20, 1))), [s] * 20, u.tolist())
-        # Where the limit lies within rounding of a token's own share, either side will do.
-        near = {min(s.top_p * (1 + e), 1.0) for e in (-1e-6, 0, 1e-6)} if s.top_p < 1 else {1.0}
-        assert any(inverts(kept(logits, replace(s, top_p=top_p)), u, got) for top_p in near)
-
-
-def inverts(p: np.ndarray, u: np.ndarray, tokens: list[int | None]) -> bool:
-    end = p.cumsum()[tokens]
-    return bool(((p[tokens] > 0) & (end - p[tokens] <= u + 1e-5) & (u <= end + 1e-5)).all())
-
-
-def test_the_ends_of_the_distribution_are_reached(library: str) -> None:
-    logits = torch.tensor([[-torch.inf, 0, 0, -torch.inf]])
-    for s in (Sampling(), Sampling(top_p=0.999), Sampling(top_k=3), Sampling(min_p=0.1)):
-        assert native.draw(logits, [s], [0.0]) == [1]
-        assert native.draw(logits, [s], [np.nextafter(1.0, 0.0)]) == [2]
-    greedy = Sampling(temperature=0)
-    assert native.draw(torch.tensor([[1.0, 3, 3, 2]]), [greedy], [0.5]) == [1]
-
-
-def test_rows_have_their_own_limits_and_broken_ones_are_reported(library: str) -> None:
-    nan, inf = torch.nan, torch.inf
-    logits = torch.tensor([[0.0, 9, 0], [0, nan, 9], [inf, 0, 0], [-inf] * 3, [5, 0, -inf]])
-    limits = [Sampling(temperature=0), Sampling(), Sampling(temperature=0), Sampling(), Sampling(top_k=1)]
-    assert native.draw(logits, limits, [0.99] * 5) == [1, None, None, None, 0]
-
-
-@best
-@pytest.mark.parametrize(
-    "s", [Sampling(), Sampling(top_k=4), Sampling(temperature=0.7, top_p=0.8, min_p=0.02)]
-)
-def test_draws_follow_the_distribution(s: Sampling) -> None:
-    logits = np.random.default_rng(3).standard_normal(12).astype(np.float32)
-    n, p = 20_000, kept(logits, s)
-    u = np.random.default_rng(4).random(n).tolist()
-    drawn = native.draw(torch.from_numpy(logits).expand(n, -1), [s] * n, u)
-    counts = np.bincount(np.array(drawn), minlength=12)
-    some = p > 0
-    assert counts[~some].sum() == 0
-    chi2 = ((counts[some] - n * p[some]) ** 2 / (n * p[some])).sum()
-    assert chi2 < 33  # of 11 degrees of freedom at most: exceeded once in 1,800 runs, but the seed is fixed
-
-
-def test_logprobs(library: str) -> None:
-    rng = np.random.default_rng(0)
-    for size, k in ((1, 5), (30, 20), (1000, 0), (40000, 20)):
-        logits = torch.from_numpy(np.stack([random_logits(rng, size, style) for style in range(3)]))
-        chosen = rng.integers(0, size, 3).tolist()
-        expected = torch.log_softmax(logits.double(), -1)
-        for row, at, (value, top) in zip(expected, chosen, native.logprobs(logits, chosen, k), strict=True):
-            assert value == pytest.approx(float(row[at]), abs=1e-4)
-            order = np.argsort(-row.numpy(), kind="stable")[:k].tolist()
-            assert [id for id, _ in top] == order
-            assert [v for _, v in top] == pytest.approx(row[order].tolist(), abs=1e-4)

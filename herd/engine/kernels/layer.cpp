@@ -1,8 +1,17 @@
 // A transformer layer, and the head, each in one visit of the threads.
+#include <initializer_list>
+
 #include "layer.h"
 
 namespace herd {
 namespace {
+
+void run(Team* team, Task task, void* context, bool alone) {
+  if (alone)
+    task(context, 0, 1);
+  else
+    herd_team_run(team, task, context);
+}
 
 struct Visit {
   Team* team;
@@ -101,19 +110,21 @@ extern "C" {
 // x [rows, dim] through layer `index`; keys and values go to the cache.
 void herd_layer(Team* team, const Shape* shape, const Layer* layer, const Chunk* chunk, int index, uint16_t* cache) {
   Visit v{team, *shape, *layer, *chunk, index, cache};
-  herd_team_run(team, visit, &v);
+  int64_t weights = 0;
+  for (const Weight* w : {&layer->qkv, &layer->o, &layer->gate_up, &layer->down}) weights += int64_t(w->n) * w->k;
+  run(team, visit, &v, little(chunk->rows, weights));
 }
 
 // y [rows, dim] = norm(x), which may be the same memory.
 void herd_norm(Team* team, const float* x, const float* weight, int rows, int dim, float eps, float* y) {
   Norm n{x, weight, rows, dim, eps, y};
-  herd_team_run(team, visit_norm, &n);
+  run(team, visit_norm, &n, little(rows, 64 * dim));
 }
 
 // Logits y [rows, n] of states h [rows, k].
 void herd_head(Team* team, const Weight* weight, const float* h, int rows, uint8_t* act, float* y) {
   Head v{team, weight, h, rows, act, y};
-  herd_team_run(team, visit_head, &v);
+  run(team, visit_head, &v, little(rows, int64_t(weight->n) * weight->k));
 }
 
 // The attention of a layer alone: y's queries, keys and values through the cache to h.

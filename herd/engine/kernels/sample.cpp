@@ -234,14 +234,18 @@ extern "C" {
 
 // A token for each row, by its own limits and its own uniform number; -1 where the logits are NaN or their largest
 // is not finite.
-void herd_draw(Team* team, const float* logits, int rows, int size, const Limits* limits, const double* u, int32_t* tokens) {
+void herd_draw(Team* team, const float* logits, int rows, int size, const Limits* limits, const double* u,
+               int32_t* tokens) {
   Draws d{logits, rows, size, limits, u, tokens};
+  if (rows == 1) return visit_draws(&d, 0, 1);
   herd_team_run(team, visit_draws, &d);
 }
 
 // Log-probabilities of one chosen token a row, and of the k best with their ids (of equals the lowest first).
-void herd_score(Team* team, const float* logits, int rows, int size, const int32_t* chosen, int k, float* values, int32_t* ids) {
+void herd_score(Team* team, const float* logits, int rows, int size, const int32_t* chosen, int k, float* values,
+                int32_t* ids) {
   Scores s{logits, rows, size, k, chosen, values, ids};
+  if (rows == 1) return visit_scores(&s, 0, 1);
   herd_team_run(team, visit_scores, &s);
 }
 
