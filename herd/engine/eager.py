@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from herd.engine.packed import Packed
+from herd.engine.packed import Packed, Quantised
 from herd.engine.step import BLOCK, Adapter, Span
 from herd.model.llama import Linear, Llama
 
@@ -44,7 +44,7 @@ class Eager:
         self.dtype = model.dtype or model.embed.weight.dtype
         self.invariant = torch.backends.cpu.get_cpu_capability() == "AVX512"  # where it was measured
         self.k = self.v = torch.empty(0)
-        self._linears = {n: m for n, m in model.named_modules() if isinstance(m, Linear | Packed)}
+        self._linears = {n: m for n, m in model.named_modules() if isinstance(m, Linear | Packed | Quantised)}
 
     def allocate(self, blocks: int) -> None:
         c = self.config
@@ -58,8 +58,11 @@ class Eager:
 
     @property
     def weight_bytes(self) -> int:
-        packed = [m.weight for m in self._linears.values() if isinstance(m, Packed)]
-        return sum(w.numel() * w.itemsize for w in (*self.model.parameters(), *packed))
+        total: int = sum(p.nbytes for p in self.model.parameters())
+        for m in self._linears.values():
+            total += m.weight.bytes if isinstance(m, Quantised) else 0
+            total += m.weight.numel() * 2 if isinstance(m, Packed) else 0
+        return total
 
     def copy_block(self, source: int, target: int) -> None:
         old, new = (slice((b + 1) * BLOCK, (b + 2) * BLOCK) for b in (source, target))

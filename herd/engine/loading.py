@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 import os
 from pathlib import Path
-from typing import Any, Literal, cast, get_args
+from typing import Literal, cast, get_args
 
 import torch
 
-from herd.engine import sampler
+from herd.engine import kernels, sampler
 from herd.engine.cache import needed
 from herd.engine.eager import Eager
 from herd.engine.engine import Engine
-from herd.engine.packed import pack
+from herd.engine.native import Native, draw
+from herd.engine.packed import pack, quantise
 from herd.engine.step import Runner
 from herd.errors import HerdError
 from herd.model import hf
@@ -29,7 +28,7 @@ Weights = Literal["auto", "fp32", "bf16", "int8", "int4"]
 
 
 def open_engine(model_dir: Path, *, weights: str = "auto") -> Engine:
-    """Load a model. Raises HerdError for whatever is malformed, and for weights that this machine cannot compute.
+    """Load a model. Raises HerdError for whatever is malformed.
 
     "auto" is HERD_WEIGHTS if that is set, else int8 where the kernels are and bf16 where they are not.
     """
@@ -42,7 +41,6 @@ def open_engine(model_dir: Path, *, weights: str = "auto") -> Engine:
     max_len = min(runner.config.max_positions, MAX_LEN)
     most = max(CACHE_BYTES // runner.block_bytes, needed(max_len))
     blocks = min(most, SLOTS * needed(max_len))
-    native = _kernels()
     return Engine(
         runner,
         tokenizer,
@@ -50,7 +48,7 @@ def open_engine(model_dir: Path, *, weights: str = "auto") -> Engine:
         max_len=max_len,
         slots=SLOTS,
         blocks=blocks,
-        draw=native.draw if native else sampler.draw,
+        draw=draw if kernels.available() else sampler.draw,
     )
 
 
@@ -60,11 +58,7 @@ def chosen(weights: str) -> Weights:
     if weights not in get_args(Weights):
         raise HerdError(f"weights are {', '.join(get_args(Weights))}; not {weights!r}")
     if weights == "auto":
-        return "int8" if _kernels() else "bf16"
-    if weights in ("int8", "int4") and not _kernels():
-        raise HerdError(
-            f"{weights} weights need the compiled kernels, which are not here; bf16 and fp32 do not"
-        )
+        return "int8" if kernels.available() else "bf16"
     return cast(Weights, weights)
 
 
@@ -72,19 +66,13 @@ def _runner(model_dir: Path, weights: Weights) -> Runner:
     if weights == "fp32":
         return Eager(hf.load(model_dir))
     model = hf.load(model_dir, dtype=torch.bfloat16)
-    if native := _kernels():
-        return cast(Runner, native.Native(model, weights=weights))
-    pack(model)
+    if kernels.available():
+        return Native(model, weights)
+    if weights == "int8" or weights == "int4":
+        quantise(model, weights)
+    else:
+        pack(model)
     return Eager(model)
-
-
-def _kernels() -> Any:
-    """The module of the native runner, if its kernels are compiled and run here."""
-    if importlib.util.find_spec("herd.engine.native") is None:
-        return None
-    if not importlib.import_module("herd.engine.kernels").available():
-        return None
-    return importlib.import_module("herd.engine.native")
 
 
 def _template(model_dir: Path) -> ChatTemplate | None:

@@ -22,8 +22,12 @@ def test_fp32_is_always_eager_and_unknown_weights_are_refused(model_dir: Path) -
 
 def test_without_kernels_pytorch_serves(model_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kernels, "available", lambda: None)
-    engine = open_engine(model_dir)
-    assert isinstance(engine.runner, Eager) and run(engine, ask())[0].tokens
+    plain = run(open_engine(model_dir, weights="fp32"), ask(logprobs=0))[0]
+    for weights, error in (("auto", 0.1), ("int8", 0.2), ("int4", 1.5)):
+        engine = open_engine(model_dir, weights=weights)
+        assert isinstance(engine.runner, Eager)
+        reply = run(engine, ask(logprobs=0))[0]
+        assert reply.logprobs[0].logprob == pytest.approx(plain.logprobs[0].logprob, abs=error)
 
 
 def test_auto_is_what_the_environment_says_else_int8_on_kernels(
