@@ -12,7 +12,7 @@ import openvino_genai as genai
 class Engine:
     def __init__(self, folder: str, precision: str, threads: int) -> None:
         scheduler = genai.SchedulerConfig()
-        scheduler.cache_size = 2  # GB
+        scheduler.cache_size = 1  # GB
         scheduler.max_num_seqs = 32
         scheduler.max_num_batched_tokens = 512
         scheduler.enable_prefix_caching = False
