@@ -17,6 +17,7 @@ from herd.server.settings import MAX_BODY
 
 BODY_SECONDS = 30.0
 LONG_BODY = 128 * 1024
+MAX_DROPPED = 16 * MAX_BODY
 MAX_DEPTH = 64
 NUMBER = (int, float)
 MAX_INT = 2**63 - 1
@@ -25,20 +26,28 @@ _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 
 
 async def read(request: Request) -> bytes:
-    """The body. Raises HerdError 413 as soon as more than MAX_BODY bytes are announced or have come, 408 if it is slow."""
+    """The body. Raises HerdError 413 if it is over MAX_BODY, 408 if it is slow.
+
+    A body that is somewhat too large is read to its end and dropped, since a client that is still sending when the
+    connection closes sees a reset instead of the answer.
+    """
     announced = request.headers.get("content-length", "")
-    if announced.isdecimal() and int(announced[:20]) > MAX_BODY:
+    if announced.isdecimal() and int(announced[:20]) > MAX_DROPPED:
         raise _too_large()
-    body = bytearray()
+    body, size = bytearray(), 0
     try:
         async with asyncio.timeout(BODY_SECONDS):
             async for chunk in request.stream():
-                body += chunk
-                if len(body) > MAX_BODY:
-                    raise _too_large()
+                size += len(chunk)
+                if size > MAX_DROPPED:
+                    break
+                if size <= MAX_BODY:
+                    body += chunk
     except TimeoutError:
         message = f"the body did not come within {BODY_SECONDS:g} seconds"
         raise HerdError(message, status=408, code="request_timeout") from None
+    if size > MAX_BODY:
+        raise _too_large()
     return bytes(body)
 
 
