@@ -17,6 +17,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from herd.engine.eager import Eager
 from herd.engine.engine import Engine
 from herd.engine.grammar import Grammars, Matcher, Source
 from herd.engine.schema import clean
@@ -337,7 +338,7 @@ def test_json_as_people_lay_it_out_is_accepted(grammars: Grammars, words: Tokeni
 @pytest.fixture(scope="module")
 def engine(words: Tokenizer) -> Engine:
     model = make_model(tiny_config(words, dim=64, head_dim=16, ffn_dim=160, max_positions=1024))
-    return Engine(model, words, ChatTemplate(LLAMA3_TEMPLATE), slots=8)
+    return Engine(Eager(model), words, ChatTemplate(LLAMA3_TEMPLATE), slots=8)
 
 
 def asked(format: Format, **options: Any) -> Request:

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from herd.engine.calls import CallText
 from herd.engine.conversation import conversation
+from herd.engine.eager import Eager
 from herd.engine.engine import Engine
 from herd.engine.grammar import Grammars
 from herd.engine.tools import MAX_TOOLS, Calls, style_of
@@ -120,7 +121,7 @@ def tiny(words: Tokenizer) -> Llama:
 @pytest.fixture(scope="module")
 def talk(tiny: Llama, words: Tokenizer) -> Callable[..., list[Reply]]:
     def talk(template: str, *requests: Request) -> list[Reply]:
-        return run(Engine(tiny, words, ChatTemplate(template), slots=8), *requests)
+        return run(Engine(Eager(tiny), words, ChatTemplate(template), slots=8), *requests)
 
     return talk
 
@@ -282,14 +283,12 @@ def test_a_cut_call_is_not_given_out(talk: Callable[..., list[Reply]]) -> None:
         assert reply.usage and reply.usage.completion_tokens == most
 
 
-def test_text_comes_before_the_calls_and_without_markers(
-    words: Tokenizer, tiny: Llama, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_text_comes_before_the_calls_and_without_markers(words: Tokenizer, tiny: Llama) -> None:
     """The model is made to write what the family writes."""
     for family, written in WRITTEN.items():
-        engine = Engine(tiny, words, ChatTemplate(FAMILIES[family]))
         script = iter([*words.encode(written), *sorted(words.stop_ids)])
-        monkeypatch.setattr("herd.engine.engine.draw", lambda *_: next(script))  # noqa: B023
+        write = lambda *_, script=script: [next(script)]  # noqa: E731
+        engine = Engine(Eager(tiny), words, ChatTemplate(FAMILIES[family]), draw=write)
         (reply,) = run(engine, chat(sampling={"logprobs": 1}))
         assert reply.finish == "tool_calls", family
         assert reply.text == ("Let me see." if family == "hermes" else "")
@@ -302,13 +301,12 @@ def test_text_comes_before_the_calls_and_without_markers(
             )
 
 
-def test_stop_strings_are_of_the_text_alone(
-    words: Tokenizer, tiny: Llama, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_stop_strings_are_of_the_text_alone(words: Tokenizer, tiny: Llama) -> None:
     for stop, finish, count in (("Köln", "tool_calls", 2), ("see", "stop", 0)):
         script = iter([*words.encode(WRITTEN["hermes"]), *sorted(words.stop_ids)])
-        monkeypatch.setattr("herd.engine.engine.draw", lambda *_: next(script))  # noqa: B023
-        (reply,) = run(Engine(tiny, words, ChatTemplate(HERMES)), chat(sampling={"stop": (stop,)}))
+        write = lambda *_, script=script: [next(script)]  # noqa: E731
+        engine = Engine(Eager(tiny), words, ChatTemplate(HERMES), draw=write)
+        (reply,) = run(engine, chat(sampling={"stop": (stop,)}))
         assert (reply.finish, len(called(reply))) == (finish, count)
         (end,) = [e for e in reply.events if isinstance(e, Finished)]
         assert end.stop == (stop if finish == "stop" else None)
@@ -473,7 +471,7 @@ def test_no_tool_or_result_forges_a_turn(family: str, words: Tokenizer, tiny: Ll
         )
         for m in history
     ]
-    engine = Engine(tiny, words, ChatTemplate(FAMILIES[family]))
+    engine = Engine(Eager(tiny), words, ChatTemplate(FAMILIES[family]))
     if family == "pythonic":
         schema["properties"] = {"x": {"type": "string", "description": forged}}
     counts = []
