@@ -12,9 +12,9 @@
 namespace {
 
 #ifdef __AVX512F__
-constexpr int ROWS = 6, PANELS = 4;
+constexpr int PANELS = 2;
 #else
-constexpr int ROWS = 3, PANELS = 1;
+constexpr int PANELS = 1;
 #endif
 
 // f(0) … f(N - 1) with constants, so that arrays indexed by them become registers.
@@ -75,7 +75,7 @@ INLINE I quad(const uint8_t* p) {
 
 struct Bf16 {
   using Acc = F;
-  static constexpr int kind = HERD_BF16, P = PANELS;
+  static constexpr int kind = HERD_BF16, R = 8, P = PANELS;
   template <int R, int N>
   static INLINE void step(Acc (&acc)[R][N], const uint8_t* w, size_t apart, const uint8_t* a, size_t stride, const int32_t*, size_t) {
     _Pragma("GCC unroll 16") for (int i = 0; i < PAIRS; i++) {
@@ -92,7 +92,7 @@ struct Bf16 {
 
 struct Int8 {
   using Acc = I;
-  static constexpr int kind = HERD_INT8, P = PANELS;
+  static constexpr int kind = HERD_INT8, R = 8, P = PANELS;
   template <int R, int N>
   static INLINE void step(Acc (&acc)[R][N], const uint8_t* w, size_t apart, const uint8_t* a, size_t stride, const int32_t*, size_t) {
     each<QUADS>([&](auto i) FLAT {
@@ -111,7 +111,7 @@ struct Int8 {
 
 struct Int4 {
   using Acc = F;
-  static constexpr int kind = HERD_INT4, P = 2;
+  static constexpr int kind = HERD_INT4, R = 6, P = PANELS;
   template <int R, int N>
   static INLINE void step(Acc (&acc)[R][N], const uint8_t* w, size_t apart, const uint8_t* a, size_t stride, const int32_t* sums, size_t groups) {
     const I mask = splat(0x0f0f0f0f);
@@ -140,7 +140,7 @@ INLINE __m256i half(const uint8_t* p, int i) { return _mm256_load_si256((const _
 
 struct Bf16 {
   using Acc = F;
-  static constexpr int kind = HERD_BF16, P = PANELS;
+  static constexpr int kind = HERD_BF16, R = 3, P = PANELS;
   template <int R, int N>
   static INLINE void step(Acc (&acc)[R][N], const uint8_t* w, size_t, const uint8_t* a, size_t stride, const int32_t*, size_t) {
     const __m256i top = _mm256_set1_epi32(0xffff0000);
@@ -159,7 +159,7 @@ struct Bf16 {
 
 struct Int8 {
   struct Acc { __m256i v[4]; };  // 4 outputs each, as 2 parts
-  static constexpr int kind = HERD_INT8, P = PANELS;
+  static constexpr int kind = HERD_INT8, R = 3, P = PANELS;
   template <int R, int N>
   static INLINE void step(Acc (&acc)[R][N], const uint8_t* w, size_t, const uint8_t* a, size_t stride, const int32_t*, size_t) {
     for (int i = 0; i < QUADS; i++)
@@ -183,7 +183,7 @@ struct Int8 {
 
 struct Int4 {
   using Acc = F;
-  static constexpr int kind = HERD_INT4, P = PANELS;
+  static constexpr int kind = HERD_INT4, R = 3, P = PANELS;
   template <int R, int N>
   static INLINE void step(Acc (&acc)[R][N], const uint8_t* w, size_t, const uint8_t* a, size_t stride, const int32_t* sums, size_t groups) {
     const __m256i mask = _mm256_set1_epi8(15), ones = _mm256_set1_epi16(1);

@@ -71,8 +71,9 @@ void put(float* y, F value, int count, int add) {
 struct Ahead {
   const uint8_t* next;
   int lines;
+  template <_mm_hint hint = _MM_HINT_T0>
   INLINE void fetch() {
-    for (int i = 0; i < lines; i++, next += 64) _mm_prefetch((const char*)next, _MM_HINT_T0);
+    for (int i = 0; i < lines; i++, next += 64) _mm_prefetch((const char*)next, hint);
   }
 };
 
@@ -81,7 +82,7 @@ struct Out {
   int ld, add;
 };
 
-template <class K, int R, int N>
+template <class K, _mm_hint hint, int R, int N>
 void block(const Weight& w, int panel, const Act& act, int row, Out out, Ahead ahead) {
   int count = units(w.k);
   size_t apart = (size_t)count * UNIT_BYTES[K::kind], groups = (size_t)count * 2;
@@ -92,7 +93,7 @@ void block(const Weight& w, int panel, const Act& act, int row, Out out, Ahead a
   each<R>([&](auto r) FLAT { each<N>([&](auto p) FLAT { acc[r][p] = typename K::Acc{}; }); });
   for (int u = 0; u < count; u++) {
     K::step(acc, data, apart, a, act.stride, sums, groups);
-    ahead.fetch();
+    ahead.fetch<hint>();
     data += UNIT_BYTES[K::kind], a += UNIT * act.width, sums += 2;
   }
   each<R>([&](auto r) FLAT { each<N>([&](auto p) FLAT {
@@ -102,35 +103,32 @@ void block(const Weight& w, int panel, const Act& act, int row, Out out, Ahead a
   }); });
 }
 
-template <class K, int N>
+template <class K, _mm_hint hint, int N, int R = K::R>
 void rows_block(int r, const Weight& w, int panel, const Act& act, int row, Out out, Ahead ahead) {
-  if (r == 1) block<K, 1, N>(w, panel, act, row, out, ahead);
-  if (r == 2) block<K, 2, N>(w, panel, act, row, out, ahead);
-  if (r == 3) block<K, 3, N>(w, panel, act, row, out, ahead);
-#ifdef __AVX512F__
-  if (r == 4) block<K, 4, N>(w, panel, act, row, out, ahead);
-  if (r == 5) block<K, 5, N>(w, panel, act, row, out, ahead);
-  if (r == 6) block<K, 6, N>(w, panel, act, row, out, ahead);
-#endif
+  if (r == R) return block<K, hint, R, N>(w, panel, act, row, out, ahead);
+  if constexpr (R > 1) rows_block<K, hint, N, R - 1>(r, w, panel, act, row, out, ahead);
 }
 
 const int DISTANCE = 4096;  // bytes between what one row computes with and what it prefetches
 
-// Panels [from, to): all rows pass over a group of panels, fetching the next group meanwhile, each its part.
+// Panels [from, to): all rows pass over a group of panels, fetching the next group meanwhile, each block its part. Two
+// blocks fetch so much that it would drive the activations out of the first cache: theirs goes to the second.
 template <class K>
 void multiply(const Weight& w, int from, int to, const Act& act, Out out) {
   size_t panel_bytes = (size_t)units(w.k) * UNIT_BYTES[K::kind];
-  int blocks = (act.rows + ROWS - 1) / ROWS;
+  int blocks = (act.rows + K::R - 1) / K::R;
   for (int panel = from; panel < to;) {
     int count = blocks > 1 && panel + K::P <= to ? K::P : 1;
     const uint8_t* here = w.data + panel * panel_bytes;
     int lines = (UNIT_BYTES[K::kind] / 64 * count + blocks - 1) / blocks;
-    for (int b = 0; b < blocks; b++) {
+    for (int b = 0, row = 0; b < blocks; b++) {
       size_t done = (size_t)b * lines * 64 * units(w.k);
       Ahead ahead = {here + (blocks > 1 ? count * panel_bytes + done : DISTANCE), done < count * panel_bytes ? lines : 0};
-      int r = std::min(ROWS, act.rows - b * ROWS);
-      if (count == 1) rows_block<K, 1>(r, w, panel, act, b * ROWS, out, ahead);
-      else rows_block<K, K::P>(r, w, panel, act, b * ROWS, out, ahead);
+      int r = (act.rows - row + blocks - b - 1) / (blocks - b);
+      if (count == 1) rows_block<K, _MM_HINT_T0, 1>(r, w, panel, act, row, out, ahead);
+      else if (blocks == 2) rows_block<K, _MM_HINT_T1, K::P>(r, w, panel, act, row, out, ahead);
+      else rows_block<K, _MM_HINT_T0, K::P>(r, w, panel, act, row, out, ahead);
+      row += r;
     }
     panel += count;
   }
@@ -278,7 +276,7 @@ void herd_prepare(int kind, const float* x, int ldx, int rows, int k, void* memo
 void herd_linear(const Weight* w, const void* memory, int rows, float* y, int ldy, int add, int t, int nt) {
   Act act(w->kind, rows, w->k, memory);
   Out out = {y, ldy, add};
-  Share mine = share(panels(w->n), rows > ROWS ? PANELS : 1, t, nt);
+  Share mine = share(panels(w->n), rows > 1 ? PANELS : 1, t, nt);
 #if HERD_AMX
   if (w->kind == HERD_BF16) return multiply_tiles<Bf16>(*w, mine.from, mine.to, act, out);
   if (w->kind == HERD_INT8) return multiply_tiles<Int8>(*w, mine.from, mine.to, act, out);
