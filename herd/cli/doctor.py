@@ -78,6 +78,19 @@ def torch_build() -> Check:
     return Check("torch", "good", f"{torch.__version__}, {cpu}, {features}, {gpu}")
 
 
+def cpu_kernels() -> Check:
+    try:
+        from herd.engine import kernels
+
+        found = kernels.describe().removeprefix("CPU kernels: ")
+    except ImportError:
+        return Check("kernels", "note", "none without torch")
+    except HerdError as error:
+        return Check("kernels", "bad", str(error), "unset HERD_KERNELS")
+    fix = "install a C++ compiler, then Herd again: replies will come several times faster"
+    return Check("kernels", "good", found) if kernels.available() else Check("kernels", "note", found, fix)
+
+
 def sqlite() -> Check:
     low, high = WAL_BUG
     found = sqlite3.sqlite_version
@@ -132,7 +145,16 @@ def models() -> Check:
     )
 
 
-CHECKS: tuple[Callable[[], Check], ...] = (python, torch_build, sqlite, writable, disk, port, models)
+CHECKS: tuple[Callable[[], Check], ...] = (
+    python,
+    torch_build,
+    cpu_kernels,
+    sqlite,
+    writable,
+    disk,
+    port,
+    models,
+)
 
 
 def _backup(database: Path, target: Path) -> None:
