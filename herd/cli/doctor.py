@@ -87,8 +87,11 @@ def cpu_kernels() -> Check:
         return Check("kernels", "note", "none without torch")
     except HerdError as error:
         return Check("kernels", "bad", str(error), "unset HERD_KERNELS")
-    fix = "install a C++ compiler, then Herd again: replies will come several times faster"
-    return Check("kernels", "good", found) if kernels.available() else Check("kernels", "note", found, fix)
+    if kernels.available():
+        return Check("kernels", "good", found)
+    chosen = "unset HERD_KERNELS" if "HERD_KERNELS" in os.environ else ""
+    built = "install a C++ compiler, then Herd again" if platform.machine() in ("x86_64", "AMD64") else ""
+    return Check("kernels", "note", found, chosen or built)
 
 
 def sqlite() -> Check:
