@@ -159,9 +159,10 @@ def test_readers_that_do_not_read_lose_their_places(
 
 
 def test_a_reader_that_reads_slowly_keeps_its_place(
-    url: str, engine: Any, chat: Callable[..., Any], patience: float
+    url: str, engine: Any, chat: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As far as the server can see: what the reader's own system holds for it counts as read."""
+    monkeypatch.setattr(Connection, "stall", 2.0)
     engine.words = ("word " * 200,) * 4_000
     with connect(url, 32768) as peer:
         peer.sendall(request(chat(stream=True)))
@@ -170,7 +171,7 @@ def test_a_reader_that_reads_slowly_keeps_its_place(
             piece = peer.recv(16384)
             read = read[-100:] + piece
             if len(engine.requests) and _ < 100:
-                time.sleep(patience / 10)
+                time.sleep(0.04)
             if read.endswith(b"0\r\n\r\n"):
                 break
     assert b"data: [DONE]" in read and not engine.cancelled
