@@ -118,9 +118,11 @@ class EngineClient:
         """
         model = self._models.get(key)
         stream = _Stream(salt, 0 if request.count else _estimate(request))
-        if not request.count and self._full(stream):
-            wait = self.retry_after
-            yield Failed(f"the queue is full; try again in {wait} s", "queue_full", 429)
+        try:
+            if not request.count:
+                self.admit(salt, stream.tokens)
+        except HerdError as error:
+            yield Failed(str(error), error.code, error.status)
             return
         if model is None:
             yield Failed("this model is not loaded", "model_not_loaded", 503)
@@ -147,13 +149,18 @@ class EngineClient:
             if stream.sent and not ended:
                 self._send({"op": "cancel", "id": id})
 
-    def _full(self, stream: _Stream) -> bool:
-        """Known here, so that a busy engine need not be asked. The rule is `herd.engine.waiting`'s."""
+    def admit(self, salt: str, tokens: int = 0) -> None:
+        """Raises HerdError 429 unless a request of `salt`, of a prompt of so many tokens, has a place in the queue.
+
+        Known here, so that a busy engine need not be asked. The rule is `herd.engine.waiting`'s.
+        """
         queued = [s for s in self._streams.values() if not s.started]
-        mine = sum(s.salt == stream.salt for s in queued)
+        mine = sum(s.salt == salt for s in queued)
         most = self.max_queue
         no_place = len(queued) >= most and (mine >= most // 8 or len(queued) >= 2 * most)
-        return no_place or bool(queued and sum(s.tokens for s in queued) + stream.tokens > MAX_QUEUE_TOKENS)
+        if no_place or (queued and sum(s.tokens for s in queued) + tokens > MAX_QUEUE_TOKENS):
+            message = f"the queue is full; try again in {self.retry_after} s"
+            raise HerdError(message, code="queue_full", status=429)
 
     @property
     def retry_after(self) -> int:

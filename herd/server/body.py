@@ -51,12 +51,16 @@ async def read(request: Request) -> bytes:
     return bytes(body)
 
 
-async def read_as(request: Request, decode: Callable[[dict[str, Any]], T]) -> T:
+async def read_as(
+    request: Request, decode: Callable[[dict[str, Any]], T], admit: Callable[[], None] = lambda: None
+) -> T:
     """What `decode` makes of the JSON object in the body. Raises HerdError 400 or 413, and what `decode` raises.
 
-    A long body is decoded in a thread: it can take a second, in which other replies go on.
+    `admit` may raise before the body is looked at. A long body is decoded in a thread: it can take a second, in which
+    other replies go on.
     """
     data = await _read_json(request)
+    admit()
     if len(data) < LONG_BODY:
         return decode(parse_object(data))
     return await asyncio.to_thread(lambda: decode(parse_object(data)))
