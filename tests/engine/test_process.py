@@ -174,6 +174,12 @@ def test_too_much_is_refused(model_dir: Path) -> None:
         replies = await asyncio.gather(*(reply(client, CHAT) for _ in range(5)))
         ends = [e[-1] for e in replies]
         assert [e.status if isinstance(e, Failed) else 200 for e in ends] == [200, 200, 429, 429, 429]
+        for _ in range(2):
+            client.admit("")
+        with pytest.raises(HerdError, match="queue is full"):
+            client.admit("")  # both places are spoken for
+        await asyncio.sleep(0)
+        client.admit("")  # by nobody who came
 
     with_client(work, max_queue=2)
 
