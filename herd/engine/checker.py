@@ -18,7 +18,8 @@ STACK = 1 << 20  # bytes: an eighth of what compiles it afterwards
 # Work in a step and size, so that no grammar slows other replies down: a schema's rows are long, but never ambiguous.
 LIMITS = {
     "schema": {"max_items_in_row": 2000, "step_max_items": 50_000},
-    "grammar": {"max_items_in_row": 400, "step_max_items": 10_000},
+    # The first states of nested repetitions cost far more than a schema's for the same fuel.
+    "grammar": {"max_items_in_row": 400, "step_max_items": 10_000, "initial_lexer_fuel": 300_000},
 }
 COMMON = {"step_lexer_fuel": 200_000, "max_lexer_states": 20_000, "max_grammar_size": 200_000}
 

@@ -53,6 +53,7 @@ class EngineClient:
         self.max_queue = max_queue
         self._ids = itertools.count()
         self._streams: dict[str, _Stream] = {}
+        self._coming: list[str] = []  # salts of requests that were admitted in this round of the loop
         self._models: dict[str, _Model] = {}
         self._leaving: dict[str, asyncio.Future[None]] = {}
         self._process: subprocess.Popen[bytes] | None = None
@@ -118,9 +119,11 @@ class EngineClient:
         """
         model = self._models.get(key)
         stream = _Stream(salt, 0 if request.count else _estimate(request))
-        if not request.count and self._full(stream):
-            wait = self.retry_after
-            yield Failed(f"the queue is full; try again in {wait} s", "queue_full", 429)
+        try:
+            if not request.count:
+                self._find_place(salt, stream.tokens)
+        except HerdError as error:
+            yield Failed(str(error), error.code, error.status)
             return
         if model is None:
             yield Failed("this model is not loaded", "model_not_loaded", 503)
@@ -147,13 +150,24 @@ class EngineClient:
             if stream.sent and not ended:
                 self._send({"op": "cancel", "id": id})
 
-    def _full(self, stream: _Stream) -> bool:
+    def admit(self, salt: str) -> None:
+        """Raises HerdError 429 unless another request of `salt` has a place in the queue.
+
+        The place is kept until the event loop's next round, in which `generate` takes it.
+        """
+        self._find_place(salt, 0)
+        self._coming.append(salt)
+        asyncio.get_running_loop().call_soon(self._coming.remove, salt)
+
+    def _find_place(self, salt: str, tokens: int) -> None:
         """Known here, so that a busy engine need not be asked. The rule is `herd.engine.waiting`'s."""
         queued = [s for s in self._streams.values() if not s.started]
-        mine = sum(s.salt == stream.salt for s in queued)
-        most = self.max_queue
-        no_place = len(queued) >= most and (mine >= most // 8 or len(queued) >= 2 * most)
-        return no_place or bool(queued and sum(s.tokens for s in queued) + stream.tokens > MAX_QUEUE_TOKENS)
+        mine = sum(s.salt == salt for s in queued) + self._coming.count(salt)
+        count, most = len(queued) + len(self._coming), self.max_queue
+        no_place = count >= most and (mine >= most // 8 or count >= 2 * most)
+        if no_place or (queued and sum(s.tokens for s in queued) + tokens > MAX_QUEUE_TOKENS):
+            message = f"the queue is full; try again in {self.retry_after} s"
+            raise HerdError(message, code="queue_full", status=429)
 
     @property
     def retry_after(self) -> int:

@@ -87,14 +87,15 @@ class Engine:
         self.enqueue(id, self.prepare(id, request, salt=salt, adapter=adapter))
 
     def prepare(
-        self, id: str, request: Request, *, salt: str = "", adapter: Adapter | None = None
+        self, id: str, request: Request, *, salt: str = "", adapter: Adapter | None = None, wait: bool = True
     ) -> Job | list[Event]:
         """Render and tokenise, which takes long for long prompts and touches nothing of the engine's state.
 
-        Events are the whole answer to what needs no engine: a count, or a mistake.
+        Events are the whole answer to what needs no engine: a count, or a mistake. Raises NotCompiled rather than
+        `wait` for a grammar.
         """
         try:
-            prompt = encode(request, self.tokenizer, self.template, self.context, self.grammars)
+            prompt = encode(request, self.tokenizer, self.template, self.context, self.grammars, wait=wait)
             vocab = self.runner.config.vocab_size
             if wrong := [i for i in request.sampling.logit_bias if int(i) >= vocab]:
                 raise HerdError(f"logit_bias: token id {wrong[0]} is not below {vocab}")

@@ -8,24 +8,27 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Generic, Literal, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from herd.engine.checker import Checker, parser_limits, reason
-from herd.engine.schema import clean
+from herd.engine.schema import MAX_PATTERN, clean
 from herd.errors import HerdError
 from herd.model.tokenizer import Tokenizer
 from herd.protocol.types import Format
 
-MAX_TEXT = 128 << 10  # characters of a regular expression or a grammar
+MAX_TEXT = {"lark": 128 << 10, "regex": MAX_PATTERN}  # characters
 CACHED = 16  # compiled grammars an engine keeps
 # At each place where JSON may have white space: one space, or a line's end and an indentation.
 WHITESPACE = r" |\n {0,20}"
 # Names of tool formats are text to a grammar, whether or not the tokenizer has a token for them.
 MARKERS = ("<tool_call>", "</tool_call>", "[TOOL_CALLS]", "<|python_tag|>")
+
+K = TypeVar("K")
+V = TypeVar("V")
 
 # What only an engine that takes tokens back, or samples by rule, could honour.
 _UNSUPPORTED = re.compile(r"^[a-zA-Z_][\w-]*\s*\[[^\]\n]*\b(stop|max_tokens|temperature)\s*=", re.M)
@@ -58,9 +61,9 @@ def lark_of(format: Format, convert: Callable[[str], str]) -> Source:
         return Source("start: " + json_rule(clean(format.schema, "the schema")))
     if any("\ud800" <= char <= "\udfff" for char in format.text):
         raise HerdError(f"the {format.kind} has half of a surrogate pair", code="invalid_grammar")
-    if len(format.text) > MAX_TEXT:
+    if len(format.text) > (most := MAX_TEXT[format.kind]):
         raise HerdError(
-            f"the {format.kind} has more than {MAX_TEXT} characters; send a shorter one",
+            f"the {format.kind} has more than {most} characters; send a shorter one",
             code="invalid_grammar",
         )
     if format.kind == "regex":
@@ -82,41 +85,58 @@ def _regex(pattern: str) -> str:
     return str(regex_to_lark(pattern, ""))
 
 
+class NotCompiled(Exception):
+    """A grammar that is not known yet: to compile it takes a while."""
+
+
 class Grammars:
     """Compiles grammars for one vocabulary, and keeps those that were used last. Thread-safe.
 
-    `stop_ids` are allowed where, and only where, the grammar lets a reply end.
+    One grammar is compiled at a time; those that are known are had at once meanwhile. `stop_ids` are allowed where,
+    and only where, the grammar lets a reply end.
     """
 
     def __init__(self, tokenizer: Tokenizer, stop_ids: frozenset[int]) -> None:
         self._tokenizer, self._stop_ids = tokenizer, stop_ids
         self._checker = Checker()
-        self._lock = threading.Lock()
+        self._compiling = threading.Lock()
         self._vocabulary: Any = None  # made when first needed: it takes a second for 128k tokens
-        self._known: OrderedDict[Source, Grammar | HerdError] = OrderedDict()
+        self._converted: _Kept[str, str] = _Kept()
+        self._compiled: _Kept[Source, Grammar] = _Kept()
 
-    def of(self, format: Format) -> Source:
-        """The format's grammar. Raises HerdError (400) when it is not supported."""
-        return lark_of(format, self._checker.convert)
+    def of(self, format: Format, *, wait: bool = True) -> Source:
+        """The format's grammar. Raises HerdError (400) when it is not supported, NotCompiled rather than `wait`."""
 
-    def compile(self, source: Source) -> Grammar:
-        """Raises HerdError (400) for a grammar that is wrong, or too large to compile within a bounded time."""
-        with self._lock:
-            known = self._known.get(source)
-            if known is None:
-                try:
-                    known = self._compile(source)
-                except HerdError as error:
-                    if error.status != 400:
-                        raise  # ours, not the grammar's
-                    known = error
-                self._known[source] = known
-                while len(self._known) > CACHED:
-                    self._known.popitem(last=False)
-            self._known.move_to_end(source)
-        if isinstance(known, HerdError):
-            raise HerdError(str(known), status=known.status, code=known.code)
-        return known
+        def convert(text: str) -> str:
+            return self._once(self._converted, text, lambda: self._checker.convert(text), wait)
+
+        return lark_of(format, convert)
+
+    def compile(self, source: Source, *, wait: bool = True) -> Grammar:
+        """Raises HerdError (400) for a grammar that is wrong, or too large to compile within a bounded time,
+        NotCompiled rather than `wait`.
+        """
+        return self._once(self._compiled, source, lambda: self._compile(source), wait)
+
+    def _once(self, kept: _Kept[K, V], key: K, make: Callable[[], V], wait: bool) -> V:
+        """What `make` gave for this key, or the refusal that it raised."""
+        found = kept.get(key)
+        if found is None and not wait:
+            raise NotCompiled
+        if found is None:
+            with self._compiling:
+                found = kept.get(key)  # another thread may have been first
+                if found is None:
+                    try:
+                        found = make()
+                    except HerdError as error:
+                        if error.status != 400:
+                            raise  # ours, not the grammar's
+                        found = error
+                    kept.put(key, found)
+        if isinstance(found, HerdError):
+            raise HerdError(str(found), status=found.status, code=found.code)
+        return found
 
     def _compile(self, source: Source) -> Grammar:
         from llguidance import LLMatcher
@@ -132,6 +152,30 @@ class Grammars:
                 f"the grammar cannot be compiled: {reason(matcher.get_error())}", code="invalid_grammar"
             )
         return Grammar(matcher, self._vocabulary.vocab_size)
+
+
+class _Kept(Generic[K, V]):
+    """The last CACHED results, and as many refusals, which so push no result out. Thread-safe."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._results: OrderedDict[K, V] = OrderedDict()
+        self._refusals: OrderedDict[K, HerdError] = OrderedDict()
+
+    def get(self, key: K) -> V | HerdError | None:
+        with self._lock:
+            for known in (self._results, self._refusals):
+                if key in known:
+                    known.move_to_end(key)
+                    return known[key]  # type: ignore[return-value]
+        return None
+
+    def put(self, key: K, value: V | HerdError) -> None:
+        with self._lock:
+            known: OrderedDict[K, Any] = self._refusals if isinstance(value, HerdError) else self._results
+            known[key] = value
+            while len(known) > CACHED:
+                known.popitem(last=False)
 
 
 class Grammar:

@@ -33,9 +33,11 @@ def encode(
     template: ChatTemplate | None,
     context: int,
     grammars: Grammars,
+    *,
+    wait: bool = True,
 ) -> Prompt:
     """The request's prompt. Raises HerdError (400) when it is malformed, empty or leaves no room for a reply, or when
-    its tools or format are not supported.
+    its tools or format are not supported; NotCompiled rather than `wait` for a grammar.
 
     A chat's special-token names are text; a completion's are parsed, since its whole prompt is the caller's own.
     """
@@ -48,9 +50,9 @@ def encode(
     room = request.sampling.max_tokens != 0  # scoring a prompt needs no place for a reply
     if len(prompt.ids) + room > context:
         raise too_long(str(len(prompt.ids)), context)
-    format = grammars.of(request.format) if request.format else None
+    format = grammars.of(request.format, wait=wait) if request.format else None
     source = prompt.calls.source(format) if prompt.calls else format
-    return replace(prompt, grammar=grammars.compile(source)) if source else prompt
+    return replace(prompt, grammar=grammars.compile(source, wait=wait)) if source else prompt
 
 
 def _read(request: Request, tokenizer: Tokenizer, template: ChatTemplate | None, context: int) -> Prompt:

@@ -15,6 +15,7 @@ from herd.errors import HerdError
 
 MAX_BYTES = 256 << 10
 MAX_DEPTH = 64
+MAX_PATTERN = 16 << 10  # characters of a regular expression: the work may grow with their square
 MAX_MULTIPLE = 1000  # as many states has the automaton of a number's remainder
 EXACT = 2**53  # the grammar's numbers are doubles
 
@@ -189,6 +190,8 @@ class _Walk:
         elif key == "pattern":
             if not isinstance(value, str):
                 raise self.wrong(path, "must be a regular expression")
+            if len(value) > MAX_PATTERN:
+                raise self.wrong(path, f"has {len(value)} characters; at most {MAX_PATTERN} are compiled")
         elif key == "format":
             if not isinstance(value, str) or value not in {*FORMATS, *PATTERNS, *INTEGERS, "float", "double"}:
                 known = ", ".join(sorted({*FORMATS, *PATTERNS}))

@@ -33,8 +33,10 @@ from herd.engine import frames
 from herd.engine.adapter import load_adapter
 from herd.engine.choice import Job
 from herd.engine.engine import Engine
+from herd.engine.grammar import NotCompiled
 from herd.engine.loading import open_engine
 from herd.engine.pace import STEP
+from herd.engine.readers import Readers
 from herd.engine.step import Adapter
 from herd.errors import HerdError
 from herd.protocol.types import Event, Failed, Request, Usage
@@ -57,8 +59,8 @@ class Worker:
         self.requests: dict[str, str] = {}  # id → key, of all that have not ended
         self.unread: set[str] = set()  # requests whose prompts are not read yet
         self.inbox: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
-        # One thread a model: its prompts stay in order of arrival, and a slow template keeps no other model waiting.
-        self.readers: dict[str, ThreadPoolExecutor] = {}
+        # Threads a model: its prompts stay in order of arrival, and a slow template keeps no other model waiting.
+        self.readers: dict[str, Readers] = {}
         self.loaders = ThreadPoolExecutor(1, "models")
         self.opened: WeakValueDictionary[str, Engine] = WeakValueDictionary()  # the loader's own list
         self.told: tuple[Message, float] = ({}, 0.0)
@@ -135,7 +137,7 @@ class Worker:
         name, _ = self.keys.pop(key)
         if not any(name == other for other, _ in self.keys.values()):
             del self.engines[name]
-            self.readers.pop(name).shutdown(wait=False)
+            self.readers.pop(name).close()
         self._send({"op": "unloaded", "key": key})
 
     def _tell(self, *, at_once: bool) -> None:
@@ -180,7 +182,7 @@ class Worker:
         engine.between = partial(self._between, name)
         self.engines[name] = engine
         self.keys[key] = name, adapter
-        self.readers.setdefault(name, ThreadPoolExecutor(1, "prompts"))
+        self.readers.setdefault(name, Readers())
         self.leaving.discard(key)
         runner = engine.runner
         info = {
@@ -206,23 +208,27 @@ class Worker:
             self._emit([(id, Failed("this model is not loaded", "model_not_loaded", 503))])
             return
         name, adapter = self.keys[key]
-        engine = self.engines[name]
+        engine, readers = self.engines[name], self.readers[name]
         self.requests[id] = key
         self.unread.add(id)
+        asked, salt = message["request"], message["salt"]
 
-        def read() -> None:
+        def read(wait: bool) -> None:
             if id not in self.unread:
                 return  # cancelled while it waited
             prepared: Job | list[Event]
             try:
-                request = Request.from_json(message["request"])
-                prepared = engine.prepare(id, request, salt=message["salt"], adapter=adapter)
+                request = Request.from_json(asked)
+                prepared = engine.prepare(id, request, salt=salt, adapter=adapter, wait=wait)
+            except NotCompiled:
+                readers.compile(partial(read, wait=True), salt)
+                return
             except Exception as error:  # a tokenizer that fails in its own way
                 reason = f"the prompt cannot be read ({type(error).__name__})"
                 prepared = [Failed(reason, "invalid_prompt", 400)]
             self.inbox.put(lambda: self._read(engine, id, prepared))
 
-        self.readers[name].submit(read)
+        readers.read(partial(read, wait=False), constrained=bool(asked.get("format") or asked.get("tools")))
 
     def _read(self, engine: Engine, id: str, prepared: Job | list[Event]) -> None:
         if id in self.unread:  # else it was cancelled meanwhile

@@ -64,7 +64,7 @@ class Child:
         except OverflowError:
             problem = f"{self._subject} writes more than {MAX_REPLY >> 20} MiB"
         except (OSError, EOFError):
-            problem = f"{self._subject} broke the process that worked on it"
+            problem = f"{self._subject} is too large or too complex"  # it broke the child, by its memory or its stack
         else:
             if "error" in reply:
                 raise HerdError(str(reply["error"]), code=self._code)

@@ -6,18 +6,20 @@ import json
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import fields, replace
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from fastapi import Request
 from fastapi.responses import JSONResponse, Response
 
 from herd.protocol import Event, Failed, ProtocolError, Usage
 from herd.protocol import Request as Canonical
+from herd.server import body
 from herd.server.errors import failure
 from herd.server.replies import Replies, Reply
 from herd.server.state import state
 from herd.server.stream import ClientGone, EventStream, unless_gone
 
+T = TypeVar("T")
 CLIENT_GONE = 499  # nobody reads it; it is for the log and the metrics
 MAX_CONVERSATION = 128
 TOGETHER = 16  # requests of one batch that the engine has at a time, so that a batch cannot fill its queue
@@ -28,9 +30,18 @@ class Codec(Protocol):
     def encode(self, event: Event) -> list[dict[str, Any]]: ...
 
 
+async def asked_of(request: Request, decode: Callable[[dict[str, Any]], T]) -> T:
+    """What the body asks for. Raises as `body.read_as`, and HerdError 429 if there is no place for a reply.
+
+    That is said at once: an overload must cost little.
+    """
+    here = state(request)
+    return await body.read_as(request, decode, lambda: here.engines.engine.admit(here.keys.name or ""))
+
+
 async def answer(
     request: Request,
-    asked: Sequence[Canonical],
+    requests: Sequence[Canonical],
     encode: Callable[..., dict[str, Any]],
     stream: Callable[..., Codec] | None = None,
     *,
@@ -43,7 +54,7 @@ async def answer(
     the whole reply. `named`: the dialect names its events, and does not end them with "[DONE]".
     """
     replies, key = state(request).replies, state(request).keys.name
-    batch = [replies.begin(one, conversation(request, one, key), key, prefix) for one in asked]
+    batch = [replies.begin(one, conversation(request, one, key), key, prefix) for one in requests]
     return await send(request, batch, encode, stream, named=named, last=None if named else "[DONE]")
 
 

@@ -8,7 +8,7 @@ from fastapi.responses import JSONResponse, Response
 import herd.protocol.anthropic as dialect
 from herd.protocol import Event, Failed
 from herd.server import body
-from herd.server.answer import CLIENT_GONE, answer
+from herd.server.answer import CLIENT_GONE, answer, asked_of
 from herd.server.errors import failure
 from herd.server.state import state
 from herd.server.stream import ClientGone, unless_gone
@@ -18,7 +18,7 @@ router = APIRouter(prefix="/v1/messages")
 
 @router.post("", openapi_extra=body.described(dialect.FIELDS["message"], "model", "messages", "max_tokens"))
 async def messages(request: Request) -> Response:
-    asked = await body.read_as(request, dialect.decode_message)
+    asked = await asked_of(request, dialect.decode_message)
     return await answer(
         request, [asked], dialect.encode_message, dialect.MessageStream, prefix="msg_", named=True
     )

@@ -51,12 +51,16 @@ async def read(request: Request) -> bytes:
     return bytes(body)
 
 
-async def read_as(request: Request, decode: Callable[[dict[str, Any]], T]) -> T:
+async def read_as(
+    request: Request, decode: Callable[[dict[str, Any]], T], admit: Callable[[], None] = lambda: None
+) -> T:
     """What `decode` makes of the JSON object in the body. Raises HerdError 400 or 413, and what `decode` raises.
 
-    A long body is decoded in a thread: it can take a second, in which other replies go on.
+    `admit` may raise before the body is looked at. A long body is decoded in a thread: it can take a second, in which
+    other replies go on.
     """
     data = await _read_json(request)
+    admit()
     if len(data) < LONG_BODY:
         return decode(parse_object(data))
     return await asyncio.to_thread(lambda: decode(parse_object(data)))
@@ -83,6 +87,9 @@ def parse_object(body: bytes) -> dict[str, Any]:
         raise _bad(f"the body is not UTF-8 (byte {error.start})") from None
     except RecursionError:
         raise _bad(f"the body is nested deeper than {MAX_DEPTH} levels") from None
+    except _TooLarge as error:
+        name = _field_of_too_large(text)
+        raise ProtocolError(f"{name}: {error}" if name else str(error), name, "invalid_json") from None
     except ValueError as error:
         raise _bad(f"the body is not JSON: {error}") from None
     if not isinstance(value, dict):
@@ -160,18 +167,48 @@ def _no_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not a JSON number")
 
 
+class _TooLarge(ValueError):
+    """A number."""
+
+
 def _integer(text: str) -> int:
     value = int(text) if len(text) <= 20 else MAX_INT + 1
     if abs(value) > MAX_INT:
-        raise ValueError(f"{text:.40} is too large a number")
+        raise _TooLarge(f"{text:.40} is too large a number")
     return value
 
 
 def _finite(text: str) -> float:
     value = float(text)
     if not math.isfinite(value):
-        raise ValueError(f"{text:.40} is too large a number")
+        raise _TooLarge(f"{text:.40} is too large a number")
     return value
+
+
+def _field_of_too_large(text: str) -> str | None:
+    """The name in JSON `text` behind which a number stands, alone or in a list, that is too large."""
+    found: list[str] = []
+
+    def is_large(value: Any) -> bool:
+        return value is _TooLarge or (isinstance(value, list) and _TooLarge in value)
+
+    def look(pairs: list[tuple[str, Any]]) -> None:
+        found.extend(name for name, value in pairs if is_large(value))
+
+    def read(kind: Callable[[str], Any]) -> Callable[[str], Any]:
+        def number(digits: str) -> Any:
+            try:
+                return kind(digits)
+            except _TooLarge:
+                return _TooLarge
+
+        return number
+
+    try:
+        json.loads(text, parse_int=read(_integer), parse_float=read(_finite), object_pairs_hook=look)
+    except (ValueError, RecursionError):  # what follows is no JSON
+        pass
+    return found[0][:100] if found and found[0].isprintable() else None
 
 
 def _bad(message: str) -> HerdError:

@@ -126,5 +126,8 @@ class Connection(h11_impl.H11Protocol):
             head = self.conn.send(h11.Response(status_code=status, headers=headers))
             parts = (head, self.conn.send(h11.Data(data=body)), self.conn.send(h11.EndOfMessage()))
             self.transport.write(b"".join(part or b"" for part in parts))
+        if self.cycle and not self.cycle.response_complete:  # a body that is no HTTP, behind good headers
+            self.cycle.disconnected = True  # its answer was given: what the application says goes nowhere
+            self.cycle.message_event.set()
         self.transport.close()
         self._watch(self.transport.get_write_buffer_size())

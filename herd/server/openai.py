@@ -11,7 +11,7 @@ from herd.protocol import Event
 from herd.protocol import Request as Canonical
 from herd.registry import Target
 from herd.server import body
-from herd.server.answer import answer
+from herd.server.answer import answer, asked_of
 from herd.server.state import state
 
 router = APIRouter(prefix="/v1")
@@ -34,19 +34,19 @@ def _model(target: Target) -> dict[str, Any]:
 
 @router.post("/chat/completions", openapi_extra=body.described(dialect.FIELDS["chat"], "model", "messages"))
 async def chat_completions(request: Request) -> Response:
-    asked = await body.read_as(request, dialect.decode_chat)
+    asked = await asked_of(request, dialect.decode_chat)
     return await answer(request, [asked], dialect.encode_chat, dialect.ChatStream)
 
 
 @router.post("/completions", openapi_extra=body.described(dialect.FIELDS["completion"], "model", "prompt"))
 async def completions(request: Request) -> Response:
-    asked = await body.read_as(request, dialect.decode_completion)
+    asked = await asked_of(request, dialect.decode_completion)
     return await answer(request, asked, dialect.encode_completion, dialect.CompletionStream)
 
 
 @router.post("/embeddings", openapi_extra=body.described(dialect.FIELDS["embedding"], "model", "input"))
 async def embeddings(request: Request) -> Response:
-    asked = await body.read_as(request, dialect.decode_embeddings)
+    asked = await asked_of(request, dialect.decode_embeddings)
 
     def encode(whole: Canonical, events: Iterable[Event], *_: Any) -> dict[str, Any]:
         return dialect.encode_embeddings(

@@ -10,7 +10,7 @@ import herd.protocol.responses as dialect
 from herd.protocol import Event, ProtocolError
 from herd.protocol import Request as Canonical
 from herd.server import body
-from herd.server.answer import conversation, send
+from herd.server.answer import asked_of, conversation, send
 from herd.server.errors import not_found
 from herd.server.replies import generation
 from herd.server.state import State, state
@@ -22,7 +22,7 @@ Include = Annotated[tuple[str, ...], Query(alias="include[]", max_length=16)]
 @router.post("", openapi_extra=body.described(dialect.FIELDS["response"], "model", "input"))
 async def create(request: Request) -> Response:
     here, key = state(request), state(request).keys.name
-    asked = await body.read_as(request, dialect.decode_response)
+    asked = await asked_of(request, dialect.decode_response)
     before = await _previous(here, asked.previous)
     past = dialect.history(before) if before else ()
     canonical = asked.after(past)

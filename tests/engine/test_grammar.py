@@ -412,6 +412,10 @@ BOMBS = {
     "an exponential regex": Format("regex", text="(a|b)*a" + "(a|b)" * 2000),
     "classes": Format("regex", text=r"(\w|\p{L}|\p{N}){1,100000}"),
     "a long regex": Format("regex", text="a" * 200_000),
+    "a regex that may skip": Format("regex", text="a?" * 5400 + "a" * 5400),
+    "a pattern that may skip": Format("json_schema", {"pattern": "a?" * 20_000 + "a" * 20_000}),
+    "a terminal of repetitions": Format("lark", text="start: A\nA: /((a{500}){500}){500}/"),
+    "a terminal that may skip": Format("lark", text=f"start: A\nA: /{'a?' * 20_000 + 'a' * 20_000}/"),
     "a huge enum": Format("json_schema", {"enum": [f"{i:05}" for i in range(30_000)]}),
     "many properties": Format("json_schema", {"properties": {f"p{i}": {} for i in range(15_000)}}),
     "a chain of references": Format("json_schema", json.loads(nested(4000))),
@@ -444,7 +448,7 @@ def test_a_bomb_is_refused_or_bounded(grammars: Grammars, words: Tokenizer, bomb
     try:
         matcher = grammars.compile(grammars.of(BOMBS[bomb])).matcher()
     except HerdError as refused:
-        assert refused.status == 400 and len(str(refused)) < 500
+        assert refused.status == 400 and len(str(refused)) < 500 and "process" not in str(refused)
     else:
         rng = random.Random(1)
         for _ in range(60):
@@ -454,7 +458,7 @@ def test_a_bomb_is_refused_or_bounded(grammars: Grammars, words: Tokenizer, bomb
                 break
             matcher.accept(rng.choice(allowed))
             slowest = max(slowest, time.monotonic() - step)
-    assert time.monotonic() - began < 5 and slowest < 0.5 and memory() - before < 300  # on a busy machine
+    assert time.monotonic() - began < 3 and slowest < 0.5 and memory() - before < 300  # on a busy machine
     assert write(grammars, Format("regex", text="ab"), 0) == "ab"  # others notice nothing
 
 

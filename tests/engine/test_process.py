@@ -10,6 +10,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import aclosing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,7 +19,8 @@ import pytest
 from herd.engine import frames
 from herd.engine.client import EngineClient
 from herd.errors import HerdError
-from herd.protocol import Delta, Event, Failed, Message, Request, Sampling, Usage
+from herd.protocol import Delta, Event, Failed, Message, Request, Sampling, Started, Usage
+from herd.protocol.types import Format
 
 CHAT = Request(
     "t", "chat", messages=(Message("user", "hello"),), sampling=Sampling(temperature=0, max_tokens=12)
@@ -132,6 +135,35 @@ def test_a_slow_template_keeps_only_its_own_model_waiting(model_dir: Path, tmp_p
     with_client(work)
 
 
+def test_grammar_bombs_keep_only_new_grammars_of_their_caller_waiting(model_dir: Path) -> None:
+    async def work(client: EngineClient) -> None:
+        async def start(request: Request, salt: str = "other") -> float:
+            """Seconds until the request starts."""
+            began = time.monotonic()
+            async with aclosing(client.generate("t", request, salt=salt)) as events:
+                assert isinstance(await anext(events), Started)
+            return time.monotonic() - began
+
+        await client.load("t", model_dir)
+        for known in (regex, lark):
+            await start(known)
+        texts = ["a?" * 5400 + "a" * (5400 - i) for i in range(6)]  # much work each, yet allowed
+        bombs = [replace(CHAT, format=Format("regex", text=text)) for text in texts]
+        compiled = [asyncio.create_task(anext(client.generate("t", bomb, salt="bomber"))) for bomb in bombs]
+        await asyncio.sleep(0.1)
+        waits = [await start(request) for _ in range(3) for request in (CHAT, regex, lark)]
+        assert sorted(waits)[len(waits) // 2] < 0.1 and max(waits) < 0.5  # on a busy machine
+        assert not any(bomb.done() for bomb in compiled[1:])
+        await start(replace(CHAT, format=Format("regex", text="[a-z]+")))
+        assert not any(bomb.done() for bomb in compiled[2:])  # its caller's turn came before
+        for event in await asyncio.gather(*compiled):
+            assert isinstance(event, Started) or (isinstance(event, Failed) and event.status == 400)
+
+    regex = replace(CHAT, format=Format("regex", text="[ab]+"))
+    lark = replace(CHAT, format=Format("lark", text='start: ("a" | "b")+'))
+    with_client(work)
+
+
 def test_too_much_is_refused(model_dir: Path) -> None:
     async def work(client: EngineClient) -> None:
         await client.load("t", model_dir)
@@ -142,6 +174,12 @@ def test_too_much_is_refused(model_dir: Path) -> None:
         replies = await asyncio.gather(*(reply(client, CHAT) for _ in range(5)))
         ends = [e[-1] for e in replies]
         assert [e.status if isinstance(e, Failed) else 200 for e in ends] == [200, 200, 429, 429, 429]
+        for _ in range(2):
+            client.admit("")
+        with pytest.raises(HerdError, match="queue is full"):
+            client.admit("")  # both places are spoken for
+        await asyncio.sleep(0)
+        client.admit("")  # by nobody who came
 
     with_client(work, max_queue=2)
 

@@ -18,6 +18,7 @@ import pytest
 import uvicorn
 from fastapi.testclient import TestClient
 
+from herd.errors import HerdError
 from herd.protocol import (
     Called,
     Delta,
@@ -54,6 +55,7 @@ class FakeEngine:
         self.delay = 0.0
         self.break_after: int | None = None
         self.fail: Failed | None = None
+        self.full = False
         self.load_error: Exception | None = None
         self.loaded: dict[str, tuple[Path, Path | None]] = {}
         self.log: list[tuple[str, str]] = []
@@ -93,6 +95,10 @@ class FakeEngine:
             "waiting": 0,
             "metrics": {},
         }
+
+    def admit(self, salt: str) -> None:
+        if self.full:
+            raise HerdError("the queue is full; try again later", code="queue_full", status=429)
 
     async def generate(self, key: str, request: Request, *, salt: str) -> AsyncIterator[Event]:
         assert key in self.loaded

@@ -55,6 +55,24 @@ def test_bodies_that_are_not_json_objects(client: TestClient, body: bytes) -> No
 
 
 @pytest.mark.parametrize(
+    ("body", "param"),
+    [
+        (b'{"messages": [{"a": 1}], "seed": 1180591620717411303424, "n": 1}', "seed"),
+        (b'{"temperature": 1e999}', "temperature"),
+        (b'{"prompt": [1, -99999999999999999999999]}', "prompt"),
+        (b'{"logit_bias": {"5": 1e999}}', "5"),
+        (b'{"\\ud800": 1e999}', None),
+        (b"[1e999]", None),
+    ],
+)
+def test_a_number_that_is_too_large_is_named(client: TestClient, body: bytes, param: str | None) -> None:
+    reply = client.post("/v1/chat/completions", content=body, headers=JSON)
+    check(reply, 400)
+    error = reply.json()["error"]
+    assert error["param"] == param and "too large a number" in error["message"]
+
+
+@pytest.mark.parametrize(
     "kind", ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x", ""]
 )
 def test_wrong_content_type(client: TestClient, kind: str) -> None:

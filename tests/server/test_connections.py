@@ -123,6 +123,19 @@ def test_what_is_not_http(url: str, data: bytes) -> None:
         assert status == 400 and error["code"] == "invalid_http"
 
 
+@pytest.mark.parametrize("media", [b"application/json", b"text/plain"])
+def test_a_body_that_is_not_http_is_answered_once(
+    url: str, media: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    head = b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\nContent-Type: "
+    with connect(url) as peer:
+        peer.sendall(head + media + b"\r\n\r\nzz\r\n{}\r\n")
+        status, error, _ = answer(peer)
+        assert status == 400 and error["code"] == "invalid_http"
+    assert httpx.get(f"{url}/health").status_code == 200
+    assert not [record for record in caplog.records if record.exc_info]
+
+
 def test_one_connection_too_many(
     url: str, monkeypatch: pytest.MonkeyPatch, wait_for: Callable[..., None]
 ) -> None:

@@ -197,3 +197,15 @@ def test_what_is_refused_for_want_of_room_costs_no_write(
     text = client.get("/metrics").text
     assert 'herd_http_requests_total{method="POST",route="/v1/responses",status="429"} 1.0' in text
     assert 'vllm:num_requests_waiting{model_name="cria"} 0.0' in text
+
+
+def test_a_full_queue_is_said_before_a_body_is_decoded(
+    client: TestClient, engine: Any, chat: Callable[..., Any]
+) -> None:
+    engine.full = True
+    for path in (
+        "/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/responses", "/v1/messages",
+    ):  # fmt: skip
+        reply = client.post(path, content=b"[" * 200_000, headers={"Content-Type": "application/json"})
+        assert reply.status_code == 429 and reply.headers["retry-after"] == "7"
+    assert client.post("/v1/messages/count_tokens", json=chat()).status_code == 200
