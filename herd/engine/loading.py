@@ -16,12 +16,14 @@ from herd.engine.native import Native, draw
 from herd.engine.packed import pack, quantise
 from herd.engine.step import Runner
 from herd.errors import HerdError
+from herd.memory import available_memory
 from herd.model import hf
 from herd.model.chat import ChatTemplate
 from herd.model.tokenizer import Tokenizer
 
 MAX_LEN = 8192  # positions a sequence, unless the model has fewer
-CACHE_BYTES = 4 << 30  # address space of keys and values; memory is taken as it fills
+CACHE_BYTES = 4 << 30  # of keys and values at most; memory is taken as they fill
+CACHE_SHARE = 0.5  # of the memory that is free once the weights are there
 SLOTS = 64
 
 Weights = Literal["auto", "fp32", "bf16", "int8", "int4"]
@@ -39,7 +41,9 @@ def open_engine(model_dir: Path, *, weights: str = "auto") -> Engine:
             f"{model_dir}: the tokenizer has more tokens than the model; they do not belong together"
         )
     max_len = min(runner.config.max_positions, MAX_LEN)
-    most = max(CACHE_BYTES // runner.block_bytes, needed(max_len))
+    free = available_memory()
+    size = CACHE_BYTES if free is None else min(CACHE_BYTES, int(CACHE_SHARE * free))
+    most = max(size // runner.block_bytes, needed(max_len))
     blocks = min(most, SLOTS * needed(max_len))
     return Engine(
         runner,

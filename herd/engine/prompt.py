@@ -47,7 +47,8 @@ def encode(
         raise HerdError("the messages or tools are nested too deep") from None
     if not prompt.ids:
         raise HerdError("the prompt is empty; send at least one token")
-    room = request.sampling.max_tokens != 0  # scoring a prompt needs no place for a reply
+    # An embedding has no reply, nor has a prompt that is only scored.
+    room = request.kind != "embedding" and request.sampling.max_tokens != 0
     if len(prompt.ids) + room > context:
         raise too_long(str(len(prompt.ids)), context)
     format = grammars.of(request.format, wait=wait) if request.format else None

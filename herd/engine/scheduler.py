@@ -140,7 +140,7 @@ class Scheduler:
         replies = sum(c.undone == 1 for c in self.running)
         reading = replies < len(self.running)
         alone = not any(c.undone == 1 or c.job.scored for c in self.running)
-        room = self.pace.chunk_alone if alone else self.pace.chunk
+        room = self.pace.chunk_alone if alone else self.pace.room(replies)
         batch, row = [], 0
         for choice in self.running:
             assert choice.table

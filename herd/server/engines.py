@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from herd.errors import HerdError
+from herd.memory import available_memory
 from herd.protocol import Event, Request
 from herd.registry.registry import ModelEntry, Registry, Target
-from herd.server.models import available_memory
 
 log = logging.getLogger("herd.server")
 

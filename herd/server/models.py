@@ -10,6 +10,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from herd.memory import available_memory
 from herd.registry.registry import ModelEntry, Registry
 
 PLOT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}\.(png|svg)")
@@ -125,14 +126,3 @@ def _memory(config: dict[str, Any], weights: int) -> dict[str, int | None]:
     if per_token and free is not None:
         fits = max(0, (free - weights) // per_token)
     return {"weights": weights, "kv_per_token": per_token, "fits_tokens": fits}
-
-
-def available_memory() -> int | None:
-    """Bytes that new work can take without swapping; None where the system does not say."""
-    try:
-        for line in Path("/proc/meminfo").read_text().splitlines():
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024
-        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (OSError, ValueError):
-        return None

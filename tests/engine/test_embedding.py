@@ -14,7 +14,7 @@ from herd.model.config import Config
 from herd.model.llama import Llama
 from herd.model.mask import attend, causal
 from herd.model.tokenizer import Tokenizer
-from herd.protocol.types import Embedded, Event, Request, Sampling, Usage
+from herd.protocol.types import Embedded, Event, Failed, Request, Sampling, Usage
 
 from .conftest import ask, make_model, run
 
@@ -42,6 +42,21 @@ def test_an_embedding_is_the_mean_of_the_final_states(
     mean = states.mean(0)
     got = torch.tensor(vector(engine()), dtype=torch.float64)
     torch.testing.assert_close(got, mean / mean.norm(), rtol=1e-4, atol=1e-5)
+
+
+def test_an_embedding_may_fill_the_context(engine: Make) -> None:
+    whole, ids = engine(), tuple(range(20, 60))
+    full = engine(max_len=len(ids))
+
+    def events(one: Engine, ids: tuple[int, ...]) -> list[Event]:
+        one.submit("v", Request("", "embedding", prompt=ids))
+        found: list[Event] = []
+        while not one.idle:
+            found += [event for _, event in one.step()]
+        return found
+
+    assert events(full, ids) == events(whole, ids)
+    assert [type(e) for e in events(full, (*ids, 60))] == [Failed]
 
 
 @pytest.mark.parametrize("chunk", [4, 33, 512])

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from herd.engine import kernels, loading
+from herd.engine.cache import needed
 from herd.engine.eager import Eager
 from herd.engine.loading import open_engine
 from herd.errors import HerdError
@@ -40,3 +41,17 @@ def test_auto_is_what_the_environment_says_else_int8_on_kernels(
     if kernels.available():
         sizes = [open_engine(model_dir, weights=w).runner.weight_bytes for w in ("bf16", "int8", "int4")]
         assert sizes == sorted(sizes, reverse=True) and len(set(sizes)) == 3
+
+
+def test_the_cache_takes_half_of_free_memory_at_most_but_holds_one_sequence(
+    model_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def blocks(free: int | None) -> int:
+        monkeypatch.setattr(loading, "available_memory", lambda: free)
+        return open_engine(model_dir).scheduler.cache.count
+
+    engine = open_engine(model_dir)
+    block, one = engine.runner.block_bytes, needed(engine.context)
+    assert blocks(2 * (one + 3) * block) == one + 3
+    assert blocks(0) == one
+    assert blocks(None) == blocks(1 << 40) == min(loading.SLOTS * one, loading.CACHE_BYTES // block)
