@@ -243,7 +243,7 @@ class Native:
 
 @dataclass(frozen=True)
 class _Parts:
-    """An adapter as the kernels take it: B transposed and scaled. `held` owns what the table points to."""
+    """An adapter as the kernels take it: bf16, B transposed and scaled. `held` owns what the table points to."""
 
     table: np.ndarray
     layers: np.ndarray
@@ -279,7 +279,8 @@ def _parts(adapter: Adapter, config: Config) -> _Parts:
             raise HerdError(
                 f"adapter: {name} has shapes {tuple(a.shape)}, {tuple(b.shape)}, not [r,{k}], [{n},r]"
             )
-        arrays = [a.contiguous().numpy(), (b.T * adapter.scale).contiguous().numpy()]
+        halves = (a, b.T * adapter.scale)
+        arrays = [x.bfloat16().contiguous().view(torch.int16).numpy() for x in halves]
         column = sum(outputs[p] for p in parts[: parts.index(part)])
         rows.append((arrays[0].ctypes.data, arrays[1].ctypes.data, product, 0, 0, rank, column, n))
         layers.append(i)

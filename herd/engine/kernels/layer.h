@@ -34,7 +34,7 @@ struct Span {
 
 // A LoRA adapter of one product: rows [start, stop) get y += Σ_r (a_r · x) b_r in columns [column, column + n).
 struct Lora {
-  const float *a, *b;  // [rank, k]; [rank, n], scaled
+  const uint16_t *a, *b;  // bf16 [rank, k]; [rank, n], scaled
   int32_t product;     // 0 qkv, 1 o, 2 gate and up, 3 down
   int32_t start, stop, rank, column, n;
 };

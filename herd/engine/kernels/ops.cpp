@@ -1,6 +1,7 @@
 // What lies between the products, row by row or number by number. All of it reads and writes fp32 once: 8 bytes a
 // number, against k/2 to 2k bytes of weights for each number of a product.
 #include <cmath>
+#include <cstring>
 
 #include "layer.h"
 #include "simd.h"
@@ -35,6 +36,13 @@ void gate(const float* gate_up, int ffn, float* y) {
   for (int j = i; j < ffn; j++) y[j] = rest[2][j - i];
 }
 
+static float wide(uint16_t bf16) {
+  const uint32_t bits = uint32_t(bf16) << 16;
+  float v;
+  std::memcpy(&v, &bits, 4);
+  return v;
+}
+
 // LoRA, first half: low = A x for each row of each adapter of the product, adapters one after the other. Threads
 // share the ranks, so that a thread reads its part of A once for all rows.
 void low_rank(const Chunk& c, int product, const float* h, int k, int t, int nt) {
@@ -44,13 +52,14 @@ void low_rank(const Chunk& c, int product, const float* h, int k, int t, int nt)
     if (l.product != product) continue;
     for (int r = share(l.rank, t, nt); r < share(l.rank, t + 1, nt); r++)
       for (int row = l.start; row < l.stop; row++) {
-        const float *a = l.a + size_t(r) * k, *x = h + size_t(row) * k;
+        const uint16_t* a = l.a + size_t(r) * k;
+        const float* x = h + size_t(row) * k;
         F dot[4] = {set1(0), set1(0), set1(0), set1(0)};
         int j = 0;
         for (; j + 4 * W <= k; j += 4 * W)
-          for (int v = 0; v < 4; v++) dot[v] = fma(load(a + j + v * W), load(x + j + v * W), dot[v]);
+          for (int v = 0; v < 4; v++) dot[v] = fma(widen(a + j + v * W), load(x + j + v * W), dot[v]);
         float total = sum(add(add(dot[0], dot[1]), add(dot[2], dot[3])));
-        for (; j < k; j++) total = std::fma(a[j], x[j], total);
+        for (; j < k; j++) total = std::fma(wide(a[j]), x[j], total);
         low[size_t(row - l.start) * l.rank + r] = total;
       }
     low += size_t(l.stop - l.start) * l.rank;
@@ -70,11 +79,11 @@ void add_low_rank(const Chunk& c, int product, float* out, int ldy, int t, int n
       int j = first;
       for (; j + W <= last; j += W) {
         F total = load(y + j);
-        for (int r = 0; r < l.rank; r++) total = fma(set1(x[r]), load(l.b + size_t(r) * l.n + j), total);
+        for (int r = 0; r < l.rank; r++) total = fma(set1(x[r]), widen(l.b + size_t(r) * l.n + j), total);
         store(y + j, total);
       }
       for (; j < last; j++)
-        for (int r = 0; r < l.rank; r++) y[j] = std::fma(x[r], l.b[size_t(r) * l.n + j], y[j]);
+        for (int r = 0; r < l.rank; r++) y[j] = std::fma(x[r], wide(l.b[size_t(r) * l.n + j]), y[j]);
     }
     low += size_t(l.stop - l.start) * l.rank;
   }
