@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -141,7 +142,9 @@ def test_ctrl_c(asked: list[Any], tmp_path: Path) -> None:
     file = write(tmp_path / "in.jsonl", *[line(f"r{i}", n=i, slow=0.05 if i < 8 else 30) for i in range(16)])
     out = tmp_path / "out.jsonl"
     command = [sys.executable, "-m", "herd", "batch", str(file), "--out", str(out), "--parallel", "4"]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=os.environ)
+    # A test run in the background hands on that Ctrl-C is ignored.
+    heed = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=os.environ, preexec_fn=heed)
     end = time.monotonic() + 20
     while len(asked) < 12 and time.monotonic() < end:
         time.sleep(0.02)
