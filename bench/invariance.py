@@ -133,9 +133,9 @@ def compare(directory: Path, weights: str, count: int, seed: int) -> int:
         return 0
     expected = alone(whole, schedule(count, seed))
     asked = schedule(count, seed)
-    crowd = Engine(
-        whole.runner, whole.tokenizer, whole.template, max_len=CONTEXT, slots=8, blocks=needed(CONTEXT) + 2
-    )
+    blocks = needed(CONTEXT) + 2
+    parts = whole.runner, whole.tokenizer, whole.template
+    crowd = Engine(*parts, max_len=CONTEXT, slots=8, blocks=blocks, draw=whole.draw)
     seen = crowded(crowd, asked, seed)
     different = sum(not a.equals(b) for a, b in zip(asked, expected, strict=True))
     tokens = sum(len(a.tokens) for a in asked)

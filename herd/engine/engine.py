@@ -65,7 +65,7 @@ class Engine:
         budget: int = 512,
         draw: Draw = sampler.draw,
     ) -> None:
-        self._choose = draw
+        self.draw = draw
         self.runner, self.tokenizer, self.template = runner, tokenizer, template
         config = runner.config
         self.context = min(max_len or config.max_positions, config.max_positions)
@@ -268,7 +268,7 @@ class Engine:
                 logits[i] = c.constrain(shaped)
         samplings = [c.sampling for c in choices]
         uniform = [c.rng.random() if c.sampling.temperature > 0 else 0.0 for c in choices]
-        return self._choose(logits, samplings, uniform)
+        return self.draw(logits, samplings, uniform)
 
     def _prompt_read(self, choice: Choice) -> None:
         """Echo if asked; let the other choices begin, which find the prompt in the cache; an embedding is done."""
