@@ -2,6 +2,7 @@
 
 import base64
 import struct
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -33,7 +34,7 @@ ERROR_TYPES = {
 }
 
 
-class _Stream:
+class _Stream(ABC):
     """What the two kinds of stream share. `fingerprint`: of what answers, the same as long as it is the same."""
 
     kind: str
@@ -51,8 +52,9 @@ class _Stream:
                 return [encode_error(event)]
         return [self._chunk(**choice) for choice in self._choices(event)]
 
+    @abstractmethod
     def _choices(self, event: Event) -> list[dict[str, Any]]:
-        raise NotImplementedError
+        """What an event says of choices, each as arguments of `_chunk`."""
 
     def _chunk(self, index: int, finish: str | None = None, **content: Any) -> dict[str, Any]:
         choice = {"index": index, "logprobs": None, **content, "finish_reason": finish}
