@@ -253,6 +253,7 @@ class Engine:
             self.scheduler.computed(choice, 1)
             return True
         if piece.draft:
+            totals["spec_decode_num_drafts"] += 1
             totals["spec_decode_num_draft_tokens"] += len(piece.draft)
             totals["spec_decode_num_accepted_tokens"] += depth + guessed
             choice.drafter.learn(len(piece.draft), depth + guessed)

@@ -20,6 +20,7 @@ COUNTED = (
     "prompt_tokens",
     "generation_tokens",
     "num_preemptions",
+    "spec_decode_num_drafts",
     "spec_decode_num_draft_tokens",
     "spec_decode_num_accepted_tokens",
 )

@@ -14,6 +14,7 @@ from herd.engine.pace import MAX_DRAFT, Pace
 from herd.engine.speculate import HOPE, Drafter, draft
 from herd.model.llama import Llama
 from herd.protocol.types import Delta
+from herd.server.metrics import ENGINE
 
 from .conftest import ask, run
 
@@ -63,6 +64,8 @@ def test_tokens_are_those_without_speculation_and_come_in_fewer_steps(
     drafted = metrics["spec_decode_num_draft_tokens"]
     accepted = metrics["spec_decode_num_accepted_tokens"]
     assert 0 < accepted <= drafted
+    assert 0 < metrics["spec_decode_num_drafts"] <= drafted <= length * metrics["spec_decode_num_drafts"]
+    assert set(ENGINE) <= set(metrics)  # what the server shows is counted
     assert steps["drafted"][2] == steps["plain"][2] - accepted
     assert metrics["generation_tokens"] >= len(steps["plain"][0])
 
