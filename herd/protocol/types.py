@@ -13,7 +13,8 @@ from typing import Any, Literal, Self, Union, get_args, get_origin, get_type_hin
 from herd.errors import HerdError
 
 Role = Literal["system", "user", "assistant", "tool"]
-FinishReason = Literal["stop", "length", "tool_calls", "cancelled", "error"]
+FinishReason = Literal["stop", "length", "tool_calls", "content_filter", "cancelled", "error"]
+Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
 
 
 class ProtocolError(HerdError):
@@ -72,6 +73,15 @@ class Format(Wire):
 
 
 @dataclass(frozen=True, slots=True)
+class Image(Wire):
+    """`url`: where it is, or its bytes as "data:image/png;base64,…"; it stands before character `at` of the content."""
+
+    url: str
+    at: int = 0
+    detail: Literal["auto", "low", "high"] = "auto"
+
+
+@dataclass(frozen=True, slots=True)
 class Message(Wire):
     """`tool_calls` are an assistant's; `tool_call_id` says which call a message of role "tool" answers."""
 
@@ -80,6 +90,9 @@ class Message(Wire):
     name: str | None = None
     tool_calls: tuple[ToolCall, ...] = ()
     tool_call_id: str | None = None
+    images: tuple[Image, ...] = ()
+    reasoning: str = ""  # what an assistant thought before it said `content`
+    signature: str = ""  # with which a provider knows its own reasoning again
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +156,9 @@ class Request(Wire):
     echo: bool = False
     store: bool = True
     labels: Mapping[str, Any] = field(default_factory=dict)  # recorded fields: user, metadata, …
+    effort: Effort | None = None  # how much to reason before the reply
+    # Fields that only providers of the caller's own dialect may know, by path, as in "tools[0].type"; values as given.
+    extra: Mapping[str, Any] = field(default_factory=dict)
     explicit: frozenset[str] = frozenset()  # fields of `sampling` that the caller set
 
     def for_target(self, system: str | None, sampling: Mapping[str, Any]) -> "Request":
@@ -197,6 +213,15 @@ class Delta(_Event):
 
 
 @dataclass(frozen=True, slots=True)
+class Reasoned(_Event):
+    """A piece of what the model thinks before it answers; `signature` comes with the last one, if at all."""
+
+    index: int
+    text: str
+    signature: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Called(_Event):
     """A whole tool call, valid against the tool's schema."""
 
@@ -223,11 +248,18 @@ class Finished(_Event):
 
 @dataclass(frozen=True, slots=True)
 class Usage(_Event):
-    """Sums over all choices; the last event of a whole answer."""
+    """Sums over all choices; the last event of a whole answer.
+
+    `cached_tokens`, read from a cache, and `written_tokens`, put into one, are part of `prompt_tokens`;
+    `reasoning_tokens` are part of `completion_tokens`. `estimated`: the provider did not say; these are guesses.
+    """
 
     prompt_tokens: int
     completion_tokens: int
     cached_tokens: int = 0
+    written_tokens: int = 0
+    reasoning_tokens: int = 0
+    estimated: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,9 +269,10 @@ class Failed(_Event):
     message: str
     code: str = "engine_error"
     status: int = 500
+    retry_after: float | None = None  # seconds
 
 
-Event = Started | Delta | Called | Embedded | Finished | Usage | Failed
+Event = Started | Delta | Reasoned | Called | Embedded | Finished | Usage | Failed
 _EVENTS: dict[str, type[Event]] = {cls.__name__.lower(): cls for cls in get_args(Event)}
 
 

@@ -1,0 +1,1 @@
+"""Routes, and what stands behind them: providers, fallbacks, keys, budgets, the ledger. Loads neither torch nor the engine."""
