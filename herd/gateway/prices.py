@@ -128,7 +128,7 @@ class Prices:
     def _index(self, vendor: str) -> tuple[dict[str, int], list[int]]:
         """Where each plain name is, and where there are others than plain ones."""
         exact: dict[str, int] = {}
-        others = []
+        others: list[int] = []
         for place, (names, _) in enumerate(self._vendors[vendor]["models"]):
             names = names if isinstance(names, list) else [names]
             for name in names:
