@@ -21,6 +21,7 @@ from herd.gateway.honour import without
 from herd.gateway.keys import Principal
 from herd.gateway.ledger import Ledger
 from herd.gateway.provider import Call, Dialect, Provider, Target, UpstreamError
+from herd.gateway.redact import redact_row
 from herd.gateway.reply import Item, Reply, Watch, generation
 from herd.gateway.route import ProviderSpec, Route, Weighted
 from herd.gateway.shadow import Shadows
@@ -291,7 +292,8 @@ class Gateway:
 
     def rows(self, reply: Reply) -> list[dict[str, Any]]:
         """The generation of each choice as it is kept, redacted as the route says."""
-        return [generation(reply, index) for index in range(reply.asked.n)]
+        rows = [generation(reply, index) for index in range(reply.asked.n)]
+        return [redact_row(row, reply.route.redact) for row in rows] if reply.route.redact else rows
 
     def _keep(self, reply: Reply) -> None:
         for row in self.rows(reply):
@@ -419,7 +421,11 @@ class Gateway:
     @property
     def ready(self) -> bool:
         """Whether a provider other than the local engine can be asked."""
-        return any(self.replicas.of(n, p.urls) and not self._rests(n, p) for n, p in self.now.providers.items() if n != LOCAL)
+        return any(
+            self.replicas.of(n, p.urls) and not self._rests(n, p)
+            for n, p in self.now.providers.items()
+            if n != LOCAL
+        )
 
     def _rests(self, name: str, provider: Provider) -> bool:
         return all(replica.state == "open" for replica in self.replicas.of(name, provider.urls))

@@ -19,6 +19,7 @@ import herd
 from herd.gateway.config import Config, load
 from herd.gateway.gateway import Gateway, Pricing
 from herd.gateway.ledger import Ledger
+from herd.gateway.prices import Prices
 from herd.gateway.provider import Provider
 from herd.gateway.reload import Reloader
 from herd.gateway.route import ProviderSpec
