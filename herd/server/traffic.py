@@ -1,0 +1,155 @@
+"""Kept traffic under /api: numbers by time, generations with search and export, feedback, and what drift found.
+
+Money is whole numbers of 10⁻¹² dollars.
+"""
+
+import asyncio
+import time
+import uuid
+from collections.abc import Iterator
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Depends, Query, Request
+from fastapi.responses import StreamingResponse
+
+from herd.protocol import ProtocolError
+from herd.server import body
+from herd.server.access import may_see
+from herd.server.errors import found, not_found
+from herd.server.state import principal, state
+
+router = APIRouter(prefix="/api")
+
+DAY, MAX_STEPS, STEPS = 86_400.0, 1000, 60
+PAGE = 200  # rows that the store is asked for at once in an export
+MAX_TEXT = 100_000  # characters of a correction or a comment
+KINDS = ("thumbs", "score", "correction", "comment")
+FEEDBACK: dict[str, Any] = {
+    "id": str, "generation": str, "kind": str, "value": body.NUMBER, "text": str,
+}  # fmt: skip
+Word = Annotated[str | None, Query(max_length=200)]
+Moment = Annotated[float | None, Query(allow_inf_nan=False, ge=0, le=1e11)]
+
+
+def filters(
+    query: Word = None,
+    route: Word = None,
+    target: Word = None,
+    key: Word = None,
+    finish: Word = None,
+    conversation: Word = None,
+    feedback: Literal["any", "good", "bad", "correction", "comment"] | None = None,
+    since: Moment = None,
+    until: Moment = None,
+) -> dict[str, Any]:
+    """What is searched for: all conditions that are given."""
+    given = {
+        "text": query, "route": route, "target": target, "key": key, "finish": finish, "conversation": conversation,
+        "feedback": feedback, "since": since, "until": until,
+    }  # fmt: skip
+    return {name: value for name, value in given.items() if value is not None}
+
+
+Filters = Annotated[dict[str, Any], Depends(filters)]
+
+
+@router.get("/traffic")
+def traffic(
+    request: Request,
+    since: Moment = None,
+    until: Moment = None,
+    step: Annotated[float | None, Query(ge=1, le=1e9)] = None,
+    by: Literal["route", "target", "key", "provider"] | None = None,
+    route: Word = None,
+    target: Word = None,
+    key: Word = None,
+) -> dict[str, Any]:
+    """Requests, errors, latencies, tokens and cost in steps of so many seconds; by default, of the last day."""
+    until = time.time() if until is None else until
+    since = until - DAY if since is None else since
+    if since >= until:
+        raise ProtocolError("since must be before until", "since")
+    step = max((until - since) / STEPS, 1.0) if step is None else step
+    if (until - since) / step > MAX_STEPS:
+        raise ProtocolError(f"step is so short that there were over {MAX_STEPS} of it", "step")
+    only = {"route": route, "target": target, "key": key}
+    store = state(request).store
+    rows = store.traffic(since, until, step, by, **only)
+    totals = store.traffic(since, until, until - since, None, **only)
+    return {
+        "since": since, "until": until, "step": step,
+        "data": rows, "totals": totals[0] if totals else None,
+    }  # fmt: skip
+
+
+@router.get("/generations")
+def generations(
+    request: Request,
+    filters: Filters,
+    limit: Annotated[int, Query(ge=1, le=PAGE)] = 50,
+    before: Moment = None,
+) -> dict[str, Any]:
+    """The newest first. A key that may only use routes sees its own."""
+    rows = state(request).store.search_generations(**_own(request, filters), limit=limit + 1, before=before)
+    return {"data": rows[:limit], "more": len(rows) > limit}
+
+
+@router.get("/generations/{id}")
+def generation(request: Request, id: str) -> dict[str, Any]:
+    """A generation, with its feedback and every attempt at it."""
+    row, store = _generation(request, id), state(request).store
+    return {**row, "feedback": store.feedback(row["id"]), "attempts": store.attempts(row["id"])}
+
+
+@router.post("/feedback", status_code=201)
+def add_feedback(
+    request: Request,
+    given: Annotated[dict[str, Any], Depends(body.Fields("generation", "kind", **FEEDBACK))],
+) -> dict[str, Any]:
+    """Thumbs (−1 or 1) or a score (0 to 1) as `value`, a correction or a comment as `text`; durable when answered.
+
+    The generation is named by its own id or by the reply's. The same `id` again is the same feedback.
+    """
+    kind, value, text = body.one_of("kind", given["kind"], KINDS), given.get("value"), given.get("text")
+    if kind in ("correction", "comment"):
+        if value is not None or not text or len(text) > MAX_TEXT:
+            name = "text" if value is None else "value"
+            raise ProtocolError(f"a {kind} has a text of 1 to {MAX_TEXT:,} characters, and no value", name)
+    elif text is not None:
+        raise ProtocolError(f"{kind} have no text; send a comment for it", "text")
+    elif value is None or not (value in (-1, 1) if kind == "thumbs" else 0 <= value <= 1):
+        raise ProtocolError("value must be " + ("-1 or 1" if kind == "thumbs" else "from 0 to 1"), "value")
+    row = _generation(request, given["generation"], "vote")
+    id = given.get("id") or uuid.uuid4().hex
+    return state(request).store.add_feedback(
+        generation=row["id"], kind=kind, value=value, text=text, key=principal(request).name or None, id=id
+    )
+
+
+@router.get("/findings")
+def findings(
+    request: Request,
+    limit: Annotated[int, Query(ge=1, le=PAGE)] = 50,
+    before: Moment = None,
+) -> dict[str, Any]:
+    """What drift has noticed of targets, the newest first."""
+    rows = state(request).store.findings(limit=limit + 1, before=before)
+    return {"data": rows[:limit], "more": len(rows) > limit}
+
+
+@router.post("/findings/{id}/seen")
+def see_finding(request: Request, id: str) -> dict[str, Any]:
+    return found(state(request).store.see_finding(id), "finding", id)
+
+
+def _generation(request: Request, id: str, scope: str = "read") -> dict[str, Any]:
+    """The generation of this id, or of this reply's. One that the key may not see is as good as none."""
+    row = found(state(request).store.get_generation(id), "generation", id)
+    if not may_see(principal(request), row, scope):
+        raise not_found(f"no generation {id!r:.100}")
+    return row
+
+
+def _own(request: Request, filters: dict[str, Any]) -> dict[str, Any]:
+    asking = principal(request)
+    return filters if asking.may("read") else {**filters, "key": asking.name}
