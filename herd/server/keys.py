@@ -82,6 +82,8 @@ async def _view(here: State, row: dict[str, Any]) -> dict[str, Any]:
 def _given(fields: dict[str, Any]) -> dict[str, Any]:
     """The fields as `Keys` takes and checks them. Raises ProtocolError for one that has not the form of its kind."""
     given = dict(fields)
+    if given.get("application", "x").strip() == "":
+        raise ProtocolError("application is empty; it says whose key this is", "application")
     for name in ("scopes", "use"):
         for place, word in enumerate(given.get(name) or ()):
             if not isinstance(word, str):

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from herd.errors import HerdError
+from herd.gateway.secrets import secret
 from herd.registry.home import home as default_home
 
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
@@ -118,25 +119,10 @@ def _server_table(file: Path) -> dict[str, Any]:
 
 
 def _secret(value: Any, name: str) -> str | None:
-    """The key that "env:NAME" or "file:/path" leads to; it is never written in herd.toml itself."""
-    if value is None:
-        return None
-    kind, _, word = str(value).partition(":")
     try:
-        found = (
-            os.environ.get(word)
-            if kind == "env"
-            else Path(word).read_text("utf-8").strip()
-            if kind == "file"
-            else None
-        )
-    except (OSError, ValueError) as error:
-        raise HerdError(
-            f"{name}: cannot read the file ({getattr(error, 'strerror', None) or 'no text'})"
-        ) from None
-    if not found:
-        raise HerdError(f'{name} leads to no key; say where it is, as "env:NAME" or "file:/path"')
-    return found
+        return None if value is None else secret(str(value), os.environ)
+    except HerdError as error:
+        raise HerdError(f"{name}: {error}") from None
 
 
 def _text(value: Any, name: str) -> str | None:

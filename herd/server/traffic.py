@@ -3,14 +3,14 @@
 Money is whole numbers of 10⁻¹² dollars.
 """
 
-import asyncio
+import json
+import math
 import time
 import uuid
-from collections.abc import Iterator
+from contextlib import suppress
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Query, Request
-from fastapi.responses import StreamingResponse
 
 from herd.protocol import ProtocolError
 from herd.server import body
@@ -20,8 +20,9 @@ from herd.server.state import principal, state
 
 router = APIRouter(prefix="/api")
 
-DAY, MAX_STEPS, STEPS = 86_400.0, 1000, 60
-PAGE = 200  # rows that the store is asked for at once in an export
+DAY, MAX_STEPS, STEPS = 86_400, 1000, 60
+PAGE, TOGETHER = 200, 20  # generations of a page, and those that are read at once: each may have megabytes of text
+MAX_PAGE = 8 << 20  # characters of JSON after which a page ends
 MAX_TEXT = 100_000  # characters of a correction or a comment
 KINDS = ("thumbs", "score", "correction", "comment")
 FEEDBACK: dict[str, Any] = {
@@ -38,14 +39,14 @@ def filters(
     key: Word = None,
     finish: Word = None,
     conversation: Word = None,
-    feedback: Literal["any", "good", "bad", "correction", "comment"] | None = None,
+    feedback: Literal["any", "good", "bad", "score", "correction", "comment"] | None = None,
     since: Moment = None,
     until: Moment = None,
 ) -> dict[str, Any]:
     """What is searched for: all conditions that are given."""
     given = {
         "text": query, "route": route, "target": target, "key": key, "finish": finish, "conversation": conversation,
-        "feedback": feedback, "since": since, "until": until,
+        "feedback": {"good": "up", "bad": "down"}.get(feedback or "", feedback), "since": since, "until": until,
     }  # fmt: skip
     return {name: value for name, value in given.items() if value is not None}
 
@@ -58,7 +59,7 @@ def traffic(
     request: Request,
     since: Moment = None,
     until: Moment = None,
-    step: Annotated[float | None, Query(ge=1, le=1e9)] = None,
+    step: Annotated[int | None, Query(ge=1, le=10**9)] = None,
     by: Literal["route", "target", "key", "provider"] | None = None,
     route: Word = None,
     target: Word = None,
@@ -69,13 +70,13 @@ def traffic(
     since = until - DAY if since is None else since
     if since >= until:
         raise ProtocolError("since must be before until", "since")
-    step = max((until - since) / STEPS, 1.0) if step is None else step
+    step = max(math.ceil((until - since) / STEPS), 1) if step is None else step
     if (until - since) / step > MAX_STEPS:
         raise ProtocolError(f"step is so short that there were over {MAX_STEPS} of it", "step")
     only = {"route": route, "target": target, "key": key}
     store = state(request).store
     rows = store.traffic(since, until, step, by, **only)
-    totals = store.traffic(since, until, until - since, None, **only)
+    totals = store.traffic(since, until, math.ceil(until - since), None, **only)
     return {
         "since": since, "until": until, "step": step,
         "data": rows, "totals": totals[0] if totals else None,
@@ -87,11 +88,21 @@ def generations(
     request: Request,
     filters: Filters,
     limit: Annotated[int, Query(ge=1, le=PAGE)] = 50,
-    before: Moment = None,
+    before: Word = None,
 ) -> dict[str, Any]:
-    """The newest first. A key that may only use routes sees its own."""
-    rows = state(request).store.search_generations(**_own(request, filters), limit=limit + 1, before=before)
-    return {"data": rows[:limit], "more": len(rows) > limit}
+    """The newest first. `before`: unix seconds, or the id of a generation after which to go on.
+
+    A page ends early (with more: true) when it grows long. A key that may only use routes sees its own.
+    """
+    found, more, size = [], True, 0
+    after = _place(request, before)
+    while more and len(found) < limit and size < MAX_PAGE:
+        count = min(TOGETHER, limit - len(found))
+        rows = state(request).store.search_generations(**_own(request, filters), limit=count + 1, before=after)
+        found, more = found + rows[:count], len(rows) > count
+        size += len(json.dumps(rows))
+        after = found[-1]["id"] if found else None
+    return {"data": found, "more": more}
 
 
 @router.get("/generations/{id}")
@@ -148,6 +159,16 @@ def _generation(request: Request, id: str, scope: str = "read") -> dict[str, Any
     if not may_see(principal(request), row, scope):
         raise not_found(f"no generation {id!r:.100}")
     return row
+
+
+def _place(request: Request, before: str | None) -> float | str | None:
+    """Where a page begins. Raises ProtocolError for what is neither a time nor the id of a generation."""
+    with suppress(ValueError):
+        if before is None or math.isfinite(float(before)):
+            return None if before is None else float(before)
+    if state(request).store.get_generation(before or "") is None:
+        raise ProtocolError("before is neither a time in unix seconds nor the id of a generation", "before")
+    return before
 
 
 def _own(request: Request, filters: dict[str, Any]) -> dict[str, Any]:
