@@ -32,7 +32,7 @@ def up(**given: Any) -> None:
         key = "$HERD_API_KEY" if settings.api_key else "herd"
         click.echo(f"Herd is up      {settings.url}")
         click.echo(f'OpenAI clients  base_url="{settings.url}/v1", api_key="{key}"')
-        if providers := load(settings.config, os.environ).providers:
+        if providers := load(settings.config_file, os.environ).providers:
             click.echo(f"Proxies         {', '.join(sorted(providers))}: name their models as before")
         if find_spec("torch"):
             click.echo("In a terminal   herd chat")

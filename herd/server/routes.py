@@ -34,10 +34,14 @@ def list_routes(request: Request) -> dict[str, Any]:
 def list_targets(request: Request) -> dict[str, Any]:
     """What a route may point at: kind "target" is one of [targets], "model" one that is here, "remote" a provider's."""
     now, data = state(request).gateway.now, []
-    for name in sorted(state(request).gateway.models().keys() - now.routes.keys() | now.config.targets.keys()):
+    for name in sorted(
+        state(request).gateway.models().keys() - now.routes.keys() | now.config.targets.keys()
+    ):
         with suppress(HerdError):  # a broken model is nothing to point at
             target = now.target(name)
-            kind = "target" if name in now.config.targets else "model" if target.provider == LOCAL else "remote"
+            kind = (
+                "target" if name in now.config.targets else "model" if target.provider == LOCAL else "remote"
+            )
             data.append({"name": name, "provider": target.provider, "model": target.model, "kind": kind})
     return {"data": data}
 
@@ -141,7 +145,7 @@ def _check(here: State, name: str, definition: dict[str, Any]) -> Route:
 
 def _editable(here: State, name: str) -> None:
     if name in here.gateway.now.config.routes:
-        message = f"route {name!r:.100} is written in {here.settings.config}: change it there"
+        message = f"route {name!r:.100} is written in {here.settings.config_file}: change it there"
         raise HerdError(message, status=409, code="read_only")
 
 
@@ -191,10 +195,19 @@ def definition(route: Route) -> dict[str, Any]:
 
     def changed(*names: str, of: Any = route, default: Any = plain) -> dict[str, Any]:
         given = {name: getattr(of, name) for name in names if getattr(of, name) != getattr(default, name)}
-        return {name: sorted(v) if isinstance(v, frozenset) else list(v) if isinstance(v, tuple) else v for name, v in given.items()}
+        return {
+            name: sorted(v) if isinstance(v, frozenset) else list(v) if isinstance(v, tuple) else v
+            for name, v in given.items()
+        }
 
-    targets = [one.target if one.weight == 1 else {"target": one.target, "weight": one.weight} for one in route.targets]
-    shadow = route.shadow and {"target": route.shadow.target, **changed("share", "concurrency", "budget", of=route.shadow, default=Shadow(""))}
+    targets = [
+        one.target if one.weight == 1 else {"target": one.target, "weight": one.weight}
+        for one in route.targets
+    ]
+    shadow = route.shadow and {
+        "target": route.shadow.target,
+        **changed("share", "concurrency", "budget", of=route.shadow, default=Shadow("")),
+    }
     times = changed("first_token", "total")
     return {
         "targets": targets,

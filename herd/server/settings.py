@@ -16,6 +16,7 @@ from herd.registry.home import home as default_home
 
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 WILDCARD = frozenset({"0.0.0.0", "::"})
+TOML = "herd.toml"
 MAX_BODY = 4 * 1024 * 1024
 T = TypeVar("T")
 
@@ -25,7 +26,7 @@ class Settings:
     """The server's settings; `from_environment` reads them."""
 
     home: Path
-    config: Path | None = None  # herd.toml, which need not be there
+    config: Path | None = None  # None: herd.toml in `home`, if it is there
     host: str = "127.0.0.1"
     port: int = 8000
     api_key: str | None = field(default=None, repr=False)
@@ -56,26 +57,32 @@ class Settings:
     ) -> "Settings":
         """The table [server] of herd.toml, then HERD_*, then the arguments. Raises HerdError for a wrong one."""
         home = home or default_home()
-        config = config or Path(os.environ.get("HERD_CONFIG") or home / "herd.toml")
-        table = _server_table(config)
+        if config is None and os.environ.get("HERD_CONFIG"):
+            config = Path(os.environ["HERD_CONFIG"])
+        file = config or home / TOML
+        table = _server_table(file)
 
         def of(name: str, variable: str, read: Callable[[Any, str], T]) -> T:
             """What `read` makes of a setting, and of its name where it was found."""
             text = os.environ.get(variable)
-            return read(text, variable) if text else read(table.get(name), f"{config}: server.{name}")
+            return read(text, variable) if text else read(table.get(name), f"{file}: server.{name}")
 
         return cls(
             home=home,
             config=config,
             host=host or of("host", "HERD_HOST", _text) or "127.0.0.1",
             port=of("port", "HERD_PORT", _port) if port is None else port,
-            api_key=os.environ.get("HERD_API_KEY") or _secret(table.get("key"), f"{config}: server.key"),
+            api_key=os.environ.get("HERD_API_KEY") or _secret(table.get("key"), f"{file}: server.key"),
             database=of("database", "HERD_DATABASE_URL", _text),
             hosts=of("hosts", "HERD_HOSTS", _words),
             origins=of("origins", "HERD_ORIGINS", _words),
             memory=of("memory", "HERD_MEMORY", _bytes),
             keep_alive=of("keep_alive", "HERD_KEEP_ALIVE", _seconds),
         )
+
+    @property
+    def config_file(self) -> Path:
+        return self.config or self.home / TOML
 
     @property
     def store(self) -> str | Path:

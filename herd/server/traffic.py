@@ -21,7 +21,10 @@ from herd.server.state import principal, state
 router = APIRouter(prefix="/api")
 
 DAY, MAX_STEPS, STEPS = 86_400, 1000, 60
-PAGE, TOGETHER = 200, 20  # generations of a page, and those that are read at once: each may have megabytes of text
+PAGE, TOGETHER = (
+    200,
+    20,
+)  # generations of a page, and those that are read at once: each may have megabytes of text
 MAX_PAGE = 8 << 20  # characters of JSON after which a page ends
 MAX_TEXT = 100_000  # characters of a correction or a comment
 KINDS = ("thumbs", "score", "correction", "comment")
@@ -98,7 +101,9 @@ def generations(
     after = _place(request, before)
     while more and len(found) < limit and size < MAX_PAGE:
         count = min(TOGETHER, limit - len(found))
-        rows = state(request).store.search_generations(**_own(request, filters), limit=count + 1, before=after)
+        rows = state(request).store.search_generations(
+            **_own(request, filters), limit=count + 1, before=after
+        )
         found, more = found + rows[:count], len(rows) > count
         size += len(json.dumps(rows))
         after = found[-1]["id"] if found else None

@@ -68,7 +68,9 @@ def test_every_route_is_open_by_name_or_asks_for_its_scope(guarded: TestClient) 
             assert reply.status_code != 401
             name = f"{method} {path}"
             refused = reply.status_code == 403 and "scope" in reply.text
-            assert refused != (name in EVERYBODY or bool(ENOUGH[scope].fullmatch(name))), f"{name} for {scope}"
+            assert refused != (name in EVERYBODY or bool(ENOUGH[scope].fullmatch(name))), (
+                f"{name} for {scope}"
+            )
     assert {"/api/keys", "/api/routes/{name}", "/api/generations/export", "/v1/messages", "/metrics"} <= tried
 
 
@@ -135,7 +137,9 @@ def test_a_key_that_uses_routes_sees_its_own_generations_only(
         assert reply.status_code == (403 if seen is None else 200)
         if seen is not None:
             assert len(reply.json()["data"]) == seen
-            assert guarded.get(f"/api/generations/{id}", headers=headers).status_code == (200 if seen else 404)
+            assert guarded.get(f"/api/generations/{id}", headers=headers).status_code == (
+                200 if seen else 404
+            )
             exported = guarded.get("/api/generations/export?format=jsonl", headers=headers)
             assert len(exported.text.splitlines()) == seen
         assert guarded.post("/api/feedback", json=thumbs, headers=headers).status_code == may_say
@@ -148,6 +152,8 @@ def test_status_shows_a_key_its_own_routes(guarded: TestClient) -> None:
     def names(header: dict[str, str]) -> set[str]:
         return {route["name"] for route in guarded.get("/api/status", headers=header).json()["routes"]}
 
-    assert names(make(guarded, "admin")["header"]) == names(make(guarded, "use:*")["header"]) == {"cria", "tale"}
+    assert (
+        names(make(guarded, "admin")["header"]) == names(make(guarded, "use:*")["header"]) == {"cria", "tale"}
+    )
     assert names(make(guarded, "use:tale")["header"]) == {"tale"}
     assert names(make(guarded, "vote")["header"]) == set()

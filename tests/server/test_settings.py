@@ -7,9 +7,7 @@ import pytest
 from herd.errors import HerdError
 from herd.server.settings import Settings
 
-NAMES = (
-    "HERD_HOST HERD_PORT HERD_API_KEY HERD_DATABASE_URL HERD_HOSTS HERD_ORIGINS HERD_MEMORY HERD_KEEP_ALIVE HERD_CONFIG"
-)
+NAMES = "HERD_HOST HERD_PORT HERD_API_KEY HERD_DATABASE_URL HERD_HOSTS HERD_ORIGINS HERD_MEMORY HERD_KEEP_ALIVE HERD_CONFIG"
 
 
 @pytest.fixture(autouse=True)
@@ -43,7 +41,7 @@ targets = ["cria"]
 def test_without_anything_there_are_defaults(home: Path) -> None:
     found = Settings.from_environment()
     assert (found.host, found.port, found.api_key, found.memory) == ("127.0.0.1", 8000, None, None)
-    assert found.store == home / "herd.db" and found.config == home / "herd.toml"
+    assert found.store == home / "herd.db" and found.config_file == home / "herd.toml"
 
 
 def test_the_file_then_the_environment_then_flags(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -53,7 +51,12 @@ def test_the_file_then_the_environment_then_flags(home: Path, monkeypatch: pytes
     assert (found.host, found.port, found.memory, found.keep_alive) == ("0.0.0.0", 8100, 6 * 2**30, 300)
     assert found.hosts == {"llama.example"} and found.origins == {"https://app.example"}
     assert (found.store, found.api_key) == ("sqlite:///other.db", "a secret of some length")
-    for name, value in (("PORT", "8200"), ("HOSTS", "a, b"), ("DATABASE_URL", "postgresql://x"), ("API_KEY", "k")):
+    for name, value in (
+        ("PORT", "8200"),
+        ("HOSTS", "a, b"),
+        ("DATABASE_URL", "postgresql://x"),
+        ("API_KEY", "k"),
+    ):
         monkeypatch.setenv(f"HERD_{name}", value)
     found = Settings.from_environment()
     assert (found.port, found.hosts, found.store, found.api_key) == (8200, {"a", "b"}, "postgresql://x", "k")
@@ -69,7 +72,7 @@ def test_the_file_may_be_elsewhere_and_the_key_in_a_file(home: Path, monkeypatch
         if found is None:
             monkeypatch.setenv("HERD_CONFIG", str(other))
             found = Settings.from_environment()
-        assert (found.port, found.api_key, found.config) == (8400, "a secret of some length", other)
+        assert (found.port, found.api_key, found.config_file) == (8400, "a secret of some length", other)
 
 
 def test_no_secret_is_shown(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
