@@ -109,7 +109,7 @@ def _newest(server: Server, chosen: dict[str, Any], count: int) -> Iterator[dict
         count -= len(page["data"])
         if not page["more"]:
             return
-        before = {"before": repr(page["data"][-1]["created"])}
+        before = {"before": page["data"][-1]["id"]}
 
 
 def _chosen(given: dict[str, str | None]) -> dict[str, Any]:

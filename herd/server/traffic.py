@@ -8,10 +8,15 @@ import math
 import time
 import uuid
 from contextlib import suppress
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from fastapi import APIRouter, Depends, Query, Request
+from fastapi.responses import StreamingResponse
 
+from herd.gateway import exports
+from herd.gateway.imports import Source, import_lines
+from herd.gateway.prices import Prices
+from herd.gateway.route import Use
 from herd.protocol import ProtocolError
 from herd.server import body
 from herd.server.access import may_see
@@ -27,10 +32,13 @@ PAGE, TOGETHER = (
 )  # generations of a page, and those that are read at once: each may have megabytes of text
 MAX_PAGE = 8 << 20  # characters of JSON after which a page ends
 MAX_TEXT = 100_000  # characters of a correction or a comment
+USE = get_args(Use)
 KINDS = ("thumbs", "score", "correction", "comment")
 FEEDBACK: dict[str, Any] = {
     "id": str, "generation": str, "kind": str, "value": body.NUMBER, "text": str,
 }  # fmt: skip
+IMPORT: dict[str, Any] = {"lines": list, "format": str, "route": str, "use": list}
+MEDIA = {"jsonl": "application/jsonl", "parquet": "application/vnd.apache.parquet"}
 Word = Annotated[str | None, Query(max_length=200)]
 Moment = Annotated[float | None, Query(allow_inf_nan=False, ge=0, le=1e11)]
 
@@ -106,8 +114,35 @@ def generations(
         )
         found, more = found + rows[:count], len(rows) > count
         size += len(json.dumps(rows))
-        after = found[-1]["id"] if found else None
+        after = (found[-1]["created"], found[-1]["id"]) if found else None
     return {"data": found, "more": more}
+
+
+@router.get("/generations/export")
+def export(request: Request, filters: Filters, format: Literal["jsonl", "parquet"] = "jsonl") -> StreamingResponse:
+    """All that fits, the newest first, as the store has it: what import takes back."""
+    store, filters = state(request).store, _own(request, filters)
+    chunks = exports.parquet(store, filters) if format == "parquet" else exports.json_lines(store, filters)
+    headers = {"Content-Disposition": f'attachment; filename="generations.{format}"'}
+    return StreamingResponse(chunks, media_type=MEDIA[format], headers=headers)
+
+
+@router.post("/generations/import")
+def import_(
+    request: Request, given: Annotated[dict[str, Any], Depends(body.Fields("lines", **IMPORT))]
+) -> dict[str, Any]:
+    """Keep what other systems have logged: each of `lines` a JSON object as they write it. What is kept already stays."""
+    lines, use = given["lines"], given.get("use", ["evaluate"])
+    for name, words in (("lines", lines), ("use", use)):
+        for place, word in enumerate(words):
+            if not isinstance(word, str) or (name == "use" and word not in USE):
+                what = "text, a record as JSON" if name == "lines" else f"one of {', '.join(USE)}"
+                raise ProtocolError(f"{name}[{place}] must be {what}", f"{name}.{place}")
+    source = body.one_of("format", given.get("format", "auto"), get_args(Source))
+    here = state(request)
+    prices = Prices.load(providers=here.gateway.now.config.providers)
+    report = import_lines(lines, source, here.store, route=given.get("route"), prices=prices, use=use)  # type: ignore[arg-type]
+    return report.to_json()
 
 
 @router.get("/generations/{id}")
@@ -166,14 +201,15 @@ def _generation(request: Request, id: str, scope: str = "read") -> dict[str, Any
     return row
 
 
-def _place(request: Request, before: str | None) -> float | str | None:
+def _place(request: Request, before: str | None) -> float | tuple[float, str] | None:
     """Where a page begins. Raises ProtocolError for what is neither a time nor the id of a generation."""
     with suppress(ValueError):
         if before is None or math.isfinite(float(before)):
             return None if before is None else float(before)
-    if state(request).store.get_generation(before or "") is None:
+    row = state(request).store.get_generation(before or "")
+    if row is None:
         raise ProtocolError("before is neither a time in unix seconds nor the id of a generation", "before")
-    return before
+    return row["created"], row["id"]
 
 
 def _own(request: Request, filters: dict[str, Any]) -> dict[str, Any]:

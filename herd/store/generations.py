@@ -60,19 +60,15 @@ class Generations(Database):
         until: float | None = None,
         feedback: str | None = None,
         limit: int = 100,
-        before: float | str | None = None,
+        before: float | None = None,
     ) -> list[dict[str, Any]]:
-        """The newest first. `text`: words in request, reply or reasoning; `since` ≤ created < `until`, `before` (or what
-        comes after the generation of this id); `feedback`: "any", "up", "down" (thumbs), or a kind."""
+        """The newest first. `text`: words in request, reply or reasoning; `since` ≤ created < `until`, `before`;
+        `feedback`: "any", "up", "down" (thumbs), or a kind."""
         query = select(generations).order_by(generations.c.created.desc(), generations.c.id.desc())
         given = {"route": route, "target": target, "key": key, "finish": finish, "conversation": conversation}
         query = about(query, given)
         if since is not None:
             query = query.where(generations.c.created >= since)
-        if isinstance(before, str):
-            last = select(generations.c.created).where(generations.c.id == before).scalar_subquery()
-            same = and_(generations.c.created == last, generations.c.id < before)
-            query, before = query.where(or_(generations.c.created < last, same)), None
         for end in (until, before):
             if end is not None:
                 query = query.where(generations.c.created < end)
