@@ -18,41 +18,46 @@ from starlette.staticfiles import StaticFiles
 import herd
 from herd.gateway.config import Config, load
 from herd.gateway.gateway import Gateway, Pricing
+from herd.gateway.keys import Keys
 from herd.gateway.ledger import Ledger
 from herd.gateway.prices import Prices
 from herd.gateway.provider import Provider
 from herd.gateway.reload import Reloader
 from herd.gateway.route import ProviderSpec
 from herd.server import anthropic, api, errors, openai, responses
+from herd.server.access import PAGES
 from herd.server.body import Fields
 from herd.server.engines import Engines
 from herd.server.guard import Guard
 from herd.server.local import LocalEngine
 from herd.server.metrics import Metrics
 from herd.server.runs import Scheduler
-from herd.server.settings import KeyRing, Settings
+from herd.server.settings import Settings
 from herd.server.state import State, state
 from herd.store import Store
 
 WEB = Path(herd.__file__).parent / "web"
-PAGES = ("/", "/models", "/runs", "/c/{id}")
 
 
 def create_app(settings: Settings, engines: Engines) -> FastAPI:
     """The ASGI application. `engines` are started (unless they are) and closed with it."""
-    metrics, keys = Metrics(), KeyRing(settings.api_key)
-    store = Store.open(settings.store)
+    metrics, store = Metrics(), Store.open(settings.store)
+    keys, ledger = (
+        Keys(store, settings.api_key),
+        Ledger(store, name=f"{socket.gethostname()}:{settings.home}"),
+    )
     local = LocalEngine(engines)
     gateway = Gateway(
-        load(config_file(settings), os.environ, local.names()),
+        load(settings.config_file, os.environ, local.names()),
         local=local,
         store=store,
-        ledger=Ledger(store, name=f"{socket.gethostname()}:{settings.home}"),
+        ledger=ledger,
         observe=metrics,
         build=_provider,
         price=_prices,
     )
-    reloader = Reloader(gateway, config_file(settings), os.environ)
+    reloader = Reloader(gateway, settings.config_file, os.environ)
+    keys.on_revoke = gateway.revoke
     scheduler = Scheduler(settings.home, _environment(settings), engines.reload)
     gateway.on_change = lambda: scheduler.traffic(gateway.in_flight)
 
@@ -72,14 +77,15 @@ def create_app(settings: Settings, engines: Engines) -> FastAPI:
     # FastAPI's own documentation pages load scripts from elsewhere; /openapi.json is the description.
     app = FastAPI(title="Herd", version=version("openherd"), lifespan=lifespan, docs_url=None, redoc_url=None)
     app.state.herd = State(
-        settings, keys, engines.registry, store, engines, metrics, gateway, reloader, scheduler
+        settings, keys, ledger, engines.registry, store, engines, metrics, gateway, reloader, scheduler
     )
     app.add_middleware(Guard, settings=settings, keys=keys, observe=metrics.observe_http)
     errors.install(app)
     app.include_router(openai.router)
     app.include_router(anthropic.router)
     app.include_router(responses.router)
-    app.include_router(api.router)
+    for part in api.ROUTERS:
+        app.include_router(part)
     app.add_api_route("/health", _health)
     app.add_api_route("/ready", _ready)
     app.add_api_route("/metrics", _metrics)
@@ -102,7 +108,7 @@ def _describe(app: FastAPI) -> dict[str, Any]:
         for operation in (operation for path in whole["paths"].values() for operation in path.values()):
             operation["responses"].pop("422", None)  # a wrong query, too, is a 400 here
             operation["responses"]["default"] = failed
-        for route in api.router.routes:
+        for route in (route for part in api.ROUTERS for route in part.routes):
             if isinstance(route, APIRoute):
                 for needed in route.dependant.dependencies:
                     if isinstance(needed.call, Fields):
@@ -112,10 +118,6 @@ def _describe(app: FastAPI) -> dict[str, Any]:
                             )
         app.openapi_schema = whole
     return app.openapi_schema
-
-
-def config_file(settings: Settings) -> Path:
-    return Path(os.environ.get("HERD_CONFIG") or settings.home / "herd.toml")
 
 
 def _provider(spec: ProviderSpec) -> Provider:
@@ -133,6 +135,8 @@ async def _chores(here: State) -> None:
     while True:
         await asyncio.sleep(1)
         await here.reloader.poll()
+        if here.store.shared:  # other gateways make and revoke keys, too
+            await here.keys.refresh()
 
 
 def _environment(settings: Settings) -> dict[str, str]:
