@@ -87,17 +87,21 @@ def retry_after(headers: Mapping[str, Any]) -> float | None:
     """Seconds to wait, by "retry-after-ms" or "retry-after": seconds or a date. None if neither says so clearly."""
     given = {name.lower(): str(value) for name, value in headers.items()}
     for name, unit in (("retry-after-ms", 0.001), ("retry-after", 1.0)):
-        text = given.get(name, "")
-        try:
-            wait = float(text) * unit
-        except ValueError:
-            try:
-                wait = parsedate_to_datetime(text).timestamp() - time()
-            except (ValueError, TypeError, OverflowError):
-                continue
+        wait = _seconds(given.get(name, "")) * unit
         if math.isfinite(wait):
             return min(max(wait, 0.0), MAX_WAIT)
     return None
+
+
+def _seconds(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        pass
+    try:
+        return parsedate_to_datetime(text).timestamp() - time()
+    except (ValueError, TypeError, OverflowError):
+        return math.nan
 
 
 def read(data: str | bytes | Mapping[str, Any]) -> Mapping[str, Any]:
@@ -107,7 +111,8 @@ def read(data: str | bytes | Mapping[str, Any]) -> Mapping[str, Any]:
             data = json.loads(data)
         except (ValueError, RecursionError):
             raise ValueError("the provider sent malformed JSON") from None
-    return part({"reply": data}, "reply", dict)
+    whole: Mapping[str, Any] = part({"reply": data}, "reply", dict)
+    return whole
 
 
 def part(given: Mapping[str, Any], name: str, kind: type[Any], default: Any = None) -> Any:
@@ -115,7 +120,7 @@ def part(given: Mapping[str, Any], name: str, kind: type[Any], default: Any = No
     value = given.get(name)
     if value is None and default is not None:
         return default
-    if kind is float and type(value) is int:
+    if kind is float and type(value) is int and abs(value) < 2**1000:
         value = float(value)
     if type(value) is not kind or (kind is float and not math.isfinite(value)):
         raise ValueError(f"the provider sent {name!r} as {value!r:.60}, which is no {kind.__name__}")
@@ -126,7 +131,7 @@ def count(given: Mapping[str, Any], name: str) -> int:
     """A number of tokens, 0 if it is not said. Raises ValueError."""
     value: int = part(given, name, int, 0)
     if not 0 <= value < 2**40:
-        raise ValueError(f"the provider counted {name!r} as {value:.60}")
+        raise ValueError(f"the provider sent a number of tokens, {name!r}, that none can be")
     return value
 
 

@@ -11,8 +11,8 @@ from typing import Any
 
 from herd.protocol import upstream
 from herd.protocol.anthropic import FIELDS
+from herd.protocol.refusals import format_path
 from herd.protocol.types import (
-    Called,
     Delta,
     Event,
     Finished,
@@ -57,8 +57,7 @@ def unsupported(request: Request, *, whole: bool = False) -> dict[str, str]:
         lost["n"] = "must be 1 in the Anthropic dialect"
     if request.format and request.format.kind != "json_schema":
         kind = request.format.kind
-        field = {"responses": "text.format"}.get(request.dialect or "", "response_format")
-        lost[field if kind == "json_object" else "structured_outputs"] = (
+        lost[format_path(request)] = (
             f"of the kind {kind} is not known to the Anthropic dialect: give a JSON schema"
         )
     for i, message in enumerate(request.messages):

@@ -8,6 +8,7 @@ from typing import Any
 
 from herd.protocol import upstream
 from herd.protocol.openai import FIELDS
+from herd.protocol.refusals import format_path
 from herd.protocol.types import (
     Delta,
     Embedded,
@@ -45,10 +46,8 @@ def unsupported(request: Request, *, extended: bool = False, whole: bool = False
     lost = upstream.extra(request, OWN, whole)
     if not extended:
         lost |= dict.fromkeys(upstream.set_sampling(request).keys() & _EXTENDED, why)
-        if (request.format and request.format.kind in ("regex", "lark")) or (
-            request.format and request.kind == "completion"
-        ):
-            lost["structured_outputs"] = why
+        if request.format and (request.format.kind in ("regex", "lark") or request.kind == "completion"):
+            lost[format_path(request)] = why
     if request.count:
         lost["model"] = "is one of a provider that does not count tokens beforehand"
     if request.dialect == "messages" and request.messages[-1].role == "assistant":
