@@ -41,9 +41,11 @@ T = TypeVar("T")
 
 
 class ConfigError(ProtocolError):
-    """What is wrong at `place` of the configuration; `param` is the place as text, `value` what stands there."""
+    """What is wrong at `place` of the configuration; `param` is the place as text, `value` what stands there, `where`
+    the file and the line."""
 
     def __init__(self, place: Place, problem: str, value: object = None, where: str = "") -> None:
+        self.where = where
         text = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in place).lstrip(".")
         self.place, self.problem, self.value = place, problem, value
         super().__init__(where + (f"{text}: {problem}" if text else problem), text or None, "bad_config")
@@ -82,8 +84,15 @@ def load(path: Path | None, env: Mapping[str, str], local: Collection[str] | Non
     try:
         return _config(table, env, local)
     except ConfigError as error:
-        where = f"{path}, line {line_of(text, error.place, error.value)}: " if path else ""
-        raise ConfigError(error.place, error.problem, where=where) from None
+        raise at_line(path, error) from None
+
+
+def at_line(path: Path | None, error: ConfigError) -> ConfigError:
+    """The error with the file and the line of it."""
+    if path is None or error.where or not error.place or not path.exists():
+        return error
+    line = line_of(path.read_text(), error.place, error.value)
+    return ConfigError(error.place, error.problem, where=f"{path}, line {line}: ")
 
 
 def parse_route(
@@ -141,8 +150,10 @@ def parse_route(
 
 def _config(table: dict[str, Any], env: Mapping[str, str], local: Collection[str] | None) -> Config:
     read = _Table((), table, ("providers", "targets", "routes", "drift", "server"))
-    providers = _vendors(env) | read.tables("providers", lambda *entry: _provider(*entry, env))
-    targets = read.tables("targets", lambda *entry: _target(*entry, providers, local))
+    providers = _vendors(env) | read.tables(
+        "providers", lambda at, name, value: _provider(at, name, value, env)
+    )
+    targets = read.tables("targets", lambda at, name, value: _target(at, name, value, providers, local))
     known = Config(providers, targets)
 
     def route(at: Place, name: str, value: Any) -> Route:

@@ -11,13 +11,13 @@ from fastapi.testclient import TestClient
 
 from herd.engine.client import EngineClient
 from herd.engine.step import BLOCK
-from herd.model import hf
-from herd.model.tokenizer import train_bpe
 from herd.gateway.config import Config
 from herd.gateway.gateway import Gateway
 from herd.gateway.keys import Principal
 from herd.gateway.ledger import Ledger
 from herd.gateway.prices import Prices
+from herd.model import hf
+from herd.model.tokenizer import train_bpe
 from herd.protocol import Request, Sampling, Usage
 from herd.registry import Registry
 from herd.server.engines import Engines
