@@ -66,10 +66,11 @@ def check_url(url: str, private: bool) -> str:
         raise wrong("must end with its path")
     if parts.scheme == "http" and not private:
         raise wrong("must begin with https://, unless the provider says private = true")
+    last = host.rstrip(".").rpartition(".")[2]
     try:
         good = allowed(host, private)
-    except ValueError:  # a name; or a number that the resolver may understand as an address
-        good = True
+    except ValueError:  # a name, unless some resolver reads a number in it
+        good = not (last.isdecimal() or last.lower().startswith("0x"))
     if not good:
         raise wrong(
             "is not an address that a provider may have" + ("" if private else " without private = true")

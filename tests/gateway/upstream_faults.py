@@ -44,7 +44,9 @@ class Wire:
 
     async def json(self, body: Any, status: int = 200, **headers: Any) -> None:
         data = body if isinstance(body, bytes) else json.dumps(body).encode()
-        await self.head(status, **({"Content_Type": "application/json", "Content_Length": len(data)} | headers))
+        await self.head(
+            status, **({"Content_Type": "application/json", "Content_Length": len(data)} | headers)
+        )
         await self.send(data)
 
     def good(self) -> tuple[bytes, str]:
