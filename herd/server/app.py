@@ -1,6 +1,8 @@
 """The application: rooms put together, routes, pages, and what happens at start and stop."""
 
 import asyncio
+import os
+import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib.metadata import version
@@ -14,12 +16,18 @@ from fastapi.routing import APIRoute
 from starlette.staticfiles import StaticFiles
 
 import herd
+from herd.gateway.config import Config, load
+from herd.gateway.gateway import Gateway, Pricing
+from herd.gateway.ledger import Ledger
+from herd.gateway.provider import Provider
+from herd.gateway.reload import Reloader
+from herd.gateway.route import ProviderSpec
 from herd.server import anthropic, api, errors, openai, responses
 from herd.server.body import Fields
 from herd.server.engines import Engines
 from herd.server.guard import Guard
+from herd.server.local import LocalEngine
 from herd.server.metrics import Metrics
-from herd.server.replies import Replies
 from herd.server.runs import Scheduler
 from herd.server.settings import KeyRing, Settings
 from herd.server.state import State, state
@@ -33,23 +41,38 @@ def create_app(settings: Settings, engines: Engines) -> FastAPI:
     """The ASGI application. `engines` are started (unless they are) and closed with it."""
     metrics, keys = Metrics(), KeyRing(settings.api_key)
     store = Store.open(settings.store)
-    replies = Replies(engines, store, metrics)
+    local = LocalEngine(engines)
+    gateway = Gateway(
+        load(config_file(settings), os.environ, local.names()),
+        local=local,
+        store=store,
+        ledger=Ledger(store, name=f"{socket.gethostname()}:{settings.home}"),
+        observe=metrics,
+        build=_provider,
+        price=_prices,
+    )
+    reloader = Reloader(gateway, config_file(settings), os.environ)
     scheduler = Scheduler(settings.home, _environment(settings), engines.reload)
-    replies.on_change = lambda: scheduler.traffic(replies.in_flight)
+    gateway.on_change = lambda: scheduler.traffic(gateway.in_flight)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         engines.start()  # pages and API answer while a model loads
         scheduler.start()
+        gateway.start()
+        chores = asyncio.create_task(_chores(app.state.herd))
         yield
+        chores.cancel()
         await scheduler.close()
         await engines.close()
-        await replies.close()
+        await gateway.close()
         await asyncio.to_thread(store.close)
 
     # FastAPI's own documentation pages load scripts from elsewhere; /openapi.json is the description.
     app = FastAPI(title="Herd", version=version("openherd"), lifespan=lifespan, docs_url=None, redoc_url=None)
-    app.state.herd = State(settings, keys, engines.registry, store, engines, metrics, replies, scheduler)
+    app.state.herd = State(
+        settings, keys, engines.registry, store, engines, metrics, gateway, reloader, scheduler
+    )
     app.add_middleware(Guard, settings=settings, keys=keys, observe=metrics.observe_http)
     errors.install(app)
     app.include_router(openai.router)
@@ -90,6 +113,27 @@ def _describe(app: FastAPI) -> dict[str, Any]:
     return app.openapi_schema
 
 
+def config_file(settings: Settings) -> Path:
+    return Path(os.environ.get("HERD_CONFIG") or settings.home / "herd.toml")
+
+
+def _provider(spec: ProviderSpec) -> Provider:
+    from herd.gateway.providers import build  # the HTTP client takes a while to load
+
+    return build(spec, os.environ)
+
+
+def _prices(config: Config) -> Pricing:
+    return Prices.load(providers=config.providers)
+
+
+async def _chores(here: State) -> None:
+    """What is to be done each second, as long as the server runs."""
+    while True:
+        await asyncio.sleep(1)
+        await here.reloader.poll()
+
+
 def _environment(settings: Settings) -> dict[str, str]:
     """How a run finds this server and its home."""
     env = {"HERD_HOME": str(settings.home), "HERD_HOST": settings.host, "HERD_PORT": str(settings.port)}
@@ -102,10 +146,10 @@ async def _health() -> dict[str, str]:
 
 
 async def _ready(request: Request) -> JSONResponse:
-    """200 when the default route answers at once; else 503 and what it waits for or lacks."""
+    """200 when a route can answer at once; else 503 and what the default one waits for or lacks."""
     here = state(request)
-    stopping = "the server is stopping" if here.replies.closing else None
-    if here.engines.ready and not stopping:
+    stopping = "the server is stopping" if here.gateway.closing else None
+    if (here.engines.ready or here.gateway.ready) and not stopping:
         return JSONResponse({"ready": True, "model": here.engines.default_route})
     reason = stopping or here.engines.problem or "the engine is loading"
     return JSONResponse({"ready": False, "reason": reason}, 503)

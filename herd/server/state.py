@@ -4,10 +4,12 @@ from dataclasses import dataclass
 
 from fastapi import Request
 
+from herd.gateway.gateway import Gateway
+from herd.gateway.keys import Principal
+from herd.gateway.reload import Reloader
 from herd.registry.registry import Registry
 from herd.server.engines import Engines
 from herd.server.metrics import Metrics
-from herd.server.replies import Replies
 from herd.server.runs import Scheduler
 from herd.server.settings import KeyRing, Settings
 from herd.store import Store
@@ -21,10 +23,17 @@ class State:
     store: Store
     engines: Engines
     metrics: Metrics
-    replies: Replies
+    gateway: Gateway
+    reloader: Reloader
     scheduler: Scheduler
 
 
 def state(request: Request) -> State:
     found: State = request.app.state.herd
     return found
+
+
+def principal(request: Request) -> Principal:
+    """Who calls, as the door has found out."""
+    found = request.scope.get("state", {}).get("principal")
+    return found if isinstance(found, Principal) else Principal(state(request).keys.name or "")

@@ -92,7 +92,7 @@ def test_a_newer_file_is_refused(tmp_path: Path) -> None:
         Store.open(file)
 
 
-@pytest.mark.parametrize("url", ["postgresql://localhost/herd", "sqlite://", ":memory:", "no such://thing"])
+@pytest.mark.parametrize("url", ["mysql://localhost/herd", "sqlite://", ":memory:", "no such://thing"])
 def test_what_is_no_database_file_is_refused(url: str) -> None:
     with pytest.raises(HerdError, match="sqlite:///path"):
         Store.open(url)
