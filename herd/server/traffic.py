@@ -33,6 +33,11 @@ PAGE, TOGETHER = (
 MAX_PAGE = 8 << 20  # characters of JSON after which a page ends
 MAX_TEXT = 100_000  # characters of a correction or a comment
 USE = get_args(Use)
+QUANTILES = dict.fromkeys(("p50", "p95", "p99"))
+NOTHING = {
+    **dict.fromkeys(("requests", "errors", "prompt_tokens", "completion_tokens", "cost"), 0),
+    **dict.fromkeys(("total_ms", "first_token_ms"), QUANTILES),
+}
 KINDS = ("thumbs", "score", "correction", "comment")
 FEEDBACK: dict[str, Any] = {
     "id": str, "generation": str, "kind": str, "value": body.NUMBER, "text": str,
@@ -87,10 +92,10 @@ def traffic(
     only = {"route": route, "target": target, "key": key}
     store = state(request).store
     rows = store.traffic(since, until, step, by, **only)
-    totals = store.traffic(since, until, math.ceil(until - since), None, **only)
+    (totals,) = store.traffic(since, until, math.ceil(until - since), None, **only) or [NOTHING]
     return {
         "since": since, "until": until, "step": step,
-        "data": rows, "totals": totals[0] if totals else None,
+        "data": rows, "totals": totals,
     }  # fmt: skip
 
 
