@@ -195,7 +195,8 @@ def findings(
 
 @router.post("/findings/{id}/seen")
 def see_finding(request: Request, id: str) -> dict[str, Any]:
-    return found(state(request).store.see_finding(id), "finding", id)
+    found(state(request).store.see_finding(id), "finding", id)
+    return {"id": id, "seen": True}
 
 
 def _generation(request: Request, id: str, scope: str = "read") -> dict[str, Any]:
