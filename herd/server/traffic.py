@@ -62,7 +62,7 @@ def filters(
     """What is searched for: all conditions that are given."""
     given = {
         "text": query, "route": route, "target": target, "key": key, "finish": finish, "conversation": conversation,
-        "feedback": {"good": "up", "bad": "down"}.get(feedback or "", feedback), "since": since, "until": until,
+        "feedback": feedback, "since": since, "until": until,
     }  # fmt: skip
     return {name: value for name, value in given.items() if value is not None}
 
@@ -195,8 +195,7 @@ def findings(
 
 @router.post("/findings/{id}/seen")
 def see_finding(request: Request, id: str) -> dict[str, Any]:
-    found(state(request).store.see_finding(id), "finding", id)
-    return {"id": id, "seen": True}
+    return found(state(request).store.see_finding(id), "finding", id)
 
 
 def _generation(request: Request, id: str, scope: str = "read") -> dict[str, Any]:

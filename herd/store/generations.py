@@ -38,9 +38,7 @@ class Generations(Database):
         self._write(lambda connection: put_generation(connection, row, keep))
 
     def get_generation(self, id: str) -> dict[str, Any] | None:
-        """The generation of this id, or that whose caller knows it by this one."""
-        either = or_(generations.c.id == id, generations.c.reply_id == id)
-        found = self._generations(select(generations).where(either).limit(1))
+        found = self._generations(select(generations).where(generations.c.id == id))
         return found[0] if found else None
 
     def generations(
