@@ -14,7 +14,6 @@ from typing import Any, get_args
 
 from herd.protocol import Effort, FinishReason, Format, Image, Message, Request, Sampling, Tool, ToolCall
 
-_DEFAULTS, _PLAIN = Request("", "chat").to_json(), Message("user", "").to_json()
 ROLES = {"developer": "system", "function": "tool", "human": "user", "ai": "assistant", "model": "assistant"}
 _REASONS = {**{reason: reason for reason in get_args(FinishReason)}, "end_turn": "stop", "stop_sequence": "stop", "max_tokens": "length", "tool_use": "tool_calls",
            "function_call": "tool_calls", "refusal": "content_filter", "completed": "stop", "eos": "stop"}  # fmt: skip
@@ -76,7 +75,7 @@ def _messages(raw: Mapping[str, Any], at: str, extra: dict[str, Any]) -> list[Me
         elif isinstance(part, Mapping) and isinstance(said := part.get("text", part.get("refusal")), str):
             text += said
         elif kind in ("image_url", "input_image", "image"):
-            images.append(Image(_picture(part), len(text)))
+            images.append(_picture(part, len(text)))
         elif kind == "tool_use":
             calls.append(ToolCall(part["id"], part["name"], json.dumps(part["input"], ensure_ascii=False)))
         elif kind == "tool_result":
@@ -89,7 +88,11 @@ def _messages(raw: Mapping[str, Any], at: str, extra: dict[str, Any]) -> list[Me
                 extra[f"{at}.content[{place}]"] = part
     for call in raw.get("tool_calls") or ():
         made = call.get("function", call)
-        calls.append(ToolCall(call.get("id") or made["name"], made["name"], _json(made.get("arguments", made.get("args")))))
+        calls.append(
+            ToolCall(
+                call.get("id") or made["name"], made["name"], _json(made.get("arguments", made.get("args")))
+            )
+        )
     if isinstance(call := raw.get("function_call"), Mapping):
         calls.append(ToolCall(call["name"], call["name"], _json(call.get("arguments"))))
     reasoning += str(raw.get("reasoning_content") or "")
@@ -108,7 +111,9 @@ def read_answers(response: Any) -> list[tuple[Message, str | None]]:
 def _answers(response: Any) -> list[tuple[Message, Any]]:
     if isinstance(response, Mapping) and (choices := response.get("choices")):
         said = [{"role": "assistant", **(c.get("message") or {"content": c.get("text")})} for c in choices]
-        return [(_messages(m, "", {})[-1], c.get("finish_reason")) for m, c in zip(said, choices, strict=True)]
+        return [
+            (_messages(m, "", {})[-1], c.get("finish_reason")) for m, c in zip(said, choices, strict=True)
+        ]
     if isinstance(response, Mapping) and isinstance(output := response.get("output"), list):
         parts = [m for one in output for m in _messages({"role": "assistant", **one} if one.get("type") == "message"
                                                          else one, "", {})]  # fmt: skip
@@ -117,11 +122,23 @@ def _answers(response: Any) -> list[tuple[Message, Any]]:
     if isinstance(response, Mapping) and ("content" in response or "tool_calls" in response):
         message = _messages({**response, "role": "assistant"}, "", {})[-1]
         return [(message, response.get("stop_reason", response.get("finish_reason")))]
-    if isinstance(response, list) and response and all(isinstance(m, Mapping) and "role" in m for m in response):
+    if (
+        isinstance(response, list)
+        and response
+        and all(isinstance(m, Mapping) and "role" in m for m in response)
+    ):
         return [(_joined([m for one in response for m in _messages(one, "", {})]), None)]
-    if response is None or response == {}:
+    if not response or isinstance(response, Mapping) and response.get("error"):
         return [(Message("assistant", ""), None)]
-    return [(Message("assistant", response if isinstance(response, str) else json.dumps(response, ensure_ascii=False)), None)]
+    return [
+        (
+            Message(
+                "assistant",
+                response if isinstance(response, str) else json.dumps(response, ensure_ascii=False),
+            ),
+            None,
+        )
+    ]
 
 
 def _joined(parts: list[Message]) -> Message:
@@ -135,35 +152,51 @@ def _output_item(raw: Mapping[str, Any]) -> list[Message]:
     if raw["type"] == "function_call_output":
         return [Message("tool", _json(raw.get("output")), tool_call_id=raw["call_id"])]
     if raw["type"] == "function_call":
-        return [Message("assistant", "", tool_calls=(ToolCall(raw["call_id"], raw["name"], _json(raw["arguments"])),))]
-    return [Message("assistant", "", reasoning="".join(str(s.get("text", "")) for s in raw.get("summary") or ()))]
+        return [
+            Message(
+                "assistant", "", tool_calls=(ToolCall(raw["call_id"], raw["name"], _json(raw["arguments"])),)
+            )
+        ]
+    return [
+        Message("assistant", "", reasoning="".join(str(s.get("text", "")) for s in raw.get("summary") or ()))
+    ]
 
 
 def read_usage(usage: Any) -> tuple[int | None, int | None, int | None]:
     """Of prompt, reply, and of the prompt those that a cache had; None for what is not said."""
     if not isinstance(usage, Mapping):
         return None, None, None
-    given = {key: int(value) for key, value in usage.items() if isinstance(value, (int, float)) and not isinstance(value, bool)}
+    given = {
+        key: int(value)
+        for key, value in usage.items()
+        if isinstance(value, (int, float)) and not isinstance(value, bool)
+    }
 
     def first(*names: str) -> int | None:
         return next((given[name] for name in names if name in given), None)
 
     details = usage.get("prompt_tokens_details") or usage.get("input_tokens_details") or {}
-    cached = details.get("cached_tokens") or first("cache_read_input_tokens", "input_cached_tokens", "input_cache_read")
+    cached = details.get("cached_tokens") or first(
+        "cache_read_input_tokens", "input_cached_tokens", "input_cache_read"
+    )
     prompt, reply = first("prompt_tokens", "input_tokens", "input", "promptTokens"), first(
         "completion_tokens", "output_tokens", "output", "completionTokens"
     )  # fmt: skip
     if "input" in given:  # Langfuse's parts make up its total, as a rule
         parts = [sum(n for key, n in given.items() if key.startswith(side)) for side in ("input", "output")]
         prompt, reply = parts if sum(parts) == given.get("total", sum(parts)) else (prompt, reply)
-    elif "input_tokens" in given and "cache_read_input_tokens" in given:  # Anthropic's do not count what a cache had
+    elif (
+        "input_tokens" in given and "cache_read_input_tokens" in given
+    ):  # Anthropic's do not count what a cache had
         prompt = given["input_tokens"] + (cached or 0) + given.get("cache_creation_input_tokens", 0)
     return prompt, reply, cached
 
 
 def _tool(raw: Mapping[str, Any]) -> Tool:
     made = raw.get("function", raw)
-    return Tool(made["name"], made.get("description") or "", made.get("parameters", made.get("input_schema")) or {})
+    return Tool(
+        made["name"], made.get("description") or "", made.get("parameters", made.get("input_schema")) or {}
+    )
 
 
 def _format(raw: Mapping[str, Any]) -> Format | None:
@@ -174,11 +207,13 @@ def _format(raw: Mapping[str, Any]) -> Format | None:
     return Format("json_object") if raw["type"] == "json_object" else None
 
 
-def _picture(part: Mapping[str, Any]) -> str:
+def _picture(part: Mapping[str, Any], at: int) -> Image:
     place = part.get("image_url", part.get("source"))
-    if isinstance(place, Mapping) and "data" in place:
-        return f"data:{place.get('media_type', 'image/png')};base64,{place['data']}"
-    return str(place["url"] if isinstance(place, Mapping) else place)
+    about = place if isinstance(place, Mapping) else {"url": place, **part}
+    if "data" in about:
+        return Image(f"data:{about.get('media_type', 'image/png')};base64,{about['data']}", at)
+    detail = about.get("detail")
+    return Image(str(about["url"]), at, detail if detail in ("low", "high") else "auto")
 
 
 def read_role(role: Any) -> str:
@@ -218,6 +253,7 @@ def between(start: Any, end: Any) -> float | None:
 
 
 def money(dollars: Any) -> int | None:
-    if dollars is None or isinstance(dollars, bool):
-        return None
-    return math.ceil(Decimal(str(dollars)) * 10**12)
+    try:
+        return None if dollars is None else math.ceil(Decimal(str(dollars)) * 10**12)
+    except (ArithmeticError, ValueError):
+        raise ValueError(f"a cost of {dollars!r:.60}") from None

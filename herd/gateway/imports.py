@@ -2,7 +2,6 @@
 
 import codecs
 import gzip
-import hashlib
 import json
 import re
 import time
@@ -15,10 +14,10 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from herd.errors import HerdError
-from herd.gateway.foreign import between, money, opened, read_answers, read_request, read_role, read_usage, seconds
 from herd.gateway.prices import Prices
+from herd.gateway.records import Row, herd, langfuse, litellm, openai
 from herd.gateway.redact import redact_row
-from herd.protocol import Message, Request, Usage
+from herd.protocol import Usage
 from herd.store import Store
 from herd.store.tables import generations
 
@@ -26,7 +25,6 @@ MAX_LINE = 64 * 2**20  # bytes
 BATCH = 200  # rows on their way to the store
 SHOWN = 100  # problems that are named; all are counted
 
-Row = dict[str, Any]
 _GAP = re.compile(r"[\s,\[]*")
 Source = Literal["auto", "openai", "litellm", "langfuse", "herd"]
 
@@ -54,7 +52,7 @@ def import_file(path: Path, source: Source, store: Store, **options: Any) -> Rep
             packed = plain.read(2) == b"\x1f\x8b"
             plain.seek(0)
             stream: Any = gzip.GzipFile(fileobj=plain) if packed else plain
-            return import_lines(records(stream), source, store, **options)
+            return import_lines(entries(stream), source, store, **options)
     except (OSError, EOFError) as error:
         raise HerdError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from None
 
@@ -104,7 +102,7 @@ def import_lines(
     return report
 
 
-def records(stream: BufferedReader | gzip.GzipFile) -> Iterator[str | bytes]:
+def entries(stream: BufferedReader | gzip.GzipFile) -> Iterator[str | bytes]:
     """The lines of a stream; or, if it is one JSON array, or objects that take several lines, the text of each of them.
 
     None is read beyond MAX_LINE. Where an array breaks, the rest of it is the last record.
@@ -145,7 +143,8 @@ def _parsed(line: str | bytes) -> Any:
     if len(line) >= MAX_LINE:
         raise ValueError(f"longer than {MAX_LINE // 2**20} MiB")
     try:
-        return json.loads(line, parse_constant=_no_number)
+        text = line if isinstance(line, str) else line.decode()
+        return json.loads(text, parse_constant=_no_number)
     except UnicodeDecodeError:
         raise ValueError("not UTF-8") from None
     except ValueError as error:
@@ -171,7 +170,13 @@ def _source(item: Mapping[str, Any]) -> str:
         return "herd"
     if "standard_logging_object" in item or "startTime" in item and ("call_type" in item or "spend" in item):
         return "litellm"
-    if "observations" in item or item.keys() & {"traceId", "trace_id", "sessionId", "projectId", "project_id"}:
+    if "observations" in item or item.keys() & {
+        "traceId",
+        "trace_id",
+        "sessionId",
+        "projectId",
+        "project_id",
+    }:
         return "langfuse"
     return "openai"
 
@@ -192,216 +197,16 @@ def _finished(
         row["created"] = time.time() if row["created"] is None else row["created"]
     if route:
         row |= {"route": route, "request": {**row["request"], "route": route}}
-    for name, most in (("prompt_tokens", 2**31), ("completion_tokens", 2**31), ("cached_tokens", 2**31), ("cost", 2**63)):
-        if row.get(name) is not None and not 0 <= row[name] < most:
-            raise ValueError(f"{name} is {row[name]:.3g}")
+    for column in generations.c:
+        value, kind = row.get(column.name), column.type.python_type
+        good = isinstance(value, (int, float) if kind is float else kind) or kind not in (int, float, str)
+        if kind is int and good and value is not None:
+            good = 0 <= value < (2**63 if column.name == "cost" else 2**31)
+        if value is not None and not good:
+            raise ValueError(f"{column.name} is {value!r:.60}")
     row = redact_row(row, redact)
     json.dumps(row, allow_nan=False, ensure_ascii=False).encode()  # what a database could not keep either
     return row
-
-
-def herd(item: Mapping[str, Any]) -> list[Row]:
-    """A line of Herd's own export: the same row again."""
-    columns = generations.c
-    if unknown := item.keys() - set(columns.keys()):
-        raise ValueError(f"a generation has no field {min(unknown)!r}")
-    for column in columns:
-        if item.get(column.name) is None and not column.nullable:
-            raise ValueError(f"no {column.name!r}")
-    Request.from_json(item["request"])
-    return [{"use": None, **item}]
-
-
-def openai(item: Mapping[str, Any]) -> list[Row]:
-    """A request with its response, a line of a batch's output, a stored completion, or an example for fine-tuning."""
-    body, response = item.get("request", item.get("body")), item.get("response")
-    if isinstance(response, Mapping) and "body" in response and "status_code" in response:
-        response = response["body"]
-    error = item.get("error") or (response.get("error") if isinstance(response, Mapping) else None)
-    if isinstance(body, Mapping) and (response is not None or error):
-        body = body.get("body", body)
-    elif response is not None or error:
-        body = {}
-    elif "choices" in item or item.get("object") in ("response", "chat.completion"):
-        response = item
-        body = {key: item[key] for key in ("messages", "tools", "temperature", "top_p", "seed") if key in item}
-    elif isinstance(messages := item.get("messages"), list) and messages:
-        if read_role(messages[-1].get("role")) != "assistant":
-            raise ValueError("the last message is not the assistant's")
-        body, response = {**item, "messages": messages[:-1]}, messages[-1]
-    elif isinstance(item.get("prompt"), str) and isinstance(item.get("completion"), str):
-        body, response = {"prompt": item["prompt"]}, item["completion"]
-    else:
-        raise ValueError("neither a request with its response nor messages that end with a reply")
-    said = response if isinstance(response, Mapping) else {}
-    created = said.get("created", said.get("created_at", item.get("created", item.get("timestamp"))))
-    labels = {key: item[key] for key in ("custom_id", "metadata", "tags", "user") if item.get(key)}
-    milliseconds = item.get("latency_ms", item.get("duration_ms"))
-    return _rows(
-        "openai",
-        item.get("id") or said.get("id"),
-        item,
-        body,
-        response,
-        model=said.get("model") or body.get("model") or "",
-        provider=item.get("provider"),
-        created=created,
-        conversation=item.get("conversation") or item.get("session_id") or item.get("conversation_id"),
-        labels=labels,
-        error=error,
-        usage=said.get("usage"),
-        cost=item.get("cost"),
-        total_ms=milliseconds,
-    )
-
-
-def litellm(item: Mapping[str, Any]) -> list[Row]:
-    """A row of the spend logs, or the payload that LiteLLM hands to loggers."""
-    item = item.get("standard_logging_object", item)
-    meta, response = opened(item.get("metadata")) or {}, opened(item.get("response"))
-    sent = opened(item.get("proxy_server_request")) or {}
-    body = dict(opened(item.get("model_parameters")) or {}) | dict(sent.get("body", sent))
-    if messages := opened(item.get("messages")):
-        body["messages"] = messages
-    failed = item.get("status") == "failure"
-    details = item.get("error_information") or meta.get("error_information") or {}
-    said = response if isinstance(response, Mapping) else {}
-    usage = {k: item.get(k) for k in ("prompt_tokens", "completion_tokens")}
-    if cached := read_usage(said.get("usage") or meta.get("usage_object") or {})[2]:
-        usage["cache_read_input_tokens"] = cached
-    labels = {
-        "user": item.get("end_user"),
-        "tags": item.get("request_tags"),
-        "key": meta.get("user_api_key_alias"),
-        "metadata": meta.get("requester_metadata") or meta.get("spend_logs_metadata"),
-    }
-    # Only what streams has a first token apart from the last one.
-    began, ended, first = (item.get(key) for key in ("startTime", "endTime", "completionStartTime"))
-    return _rows(
-        "litellm",
-        item.get("request_id") or item.get("id"),
-        item,
-        body,
-        response,
-        kind="embedding" if "embedding" in str(item.get("call_type")) else None,
-        model=str(item["model"]),
-        provider=item.get("custom_llm_provider"),
-        route=item.get("model_group"),
-        created=began,
-        conversation=item.get("session_id") or item.get("trace_id"),
-        labels=labels,
-        error=(item.get("error_str") or details.get("error_message") or "failed") if failed else None,
-        usage=usage,
-        cost=item.get("spend", item.get("response_cost")),
-        total_ms=between(began, ended),
-        first_token_ms=between(began, first) if first != ended else None,
-    )
-
-
-def langfuse(item: Mapping[str, Any]) -> list[Row]:
-    """An observation, or a trace with its observations; of the API, the page's export or that to a bucket."""
-    item = {re.sub("(?<=[a-z0-9])([A-Z])", r"_\1", key).lower(): value for key, value in item.items()}
-    if isinstance(inner := item.get("observations"), list):
-        shared = {"session_id": item.get("session_id"), "user_id": item.get("user_id"), "trace_tags": item.get("tags")}
-        found = [langfuse({**shared, "trace_id": item.get("id"), **one}) for one in inner if isinstance(one, Mapping)]
-        return [row for rows in found for row in rows]
-    if item.get("type") not in ("GENERATION", "EMBEDDING"):
-        return []
-    prompt, body = opened(item.get("input")), dict(opened(item.get("model_parameters")) or {})
-    if isinstance(prompt, Mapping) and "messages" in prompt:
-        body |= prompt
-    elif isinstance(prompt, Mapping) and "role" in prompt:
-        body["messages"] = [prompt]
-    elif isinstance(prompt, list) and all(isinstance(m, Mapping) and "role" in m for m in prompt):
-        body["messages"] = prompt
-    elif prompt is not None:
-        body["messages"] = [{"role": "user", "content": prompt}]
-    began, ended, first = (item.get(key) for key in ("start_time", "end_time", "completion_start_time"))
-    costs = opened(item.get("cost_details")) or {}
-    cost = next((c for c in (item.get("total_cost"), item.get("calculated_total_cost"), costs.get("total")) if c), None)
-    labels = {
-        "user": item.get("user_id"),
-        "tags": item.get("trace_tags") or item.get("tags"),
-        "metadata": opened(item.get("metadata")),
-        **{key: item.get(key) for key in ("name", "environment", "version", "prompt_name", "prompt_version")},
-    }
-    return _rows(
-        "langfuse",
-        item["id"],
-        item,
-        body,
-        opened(item.get("output")),
-        kind="embedding" if item["type"] == "EMBEDDING" else None,
-        model=item.get("model") or item.get("provided_model_name") or "",
-        created=began,
-        conversation=item.get("session_id") or item.get("trace_id"),
-        labels=labels,
-        error=(item.get("status_message") or "failed") if item.get("level") == "ERROR" else None,
-        usage=opened(item.get("usage_details")) or item.get("usage"),
-        cost=cost,
-        total_ms=between(began, ended),
-        first_token_ms=between(began, first),
-    )
-
-
-def _rows(
-    source: str,
-    id: Any,
-    item: Mapping[str, Any],
-    body: Mapping[str, Any],
-    response: Any,
-    *,
-    model: str,
-    created: Any,
-    labels: Mapping[str, Any],
-    error: Any,
-    usage: Any,
-    cost: Any,
-    conversation: Any,
-    total_ms: Any,
-    first_token_ms: float | None = None,
-    provider: str | None = None,
-    route: str | None = None,
-    kind: str | None = None,
-) -> list[Row]:
-    """A row for each choice; `target` is "provider/model" as far as that is known. Money is in dollars here."""
-    known = str(id or hashlib.sha256(json.dumps(item, sort_keys=True, default=str).encode()).hexdigest())
-    own = "import-" + hashlib.sha256(f"{source}\0{known}".encode()).hexdigest()[:32]
-    if provider and model.startswith(f"{provider}/"):
-        model = model.removeprefix(f"{provider}/")
-    target = f"{provider}/{model}" if provider else model
-    request = read_request(body, route or target or source, kind)
-    used = read_usage(usage)
-    if isinstance(error, Mapping):
-        error = error.get("message") or json.dumps(error)
-    rows = []
-    answers = read_answers(response if kind != "embedding" else None)
-    for index, (said, reason) in enumerate(answers):
-        rows.append({
-            "id": own if index == 0 else f"{own}-{index}",
-            "conversation": f"{source}:{conversation}" if conversation else None,
-            "route": request.route,
-            "target": target or None,
-            "model_ref": model or None,
-            "provider": provider,
-            "request": recorded(request),
-            "reply": said.content,
-            "reasoning": said.reasoning or None,
-            "calls": [call.to_json() for call in said.tool_calls] or None,
-            "prompt_tokens": used[0],
-            "completion_tokens": used[1] if len(answers) < 2 else None,
-            "cached_tokens": used[2],
-            "cost": money(cost) if index == 0 else 0,
-            "first_token_ms": first_token_ms,
-            "total_ms": None if total_ms is None else round(float(total_ms), 3),
-            "finish": "error" if error else reason,
-            "error": str(error) if error else None,
-            "created": seconds(created),
-            "labels": {k: v for k, v in labels.items() if v} | {"import": {"source": source, "id": known}},
-        })  # fmt: skip
-    return rows
-
-
 
 
 _FORMS: Mapping[str, Callable[[Mapping[str, Any]], list[Row]]] = {
