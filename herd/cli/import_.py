@@ -29,10 +29,19 @@ def import_() -> None:
 
 
 @import_.command()
-@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path, exists=True, dir_okay=False))
-@click.option("--format", "form", default="auto", help="auto, openai, litellm, langfuse or herd (auto: each line as it looks).")
+@click.argument(
+    "files", nargs=-1, required=True, type=click.Path(path_type=Path, exists=True, dir_okay=False)
+)
+@click.option(
+    "--format",
+    "form",
+    default="auto",
+    help="auto, openai, litellm, langfuse or herd (auto: each line as it looks).",
+)
 @click.option("--route", help="Count all as this route's; else the models' names are their routes.")
-@click.option("--use", multiple=True, help="What the text may be used for: evaluate (if nothing is said), train.")
+@click.option(
+    "--use", multiple=True, help="What the text may be used for: evaluate (if nothing is said), train."
+)
 @json_option
 def logs(files: tuple[Path, ...], form: str, route: str | None, use: tuple[str, ...]) -> int:
     """Keep the requests and replies in FILES as generations.

@@ -177,7 +177,9 @@ def _reserve(reply: Reply) -> dict[str, int]:
         return {"tokens": 0, "cost": 0}
     prompt, request = tokens_of(reply.request), reply.request
     most = request.sampling.max_tokens
-    written = 0 if request.count or request.kind == "embedding" else request.n * (UNSAID if most is None else most)
+    written = (
+        0 if request.count or request.kind == "embedding" else request.n * (UNSAID if most is None else most)
+    )
     return {"tokens": prompt + written, "cost": reply.table.cost(reply.target, Usage(prompt, written))}
 
 

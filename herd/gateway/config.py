@@ -115,7 +115,9 @@ def parse_route(
     targets = read.items("targets", weighted)
     names = [one.target for one in targets]
     if not targets or not sum(one.weight for one in targets):
-        raise ConfigError((*place, "targets"), 'needs a target with a weight above 0, as in targets = ["cria"]')
+        raise ConfigError(
+            (*place, "targets"), 'needs a target with a weight above 0, as in targets = ["cria"]'
+        )
     if twice := next((n for n in names if names.count(n) > 1), None):
         raise ConfigError((*place, "targets"), f"{twice} stands here twice; give it one weight", twice)
     times = _Table((*place, "timeout"), table.get("timeout", {}), ("first_token", "total"))
@@ -164,7 +166,9 @@ def _vendors(env: Mapping[str, str]) -> dict[str, ProviderSpec]:
             given = env.get(f"{name.upper()}_BASE_URL")
             url = _url((), given, private=True) if given else url
             key = f"env:{name.upper()}_API_KEY"
-            found[name] = ProviderSpec(name, dialect, (url,), key, private=given is not None and _is_private(url))
+            found[name] = ProviderSpec(
+                name, dialect, (url,), key, private=given is not None and _is_private(url)
+            )
     return found
 
 
@@ -172,9 +176,7 @@ def _provider(place: Place, name: str, value: Any, env: Mapping[str, str]) -> Pr
     _check_name(place, name)
     if name == LOCAL:
         raise ConfigError(place, f"{LOCAL!r} is this machine's engine; choose another name")
-    read = _Table(
-        place, value, ("dialect", "base_url", "key", "private", "vendor", "concurrency", "headers")
-    )
+    read = _Table(place, value, ("dialect", "base_url", "key", "private", "vendor", "concurrency", "headers"))
     dialect = read.get("dialect", _one_of(DIALECTS))
     private = read.get("private", _flag, False)
     if isinstance(read.table.get("base_url"), str):
@@ -183,7 +185,9 @@ def _provider(place: Place, name: str, value: Any, env: Mapping[str, str]) -> Pr
         urls = read.items("base_url", lambda at, url: _url(at, url, private), ())
     vendor = read.get("vendor", _text, None)
     if (dialect == "any-llm") != (vendor is not None):
-        raise ConfigError((*place, "vendor"), 'is any-llm\'s name of the provider, with dialect = "any-llm" only')
+        raise ConfigError(
+            (*place, "vendor"), 'is any-llm\'s name of the provider, with dialect = "any-llm" only'
+        )
     if not urls and dialect in VENDORS:
         urls = (VENDORS[dialect][1],)
 
@@ -258,7 +262,7 @@ def _target_name(place: Place, value: Any, config: Config, local: Collection[str
 def _local_name(place: Place, name: str, known: Collection[str]) -> None:
     if name not in known and name.partition("@")[0] not in known:
         near = nearest(name, known)
-        hint = f"did you mean {near!r}?" if near else "`herd models` lists them; others are \"provider/model\""
+        hint = f"did you mean {near!r}?" if near else '`herd models` lists them; others are "provider/model"'
         raise ConfigError(place, f"no target or model {name!r:.80}; {hint}", name)
 
 
@@ -340,7 +344,9 @@ def _one_of(choices: tuple[str, ...]) -> Callable[[Place, Any], Any]:
 
 def _check_name(place: Place, name: str) -> None:
     if not NAME.fullmatch(name):
-        raise ConfigError(place, f"{name!r:.80} is no name: letters, digits, '.', '_', ':' and '-', at most 64")
+        raise ConfigError(
+            place, f"{name!r:.80} is no name: letters, digits, '.', '_', ':' and '-', at most 64"
+        )
 
 
 def _pattern(place: Place, value: Any) -> str:

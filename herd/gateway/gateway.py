@@ -419,7 +419,11 @@ class Gateway:
     @property
     def ready(self) -> bool:
         """Whether a provider other than the local engine can be asked."""
-        return any(self.replicas.of(n, p.urls) and not self._rests(n, p) for n, p in self.now.providers.items() if n != LOCAL)
+        return any(
+            self.replicas.of(n, p.urls) and not self._rests(n, p)
+            for n, p in self.now.providers.items()
+            if n != LOCAL
+        )
 
     def _rests(self, name: str, provider: Provider) -> bool:
         return all(replica.state == "open" for replica in self.replicas.of(name, provider.urls))

@@ -163,7 +163,9 @@ class Reply:
         """What the attempt used, guessed where nobody said it; None if it never started."""
         if self.usage is not None or self.started is None:
             return self.usage
-        written = sum(len(text) for said in (self.texts, self.reasoning) for part in said.values() for text in part)
+        written = sum(
+            len(text) for said in (self.texts, self.reasoning) for part in said.values() for text in part
+        )
         written += sum(len(call.arguments) for calls in self.calls.values() for call in calls)
         completion = self.completion_tokens or -(-written // CHARACTERS)
         prompt = self.prompt_tokens or tokens_of(self.asked)

@@ -124,7 +124,9 @@ def generations(
 
 
 @router.get("/generations/export")
-def export(request: Request, filters: Filters, format: Literal["jsonl", "parquet"] = "jsonl") -> StreamingResponse:
+def export(
+    request: Request, filters: Filters, format: Literal["jsonl", "parquet"] = "jsonl"
+) -> StreamingResponse:
     """All that fits, the newest first, as the store has it: what import takes back."""
     store, filters = state(request).store, _own(request, filters)
     chunks = exports.parquet(store, filters) if format == "parquet" else exports.json_lines(store, filters)

@@ -30,7 +30,10 @@ def test_a_route_is_made_changed_removed_and_brought_back(client: TestClient, ch
         return client.get(f"/api/generations/{id}").json()["target"] if id else reply.status_code
 
     assert model() == 404
-    assert put(client, "shop", {"targets": ["cria"]}, note="first", expect=0).json() == {"name": "shop", "version": 1}
+    assert put(client, "shop", {"targets": ["cria"]}, note="first", expect=0).json() == {
+        "name": "shop",
+        "version": 1,
+    }
     assert model() == "cria"
     assert put(client, "shop", {"targets": ["tale"]}, expect=1).json()["version"] == 2
     assert model() == "tale"
@@ -53,12 +56,19 @@ def test_the_list_has_stored_routes_and_own_names(client: TestClient) -> None:
     assert put(client, "shop", WHOLE).status_code == 200
     found = {route["name"]: route for route in client.get("/api/routes").json()["data"]}
     assert found["shop"]["definition"] == WHOLE
-    assert (found["shop"]["source"], found["shop"]["version"], found["shop"]["editable"]) == ("store", 1, True)
+    assert (found["shop"]["source"], found["shop"]["version"], found["shop"]["editable"]) == (
+        "store",
+        1,
+        True,
+    )
     assert found["cria"] | {"health": []} == {
         "name": "cria", "source": "own", "version": None, "editable": False, "definition": {"targets": ["cria"]},
         "health": [],
     }  # fmt: skip
-    assert [(one["target"], one["provider"]) for one in found["shop"]["health"]] == [("cria", "local"), ("tale", "local")]
+    assert [(one["target"], one["provider"]) for one in found["shop"]["health"]] == [
+        ("cria", "local"),
+        ("tale", "local"),
+    ]
     targets = client.get("/api/targets").json()["data"]
     assert {(one["name"], one["kind"], one["provider"]) for one in targets} == {
         ("cria", "model", "local"), ("tale", "model", "local"),
@@ -68,7 +78,11 @@ def test_the_list_has_stored_routes_and_own_names(client: TestClient) -> None:
 
 
 def test_a_definition_is_the_same_after_it_was_read() -> None:
-    for table in (WHOLE, {"targets": ["cria"]}, {"targets": ["a"], "timeout": {"total": 5}, "shadow": {"target": "b"}}):
+    for table in (
+        WHOLE,
+        {"targets": ["cria"]},
+        {"targets": ["a"], "timeout": {"total": 5}, "shadow": {"target": "b"}},
+    ):
         assert definition(parse_route("x", table, Config())) == table
 
 
@@ -82,9 +96,14 @@ def test_a_definition_is_the_same_after_it_was_read() -> None:
         ({"targets": ["cria"], "redact": ["("]}, "redact[0]"),
     ],
 )  # fmt: skip
-def test_what_is_wrong_is_named_and_nothing_changes(client: TestClient, table: dict[str, Any], param: str) -> None:
+def test_what_is_wrong_is_named_and_nothing_changes(
+    client: TestClient, table: dict[str, Any], param: str
+) -> None:
     put(client, "shop", {"targets": ["cria"]})
-    for reply in (put(client, "shop", table), client.post("/api/routes/check", json={"name": "shop", "definition": table})):
+    for reply in (
+        put(client, "shop", table),
+        client.post("/api/routes/check", json={"name": "shop", "definition": table}),
+    ):
         assert reply.status_code == 400 and reply.json()["error"]["param"].startswith(param), reply.text
     assert client.get("/api/routes/shop").json()["version"] == 1
     good = client.post("/api/routes/check", json={"name": "new", "definition": {"targets": ["cria"]}})

@@ -120,7 +120,9 @@ def test_a_generation_has_its_attempts_and_what_was_said_of_it(client: TestClien
         assert client.post("/api/feedback", json={"generation": id, **one}).status_code == 201
     again = client.post("/api/feedback", json={"generation": id, **said[-1]})
     assert again.status_code == 201 and again.json()["id"] == "mine"
-    other = client.post("/api/feedback", json={"generation": id, "kind": "comment", "text": "no", "id": "mine"})
+    other = client.post(
+        "/api/feedback", json={"generation": id, "kind": "comment", "text": "no", "id": "mine"}
+    )
     assert other.status_code == 409
     whole = client.get(f"/api/generations/{id}").json()
     assert [(one["kind"], one["value"], one["text"]) for one in whole["feedback"]] == [
@@ -128,7 +130,14 @@ def test_a_generation_has_its_attempts_and_what_was_said_of_it(client: TestClien
     ]
     (attempt,) = whole["attempts"]
     assert (attempt["state"], attempt["completion_tokens"]) == ("done", 4)
-    for wanted, found in (("any", 1), ("bad", 1), ("good", 0), ("score", 1), ("correction", 1), ("comment", 1)):
+    for wanted, found in (
+        ("any", 1),
+        ("bad", 1),
+        ("good", 0),
+        ("score", 1),
+        ("correction", 1),
+        ("comment", 1),
+    ):
         assert len(ids(client.get(f"/api/generations?feedback={wanted}"))) == found
 
 
@@ -146,7 +155,10 @@ def test_wrong_feedback_is_named(client: TestClient, chat: Chat, given: dict[str
     id = client.post("/v1/chat/completions", json=chat()).json()["id"]
     reply = client.post("/api/feedback", json={"generation": id, **given})
     assert (reply.status_code, reply.json()["error"]["param"]) == (400, name)
-    assert client.post("/api/feedback", json={"generation": "none", "kind": "thumbs", "value": 1}).status_code == 404
+    assert (
+        client.post("/api/feedback", json={"generation": "none", "kind": "thumbs", "value": 1}).status_code
+        == 404
+    )
     assert client.get(f"/api/generations/{id}").json()["feedback"] == []
 
 
@@ -163,7 +175,9 @@ def test_what_is_exported_is_imported_once(client: TestClient, store: Any, start
     log = {"request": {"model": "gpt-4o", "messages": [{"role": "user", "content": "Hi"}]},
            "response": {"id": "x1", "created": DAY, "model": "gpt-4o", "choices": [
                {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": "Hello."}}]}}  # fmt: skip
-    report = client.post("/api/generations/import", json={"lines": [json.dumps(log), "{", "[]"], "route": "shop"}).json()
+    report = client.post(
+        "/api/generations/import", json={"lines": [json.dumps(log), "{", "[]"], "route": "shop"}
+    ).json()
     assert (report["kept"], report["bad"], [p["line"] for p in report["problems"]]) == (1, 2, [2, 3])
     (row,) = client.get("/api/generations?route=shop").json()["data"]
     assert row["reply"] == "Hello." and row["request"]["messages"][0]["content"] == "Hi"
