@@ -3,7 +3,6 @@
 import asyncio
 import hashlib
 import hmac
-import math
 import re
 import secrets
 import time
@@ -13,11 +12,12 @@ from dataclasses import dataclass
 from typing import Any, get_args
 
 from herd.errors import HerdError
-from herd.gateway.ledger import MAX_AMOUNT, Limit, Period, Unit
+from herd.gateway.limits import Limit
 from herd.gateway.route import Keep, Use
 from herd.store import Store
 
 MARK = "hk-"
+SCOPES = "admin, read, vote, use:*, use:<route> and feed:<user>"
 SCOPE = re.compile(r"admin|read|vote|use:\*|(use|feed):[^\s*,]{1,200}")
 
 
@@ -83,7 +83,7 @@ class Keys:
         elif id in self._rows and (kept := self._found.get(self._rows[id]["hash"])):
             digest, found = self._rows[id]["hash"], kept
         else:
-            return ANYBODY if self.open else None
+            return ANYBODY if self.open and not value.startswith("key_") else None
         good = hmac.compare_digest(signature.encode(), self._sign(id, digest).encode())
         return self._live(found) if good else None
 
@@ -177,33 +177,29 @@ def _public(row: Mapping[str, Any]) -> dict[str, Any]:
 def _checked(fields: Mapping[str, Any]) -> dict[str, Any]:
     """The fields as they are stored. Raises HerdError that names a wrong one."""
     row = dict(fields)
-    application = row.get("application", "x")
-    if not isinstance(application, str) or not 0 < len(application) <= 200:
-        raise HerdError("application must be a name of up to 200 characters")
-    if "scopes" in row:
-        row["scopes"] = sorted(set(row["scopes"]))
-        wrong = [scope for scope in row["scopes"] if not SCOPE.fullmatch(scope)]
-        if wrong or not row["scopes"]:
-            known = "admin, read, vote, use:*, use:<route> and feed:<user>"
-            raise HerdError(f"scopes must be some of {known}, not {wrong[:1]!r:.200}")
+    for name in ("scopes", "use"):
+        if row.get(name) is not None:
+            row[name] = sorted(set(row[name]))
+    limits = list(row.get("limits", ()))
+    for limit in limits:
+        limit.check()
     if "limits" in row:
-        limits = list(row["limits"])
-        for limit in limits:
-            amount = type(limit.amount) is int and 0 < limit.amount <= MAX_AMOUNT
-            if limit.unit not in get_args(Unit) or limit.period not in get_args(Period) or not amount:
-                raise HerdError(
-                    f"limits must be requests, tokens or dollars by a period, not {limit.to_json()!r:.200}"
-                )
-        if len({(limit.unit, limit.period) for limit in limits}) < len(limits):
-            raise HerdError("limits has the same unit and period twice")
         row["limits"] = [limit.to_json() for limit in limits]
-    expires = row.get("expires")
-    if expires is not None and not (isinstance(expires, int | float) and math.isfinite(expires)):
-        raise HerdError("expires must be a time in unix seconds")
-    if row.get("keep") not in (None, *get_args(Keep)):
-        raise HerdError(f"keep must be one of {', '.join(get_args(Keep))}")
-    if row.get("use") is not None:
-        row["use"] = sorted(set(row["use"]))
-        if not set(row["use"]) <= set(get_args(Use)):
-            raise HerdError(f"use must be some of {', '.join(get_args(Use))}")
+    application, expires, scopes = (
+        row.get("application", "x"),
+        row.get("expires"),
+        row.get("scopes", ["read"]),
+    )
+    rules = {
+        "application must be a name of up to 200 characters": 0 < len(application) <= 200,
+        f"scopes must be some of {SCOPES}": bool(scopes) and all(SCOPE.fullmatch(scope) for scope in scopes),
+        "limits: each unit and period can be limited once": len({(x.unit, x.period) for x in limits})
+        == len(limits),
+        "expires must be a time in unix seconds": expires is None or 0 < expires < 1e11,
+        f"keep must be one of {', '.join(get_args(Keep))}": row.get("keep") in (None, *get_args(Keep)),
+        f"use must be some of {', '.join(get_args(Use))}": set(row.get("use") or ()) <= set(get_args(Use)),
+    }
+    for rule, good in rules.items():
+        if not good:
+            raise HerdError(rule)
     return row

@@ -1,7 +1,6 @@
 """What SQLite and PostgreSQL do not have in common: how they are opened, locked, and how they fail."""
 
 import json
-import math
 from pathlib import Path
 from typing import Any
 
@@ -76,9 +75,8 @@ def _is_unicode(text: str) -> bool:
 
 def _configure(connection: Any, record: Any) -> None:
     connection.isolation_level = None  # the driver's own BEGIN would come too late for savepoints
-    # SQLite's lower() knows ASCII only; LIKE in searches is made of it. Not every SQLite has floor().
+    # SQLite's lower() knows ASCII only; LIKE in searches is made of it.
     connection.create_function("lower", 1, _lower, deterministic=True)
-    connection.create_function("floor", 1, math.floor, deterministic=True)
     for pragma in ("journal_mode=WAL", "synchronous=FULL", "secure_delete=ON"):
         connection.execute(f"PRAGMA {pragma}").close()
 

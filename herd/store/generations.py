@@ -54,7 +54,8 @@ class Generations(Database):
         return self._write(lambda connection: sum([put_generation(connection, row, keep) for row in rows]))
 
     def get_generation(self, id: str) -> dict[str, Any] | None:
-        found = self._generations(select(generations).where(generations.c.id == id))
+        """The one with this id, or this `reply_id`."""
+        found = self._generations(select(generations).where(called(id)).order_by(generations.c.created))
         return found[0] if found else None
 
     def generations(
@@ -79,7 +80,7 @@ class Generations(Database):
         before: float | tuple[float, str] | None = None,
     ) -> list[dict[str, Any]]:
         """The newest first. `text`: words in request, reply or reasoning; `since` ≤ created < `until`, `before`, which
-        may be the last row's time and id; `feedback`: "any", "up", "down" (thumbs), or a kind."""
+        may be the last row's time and id; `feedback`: "any", "good" or "bad" (thumbs), or a kind."""
         query = select(generations).order_by(generations.c.created.desc(), generations.c.id.desc())
         given = {"route": route, "target": target, "key": key, "finish": finish, "conversation": conversation}
         query = about(query, given)
@@ -173,6 +174,10 @@ def drop_text(connection: Connection, which: ColumnElement[bool]) -> None:
     connection.execute(update(attempts).where(attempts.c.generation.in_(ids)).values(error=None))
 
 
+def called(id: str) -> ColumnElement[bool]:
+    return or_(generations.c.id == id, generations.c.reply_id == id)
+
+
 def about(query: Select[Any], given: Mapping[str, Any]) -> Select[Any]:
     """Only what is about generations with these values, as far as they are not None."""
     wanted = (generations.c[name] == value for name, value in given.items() if value is not None)
@@ -190,8 +195,8 @@ def _says(words: str) -> ColumnElement[bool]:
 
 def _judged(wanted: str) -> ColumnElement[bool]:
     of = feedback.c.generation == generations.c.id
-    if wanted in ("up", "down"):
-        thumb = feedback.c.value > 0 if wanted == "up" else feedback.c.value < 0
+    if wanted in ("good", "bad"):
+        thumb = feedback.c.value > 0 if wanted == "good" else feedback.c.value < 0
         of &= (feedback.c.kind == "thumbs") & thumb
     elif wanted != "any":
         of &= feedback.c.kind == wanted
