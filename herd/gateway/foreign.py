@@ -52,11 +52,11 @@ def read_request(body: Mapping[str, Any], route: str, kind: str | None) -> Reque
         except (TypeError, ValueError, KeyError, AttributeError):
             if value is not None:
                 extra[key] = value
-    kind = kind or ("completion" if prompt and not messages else "chat")
+    made["kind"] = kind or ("completion" if prompt and not messages else "chat")
     return Request(
-        route, kind, tuple(messages), prompt, sampling=sampling, labels=labels, extra=extra,
+        route, messages=tuple(messages), prompt=prompt, sampling=sampling, labels=labels, extra=extra,
         explicit=frozenset(explicit), **made,
-    )  # type: ignore[arg-type]  # fmt: skip
+    )  # fmt: skip
 
 
 def _messages(raw: Mapping[str, Any], at: str, extra: dict[str, Any]) -> list[Message]:

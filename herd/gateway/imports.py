@@ -25,6 +25,7 @@ MAX_LINE = 64 * 2**20  # bytes
 BATCH = 200  # rows on their way to the store
 SHOWN = 100  # problems that are named; all are counted
 
+_KINDS = {c.name: c.type.python_type for c in generations.c if c.type.python_type in (int, float, str)}
 _GAP = re.compile(r"[\s,\[]*")
 Source = Literal["auto", "openai", "litellm", "langfuse", "herd"]
 
@@ -197,13 +198,13 @@ def _finished(
         row["created"] = time.time() if row["created"] is None else row["created"]
     if route:
         row |= {"route": route, "request": {**row["request"], "route": route}}
-    for column in generations.c:
-        value, kind = row.get(column.name), column.type.python_type
-        good = isinstance(value, (int, float) if kind is float else kind) or kind not in (int, float, str)
-        if kind is int and good and value is not None:
-            good = 0 <= value < (2**63 if column.name == "cost" else 2**31)
+    for name, kind in _KINDS.items():
+        value = row.get(name)
+        good = isinstance(value, (int, float) if kind is float else kind)
+        if kind is int and good:
+            good = 0 <= value < (2**63 if name == "cost" else 2**31)  # type: ignore[operator]
         if value is not None and not good:
-            raise ValueError(f"{column.name} is {value!r:.60}")
+            raise ValueError(f"{name} is {value!r:.60}")
     row = redact_row(row, redact)
     json.dumps(row, allow_nan=False, ensure_ascii=False).encode()  # what a database could not keep either
     return row
