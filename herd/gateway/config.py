@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args
 from urllib.parse import urlsplit
 
+from herd.errors import HerdError
 from herd.gateway.lines import line_of
+from herd.gateway.redact import check_rules
 from herd.gateway.route import Keep, ProviderSpec, Route, Shadow, TargetSpec, Use, Weighted
 from herd.nearest import nearest
 from herd.protocol import ProtocolError, Sampling
@@ -20,7 +22,6 @@ MAX_LIST = 100
 MAX_TEXT = 100_000  # characters
 DIALECTS = ("openai", "anthropic", "any-llm")
 PRICES = ("input", "output", "cached", "written")
-REDACTIONS = ("email", "phone", "card", "secret", "ip")
 VENDORS: dict[str, tuple[Literal["openai", "anthropic"], str]] = {
     "openai": ("openai", "https://api.openai.com/v1"),
     "anthropic": ("anthropic", "https://api.anthropic.com"),
@@ -40,9 +41,11 @@ T = TypeVar("T")
 
 
 class ConfigError(ProtocolError):
-    """What is wrong at `place` of the configuration; `param` is the place as text, `value` what stands there."""
+    """What is wrong at `place` of the configuration; `param` is the place as text, `value` what stands there, `where`
+    the file and the line."""
 
     def __init__(self, place: Place, problem: str, value: object = None, where: str = "") -> None:
+        self.where = where
         text = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in place).lstrip(".")
         self.place, self.problem, self.value = place, problem, value
         super().__init__(where + (f"{text}: {problem}" if text else problem), text or None, "bad_config")
@@ -81,8 +84,15 @@ def load(path: Path | None, env: Mapping[str, str], local: Collection[str] | Non
     try:
         return _config(table, env, local)
     except ConfigError as error:
-        where = f"{path}, line {line_of(text, error.place, error.value)}: " if path else ""
-        raise ConfigError(error.place, error.problem, where=where) from None
+        raise at_line(path, error) from None
+
+
+def at_line(path: Path | None, error: ConfigError) -> ConfigError:
+    """The error with the file and the line of it."""
+    if path is None or error.where or not error.place or not path.exists():
+        return error
+    line = line_of(path.read_text(), error.place, error.value)
+    return ConfigError(error.place, error.problem, where=f"{path}, line {line}: ")
 
 
 def parse_route(
@@ -140,8 +150,10 @@ def parse_route(
 
 def _config(table: dict[str, Any], env: Mapping[str, str], local: Collection[str] | None) -> Config:
     read = _Table((), table, ("providers", "targets", "routes", "drift", "server"))
-    providers = _vendors(env) | read.tables("providers", lambda *entry: _provider(*entry, env))
-    targets = read.tables("targets", lambda *entry: _target(*entry, providers, local))
+    providers = _vendors(env) | read.tables(
+        "providers", lambda at, name, value: _provider(at, name, value, env)
+    )
+    targets = read.tables("targets", lambda at, name, value: _target(at, name, value, providers, local))
     known = Config(providers, targets)
 
     def route(at: Place, name: str, value: Any) -> Route:
@@ -352,10 +364,9 @@ def _check_name(place: Place, name: str) -> None:
 def _pattern(place: Place, value: Any) -> str:
     text = _text(place, value)
     try:
-        re.compile(text)
-    except (re.error, RecursionError, OverflowError) as error:
-        names = ", ".join(REDACTIONS)
-        raise ConfigError(place, f"neither one of {names} nor a regular expression: {error}", text) from None
+        check_rules([text])
+    except HerdError as error:
+        raise ConfigError(place, str(error), text) from None
     return text
 
 

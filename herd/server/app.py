@@ -1,9 +1,11 @@
 """The application: rooms put together, routes, pages, and what happens at start and stop."""
 
 import asyncio
+import logging
 import os
 import socket
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager
 from importlib.metadata import version
 from pathlib import Path
@@ -16,10 +18,11 @@ from fastapi.routing import APIRoute
 from starlette.staticfiles import StaticFiles
 
 import herd
-from herd.gateway.config import Config, load
-from herd.gateway.gateway import Gateway, Pricing
+from herd.errors import HerdError
+from herd.gateway.config import ConfigError, at_line, load
+from herd.gateway.gateway import Gateway
 from herd.gateway.keys import Keys
-from herd.gateway.ledger import Ledger
+from herd.gateway.ledger import BEAT, Ledger
 from herd.gateway.prices import Prices
 from herd.gateway.provider import Provider
 from herd.gateway.reload import Reloader
@@ -36,26 +39,29 @@ from herd.server.settings import Settings
 from herd.server.state import State, state
 from herd.store import Store
 
+log = logging.getLogger("herd.server")
+
 WEB = Path(herd.__file__).parent / "web"
 
 
 def create_app(settings: Settings, engines: Engines) -> FastAPI:
     """The ASGI application. `engines` are started (unless they are) and closed with it."""
     metrics, store = Metrics(), Store.open(settings.store)
-    keys, ledger = (
-        Keys(store, settings.api_key),
-        Ledger(store, name=f"{socket.gethostname()}:{settings.home}"),
-    )
+    keys = Keys(store, settings.api_key)
+    ledger = Ledger(store, name=f"{socket.gethostname()}:{settings.home}")
     local = LocalEngine(engines)
-    gateway = Gateway(
-        load(settings.config_file, os.environ, local.names()),
-        local=local,
-        store=store,
-        ledger=ledger,
-        observe=metrics,
-        build=_provider,
-        price=_prices,
-    )
+    try:
+        gateway = Gateway(
+            load(settings.config_file, os.environ, local.names()),
+            local=local,
+            store=store,
+            ledger=ledger,
+            observe=metrics,
+            build=_provider,
+            price=lambda config: Prices.load(providers=config.providers),
+        )
+    except ConfigError as error:
+        raise at_line(settings.config_file, error) from None
     reloader = Reloader(gateway, settings.config_file, os.environ)
     keys.on_revoke = gateway.revoke
     scheduler = Scheduler(settings.home, _environment(settings), engines.reload)
@@ -66,9 +72,10 @@ def create_app(settings: Settings, engines: Engines) -> FastAPI:
         engines.start()  # pages and API answer while a model loads
         scheduler.start()
         gateway.start()
-        chores = asyncio.create_task(_chores(app.state.herd))
+        chores = [asyncio.create_task(chore) for chore in _chores(app.state.herd)]
         yield
-        chores.cancel()
+        for chore in chores:
+            chore.cancel()
         await scheduler.close()
         await engines.close()
         await gateway.close()
@@ -126,17 +133,23 @@ def _provider(spec: ProviderSpec) -> Provider:
     return build(spec, os.environ)
 
 
-def _prices(config: Config) -> Pricing:
-    return Prices.load(providers=config.providers)
+def _chores(here: State) -> Iterator[Coroutine[Any, Any, None]]:
+    """What is to be done again and again, as long as the server runs."""
+    yield _every(1, here.reloader.poll)
+    yield _every(BEAT, here.ledger.recover)
+    yield _every(3600, lambda: asyncio.to_thread(here.store.forget_expired, time.time()))
+    if here.store.shared:  # other gateways make and revoke keys, too, and change routes
+        yield _every(1, here.keys.refresh)
+        yield _every(1, here.gateway.refresh)
 
 
-async def _chores(here: State) -> None:
-    """What is to be done each second, as long as the server runs."""
+async def _every(seconds: float, work: Callable[[], Awaitable[object]]) -> None:
     while True:
-        await asyncio.sleep(1)
-        await here.reloader.poll()
-        if here.store.shared:  # other gateways make and revoke keys, too
-            await here.keys.refresh()
+        try:
+            await work()
+        except HerdError as error:  # of the database, say, which may be back in a while
+            log.warning("%s", error)
+        await asyncio.sleep(seconds)
 
 
 def _environment(settings: Settings) -> dict[str, str]:

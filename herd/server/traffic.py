@@ -43,7 +43,6 @@ FEEDBACK: dict[str, Any] = {
     "id": str, "generation": str, "kind": str, "value": body.NUMBER, "text": str,
 }  # fmt: skip
 IMPORT: dict[str, Any] = {"lines": list, "format": str, "route": str, "use": list}
-MEDIA = {"jsonl": "application/jsonl", "parquet": "application/vnd.apache.parquet"}
 Word = Annotated[str | None, Query(max_length=200)]
 Moment = Annotated[float | None, Query(allow_inf_nan=False, ge=0, le=1e11)]
 
@@ -125,13 +124,12 @@ def generations(
 
 @router.get("/generations/export")
 def export(
-    request: Request, filters: Filters, format: Literal["jsonl", "parquet"] = "jsonl"
+    request: Request, filters: Filters, format: exports.Format = "jsonl"
 ) -> StreamingResponse:
     """All that fits, the newest first, as the store has it: what import takes back."""
-    store, filters = state(request).store, _own(request, filters)
-    chunks = exports.parquet(store, filters) if format == "parquet" else exports.json_lines(store, filters)
+    chunks = exports.export(state(request).store, format, **_own(request, filters))
     headers = {"Content-Disposition": f'attachment; filename="generations.{format}"'}
-    return StreamingResponse(chunks, media_type=MEDIA[format], headers=headers)
+    return StreamingResponse(chunks, media_type=exports.TYPES[format], headers=headers)
 
 
 @router.post("/generations/import")

@@ -166,7 +166,7 @@ def test_what_is_exported_is_imported_once(client: TestClient, store: Any, start
     for i in range(250):
         put(store, f"g{i:03}", DAY + i // 100, reply=f"“ä\u2028{i}”")
     exported = client.get("/api/generations/export?format=jsonl")
-    assert exported.headers["content-type"].startswith("application/jsonl")
+    assert exported.headers["content-type"].startswith("application/x-ndjson")
     lines = exported.text.strip("\n").split("\n")
     assert len({json.loads(line)["id"] for line in lines}) == 250
     assert len(client.get(f"/api/generations/export?until={DAY + 1}").text.strip().split("\n")) == 100
