@@ -64,7 +64,7 @@ _BOOK = update(quotas).where(*(quotas.c[name] == bindparam(f"its_{name}") for na
 _BOOK = _BOOK.values(reserved=quotas.c.reserved - bindparam("was"), spent=quotas.c.spent + bindparam("now"))
 _OPEN = insert(attempts)
 _SETTLE = update(attempts).where(attempts.c.id == bindparam("its_id"), attempts.c.state == "open")
-_OPENED = select(attempts.c["id", "gateway", "prompt_tokens", "cost", "reserved"])
+_OPENED = select(*attempts.c["id", "gateway", "prompt_tokens", "cost", "reserved"])
 _OPENED = _OPENED.where(attempts.c.state == "open")
 _SEEN = insert(gateways)
 _SEEN = _SEEN.on_conflict_do_update(index_elements=["name"], set_={"seen": _SEEN.excluded.seen})
@@ -87,7 +87,7 @@ class Ledger:
         attempt all the same.
         """
         needs = {"requests": int(attempt.number == 0), "tokens": tokens, "dollars": cost}
-        reserved = [
+        reserved: list[list[Any]] = [
             [attempt.owner, limit.unit, limit.period, limit.start(attempt.created), needs[limit.unit]]
             for limit in attempt.limits
         ]

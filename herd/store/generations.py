@@ -164,7 +164,7 @@ def without_text(row: Mapping[Any, Any]) -> dict[str, Any]:
 def drop_text(connection: Connection, which: ColumnElement[bool]) -> None:
     """Leave no text in these generations, in their shadows, and in what was said of them."""
     chosen = select(generations.c.id).where(which)
-    query = select(generations.c["id", "request"]).where(or_(which, generations.c.shadow_of.in_(chosen)))
+    query = select(*generations.c["id", "request"]).where(or_(which, generations.c.shadow_of.in_(chosen)))
     found = connection.execute(query).mappings().all()
     for row in found:
         one = update(generations).where(generations.c.id == row["id"])

@@ -24,7 +24,7 @@ class Routes(Database):
     def routes(self) -> dict[str, tuple[int, dict[str, Any]]]:
         """name → version and definition of the routes that there are."""
         newest = (routes.c.name == _NEWEST.c.name) & (routes.c.version == _NEWEST.c.version)
-        query = select(routes.c["name", "version", "definition"]).join(_NEWEST, newest)
+        query = select(*routes.c["name", "version", "definition"]).join(_NEWEST, newest)
         found = self._fetch(query.where(routes.c.definition.is_not(None)))
         return {row["name"]: (row["version"], row["definition"]) for row in found}
 
@@ -91,7 +91,7 @@ class Routes(Database):
     def add_finding(
         self, target: str, kind: str, said: str, before: Any = None, after: Any = None
     ) -> dict[str, Any]:
-        row = {"id": uuid.uuid4().hex, "target": target, "kind": kind, "said": said}
+        row: dict[str, Any] = {"id": uuid.uuid4().hex, "target": target, "kind": kind, "said": said}
         row |= {"before": before, "after": after, "created": time.time(), "seen": None}
         self._write(lambda connection: connection.execute(insert(findings), row).rowcount)
         return row

@@ -2,7 +2,7 @@
 
 from typing import Any, Literal
 
-from sqlalchemy import Integer, case, cast, func, null, select, true
+from sqlalchemy import ColumnElement, Integer, case, cast, func, null, select, true
 
 from herd.store.database import Database
 from herd.store.tables import attempts
@@ -60,18 +60,15 @@ class Traffic(Database):
             cast(bad if whole else bad & ~tried_again, Integer).label("errors"),
         )
         row = each.where(*wanted).subquery().c
-        slower = [  # the share of attempts that took no longer
-            func.cume_dist().over(
+        columns: list[ColumnElement[Any]] = [*row]
+        for time in TIMES:  # the share of attempts that took no longer
+            share = func.cume_dist().over(
                 partition_by=(row.number, row.group, row[time].is_(None)), order_by=row[time]
             )
-            for time in TIMES
-        ]
-        ranked = select(
-            row, *(share.label(f"{time}_rank") for time, share in zip(TIMES, slower, strict=True))
-        )
-        of = ranked.subquery().c
+            columns.append(share.label(f"{time}_share"))
+        of = select(*columns).subquery().c
         times = [
-            func.min(case((of[f"{time}_rank"] >= p / 100, of[time]))).label(f"{time}_{p}")
+            func.min(case((of[f"{time}_share"] >= p / 100, of[time]))).label(f"{time}_{p}")
             for time in TIMES
             for p in PERCENTILES
         ]
