@@ -4,15 +4,17 @@ import asyncio
 import random
 import time
 import uuid
-from collections.abc import AsyncGenerator, Awaitable
+from collections.abc import AsyncGenerator, Awaitable, Coroutine
 from contextlib import aclosing
 from dataclasses import replace
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from herd.errors import HerdError
 from herd.gateway.breaker import Replica
-from herd.gateway.ledger import Attempt
+from herd.gateway.config import LOCAL
+from herd.gateway.ledger import Attempt, State
 from herd.gateway.provider import Chunk, UpstreamError
+from herd.gateway.redact import redact
 from herd.gateway.reply import Item, Reply, tokens_of
 from herd.protocol import Failed, Usage
 
@@ -35,6 +37,14 @@ class Alarm:
     def __init__(self) -> None:
         self.error: HerdError | None = None
         self._task: asyncio.Task[object] | None = None
+
+    def later(self, seconds: float, error: HerdError) -> asyncio.TimerHandle:
+        return asyncio.get_running_loop().call_later(min(seconds, FOREVER), self.ring, error)
+
+    def forget(self, error: HerdError | None) -> None:
+        """The end of one attempt need not be that of the reply."""
+        if self.error is error and isinstance(error, UpstreamError) and error.retryable:
+            self.error = None
 
     def ring(self, error: HerdError) -> None:
         self.error = error
@@ -97,11 +107,13 @@ async def _attempt(gateway: "Gateway", reply: Reply, tried: set[str]) -> AsyncGe
     async with replica.places.one(provider.name):
         booked, began = _booking(reply, replica), time.perf_counter()
         held: list[Item] = []
-        content, failure = False, None
+        state: State = "cancelled"
+        status, sent, content, failure = CANCELLED, False, False, None
         slow = _slow(reply)
         replica.begin()
         try:
-            await gateway.ledger.open(booked, **_reserve(reply))
+            await _to_the_end(gateway.ledger.open(booked, **_reserve(reply)))
+            sent = True
             async with aclosing(provider.generate(replace(reply.call, url=replica.url))) as source:
                 while (item := await reply.alarm.wait(anext(source, None))) is not None:
                     for event in item.events if isinstance(item, Chunk) else (item,):
@@ -111,8 +123,8 @@ async def _attempt(gateway: "Gateway", reply: Reply, tried: set[str]) -> AsyncGe
                     held.append(item)
                     if content and reply.asked.stream and not reply.ended:
                         if not reply.committed:
-                            reply.committed = True
                             slow.cancel()
+                            _commit(gateway, reply)
                         for one in held:
                             yield one
                         held.clear()
@@ -120,9 +132,6 @@ async def _attempt(gateway: "Gateway", reply: Reply, tried: set[str]) -> AsyncGe
                 message = f"{provider.name} stopped before the reply was complete"
                 raise UpstreamError(message, code="upstream_incomplete")
             state, status = "done", 200
-        except (asyncio.CancelledError, GeneratorExit):
-            state, status = "cancelled", CANCELLED
-            raise
         except HerdError as error:
             turned_away = reply.started is None and error.status in TURNED_AWAY
             state, status = "refused" if turned_away else "failed", error.status
@@ -133,19 +142,37 @@ async def _attempt(gateway: "Gateway", reply: Reply, tried: set[str]) -> AsyncGe
             raise
         finally:
             slow.cancel()
+            reply.alarm.forget(failure)
             _tell(replica, state, failure, reply, began)
-            await _settle(gateway, reply, booked, state, status, failure)
-        reply.committed = True
+            if sent or failure is None:  # else the ledger has refused it
+                await _settle(gateway, reply, booked, state, status, failure)
+        if not reply.committed:
+            _commit(gateway, reply)
         for one in held:
             yield one
+
+
+async def _to_the_end(work: Coroutine[Any, Any, None]) -> None:
+    """What the ledger has begun it ends, also if the caller leaves meanwhile; that is raised then."""
+    task = asyncio.ensure_future(work)
+    try:
+        await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait({task})
+        raise
+
+
+def _commit(gateway: "Gateway", reply: Reply) -> None:
+    """From now on something of this attempt may have been sent."""
+    reply.committed = True
+    gateway.shadows.cast(reply)
 
 
 def _slow(reply: Reply) -> asyncio.TimerHandle:
     """Rings if no content comes in time; a reply that does not stream has until its end for that."""
     seconds = reply.route.first_token if reply.asked.stream else reply.route.total
     message = f"{reply.target.provider} sent nothing within {seconds:g} s"
-    error = UpstreamError(message, status=504, code="upstream_timeout")
-    return asyncio.get_running_loop().call_later(min(seconds, FOREVER), reply.alarm.ring, error)
+    return reply.alarm.later(seconds, UpstreamError(message, status=504, code="upstream_timeout"))
 
 
 def _error(event: Failed) -> UpstreamError:
@@ -177,11 +204,13 @@ def _reserve(reply: Reply) -> dict[str, int]:
         return {"tokens": 0, "cost": 0}
     prompt, request = tokens_of(reply.request), reply.request
     most = request.sampling.max_tokens
-    written = 0 if request.count or request.kind == "embedding" else request.n * (UNSAID if most is None else most)
+    written = (
+        0 if request.count or request.kind == "embedding" else request.n * (UNSAID if most is None else most)
+    )
     return {"tokens": prompt + written, "cost": reply.table.cost(reply.target, Usage(prompt, written))}
 
 
-def _tell(replica: Replica, state: str, failure: HerdError | None, reply: Reply, began: float) -> None:
+def _tell(replica: Replica, state: State, failure: HerdError | None, reply: Reply, began: float) -> None:
     """Let the address's health know. That it is busy, or that the request was wrong, says nothing against it."""
     if state == "done":
         replica.succeeded(None if reply.first is None else reply.first - began)
@@ -192,26 +221,30 @@ def _tell(replica: Replica, state: str, failure: HerdError | None, reply: Reply,
 
 
 async def _settle(
-    gateway: "Gateway", reply: Reply, booked: Attempt, state: str, status: int, failure: HerdError | None
+    gateway: "Gateway", reply: Reply, booked: Attempt, state: State, status: int, failure: HerdError | None
 ) -> None:
-    now, usage = time.perf_counter(), reply.used()
+    now = time.perf_counter()
+    # What was sent and then left alone may be billed, though nothing has come back.
+    left = state == "cancelled" or status == 504
+    usage = reply.used(sent=left and reply.target.provider != LOCAL)
     cost = 0 if usage is None else reply.table.cost(reply.target, usage)
     reply.cost += cost
     kept = state == "done" and not reply.asked.count
+    said = str(failure) if failure and reply.keep == "text" else None  # it may quote the prompt
     settled = gateway.ledger.settle(
         booked,
         state=state,
         usage=usage,
         cost=cost,
         status=status,
-        code=failure and failure.code,
-        error=failure and str(failure),
+        code=failure.code if failure else None,
+        error=said and redact(said, reply.route.redact),
         first_token_ms=_ms(reply.first, reply.began),
         total_ms=_ms(now, reply.began),
         generations=gateway.rows(reply) if kept else (),
         keep=reply.keep,
     )
-    await asyncio.shield(settled)
+    await _to_the_end(settled)
     reply.kept = kept
     gateway.observe.attempt(booked.provider, state)
 

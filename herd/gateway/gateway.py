@@ -17,15 +17,16 @@ from herd.errors import HerdError
 from herd.gateway.attempts import FOREVER, TURNED_AWAY, Alarm, attempts
 from herd.gateway.breaker import Places, Replicas
 from herd.gateway.config import LOCAL, Config, ConfigError, parse_route
-from herd.gateway.honour import without
 from herd.gateway.keys import Principal
 from herd.gateway.ledger import Ledger
 from herd.gateway.provider import Call, Dialect, Provider, Target, UpstreamError
+from herd.gateway.redact import redact_row
 from herd.gateway.reply import Item, Reply, Watch, generation
 from herd.gateway.route import ProviderSpec, Route, Weighted
 from herd.gateway.shadow import Shadows
 from herd.nearest import nearest
 from herd.protocol import Failed, ProtocolError, Request, Usage
+from herd.protocol.refusals import leave_out
 from herd.store import Store
 
 log = logging.getLogger("herd.gateway")
@@ -233,9 +234,9 @@ class Gateway:
         refused, may = provider.unsupported(call), reply.route.drop
         for field, reason in refused.items():
             if field not in may and "*" not in may:
-                raise ProtocolError(f"{field}: {reason}", field, "unsupported_field")
+                raise ProtocolError(f"{field} {reason}", field, "unsupported_field")
         if refused:
-            call = replace(call, request=without(request, refused), body=None)
+            call = replace(call, request=leave_out(request, refused), body=None)
         reply.call, reply.dropped = call, tuple(refused)
 
     async def events(self, reply: Reply) -> AsyncGenerator[Item, None]:
@@ -246,18 +247,14 @@ class Gateway:
         """
         route = reply.route
         reply.watch, reply.alarm = self.observe.watch(route.name), Alarm()
-        late = UpstreamError(
-            f"no whole reply within {route.total:g} s", status=504, code="timeout", retryable=False
-        )
-        timer = asyncio.get_running_loop().call_later(route.total, reply.alarm.ring, late)
+        message = f"no whole reply within {route.total:g} s"
+        late = UpstreamError(message, status=504, code="timeout", retryable=False)
+        timer = reply.alarm.later(route.total, late)
         self._active[reply.id] = reply
         self._count(+1)
         try:
             async with self._place(route).one(route.name), aclosing(attempts(self, reply)) as items:
                 async for item in items:
-                    if reply.committed and not reply.shadowed:
-                        reply.shadowed = True
-                        self.shadows.cast(reply)
                     yield item
         except HerdError as error:
             wait = getattr(error, "retry_after", None)
@@ -291,7 +288,8 @@ class Gateway:
 
     def rows(self, reply: Reply) -> list[dict[str, Any]]:
         """The generation of each choice as it is kept, redacted as the route says."""
-        return [generation(reply, index) for index in range(reply.asked.n)]
+        rows = [generation(reply, index) for index in range(reply.asked.n)]
+        return [redact_row(row, reply.route.redact) for row in rows] if reply.route.redact else rows
 
     def _keep(self, reply: Reply) -> None:
         for row in self.rows(reply):
@@ -361,10 +359,11 @@ class Gateway:
         if both := next((name for name in config.routes if name in self._stored), None):
             fix = "rename or remove it here, or `herd routes remove` the other"
             raise ConfigError(("routes", both), f"the store has a route of this name too; {fix}")
-        before, providers = self.now, {LOCAL: self.now.local}
+        before = self.now
+        providers: dict[str, Provider] = {LOCAL: before.local}
         for name, spec in config.providers.items():
             kept = before.config.providers.get(name) == spec
-            providers[name] = before.providers[name] if kept else self._build(spec)
+            providers[name] = before.providers[name] if kept else self._made(spec)
         routes = dict(config.routes)
         for name, (version, definition) in self._stored.items():
             try:
@@ -380,6 +379,12 @@ class Gateway:
         self.now = Table(config, routes, providers, self._price(config), before.local)
         self._own.clear()
         self._retired += [p for n, p in before.providers.items() if providers.get(n) is not p]
+
+    def _made(self, spec: ProviderSpec) -> Provider:
+        try:
+            return self._build(spec)
+        except HerdError as error:
+            raise ConfigError(("providers", spec.name), str(error)) from None
 
     def _used(self, provider: Provider) -> bool:
         return any(reply.table.providers.get(provider.name) is provider for reply in self._active.values())
@@ -419,7 +424,11 @@ class Gateway:
     @property
     def ready(self) -> bool:
         """Whether a provider other than the local engine can be asked."""
-        return any(self.replicas.of(n, p.urls) and not self._rests(n, p) for n, p in self.now.providers.items() if n != LOCAL)
+        return any(
+            self.replicas.of(n, p.urls) and not self._rests(n, p)
+            for n, p in self.now.providers.items()
+            if n != LOCAL
+        )
 
     def _rests(self, name: str, provider: Provider) -> bool:
         return all(replica.state == "open" for replica in self.replicas.of(name, provider.urls))

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from herd.errors import HerdError
-from herd.gateway.config import load
+from herd.gateway.config import ConfigError, at_line, load
 from herd.gateway.gateway import Gateway
 
 log = logging.getLogger("herd.gateway")
@@ -35,8 +35,9 @@ class Reloader:
                 names = self.gateway.now.local.names()
                 await self.gateway.apply(await asyncio.to_thread(load, self.path, self.env, names))
             except HerdError as error:
-                self.problem = str(error)
-                log.error("the configuration stays as it was: %s", error)
+                located = at_line(self.path, error) if isinstance(error, ConfigError) else error
+                self.problem = str(located)
+                log.error("the configuration stays as it was: %s", located)
             else:
                 self.problem = None
                 log.warning("the configuration is %s", self.path)

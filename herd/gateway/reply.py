@@ -72,7 +72,6 @@ class Reply:
     alarm: "Alarm" = field(init=False)
     committed: bool = False  # something of it may have been sent
     kept: bool = False
-    shadowed: bool = False
     failed: Failed | None = None
 
     def __post_init__(self) -> None:
@@ -159,11 +158,13 @@ class Reply:
             self.watch.next(now - self.last)
         self.last = now
 
-    def used(self) -> Usage | None:
-        """What the attempt used, guessed where nobody said it; None if it never started."""
-        if self.usage is not None or self.started is None:
+    def used(self, sent: bool) -> Usage | None:
+        """What the attempt used, guessed where nobody said it; None if it did not start, and was not `sent` either."""
+        if self.usage is not None or (self.started is None and not sent):
             return self.usage
-        written = sum(len(text) for said in (self.texts, self.reasoning) for part in said.values() for text in part)
+        written = sum(
+            len(text) for said in (self.texts, self.reasoning) for part in said.values() for text in part
+        )
         written += sum(len(call.arguments) for calls in self.calls.values() for call in calls)
         completion = self.completion_tokens or -(-written // CHARACTERS)
         prompt = self.prompt_tokens or tokens_of(self.asked)

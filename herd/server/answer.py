@@ -33,9 +33,7 @@ class Codec(Protocol):
     def encode(self, event: Event) -> list[dict[str, Any]]: ...
 
 
-async def asked_of(
-    request: Request, decode: Callable[[dict[str, Any]], T]
-) -> tuple[T, dict[str, Any]]:
+async def asked_of(request: Request, decode: Callable[[dict[str, Any]], T]) -> tuple[T, dict[str, Any]]:
     """What the body asks for, and the body. Raises as `body.read_as`, and HerdError 429 if there is no place for a reply.
 
     Where all routes lead to the engine, that is said at once: an overload must cost little.

@@ -1,6 +1,7 @@
 """What goes wrong, as the dialect's error body; nothing that a caller sends becomes a 5xx or a traceback."""
 
 import math
+from typing import TypeVar
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -13,12 +14,20 @@ from herd.gateway.provider import UpstreamError
 from herd.protocol import Failed, ProtocolError, anthropic, openai
 from herd.server.state import state
 
+T = TypeVar("T")
 HEADERS = {401: {"WWW-Authenticate": "Bearer"}}
 CODES = {404: "not_found", 405: "method_not_allowed"}  # of errors that Starlette raises
 
 
 def not_found(message: str) -> HerdError:
     return HerdError(message, status=404, code="not_found")
+
+
+def found(value: T | None, kind: str, id: str) -> T:
+    """`value`, unless there is none. Raises HerdError 404."""
+    if not value:
+        raise not_found(f"no {kind} {id!r:.100}")
+    return value
 
 
 def failure(event: Failed) -> HerdError:

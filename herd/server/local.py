@@ -9,6 +9,7 @@ from herd.errors import HerdError
 from herd.gateway.config import LOCAL
 from herd.gateway.provider import Call, Dialect, Target, UpstreamError
 from herd.protocol import Event, Failed, Usage
+from herd.protocol.refusals import unsupported_fields
 from herd.server.engines import Engines
 
 
@@ -23,7 +24,7 @@ class LocalEngine:
     """`Engines`, as `herd.gateway` asks for them: held while they answer, and hot to swap."""
 
     name = LOCAL
-    urls = ("",)
+    urls: tuple[str, ...] = ("",)
     passes: frozenset[Dialect] = frozenset()
 
     def __init__(self, engines: Engines) -> None:
@@ -39,13 +40,7 @@ class LocalEngine:
         return {target.name: target.model.created or 0.0 for target in self.engines.registry.targets()}
 
     def unsupported(self, call: Call) -> Mapping[str, str]:
-        """What the dialects know and the engine does not."""
-        request = call.request
-        wrong = dict.fromkeys(request.extra, "is not supported by models on this machine")
-        for place, message in enumerate(request.messages):
-            if message.images:
-                wrong[f"messages[{place}].content"] = "has an image, which this model cannot see"
-        return wrong
+        return unsupported_fields(call.request)
 
     async def generate(self, call: Call) -> AsyncGenerator[Event, None]:
         assert isinstance(call.target, LocalTarget)

@@ -153,7 +153,7 @@ def _opening(url_or_path: str | Path) -> Iterator[URL]:
 
 
 def _writing(engine: Engine) -> Connection:
-    return engine.connect().execution_options(herd_write=True)
+    return engine.connect().execution_options(herd_write=True, preserve_rowcount=True)
 
 
 def rows(connection: Connection, query: Select[Any]) -> list[dict[str, Any]]:

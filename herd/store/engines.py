@@ -60,12 +60,18 @@ def make_engine(url: URL) -> Engine:
 
 def _json(value: Any) -> str:
     """With letters as they are, so that they can be searched for; half a surrogate pair only as an escape."""
-    text = json.dumps(value, ensure_ascii=False, allow_nan=False)
     try:
-        text.encode()
+        text = json.dumps(value, ensure_ascii=False, allow_nan=False)
+        return text if _is_unicode(text) else json.dumps(value)
+    except (TypeError, ValueError) as error:
+        raise HerdError(f"the store cannot keep this: {error}") from None
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        return text.isascii() or bool(text.encode())
     except UnicodeEncodeError:
-        return json.dumps(value)
-    return text
+        return False
 
 
 def _configure(connection: Any, record: Any) -> None:
@@ -119,6 +125,8 @@ def failure(error: Exception, committing: bool = False) -> Exception:
     """The error for the caller: HerdError for the database's, others as they are. `committing`: while it committed."""
     if not isinstance(error, StatementError):
         return error
+    if isinstance(error.orig, HerdError):
+        return error.orig
     # PostgreSQL's further lines may quote what was to be kept.
     reason, state = str(error.orig).partition("\n")[0], _state(error) or ""
     if isinstance(error, IntegrityError) or state[:2] in ("22", "54") or not isinstance(error, DBAPIError):

@@ -54,7 +54,9 @@ class Generations(Database):
         return self._write(lambda connection: sum([put_generation(connection, row, keep) for row in rows]))
 
     def get_generation(self, id: str) -> dict[str, Any] | None:
-        found = self._generations(select(generations).where(generations.c.id == id))
+        """The generation of this id, or that whose caller knows it by this one."""
+        either = or_(generations.c.id == id, generations.c.reply_id == id)
+        found = self._generations(select(generations).where(either).limit(1))
         return found[0] if found else None
 
     def generations(

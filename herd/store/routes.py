@@ -96,9 +96,10 @@ class Routes(Database):
         self._write(lambda connection: connection.execute(insert(findings), row).rowcount)
         return row
 
-    def findings(self, *, limit: int = 100) -> list[dict[str, Any]]:
-        """The newest first."""
-        return self._fetch(select(findings).order_by(findings.c.created.desc()).limit(limit))
+    def findings(self, *, limit: int = 100, before: float | None = None) -> list[dict[str, Any]]:
+        """The newest first; with `before`, those made earlier."""
+        query = select(findings).order_by(findings.c.created.desc()).limit(limit)
+        return self._fetch(query if before is None else query.where(findings.c.created < before))
 
     def see_finding(self, id: str) -> bool:
         """Somebody has read it; False if there is none of this id."""

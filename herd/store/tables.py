@@ -21,7 +21,11 @@ class Text(sa.TypeDecorator[str]):
         return str
 
     def process_bind_param(self, value: Any, dialect: Dialect) -> Any:
-        if not isinstance(value, str) or (value.isascii() and "\0" not in value):
+        if value is None:
+            return None
+        if not isinstance(value, str):
+            raise TypeError(f"text is needed, not {type(value).__name__}")
+        if value.isascii() and "\0" not in value:
             return value
         if "\0" in value or "\uffff" in value:
             value = re.sub("[\0\uffff]", lambda found: f"\uffff{ord(found[0]):04x}", value)
