@@ -33,9 +33,7 @@ def test_kill_9_under_load_loses_no_acknowledged_vote(talk: Store, database: str
     talk.close()
     acknowledged: set[str] = set()
     for _ in range(2):
-        process = subprocess.Popen(
-            [sys.executable, "-c", VOTER, database], stdout=subprocess.PIPE, text=True
-        )
+        process = subprocess.Popen([sys.executable, "-c", VOTER, database], stdout=subprocess.PIPE, text=True)
         assert process.stdout is not None
         lines = [process.stdout.readline() for _ in range(150)]
         process.send_signal(signal.SIGKILL)
