@@ -12,12 +12,11 @@ from dataclasses import dataclass
 from typing import Any, get_args
 
 from herd.errors import HerdError
-from herd.gateway.limits import Limit
+from herd.gateway.limits import MAX_AMOUNT, Limit
 from herd.gateway.route import Keep, Use
 from herd.store import Store
 
 MARK = "hk-"
-SCOPES = "admin, read, vote, use:*, use:<route> and feed:<user>"
 SCOPE = re.compile(r"admin|read|vote|use:\*|(use|feed):[^\s*,]{1,200}")
 
 
@@ -98,14 +97,14 @@ class Keys:
     ) -> tuple[dict[str, Any], str]:
         """The new key's row, without the hash, and its secret. Raises HerdError that names a wrong field."""
         secret = MARK + secrets.token_urlsafe(32)
-        given = {"application": application, "scopes": scopes, "limits": limits, "expires": expires}
+        given = {"application": application, "scopes": list(scopes), "limits": list(limits)}
         row = {
             "id": f"key_{uuid.uuid4().hex}",
             "hash": _sha256(secret),
             "shown": secret[:8],
             "created": time.time(),
             "revoked": None,
-            **_checked({**given, "keep": keep, "use": use}),
+            **_checked({**given, "expires": expires, "keep": keep, "use": use}),
         }
         self._take([await self.store.put_key(row)])
         return _public(row), secret
@@ -174,32 +173,44 @@ def _public(row: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in row.items() if name not in ("hash", "changed")}
 
 
-def _checked(fields: Mapping[str, Any]) -> dict[str, Any]:
+def _checked(given: Mapping[str, Any]) -> dict[str, Any]:
     """The fields as they are stored. Raises HerdError that names a wrong one."""
-    row = dict(fields)
+    row = dict(given)
+    for name, (good, rule) in FIELDS.items():
+        if name in row and not good(row[name]):
+            raise HerdError(f"{name} must be {rule}")
+    if unknown := row.keys() - FIELDS.keys():
+        raise HerdError(f"a key has no field {min(unknown)!r} that can be given")
     for name in ("scopes", "use"):
         if row.get(name) is not None:
             row[name] = sorted(set(row[name]))
-    limits = list(row.get("limits", ()))
-    for limit in limits:
-        limit.check()
     if "limits" in row:
-        row["limits"] = [limit.to_json() for limit in limits]
-    application, expires, scopes = (
-        row.get("application", "x"),
-        row.get("expires"),
-        row.get("scopes", ["read"]),
-    )
-    rules = {
-        "application must be a name of up to 200 characters": 0 < len(application) <= 200,
-        f"scopes must be some of {SCOPES}": bool(scopes) and all(SCOPE.fullmatch(scope) for scope in scopes),
-        "limits: each unit and period can be limited once": len({(x.unit, x.period) for x in limits})
-        == len(limits),
-        "expires must be a time in unix seconds": expires is None or 0 < expires < 1e11,
-        f"keep must be one of {', '.join(get_args(Keep))}": row.get("keep") in (None, *get_args(Keep)),
-        f"use must be some of {', '.join(get_args(Use))}": set(row.get("use") or ()) <= set(get_args(Use)),
-    }
-    for rule, good in rules.items():
-        if not good:
-            raise HerdError(rule)
+        row["limits"] = [limit.to_json() for limit in row["limits"]]
     return row
+
+
+def _are_limits(limits: Any) -> bool:
+    places = {(limit.unit, limit.period) for limit in limits if limit.is_good}
+    return len(places) == len(limits)
+
+
+FIELDS: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "application": (
+        lambda name: isinstance(name, str) and 0 < len(name) <= 200,
+        "a name of up to 200 characters",
+    ),
+    "scopes": (
+        lambda scopes: bool(scopes) and all(isinstance(s, str) and SCOPE.fullmatch(s) for s in scopes),
+        "some of admin, read, vote, use:*, use:<route> and feed:<user>",
+    ),
+    "limits": (
+        _are_limits,
+        f"of requests, tokens or dollars, each once by a period, and from 1 to {MAX_AMOUNT}",
+    ),
+    "expires": (
+        lambda at: at is None or (type(at) in (int, float) and 0 < at < 1e11),
+        "a time in unix seconds",
+    ),
+    "keep": (lambda keep: keep in (None, *get_args(Keep)), f"one of {', '.join(get_args(Keep))}"),
+    "use": (lambda use: set(use or ()) <= set(get_args(Use)), f"some of {', '.join(get_args(Use))}"),
+}

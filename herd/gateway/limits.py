@@ -38,12 +38,11 @@ class Limit:
     def from_json(cls, value: Mapping[str, Any]) -> Self:
         return cls(value["unit"], value["amount"], value["period"])
 
-    def check(self) -> None:
-        """Raises HerdError if it is no limit that can be kept."""
-        if self.unit not in get_args(Unit) or self.period not in get_args(Period):
-            raise HerdError(f"limits are of {', '.join(get_args(Unit))} by {', '.join(get_args(Period))}")
-        if type(self.amount) is not int or not 0 < self.amount <= MAX_AMOUNT:
-            raise HerdError(f"limits: the amount must be a whole number from 1 to {MAX_AMOUNT}")
+    @property
+    def is_good(self) -> bool:
+        """Whether the ledger can keep it."""
+        known = self.unit in get_args(Unit) and self.period in get_args(Period)
+        return known and type(self.amount) is int and 0 < self.amount <= MAX_AMOUNT
 
     def start(self, now: float) -> int:
         """When the period that holds `now` began, in unix seconds."""
