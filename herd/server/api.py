@@ -137,7 +137,9 @@ async def reload(request: Request) -> dict[str, Any]:
 
 def _names(here: State) -> list[str]:
     """The configured routes, then what is here, then what providers list."""
-    return list(dict.fromkeys((*here.gateway.now.routes, *here.gateway.now.local.names(), *here.gateway.models())))
+    return list(
+        dict.fromkeys((*here.gateway.now.routes, *here.gateway.now.local.names(), *here.gateway.models()))
+    )
 
 
 def _served(here: State, name: str) -> dict[str, Any]:

@@ -18,7 +18,9 @@ def test_with_a_vendors_key_and_without_torch_it_proxies(tmp_path: Path) -> None
     }  # fmt: skip
     env.pop("ANTHROPIC_API_KEY", None)
     command = [sys.executable, "-c", CODE, "up", "--port", "0"]
-    with subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
         assert process.stdout and process.stderr
         said = [process.stdout.readline().rstrip("\n") for _ in range(5)]
         try:

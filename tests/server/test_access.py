@@ -146,7 +146,9 @@ def test_a_key_that_uses_routes_sees_its_own_generations_only(
         assert guarded.post("/api/feedback", json=thumbs, headers=headers).status_code == may_say
     # who may see only what is his cannot ask for another's
     name = guarded.get("/api/generations", headers=reader).json()["data"][0]["key"]
-    assert guarded.get(f"/api/generations?key={name}", headers=other).json()["data"] == []
+    for path in ("generations", "generations/export"):
+        assert guarded.get(f"/api/{path}?key={name}", headers=other).status_code == 403
+        assert guarded.get(f"/api/{path}?key={name}", headers=mine).status_code == 200
 
 
 def test_status_shows_a_key_its_own_routes(guarded: TestClient) -> None:

@@ -73,7 +73,9 @@ def test_the_salt_is_the_key_however_it_is_sent(
     guarded, secrets = start(api_key="one"), ["one"]
     for _ in range(2):
         made = guarded.post(
-            "/api/keys", json={"application": "app", "scopes": ["use:*"]}, headers={"Authorization": "Bearer one"}
+            "/api/keys",
+            json={"application": "app", "scopes": ["use:*"]},
+            headers={"Authorization": "Bearer one"},
         )
         secrets.append(made.json()["secret"])
     for client, key in (*((guarded, secret) for secret in secrets), (start(), "")):
