@@ -18,6 +18,7 @@ from herd.protocol.types import (
     Finished,
     FinishReason,
     ProtocolError,
+    Reasoned,
     Request,
     Started,
     TokenLogprob,
@@ -80,6 +81,8 @@ class ChatStream(_Stream):
             case Delta(index, text, logprobs=logprobs) if text or logprobs:
                 scores = _chat_logprobs(logprobs) if logprobs else None
                 return [{"index": index, "delta": {"content": text}, "logprobs": scores}]
+            case Reasoned(index, text) if text:
+                return [{"index": index, "delta": {"reasoning_content": text}}]
             case Called(index, call):
                 self.calls[index] += 1
                 delta = {"tool_calls": [{"index": self.calls[index] - 1, **_call(call)}]}
@@ -196,6 +199,7 @@ def encode_models(routes: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
 @dataclass
 class Choice:
     texts: list[str] = field(default_factory=list)
+    thoughts: list[str] = field(default_factory=list)
     calls: list[ToolCall] = field(default_factory=list)
     logprobs: list[TokenLogprob] = field(default_factory=list)
     finish: str | None = None
@@ -214,6 +218,8 @@ def _collect(request: Request, events: Iterable[Event]) -> tuple[list[Choice], d
             case Delta(index, text, logprobs=logprobs):
                 choices[index].texts.append(text)
                 choices[index].logprobs.extend(logprobs)
+            case Reasoned(index, text):
+                choices[index].thoughts.append(text)
             case Called(index, call):
                 choices[index].calls.append(call)
             case Finished(index, reason):
@@ -234,8 +240,16 @@ def _head(request: Request, id: str, created: int, kind: str, fingerprint: str |
 
 
 def _message(choice: Choice) -> dict[str, Any]:
-    said = {"role": "assistant", "content": choice.text or (None if choice.calls else ""), "refusal": None}
-    return {**said, "tool_calls": [_call(call) for call in choice.calls]} if choice.calls else said
+    said: dict[str, Any] = {
+        "role": "assistant",
+        "content": choice.text or (None if choice.calls else ""),
+        "refusal": None,
+    }
+    if choice.thoughts:
+        said["reasoning_content"] = "".join(choice.thoughts)
+    if choice.calls:
+        said["tool_calls"] = [_call(call) for call in choice.calls]
+    return said
 
 
 def _call(call: ToolCall) -> dict[str, Any]:
@@ -248,7 +262,7 @@ def _call(call: ToolCall) -> dict[str, Any]:
 
 def _finish(reason: FinishReason) -> str:
     """The dialect knows no "cancelled" or "error": what was cut short is called so, never complete."""
-    return reason if reason in ("stop", "tool_calls") else "length"
+    return reason if reason in ("stop", "tool_calls", "content_filter") else "length"
 
 
 def _usage(event: Usage) -> dict[str, Any]:
@@ -256,16 +270,23 @@ def _usage(event: Usage) -> dict[str, Any]:
         "prompt_tokens": event.prompt_tokens,
         "completion_tokens": event.completion_tokens,
         "total_tokens": event.prompt_tokens + event.completion_tokens,
-        "prompt_tokens_details": {"cached_tokens": event.cached_tokens},
+        "prompt_tokens_details": {
+            "cached_tokens": event.cached_tokens,
+            "cache_write_tokens": event.written_tokens,
+        },
+        "completion_tokens_details": {"reasoning_tokens": event.reasoning_tokens},
     }
 
 
 def _chat_logprobs(logprobs: Iterable[TokenLogprob]) -> dict[str, Any]:
+    return {"content": [chat_logprob(item) for item in logprobs], "refusal": None}
+
+
+def chat_logprob(item: TokenLogprob) -> dict[str, Any]:
     def one(item: TokenLogprob) -> dict[str, Any]:
         return {"token": item.token, "bytes": list(item.bytes), "logprob": max(item.logprob, LOWEST)}
 
-    content = [{**one(item), "top_logprobs": [one(other) for other in item.top]} for item in logprobs]
-    return {"content": content, "refusal": None}
+    return {**one(item), "top_logprobs": [one(other) for other in item.top]}
 
 
 def _completion_logprobs(logprobs: Iterable[TokenLogprob], offset: int) -> dict[str, Any]:
