@@ -58,7 +58,7 @@ PARTS: dict[str, dict[str, Field]] = {
         "type call_id output", {**_ITEM, "name": str}, {"caller": (), "namespace": ()}
     ),
     "text part": table("type text logprobs", {"prompt_cache_breakpoint": dict}, {"annotations": ([],)}),
-    "image part": table("type image_url detail file_id", {"prompt_cache_breakpoint": dict}),
+    "image part": table("type image_url detail", {"prompt_cache_breakpoint": dict}, {"file_id": ()}),
     "reasoning item": table("type summary content encrypted_content", _ITEM),
     "reasoning text": table("type text"),
     "tool": table(
@@ -209,7 +209,8 @@ def _input(value: Any, notes: Notes) -> tuple[Message, ...]:
         kind = fields.mapping(item, where).get("type", "message")
         if not isinstance(kind, str) or kind not in _ITEMS:
             _wrong_type(where, kind, f"{', '.join(_ITEMS)}")
-        given = known(item, PARTS[_ITEMS[kind]], where, notes)
+        # What is sent again with every turn, as ids are, is not recorded each time.
+        given = known(item, PARTS[_ITEMS[kind]], where, Notes({}, notes.extra))
         if kind == "function_call_output":
             messages.append(
                 _said("tool", given.get("output"), f"{where}.output", tool_call_id=given.get("call_id"))
