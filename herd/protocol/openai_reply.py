@@ -4,7 +4,7 @@ import base64
 import struct
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -116,41 +116,34 @@ def encode_chat(
     request: Request, events: Iterable[Event], id: str, created: int, fingerprint: str | None = None
 ) -> dict[str, Any]:
     """The whole chat completion. Raises ValueError if the events are not those of a complete reply."""
-    choices, usage = _collect(request, events)
-    return {
-        **_head(request, id, created, "chat.completion", fingerprint),
-        "choices": [
-            {
-                "index": index,
-                "message": _message(choice),
-                "logprobs": None if request.sampling.logprobs is None else _chat_logprobs(choice.logprobs),
-                "finish_reason": choice.finish,
-            }
-            for index, choice in enumerate(choices)
-        ],
-        "usage": usage,
-    }
+    head = _head(request, id, created, "chat.completion", fingerprint)
+    return _whole(request, events, head, lambda c: {"message": _message(c)}, _chat_logprobs)
 
 
 def encode_completion(
     request: Request, events: Iterable[Event], id: str, created: int, fingerprint: str | None = None
 ) -> dict[str, Any]:
     """The whole text completion. Raises ValueError if the events are not those of a complete reply."""
-    choices, usage = _collect(request, events)
+    head = _head(request, id, created, "text_completion", fingerprint)
+    return _whole(
+        request, events, head, lambda c: {"text": c.text}, lambda scores: _completion_logprobs(scores, 0)
+    )
+
+
+def _whole(
+    request: Request,
+    events: Iterable[Event],
+    head: dict[str, Any],
+    said: "Callable[[Choice], dict[str, Any]]",
+    scores: Callable[[Iterable[TokenLogprob]], dict[str, Any]],
+) -> dict[str, Any]:
+    found, usage = _collect(request, events)
     scored = request.sampling.logprobs is not None
-    return {
-        **_head(request, id, created, "text_completion", fingerprint),
-        "choices": [
-            {
-                "index": index,
-                "text": choice.text,
-                "logprobs": _completion_logprobs(choice.logprobs, 0) if scored else None,
-                "finish_reason": choice.finish,
-            }
-            for index, choice in enumerate(choices)
-        ],
-        "usage": usage,
-    }
+    choices = [
+        {"index": i, **said(c), "logprobs": scores(c.logprobs) if scored else None, "finish_reason": c.finish}
+        for i, c in enumerate(found)
+    ]
+    return {**head, "choices": choices, "usage": usage}
 
 
 def encode_embeddings(

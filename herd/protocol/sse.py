@@ -5,7 +5,9 @@ from typing import NamedTuple
 
 MAX_EVENT = 16 * 2**20  # bytes; a vector or a tool's arguments may be long, an endless line is a fault
 _LINES = re.compile("\r\n|\n|\r")
-_BLANK = re.compile(rb"\n(?:\r?\n|\r(?!\n))|\r(?!\n)(?:\r?\n|\r(?!\n))")  # the end of a line, and then another
+_BLANK = re.compile(
+    rb"\n(?:\r?\n|\r(?!\n))|\r(?!\n)(?:\r?\n|\r(?!\n))"
+)  # the end of a line, and then another
 
 
 class ServerSent(NamedTuple):
