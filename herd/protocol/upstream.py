@@ -125,7 +125,8 @@ def part(given: Mapping[str, Any], name: str, kind: type[Any], default: Any = No
     if kind is float and type(value) is int and abs(value) < 2**1000:
         value = float(value)
     if type(value) is not kind or (kind is float and not math.isfinite(value)):
-        raise ValueError(f"the provider sent {name!r} as {value!r:.60}, which is no {kind.__name__}")
+        # Not what it sent: an error is logged, and what is said to a model is not.
+        raise ValueError(f"the provider sent {name!r} as {type(value).__name__}, not as {kind.__name__}")
     return value
 
 

@@ -120,6 +120,16 @@ def test_choices_and_logprobs() -> None:
     assert [e for e in events if isinstance(e, Finished)] == [Finished(0, "length"), Finished(1, "stop")]
 
 
+def test_logprobs_that_nest_without_end_are_refused_or_cut() -> None:
+    item: dict[str, Any] = {"token": "x", "logprob": -1.0, "bytes": None, "top_logprobs": []}
+    for _ in range(400):
+        item = {**item, "top_logprobs": [item]}
+    choice = {"index": 0, "delta": {"content": "x"}, "logprobs": {"content": [item]}, "finish_reason": "stop"}
+    request = Request("r", "chat", stream=True, sampling=Sampling(logprobs=1))
+    _, delta, *_ = said(json.dumps({"choices": [choice]}), "[DONE]", request=request)
+    assert isinstance(delta, Delta) and delta.logprobs[0].top[0].top == ()
+
+
 def test_completions() -> None:
     request = Request("r", "completion", prompt="Once", sampling=Sampling(logprobs=1))
     scores = {
@@ -166,6 +176,21 @@ def test_a_whole_body() -> None:
         Started(9, 4), Reasoned(0, "Hm"), Called(0, ToolCall("x", "f", '{"a": 1}')), Finished(0, "tool_calls"),
         Usage(9, 12, 4, 0, 5),
     )  # fmt: skip
+
+
+def test_content_in_parts() -> None:
+    thinking = {"type": "thinking", "thinking": [{"type": "text", "text": "Hm"}]}
+    events = said(
+        chunk({"content": [thinking]}), chunk({"content": [{"type": "text", "text": "Hi"}]}, "stop"), "[DONE]"
+    )
+    assert events[1:4] == [Reasoned(0, "Hm"), Delta(0, "Hi"), Finished(0, "stop")]
+    deep: Any = "x"
+    for _ in range(400):
+        deep = [{"type": "thinking", "thinking": deep}]
+    for wrong in (deep, [{"type": "audio"}], [5], [{"text": "x"}], [{"type": "text", "text": ["secret"]}]):
+        with pytest.raises(ValueError) as caught:
+            said(chunk({"content": wrong}))
+        assert "secret" not in str(caught.value)
 
 
 def test_a_usage_that_nobody_asked_for_is_hidden() -> None:
