@@ -105,7 +105,7 @@ def encode_message(request: Request, events: Iterable[Event], id: str, *_: Any) 
                 content[-1]["thinking"] += text
                 content[-1]["signature"] = signature
             case Called(call=call):
-                content.append(_tool_use(call))
+                content.append(encode_call(call))
             case Finished():
                 finished = event
             case Usage():
@@ -171,5 +171,5 @@ def _usage(event: Usage) -> dict[str, Any]:
     }
 
 
-def _tool_use(call: ToolCall) -> dict[str, Any]:
+def encode_call(call: ToolCall) -> dict[str, Any]:
     return {"type": "tool_use", "id": call.id, "name": call.name, "input": json.loads(call.arguments)}

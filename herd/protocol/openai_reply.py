@@ -85,7 +85,7 @@ class ChatStream(_Stream):
                 return [{"index": index, "delta": {"reasoning_content": text}}]
             case Called(index, call):
                 self.calls[index] += 1
-                delta = {"tool_calls": [{"index": self.calls[index] - 1, **_call(call)}]}
+                delta = {"tool_calls": [{"index": self.calls[index] - 1, **encode_call(call)}]}
                 return [{"index": index, "delta": delta}]
             case Finished(index, reason):
                 return [{"index": index, "delta": {}, "finish": _finish(reason)}]
@@ -241,11 +241,11 @@ def _message(choice: Choice) -> dict[str, Any]:
     if choice.thoughts:
         said["reasoning_content"] = "".join(choice.thoughts)
     if choice.calls:
-        said["tool_calls"] = [_call(call) for call in choice.calls]
+        said["tool_calls"] = [encode_call(call) for call in choice.calls]
     return said
 
 
-def _call(call: ToolCall) -> dict[str, Any]:
+def encode_call(call: ToolCall) -> dict[str, Any]:
     return {
         "id": call.id,
         "type": "function",

@@ -11,6 +11,7 @@ from typing import Any
 
 from herd.protocol import upstream
 from herd.protocol.anthropic import FIELDS
+from herd.protocol.anthropic_reply import encode_call
 from herd.protocol.refusals import format_path
 from herd.protocol.types import (
     Delta,
@@ -123,8 +124,7 @@ def _blocks(message: Message) -> Iterator[dict[str, Any]]:
     if message.signature:  # thoughts without one are another provider's; the dialect refuses them
         yield {"type": "thinking", "thinking": message.reasoning, "signature": message.signature}
     yield from said
-    for call in message.tool_calls:
-        yield {"type": "tool_use", "id": call.id, "name": call.name, "input": json.loads(call.arguments)}
+    yield from map(encode_call, message.tool_calls)
 
 
 def _piece(piece: str | Image) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from herd.protocol import upstream
 from herd.protocol.openai import FIELDS
-from herd.protocol.openai_reply import LOWEST
+from herd.protocol.openai_reply import LOWEST, encode_call
 from herd.protocol.refusals import format_path
 from herd.protocol.types import (
     Delta,
@@ -113,10 +113,7 @@ def _message(message: Message, extended: bool) -> dict[str, Any]:
         body["name"] = message.name
     if message.tool_calls:
         body["content"] = content or None
-        body["tool_calls"] = [
-            {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
-            for call in message.tool_calls
-        ]
+        body["tool_calls"] = [encode_call(call) for call in message.tool_calls]
     if message.tool_call_id is not None:
         body["tool_call_id"] = message.tool_call_id
     if message.reasoning and extended:  # others refuse what they do not know; none of them needs it

@@ -574,6 +574,29 @@ def test_a_signature_stays_with_its_thoughts() -> None:
     assert sent[0] == {"type": "thinking", "thinking": "Two.", "signature": "s2"}
 
 
+def test_a_stored_response_shows_what_was_thought() -> None:
+    shown = {
+        **responses.decode_response({"model": "r", "input": "x"}).shown,
+        "temperature": 1.0,
+        "top_p": 1.0,
+    }
+    row: dict[str, Any] = {
+        "id": "resp_1", "created": 1.0, "finish": "content_filter", "reply": "Hi", "reasoning": "Hm", "calls": None, "error": None,
+        "tokens": {"prompt": 3, "completion": 2, "cached": None}, "latency": {"total": 5},
+        "request": {"messages": [Message("user", "x").to_json()]},
+        "response": {"shown": shown, "lead": 0, "past": 0, "background": False},
+    }  # fmt: skip
+    stored = Response.model_validate_json(json.dumps(responses.encode_stored(row)), strict=True)
+    assert [item.type for item in stored.output] == ["reasoning", "message"] and stored.output_text == "Hi"
+    assert stored.incomplete_details and stored.incomplete_details.reason == "content_filter"
+    assert responses.history(row) == (Message("user", "x"), Message("assistant", "Hi", reasoning="Hm"))
+    said = Message("assistant", "Hi", reasoning="Hm", signature="s").to_json()
+    row["request"]["messages"].append(said)
+    items = responses.encode_items(row)
+    again = responses.decode_response({"model": "r", "input": items}).after(())
+    assert again.messages == (Message("user", "x"), Message("assistant", "Hi", reasoning="Hm", signature="s"))
+
+
 def test_completions_and_vectors_reach_their_callers() -> None:
     request = Request(
         "r", "completion", prompt="Once", stream=True, include_usage=True, sampling=Sampling(logprobs=1)
