@@ -62,7 +62,7 @@ def unsupported(request: Request, *, whole: bool = False) -> dict[str, str]:
             f"of the kind {kind} is not known to the Anthropic dialect: give a JSON schema"
         )
     for i, message in enumerate(request.messages):
-        if message.name is not None:
+        if message.name is not None and message.role != "tool":  # whose call is known by its id
             lost[f"messages[{i}].name"] = why
         if message.role in ("system", "assistant"):
             lost |= {

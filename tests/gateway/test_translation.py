@@ -47,7 +47,7 @@ from herd.protocol import (
     upstream_anthropic,
     upstream_openai,
 )
-from herd.protocol.refusals import leave_out, unsupported_fields
+from herd.protocol.refusals import leave_out, may_drop, unsupported_fields
 from herd.protocol.sse import Parser
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=8)
@@ -324,6 +324,12 @@ def test_what_the_local_engine_cannot_do_is_named_as_its_caller_names_it(dialect
     assert (
         unsupported_fields(plain) == {} and plain.effort is None and not any(m.images for m in plain.messages)
     )
+
+
+def test_what_a_route_lets_go() -> None:
+    assert may_drop("seed", {"seed"}) and may_drop("anything[0]", {"*"})
+    assert may_drop("messages[12].content[3]", {"messages[].content[]"})
+    assert not may_drop("messages[12].name", {"messages[].content[]", "name"})
 
 
 FOREIGN: list[tuple[str, dict[str, Any], str, str]] = [
