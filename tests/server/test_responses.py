@@ -365,7 +365,10 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"input": [{"type": "item_reference", "id": "x"}]}, "item_reference"),
     ({"input": [{"type": "reasoning", "summary": ["x"]}]}, "input[0].summary[0]"),
     ({"input": [{"role": "wizard", "content": "x"}]}, "input[0].role"),
-    ({"input": [{"role": "user", "content": [{"type": "input_image", "image_url": "https://x"}]}]}, "input_image"),
+    (
+        {"input": [{"role": "user", "content": [{"type": "input_image", "image_url": "https://x"}]}]},
+        "input_image",
+    ),
     ({"input": [{"role": "user", "content": [{"type": "output_text", "text": "x"}]}]}, "output_text"),
     ({"input": [{"role": "user", "content": "x", "colour": 1}]}, "colour"),
     ({"input": [{"role": "user"}]}, "input[0].content"),
