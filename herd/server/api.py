@@ -29,7 +29,7 @@ async def status(request: Request) -> dict[str, Any]:
     return {
         "version": version("openherd"),
         "engine": {"state": state_, "running": engine["running"], "waiting": engine["waiting"]},
-        "problem": here.engines.problem,
+        "problem": here.problem,
         "routes": [
             {"name": name, "target": name, "model": entry.ref, "kind": entry.kind}
             for name, entry in served

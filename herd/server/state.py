@@ -29,6 +29,11 @@ class State:
     reloader: Reloader
     scheduler: Scheduler
 
+    @property
+    def problem(self) -> str | None:
+        """What stands in the way: of a new configuration, or of the engine where no provider can do without it."""
+        return self.reloader.problem or (None if self.gateway.reaches_out else self.engines.problem)
+
 
 def state(request: Request) -> State:
     found: State = request.app.state.herd
