@@ -8,7 +8,7 @@ import math
 import time
 import uuid
 from collections import defaultdict
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
@@ -55,6 +55,7 @@ class Pricing(Protocol):
     def cost(
         self, provider: str, model: str, usage: Usage, override: Mapping[str, float] | None = None
     ) -> int: ...
+    def price(self, provider: str, model: str, at: float | None = None) -> Sequence[Any] | None: ...
 
 
 class Observer(Protocol):
