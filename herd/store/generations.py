@@ -2,10 +2,22 @@
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-from sqlalchemy import ColumnElement, Connection, Select, and_, bindparam, cast, delete, or_, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Select,
+    and_,
+    bindparam,
+    cast,
+    delete,
+    or_,
+    select,
+    tuple_,
+    update,
+)
 from sqlalchemy.dialects.postgresql import insert as insert_new
 
 from herd.errors import HerdError
@@ -37,6 +49,10 @@ class Generations(Database):
         """
         self._write(lambda connection: put_generation(connection, row, keep))
 
+    def add_generations(self, rows: Sequence[Mapping[str, Any]], keep: Keep = "text") -> int:
+        """As `add_generation`, all of them in one write; how many were not kept already."""
+        return self._write(lambda connection: sum([put_generation(connection, row, keep) for row in rows]))
+
     def get_generation(self, id: str) -> dict[str, Any] | None:
         """The generation of this id, or that whose caller knows it by this one."""
         either = or_(generations.c.id == id, generations.c.reply_id == id)
@@ -62,15 +78,17 @@ class Generations(Database):
         until: float | None = None,
         feedback: str | None = None,
         limit: int = 100,
-        before: float | None = None,
+        before: float | tuple[float, str] | None = None,
     ) -> list[dict[str, Any]]:
-        """The newest first. `text`: words in request, reply or reasoning; `since` ≤ created < `until`, `before`;
-        `feedback`: "any", "up", "down" (thumbs), or a kind."""
+        """The newest first. `text`: words in request, reply or reasoning; `since` ≤ created < `until`, `before`, which
+        may be the last row's time and id; `feedback`: "any", "up", "down" (thumbs), or a kind."""
         query = select(generations).order_by(generations.c.created.desc(), generations.c.id.desc())
         given = {"route": route, "target": target, "key": key, "finish": finish, "conversation": conversation}
         query = about(query, given)
         if since is not None:
             query = query.where(generations.c.created >= since)
+        if isinstance(before, tuple):
+            query, before = query.where(tuple_(generations.c.created, generations.c.id) < before), None
         for end in (until, before):
             if end is not None:
                 query = query.where(generations.c.created < end)
@@ -120,17 +138,17 @@ class Generations(Database):
         return found
 
 
-def put_generation(connection: Connection, row: Mapping[str, Any], keep: Keep) -> None:
-    """As `add_generation`, within a write."""
+def put_generation(connection: Connection, row: Mapping[str, Any], keep: Keep) -> bool:
+    """As `add_generation`, within a write; whether it was not kept already."""
     if unknown := row.keys() - set(generations.c.keys()):
         raise HerdError(f"a generation has no field {min(unknown)!r}", status=500)
     if keep == "none":
-        return
+        return False
     values = {"labels": {}, "created": time.time(), **row}
     talk = row.get("conversation")
     if keep == "metadata" or (talk and connection.execute(_GONE, {"id": talk}).scalar()):
         values.update(without_text(values))
-    connection.execute(_INSERT, values)
+    return connection.execute(_INSERT, values).rowcount > 0
 
 
 def without_text(row: Mapping[Any, Any]) -> dict[str, Any]:
