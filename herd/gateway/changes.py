@@ -38,7 +38,11 @@ def answers(rounds: Sequence[Round], confirm: int = CONFIRM) -> Finding | None:
     said = f"answers differ: {median(now):.2f} like those before, which are {min(usual):.2f} or more like each other"
     texts = [one["probes"].get(name, {}).get("text") for one in (base[-1], new[-1])]
     before = {"likeness": round(min(usual), 3), "probe": name, "answer": texts[0]}
-    return f"{said}; most so to the probe {name!r}", before, {"likeness": round(median(now), 3), "probe": name, "answer": texts[1]}
+    return (
+        f"{said}; most so to the probe {name!r}",
+        before,
+        {"likeness": round(median(now), 3), "probe": name, "answer": texts[1]},
+    )
 
 
 def speed(rounds: Sequence[Round]) -> Finding | None:
@@ -52,7 +56,11 @@ def speed(rounds: Sequence[Round]) -> Finding | None:
         before, after = median(usual), median(now)
         apart = min(now) > max(usual) or max(now) < min(usual)
         if apart and max(before, after) >= FACTOR * min(before, after):
-            return f"{after:.4g} {words}, before {before:.4g}", {figure: round(before, 2)}, {figure: round(after, 2)}
+            return (
+                f"{after:.4g} {words}, before {before:.4g}",
+                {figure: round(before, 2)},
+                {figure: round(after, 2)},
+            )
     return None
 
 
@@ -65,7 +73,11 @@ def conformance(rounds: Sequence[Round], confirm: int = CONFIRM) -> Finding | No
         failing = len(now) == confirm and all(ok is False for ok in now)
         if failing and len(was) >= LEAST and ((was.count(False) + 1) / (len(was) + 2)) ** CONFIRM < CHANCE:
             counted = {"good": was.count(True), "of": len(was)}
-            return f"the probe {name!r} is not answered as it asks any more", counted, {"good": 0, "of": confirm}
+            return (
+                f"the probe {name!r} is not answered as it asks any more",
+                counted,
+                {"good": 0, "of": confirm},
+            )
     return None
 
 

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import re
+import time
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing, suppress
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from herd.protocol import upstream
 
 MIB = 2**20
 ERROR_SECONDS = 5  # for the body of an error
+LOOK = 1.0  # seconds
 EVENTS = "text/event-stream"
 SECRET = {"authorization", "proxy-authorization", "x-api-key", "api-key", "x-goog-api-key", "cookie"}
 OURS = {
@@ -101,8 +103,7 @@ class Client:
             elif response.content_type != kind or "Content-Encoding" in response.headers:
                 problem = self.secrets.error(f"it did not answer with {kind}", "upstream_malformed")
             while problem is None:
-                async with asyncio.timeout(limit):
-                    piece = await response.content.readany()
+                piece = await _next(response, limit)
                 if not piece:
                     break
                 size, limit = size + len(piece), self.bounds.stall
@@ -139,7 +140,7 @@ class Client:
         status, body = response.status, bytearray()
         with suppress(aiohttp.ClientError, TimeoutError):
             async with asyncio.timeout(min(self.bounds.stall, ERROR_SECONDS)):
-                while len(body) < self.bounds.error and (piece := await response.content.readany()):
+                while len(body) < self.bounds.error and (piece := await _next(response, self.bounds.stall)):
                     body += piece
         if not 400 <= status < 600:
             return self.secrets.error(
@@ -169,6 +170,25 @@ class Client:
     async def close(self) -> None:
         if self._session is not None:
             await self._session.close()
+
+
+async def _next(response: aiohttp.ClientResponse, seconds: float) -> bytes:
+    """What comes next of the body, b"" at its end. Raises TimeoutError.
+
+    Looks after the connection now and then: aiohttp leaves a reader waiting if a chunk that came apart from the others
+    is malformed.
+    """
+    end = time.monotonic() + seconds
+    while True:
+        try:
+            async with asyncio.timeout(min(LOOK, end - time.monotonic())):
+                return await response.content.readany()
+        except TimeoutError:
+            connection = response.connection
+            if connection is not None and (connection.protocol is None or not connection.protocol.connected):
+                raise aiohttp.ClientPayloadError from None
+            if time.monotonic() >= end:
+                raise
 
 
 def _check_header(name: str, value: str) -> None:
