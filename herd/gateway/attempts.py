@@ -41,19 +41,23 @@ class Alarm:
     def later(self, seconds: float, error: HerdError) -> asyncio.TimerHandle:
         return asyncio.get_running_loop().call_later(min(seconds, FOREVER), self.ring, error)
 
-    def forget(self, error: HerdError | None) -> None:
-        """The end of one attempt need not be that of the reply."""
-        if self.error is error and isinstance(error, UpstreamError) and error.retryable:
-            self.error = None
-
     def ring(self, error: HerdError) -> None:
-        self.error = error
+        if self.error is None or _passing(self.error):
+            self.error = error
         if self._task is not None:
             self._task.cancel()
+            self._task = None
+
+    def forget(self) -> None:
+        """The end of one attempt need not be that of the reply."""
+        if self.error is not None and _passing(self.error):
+            self.error = None
 
     async def wait(self, work: Awaitable[T]) -> T:
         """The result of `work`. Raises the alarm's error as soon as there is one."""
         if self.error is not None:
+            if asyncio.iscoroutine(work):
+                work.close()
             raise self.error
         task = asyncio.current_task()
         assert task is not None
@@ -61,11 +65,16 @@ class Alarm:
         try:
             return await work
         except BaseException:
-            if self.error is not None and task.cancelling() > cancels and task.uncancel() <= cancels:
+            if self._task is None and task.uncancel() <= cancels:
+                assert self.error is not None
                 raise self.error from None
             raise
         finally:
             self._task = None
+
+
+def _passing(error: HerdError) -> bool:
+    return isinstance(error, UpstreamError) and error.retryable
 
 
 async def attempts(gateway: "Gateway", reply: Reply) -> AsyncGenerator[Item, None]:
@@ -142,7 +151,7 @@ async def _attempt(gateway: "Gateway", reply: Reply, tried: set[str]) -> AsyncGe
             raise
         finally:
             slow.cancel()
-            reply.alarm.forget(failure)
+            reply.alarm.forget()
             _tell(replica, state, failure, reply, began)
             if sent or failure is None:  # else the ledger has refused it
                 await _settle(gateway, reply, booked, state, status, failure)
@@ -170,7 +179,7 @@ def _commit(gateway: "Gateway", reply: Reply) -> None:
 
 def _slow(reply: Reply) -> asyncio.TimerHandle:
     """Rings if no content comes in time; a reply that does not stream has until its end for that."""
-    seconds = reply.route.first_token if reply.asked.stream else reply.route.total
+    seconds = reply.route.first_token if reply.asked.stream else FOREVER
     message = f"{reply.target.provider} sent nothing within {seconds:g} s"
     return reply.alarm.later(seconds, UpstreamError(message, status=504, code="upstream_timeout"))
 

@@ -71,6 +71,11 @@ class Places:
             raise
 
     @property
+    def wanted(self) -> int:
+        """How many have one or wait for one."""
+        return self.used + len(self._waiting)
+
+    @property
     def _free(self) -> bool:
         return self.most is None or self.used < self.most
 
@@ -171,4 +176,4 @@ class Replicas:
             rest = min(replica.rests for replica in every)
             message = f"{provider} has failed too often and is left alone for {rest:.0f} s"
             raise UpstreamError(message, status=503, code="upstream_resting", retry_after=max(rest, 1.0))
-        return min(well, key=lambda r: (r.url in tried, r.state != "closed", r.places.used, random.random()))
+        return min(well, key=lambda r: (r.url in tried, r.state != "closed", r.places.wanted, random.random()))
