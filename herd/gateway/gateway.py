@@ -421,10 +421,14 @@ class Gateway:
                 if name != LOCAL:
                     try:
                         async with asyncio.timeout(LISTED / 10):
-                            self._listed[name] = await provider.models()
+                            self._heard(name, await provider.models())
                     except (HerdError, TimeoutError) as error:
                         log.info("%s does not list its models: %s", name, error)
             await asyncio.sleep(LISTED)
+
+    def _heard(self, provider: str, models: list[str]) -> None:
+        self._listed[provider] = models
+        self._own.clear()
 
     # --- how it is
 

@@ -45,7 +45,7 @@ def test_a_reply_goes_on_with_what_it_began_with() -> None:
         assert not old.closed
         said = [text((await made.ask("r"))[1])]
         assert made.begin("a/m").target.name == "b/a/m"  # the only provider may have it
-        made.gateway._listed["b"] = ["m"]  # it has not
+        made.gateway._heard("b", ["m"])  # it has not
         with pytest.raises(HerdError, match="no model"):
             made.begin("a/m")
         said.append(text((await running)[1]))
