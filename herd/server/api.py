@@ -30,7 +30,7 @@ def status(request: Request) -> dict[str, Any]:
     return {
         "version": version("openherd"),
         "engine": {"state": state_, "running": engine["running"], "waiting": engine["waiting"]},
-        "problem": here.engines.problem,
+        "problem": here.problem,
         "config_problem": here.reloader.problem,  # why the running configuration is not that of herd.toml
         "routes": [_served(here, name) for name in names],
         "default_route": default if default in names else next(iter(names), None),
