@@ -3,6 +3,7 @@
 import json
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
+from functools import partial
 from typing import Any
 
 from herd.errors import HerdError
@@ -41,8 +42,13 @@ class AnyLLM:
         key = self.secrets.get(spec.key) if spec.key else None
         try:
             from any_llm import AnyLLM as Vendor
+            from any_llm.exceptions import UnsupportedParameterError
 
-            self._vendor: Any = Vendor.create(spec.vendor, key, unified_exceptions=True)
+            create = partial(Vendor.create, spec.vendor, key, unified_exceptions=True)
+            try:
+                self._vendor: Any = create(max_retries=0)  # attempts are the gateway's, which counts them
+            except UnsupportedParameterError:
+                self._vendor = create()
         except ImportError:
             raise self._wrong(f'needs a package: pip install "any-llm-sdk[{spec.vendor}]"') from None
         except Exception as error:
@@ -101,7 +107,8 @@ class AnyLLM:
         told = {"message": _said(error), "code": getattr(error, "code", None) or KINDS.get(kind, ("", 0))[0]}
         headers = {"retry-after": getattr(error, "retry_after", None) or ""}
         status = known if isinstance(known, int) and known >= 400 else KINDS.get(kind, ("", 502))[1]
-        return self.secrets.told(upstream.decode_error(status, headers, json.dumps(told).encode()), known)
+        body = self.secrets.clean(json.dumps(told).encode())  # before it is shortened
+        return self.secrets.told(upstream.decode_error(status, headers, body), known)
 
 
 def _said(error: Exception) -> str:

@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+import re
+import time
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing, suppress
 from dataclasses import dataclass
@@ -15,12 +17,24 @@ from herd.errors import HerdError
 from herd.gateway.addresses import Refused, guarded
 from herd.gateway.provider import UpstreamError
 from herd.gateway.route import ProviderSpec
-from herd.gateway.secrets import Secrets
+from herd.gateway.secrets import KINDS, MAX_SECRET, Secrets
 from herd.protocol import upstream
 
 MIB = 2**20
 ERROR_SECONDS = 5  # for the body of an error
+LOOK = 1.0  # seconds
 EVENTS = "text/event-stream"
+SECRET = {"authorization", "proxy-authorization", "x-api-key", "api-key", "x-goog-api-key", "cookie"}
+OURS = {
+    "host",
+    "connection",
+    "content-length",
+    "content-type",
+    "transfer-encoding",
+    "accept",
+    "accept-encoding",
+}
+NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,200}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,12 +71,14 @@ class Client:
     ) -> None:
         self._spec, self._auth, self._fixed, self.secrets, self.bounds = spec, auth, fixed, secrets, bounds
         self._session: aiohttp.ClientSession | None = None
+        for name, value in spec.headers.items():
+            _check_header(name, value)
         self._headers()
 
     def _headers(self) -> dict[str, str]:
         headers = {"Accept-Encoding": "identity", "User-Agent": "herd", **self._fixed}
         for name, value in self._spec.headers.items():
-            headers[name] = self.secrets.get(value) if value.startswith(("env:", "file:")) else value
+            headers[name] = self.secrets.get(value) if value.startswith(KINDS) else value
         if self._spec.key:
             headers[self._auth[0]] = self._auth[1] + self.secrets.get(self._spec.key)
         return headers
@@ -87,8 +103,7 @@ class Client:
             elif response.content_type != kind or "Content-Encoding" in response.headers:
                 problem = self.secrets.error(f"it did not answer with {kind}", "upstream_malformed")
             while problem is None:
-                async with asyncio.timeout(limit):
-                    piece = await response.content.readany()
+                piece = await _next(response, limit)
                 if not piece:
                     break
                 size, limit = size + len(piece), self.bounds.stall
@@ -125,7 +140,7 @@ class Client:
         status, body = response.status, bytearray()
         with suppress(aiohttp.ClientError, TimeoutError):
             async with asyncio.timeout(min(self.bounds.stall, ERROR_SECONDS)):
-                while len(body) < self.bounds.error and (piece := await response.content.readany()):
+                while len(body) < self.bounds.error and (piece := await _next(response, self.bounds.stall)):
                     body += piece
         if not 400 <= status < 600:
             return self.secrets.error(
@@ -155,3 +170,34 @@ class Client:
     async def close(self) -> None:
         if self._session is not None:
             await self._session.close()
+
+
+async def _next(response: aiohttp.ClientResponse, seconds: float) -> bytes:
+    """What comes next of the body, b"" at its end. Raises TimeoutError.
+
+    Looks after the connection now and then: aiohttp leaves a reader waiting if a chunk that came apart from the others
+    is malformed.
+    """
+    end = time.monotonic() + seconds
+    while True:
+        try:
+            async with asyncio.timeout(min(LOOK, end - time.monotonic())):
+                return await response.content.readany()
+        except TimeoutError:
+            connection = response.connection
+            if connection is not None and (connection.protocol is None or not connection.protocol.connected):
+                raise aiohttp.ClientPayloadError from None
+            if time.monotonic() >= end:
+                raise
+
+
+def _check_header(name: str, value: str) -> None:
+    why = None
+    if not NAME.fullmatch(name) or name.lower() in OURS:
+        why = "cannot be set"
+    elif name.lower() in SECRET and not value.startswith(KINDS):
+        why = 'holds a secret: write it as "env:NAME" or "file:/path"'
+    elif not (value.isascii() and value.isprintable() and len(value) <= MAX_SECRET):
+        why = "must be one line of printable ASCII characters"
+    if why:
+        raise HerdError(f"the header {name!r:.200} {why}", code="bad_provider")

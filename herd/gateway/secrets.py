@@ -8,6 +8,7 @@ from typing import Any
 from herd.errors import HerdError
 from herd.gateway.provider import UpstreamError
 
+KINDS = ("env:", "file:")
 MAX_SECRET = 8192  # bytes
 MIN_SECRET = 8  # characters: what is shorter ("EMPTY", "ollama") is none, and hiding it would spoil replies
 

@@ -31,8 +31,8 @@ class State:
 
     @property
     def problem(self) -> str | None:
-        """What stands in the way: of a new configuration, or of the engine where no provider can do without it."""
-        return self.reloader.problem or (None if self.gateway.reaches_out else self.engines.problem)
+        """What stands in the engine's way, where no provider can do without it."""
+        return None if self.gateway.reaches_out else self.engines.problem
 
 
 def state(request: Request) -> State:

@@ -249,6 +249,26 @@ def test_bad_secrets_are_refused(tmp_path: Path) -> None:
         build(ProviderSpec("p", "openai", key="env:MISSING"), {})
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("Authorization", "Bearer sk-in-the-open"),
+        ("X-API-Key", "sk-in-the-open"),
+        ("Host", "elsewhere.example"),
+        ("Content-Length", "5"),
+        ("X-Team", "a\r\nX-Evil: b"),
+        ("X-Team\r\nX-Evil", "b"),
+        ("X-Team", "é"),
+        ("", "b"),
+        ("X-Team", "env:MISSING"),
+    ],
+)
+def test_bad_headers_are_refused(name: str, value: str) -> None:
+    with pytest.raises(HerdError) as caught:
+        build(ProviderSpec("p", "openai", headers={name: value}), {})
+    assert "sk-in-the-open" not in str(caught.value)
+
+
 CANARY = "canary-0123456789-abcdefghij"
 FILED = "canary-file-9876543210-zyxwv"
 HEADER = "canary-header-5555555555-mnop"
