@@ -15,14 +15,13 @@ from urllib.parse import urlencode
 import click
 
 from herd.cli.client import Server, api
-from herd.cli.output import emit, json_option, note
+from herd.cli.output import JSON, emit, json_option, note
 from herd.errors import HerdError
 
 TEXT = ("request", "reply", "reasoning", "calls", "response", "labels")  # what of a generation may hold text
 AGES = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
-LONGEST = 900.0  # seconds that a reply may take to be kept: so far back `--follow` looks for those that began earlier
-PAGES_BACK = 5  # of PAGE rows, at each look
-PAGE, EVERY = 200, 1.0
+LONGEST = 900.0  # seconds that a reply may take, and rows in that time, which `--follow` looks through EVERY second
+MOST_RECENT, PAGE, EVERY = 1000, 200, 1.0
 
 
 def _filters(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -42,7 +41,7 @@ def _filters(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.option("-f", "--follow", is_flag=True, help="Go on with what comes.")
 @json_option
 @click.pass_context
-def logs(context: click.Context, count: int, text: bool, follow: bool, **given: str | None) -> None:
+def logs(context: click.Context, /, count: int, text: bool, follow: bool, **given: str | None) -> None:
     """Show kept traffic, the newest last; without text unless it is asked for."""
     if context.invoked_subcommand:
         if any(given.values()) or follow or text:
@@ -50,22 +49,22 @@ def logs(context: click.Context, count: int, text: bool, follow: bool, **given: 
         return
     chosen = _chosen(given)
     with api() as server:
+        seen = {row["id"] for row in _recent(server, chosen)} if follow else set()
         found = [_slim(row, text) for row in _newest(server, chosen, count)][::-1]
         if not follow:
             none = "no traffic is kept that fits; one base_url line sends it here, and `herd up` shows it"
             emit(found, (lambda: _print(found)) if found else none)
             return
-        as_json = context.meta["herd.json"]
-        seen = {row["id"] for row in found}
+        as_json = context.meta[JSON]
+        seen |= {row["id"] for row in found}
         while True:
             for row in found:
                 click.echo(json.dumps(row, ensure_ascii=False) if as_json else _line(row))
             sys.stdout.flush()
             time.sleep(EVERY)
-            recent = {**chosen, "since": max(float(chosen.get("since", 0)), time.time() - LONGEST)}
-            rows = _newest(server, recent, PAGES_BACK * PAGE)
+            rows = _recent(server, chosen)
             found = [_slim(row, text) for row in rows if row["id"] not in seen][::-1]
-            seen |= {row["id"] for row in found}
+            seen = {row["id"] for row in rows}
 
 
 @logs.command()
@@ -110,6 +109,12 @@ def _newest(server: Server, chosen: dict[str, Any], count: int) -> Iterator[dict
         if not page["more"]:
             return
         before = {"before": page["data"][-1]["id"]}
+
+
+def _recent(server: Server, chosen: dict[str, Any]) -> list[dict[str, Any]]:
+    """What may have come since the last look: a reply is kept when it ends, under the time at which it began."""
+    since = max(float(chosen.get("since", 0)), time.time() - LONGEST)
+    return list(_newest(server, {**chosen, "since": since}, MOST_RECENT))
 
 
 def _chosen(given: dict[str, str | None]) -> dict[str, Any]:

@@ -126,18 +126,15 @@ class Drift:
 
     async def loop(self) -> None:
         """Probe each target every [drift] every_hours, also across restarts; until it is cancelled."""
-        running = self._running
         places = asyncio.Semaphore(AT_ONCE)
         try:
             while True:
-                if hours := self._gateway.now.config.drift.every_hours:
-                    for name in self.targets():
-                        idle = name not in running or running[name].done()
-                        if idle and await asyncio.to_thread(self._due, name, hours * 3600):
-                            running[name] = asyncio.create_task(self._probed(name, places))
+                for name in await asyncio.to_thread(self._due):
+                    if name not in self._running or self._running[name].done():
+                        self._running[name] = asyncio.create_task(self._probed(name, places))
                 await self._sleep(TICK)
         finally:
-            for task in running.values():
+            for task in self._running.values():
                 task.cancel()
 
     async def run_once(self, target: str) -> list[dict[str, Any]]:
@@ -161,12 +158,19 @@ class Drift:
         except HerdError:
             return None
 
-    def _due(self, target: str, seconds: float) -> bool:
-        last = self._store.probes(target, limit=1)
-        if not last:
-            return True
-        jitter = random.Random(last[0]["id"]).uniform(-JITTER, JITTER)  # the same after a restart
-        return self._clock() >= float(last[0]["created"]) + seconds * (1 + jitter)
+    def _due(self) -> list[str]:
+        """The targets whose time has come."""
+        hours, due = self._gateway.now.config.drift.every_hours, []
+        try:
+            for target in self.targets() if hours else ():
+                last = self._store.probes(target, limit=1)
+                # The jitter is the same after a restart.
+                apart = 1 + (random.Random(last[0]["id"]).uniform(-JITTER, JITTER) if last else 0)
+                if not last or self._clock() >= last[0]["created"] + 3600 * (hours or 0) * apart:
+                    due.append(target)
+        except HerdError as error:
+            log.info("nothing is probed now: %s", error)
+        return due
 
     async def _probed(self, target: str, places: asyncio.Semaphore) -> None:
         async with places:

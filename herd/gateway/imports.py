@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from io import BufferedReader
 from itertools import islice
-from pathlib import Path
 from typing import Any, Literal, get_args
 
 from herd.errors import HerdError
@@ -46,18 +45,6 @@ class Report:
         return {**vars(self), "skipped": dict(self.skipped), "problems": named}
 
 
-def import_file(path: Path, source: Source, store: Store, **options: Any) -> Report:
-    """`import_lines` of a file of JSON Lines or one JSON array, perhaps with gzip. Raises HerdError if it cannot be read."""
-    try:
-        with path.open("rb") as plain:
-            packed = plain.read(2) == b"\x1f\x8b"
-            plain.seek(0)
-            stream: Any = gzip.GzipFile(fileobj=plain) if packed else plain
-            return import_lines(entries(stream), source, store, **options)
-    except (OSError, EOFError) as error:
-        raise HerdError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from None
-
-
 def import_lines(
     lines: Iterable[str | bytes | Mapping[str, Any]],
     source: Source,
@@ -67,7 +54,6 @@ def import_lines(
     prices: Prices | None = None,
     use: Sequence[str] = ("evaluate",),
     redact: Sequence[str] = (),
-    progress: Callable[[Report], None] = lambda report: None,
 ) -> Report:
     """Keep what the lines hold as generations; `lines` may also be parsed records already.
 
@@ -99,15 +85,16 @@ def import_lines(
     while batch := list(islice(rows, BATCH)):
         new = store.add_generations(batch)
         report.kept, report.known = report.kept + new, report.known + len(batch) - new
-        progress(report)
     return report
 
 
 def entries(stream: BufferedReader | gzip.GzipFile) -> Iterator[str | bytes]:
-    """The lines of a stream; or, if it is one JSON array, or objects that take several lines, the text of each of them.
+    """The lines of a file, perhaps with gzip; of one that is a JSON array, or objects of several lines, each one's text.
 
     None is read beyond MAX_LINE. Where an array breaks, the rest of it is the last record.
     """
+    if stream.peek(2)[:2] == b"\x1f\x8b":
+        stream = gzip.GzipFile(fileobj=stream)
     start = stream.peek(2**16)[: 2**16].lstrip()
     if not (start.startswith(b"[") or re.match(rb"\{\s*\n", start)):
         while line := stream.readline(MAX_LINE):

@@ -20,6 +20,7 @@ from starlette.staticfiles import StaticFiles
 import herd
 from herd.errors import HerdError
 from herd.gateway.config import ConfigError, at_line, load
+from herd.gateway.drift import Drift
 from herd.gateway.gateway import Gateway
 from herd.gateway.keys import Keys
 from herd.gateway.ledger import BEAT, Ledger
@@ -138,6 +139,7 @@ def _chores(here: State) -> Iterator[Coroutine[Any, Any, None]]:
     yield _every(1, here.reloader.poll)
     yield _every(BEAT, here.ledger.recover)
     yield _every(3600, lambda: asyncio.to_thread(here.store.forget_expired, time.time()))
+    yield Drift(here.gateway, here.store).loop()
     if here.store.shared:  # other gateways make and revoke keys, too, and change routes
         yield _every(1, here.keys.refresh)
         yield _every(1, here.gateway.refresh)

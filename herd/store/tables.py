@@ -37,17 +37,28 @@ class Text(sa.TypeDecorator[str]):
         return re.sub("\uffff([0-9a-f]{4})", lambda found: chr(int(found[1], 16)), value)
 
 
+def _key(*names: str) -> list[Column[Any]]:
+    return [Column(name, Text, primary_key=True) for name in names]
+
+
+def _needed(kind: Any, *names: str) -> list[Column[Any]]:
+    return [Column(name, kind, nullable=False) for name in names]
+
+
+def _optional(kind: Any, *names: str) -> list[Column[Any]]:
+    return [Column(name, kind) for name in names]
+
+
+_Json = JSON(none_as_null=True)
+
 conversations = Table(
     "conversations",
     metadata,
-    Column("id", Text, primary_key=True),
-    Column("title", Text),
-    Column("route", Text),
-    Column("system", Text),
-    Column("settings", JSON, nullable=False),
-    Column("created", Float, nullable=False),
-    Column("updated", Float, nullable=False),
-    Column("deleted", Boolean, nullable=False),
+    *_key("id"),
+    *_optional(Text, "title", "route", "system"),
+    *_needed(JSON, "settings"),
+    *_needed(Float, "created", "updated"),
+    *_needed(Boolean, "deleted"),
 )
 
 # A tree: messages with the same parent are branches. Ids are unique in their conversation only, so that an imported
@@ -55,89 +66,65 @@ conversations = Table(
 messages = Table(
     "messages",
     metadata,
-    Column("conversation", Text, primary_key=True),
-    Column("id", Text, primary_key=True),
-    Column("parent", Text),
-    Column("role", Text, nullable=False),
-    Column("content", Text, nullable=False),
-    Column("generation", Text),
-    Column("created", Float, nullable=False),
+    *_key("conversation", "id"),
+    *_optional(Text, "parent", "generation"),
+    *_needed(Text, "role", "content"),
+    *_needed(Float, "created"),
 )
 
 generations = Table(
     "generations",
     metadata,
-    Column("id", Text, primary_key=True),
-    Column("conversation", Text),
-    Column("route", Text, nullable=False),
-    Column("target", Text),
-    Column("target_digest", Text),
-    Column("model_ref", Text),
-    Column("request", JSON, nullable=False),
-    Column("reply", Text, nullable=False),
-    Column("prompt_tokens", Integer),
-    Column("completion_tokens", Integer),
-    Column("cached_tokens", Integer),
-    Column("queue_ms", Float),
-    Column("first_token_ms", Float),
-    Column("total_ms", Float),
-    Column("finish", Text),
-    Column("error", Text),
-    Column("parent_attempt", Text),
-    Column("key", Text),
-    Column("created", Float, nullable=False),
-    Column("labels", JSON, nullable=False),
-    Column("calls", JSON(none_as_null=True)),  # the reply's tool calls, as `ToolCall` has them
-    Column("response", JSON(none_as_null=True)),  # what the Responses API gives back of it later
+    *_key("id"),
+    *_needed(Text, "route", "reply"),
+    *_optional(
+        Text, "conversation", "target", "target_digest", "model_ref", "provider", "key", "finish", "error"
+    ),
+    *_optional(Text, "parent_attempt", "reasoning"),
     Column("reply_id", Text),  # the id that the caller knows it by, where that is the provider's
-    Column("provider", Text),
-    Column("cost", BigInteger),  # of all attempts
-    Column("use", JSON(none_as_null=True)),  # what it may be used for: of "evaluate", "train"
-    Column("expires", Float),  # when its text goes; null: never
-    Column("dropped", JSON(none_as_null=True)),  # the fields that the target could not honour
-    Column("reasoning", Text),
-    Column("attempts", Integer),
     Column("shadow_of", Text),  # the generation that the caller saw instead
+    *_needed(JSON, "request", "labels"),
+    Column("calls", _Json),  # the reply's tool calls, as `ToolCall` has them
+    Column("response", _Json),  # what the Responses API gives back of it later
+    Column("use", _Json),  # what it may be used for: of "evaluate", "train"
+    Column("dropped", _Json),  # the fields that the target could not honour
+    *_optional(Integer, "prompt_tokens", "completion_tokens", "cached_tokens", "attempts"),
+    *_optional(Float, "queue_ms", "first_token_ms", "total_ms"),
+    Column("cost", BigInteger),  # of all attempts
+    *_needed(Float, "created"),
+    Column("expires", Float),  # when its text goes; null: never
 )
 
 votes = Table(
     "votes",
     metadata,
-    Column("id", Text, primary_key=True),
-    Column("a", Text, nullable=False),
-    Column("b", Text, nullable=False),
-    Column("outcome", Text, nullable=False),
-    Column("source", Text, nullable=False),
-    Column("voter", Text),
-    Column("created", Float, nullable=False),
+    *_key("id"),
+    *_needed(Text, "a", "b", "outcome", "source"),
+    *_optional(Text, "voter"),
+    *_needed(Float, "created"),
 )
 
 # The newest version of a name counts; one without a definition says that the route is gone.
 routes = Table(
     "routes",
     metadata,
-    Column("name", Text, primary_key=True),
+    *_key("name"),
     Column("version", Integer, primary_key=True),
-    Column("definition", JSON(none_as_null=True)),
-    Column("author", Text),
-    Column("note", Text),
-    Column("created", Float, nullable=False),
+    Column("definition", _Json),
+    *_optional(Text, "author", "note"),
+    *_needed(Float, "created"),
 )
 
 keys = Table(
     "keys",
     metadata,
-    Column("id", Text, primary_key=True),
-    Column("hash", Text, nullable=False),
-    Column("shown", Text, nullable=False),
-    Column("application", Text, nullable=False),
-    Column("scopes", JSON, nullable=False),
-    Column("limits", JSON, nullable=False),
+    *_key("id"),
+    *_needed(Text, "hash", "shown", "application"),
+    *_needed(JSON, "scopes", "limits"),
     Column("keep", Text),
-    Column("use", JSON(none_as_null=True)),
-    Column("created", Float, nullable=False),
-    Column("expires", Float),
-    Column("revoked", Float),
+    Column("use", _Json),
+    *_needed(Float, "created"),
+    *_optional(Float, "expires", "revoked"),
     Column("changed", Integer, nullable=False),  # grows with every write to the table
 )
 
@@ -145,12 +132,9 @@ keys = Table(
 quotas = Table(
     "quotas",
     metadata,
-    Column("owner", Text, primary_key=True),
-    Column("unit", Text, primary_key=True),
-    Column("period", Text, primary_key=True),
+    *_key("owner", "unit", "period"),
     Column("start", BigInteger, primary_key=True),
-    Column("reserved", BigInteger, nullable=False),
-    Column("spent", BigInteger, nullable=False),
+    *_needed(BigInteger, "reserved", "spent"),
 )
 
 # While an attempt is open, its tokens and cost are what it may need at most. `reserved`: lists of owner, unit, period,
@@ -158,72 +142,48 @@ quotas = Table(
 attempts = Table(
     "attempts",
     metadata,
-    Column("id", Text, primary_key=True),
-    Column("generation", Text, nullable=False),
-    Column("number", Integer, nullable=False),
-    Column("route", Text, nullable=False),
-    Column("target", Text, nullable=False),
-    Column("provider", Text, nullable=False),
-    Column("url", Text, nullable=False),
-    Column("key", Text),
-    Column("application", Text),
-    Column("shadow", Boolean, nullable=False),
-    Column("created", Float, nullable=False),
-    Column("state", Text, nullable=False),
-    Column("status", Integer),
-    Column("code", Text),
-    Column("error", Text),
-    Column("prompt_tokens", BigInteger),
-    Column("completion_tokens", BigInteger),
-    Column("cached_tokens", BigInteger),
-    Column("written_tokens", BigInteger),
-    Column("reasoning_tokens", BigInteger),
-    Column("estimated", Boolean, nullable=False),
-    Column("cost", BigInteger, nullable=False),
-    Column("reserved", JSON, nullable=False),
-    Column("gateway", Text, nullable=False),
-    Column("first_token_ms", Float),
-    Column("total_ms", Float),
+    *_key("id"),
+    *_needed(Text, "generation", "route", "target", "provider", "url", "state", "gateway"),
+    *_optional(Text, "key", "application", "code", "error"),
+    *_needed(Boolean, "shadow", "estimated"),
+    *_needed(Integer, "number"),
+    *_optional(Integer, "status"),
+    *_optional(BigInteger, "prompt_tokens", "completion_tokens", "cached_tokens", "written_tokens"),
+    *_optional(BigInteger, "reasoning_tokens"),
+    *_needed(BigInteger, "cost"),
+    *_needed(JSON, "reserved"),
+    *_needed(Float, "created"),
+    *_optional(Float, "first_token_ms", "total_ms"),
 )
 
 # The gateways that share the database, and when each was last heard of.
-gateways = Table(
-    "gateways",
-    metadata,
-    Column("name", Text, primary_key=True),
-    Column("seen", Float, nullable=False),
-)
+gateways = Table("gateways", metadata, *_key("name"), *_needed(Float, "seen"))
 
 feedback = Table(
     "feedback",
     metadata,
-    Column("id", Text, primary_key=True),
-    Column("generation", Text, nullable=False),
-    Column("kind", Text, nullable=False),
-    Column("value", Float),
-    Column("text", Text),
-    Column("key", Text),
-    Column("created", Float, nullable=False),
+    *_key("id"),
+    *_needed(Text, "generation", "kind"),
+    *_optional(Float, "value"),
+    *_optional(Text, "text", "key"),
+    *_needed(Float, "created"),
 )
 
 findings = Table(
     "findings",
     metadata,
-    Column("id", Text, primary_key=True),
-    Column("target", Text, nullable=False),
-    Column("kind", Text, nullable=False),
-    Column("said", Text, nullable=False),
-    Column("before", JSON(none_as_null=True)),
-    Column("after", JSON(none_as_null=True)),
-    Column("created", Float, nullable=False),
-    Column("seen", Float),
+    *_key("id"),
+    *_needed(Text, "target", "kind", "said"),
+    *_optional(_Json, "before", "after"),
+    *_needed(Float, "created"),
+    *_optional(Float, "seen"),
 )
 
 probes = Table(
     "probes",
     metadata,
-    Column("id", Text, primary_key=True),
-    Column("target", Text, nullable=False),
-    Column("created", Float, nullable=False),
-    Column("results", JSON, nullable=False),
+    *_key("id"),
+    *_needed(Text, "target"),
+    *_needed(Float, "created"),
+    *_needed(JSON, "results"),
 )

@@ -104,6 +104,7 @@ def test_following_shows_what_comes_once(
         path.write_text(json.dumps(made))
         assert run(["import", "logs", str(path)]) == 0
 
+    bring(9, time.time() - 90)  # older than the one that is asked for, and never shown
     bring(0, time.time() - 60)
     turns = iter(range(1, 4))
 
@@ -115,6 +116,6 @@ def test_following_shows_what_comes_once(
 
     capsys.readouterr()
     monkeypatch.setattr("herd.cli.logs.time.sleep", next_turn)
-    assert run(["logs", "--follow", "--json", "--text"]) == 130
+    assert run(["logs", "-n", "1", "--follow", "--json", "--text"]) == 130
     shown = [json.loads(text) for text in capsys.readouterr().out.splitlines() if text.startswith("{")]
     assert [row["reply"] for row in shown] == ["reply 0", "reply 1", "reply 2"]

@@ -12,7 +12,7 @@ import pytest
 
 from herd.errors import HerdError
 from herd.gateway.exports import GROUP, export
-from herd.gateway.imports import import_file, import_lines
+from herd.gateway.imports import entries, import_lines
 from herd.store import Store
 from herd.store.tables import generations
 
@@ -33,7 +33,8 @@ def lines(store: Store, **wanted: Any) -> list[bytes]:
 
 def fill(store: Store) -> None:
     for name in ("openai", "litellm", "langfuse"):
-        import_file(LOGS / f"{name}.jsonl", "auto", store)
+        with (LOGS / f"{name}.jsonl").open("rb") as file:
+            import_lines(entries(file), "auto", store)
     row = {
         "route": "cria",
         "request": {"route": "cria", "kind": "chat"},

@@ -1,6 +1,8 @@
 """Kept traffic over HTTP: numbers, search, export and import, feedback, findings."""
 
+import io
 import json
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -203,3 +205,39 @@ def test_findings_are_paged_and_seen(client: TestClient, store: Any) -> None:
     assert [one["id"] for one in rest["data"]] == [made[0]["id"]] and rest["more"] is False
     assert client.post(f"/api/findings/{made[0]['id']}/seen").status_code == 200
     assert client.get("/api/findings").json()["data"][-1]["seen"]
+
+
+def test_parquet_has_the_same_rows(client: TestClient, store: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    parquet = pytest.importorskip("pyarrow.parquet")
+    for i in range(30):
+        put(store, f"g{i:02}", DAY + i)
+    reply = client.get("/api/generations/export?format=parquet&route=cria")
+    table = parquet.read_table(io.BytesIO(reply.content)).to_pylist()
+    assert [row["id"] for row in table] == [f"g{i:02}" for i in reversed(range(30))]
+    assert table[0]["reply"] == "this of g29" and table[0]["completion_tokens"] == 4
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    refused = client.get("/api/generations/export?format=parquet")
+    assert refused.status_code == 400 and "pip install" in refused.json()["error"]["message"]
+
+
+def test_two_servers_share_one_postgresql(
+    start: Callable[..., TestClient], postgresql: Any, chat: Chat, wait_for: Callable[..., None]
+) -> None:
+    url, root = postgresql.new(), {"Authorization": "Bearer root"}
+    one, other = start(database=url, api_key="root"), start(database=url, api_key="root")
+    made = one.post("/api/keys", json={"application": "x", "scopes": ["use:cria"]}, headers=root).json()
+    key = {"Authorization": f"Bearer {made['secret']}"}
+    wait_for(lambda: other.get("/api/status", headers=key).status_code == 200)
+    id = other.post("/v1/chat/completions", json=chat(), headers=key).json()["id"]
+    assert ids(one.get("/api/generations?query=STORY", headers=key)) == [id]
+    thumbs = {"generation": id, "kind": "thumbs", "value": 1}
+    assert one.post("/api/feedback", json=thumbs, headers=key).status_code == 201
+    assert ids(other.get("/api/generations?feedback=good", headers=root)) == [id]
+    assert one.get("/api/traffic?by=key", headers=root).json()["data"][0]["group"] == made["id"]
+    assert (
+        one.put("/api/routes/shop", json={"definition": {"targets": ["cria"]}}, headers=root).status_code
+        == 200
+    )
+    wait_for(lambda: other.get("/api/routes/shop", headers=root).json().get("version") == 1)
+    one.post(f"/api/keys/{made['id']}/revoke", headers=root)
+    wait_for(lambda: other.get("/api/status", headers=key).status_code == 401)
