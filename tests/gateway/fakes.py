@@ -226,7 +226,9 @@ class Price:
 class Made:
     """A gateway with its fakes; each of `providers` has a route of its own name beside those given."""
 
-    def __init__(self, *providers: Fake, routes: tuple[Route, ...] = (), local: FakeLocal | None = None) -> None:
+    def __init__(
+        self, *providers: Fake, routes: tuple[Route, ...] = (), local: FakeLocal | None = None
+    ) -> None:
         self.store, self.ledger, self.seen = FakeStore(), FakeLedger(), Seen()
         self.providers = {provider.name: provider for provider in providers}
         self.local = local or FakeLocal()
