@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+import re
 import time
 import uuid
 from collections.abc import AsyncGenerator, Awaitable, Coroutine
@@ -27,6 +28,10 @@ UNSAID = 1024  # tokens of a reply for which room is reserved if the request has
 CANCELLED = 499
 FOREVER = 10**6  # seconds
 TURNED_AWAY = (429, 503)  # before it started: counted, not kept, so that an overload costs no writes
+
+_ID = re.compile(
+    rb'"id"\s*:\s*"([\x21\x23-\x5b\x5d-\x7e]{1,200})"'
+)  # the first in what a provider says is the reply's
 
 T = TypeVar("T")
 
@@ -125,6 +130,8 @@ async def _attempt(gateway: "Gateway", reply: Reply, tried: set[str]) -> AsyncGe
             sent = True
             async with aclosing(provider.generate(replace(reply.call, url=replica.url))) as source:
                 while (item := await reply.alarm.wait(anext(source, None))) is not None:
+                    if isinstance(item, Chunk) and reply.reply_id is None and (id := _ID.search(item.data)):
+                        reply.reply_id = id[1].decode()
                     for event in item.events if isinstance(item, Chunk) else (item,):
                         if isinstance(event, Failed):
                             raise _error(event)

@@ -176,4 +176,6 @@ class Replicas:
             rest = min(replica.rests for replica in every)
             message = f"{provider} has failed too often and is left alone for {rest:.0f} s"
             raise UpstreamError(message, status=503, code="upstream_resting", retry_after=max(rest, 1.0))
-        return min(well, key=lambda r: (r.url in tried, r.state != "closed", r.places.wanted, random.random()))
+        return min(
+            well, key=lambda r: (r.url in tried, r.state != "closed", r.places.wanted, random.random())
+        )

@@ -16,6 +16,7 @@ from typing import Any
 
 BASE, LEAST, CONFIRM = 20, 10, 3
 FACTOR = 1.5  # in speed
+NOTICED = 50.0  # milliseconds to the first token that count at all
 STEP = 0.02  # in similarity
 CHANCE = 0.002  # of failing CONFIRM times in a row, at which a target does not fail by accident
 LONG = 8  # tokens of a reply from which its speed can be told
@@ -55,6 +56,8 @@ def speed(rounds: Sequence[Round]) -> Finding | None:
             continue
         before, after = median(usual), median(now)
         apart = min(now) > max(usual) or max(now) < min(usual)
+        if figure == "first_ms" and abs(after - before) < NOTICED:
+            continue
         if apart and max(before, after) >= FACTOR * min(before, after):
             return (
                 f"{after:.4g} {words}, before {before:.4g}",
@@ -94,9 +97,9 @@ JUDGES: Mapping[str, Callable[[Sequence[Round]], Finding | None]] = {
 }  # fmt: skip
 
 
-def suspicious(rounds: Sequence[Round]) -> bool:
-    """Whether the newest round alone looks so that it should be made again."""
-    return (answers(rounds, 1) or conformance(rounds, 1)) is not None
+def suspicious(rounds: Sequence[Round], newest: int) -> bool:
+    """Whether the newest rounds alone look so that another should be made."""
+    return (answers(rounds, newest) or conformance(rounds, newest)) is not None
 
 
 def likeness(one: Round, others: Sequence[Round], names: Sequence[str] | None = None) -> float:
@@ -115,8 +118,8 @@ def _alike(a: str, b: str) -> float:
     """The share of words that two texts have in the same order, whatever their case and spaces."""
     if a == b:
         return 1.0
-    words = (re.findall(r"\w+|[^\w\s]", text.casefold()) for text in (a, b))
-    return SequenceMatcher(None, *words, autojunk=False).ratio()
+    one, other = (re.findall(r"\w+|[^\w\s]", text.casefold()) for text in (a, b))
+    return float(SequenceMatcher(None, one, other, autojunk=False).ratio())
 
 
 def _figures(rounds: Sequence[Round], figure: str) -> list[float]:

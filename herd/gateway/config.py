@@ -371,18 +371,14 @@ def _pattern(place: Place, value: Any) -> str:
 
 
 def _url(place: Place, value: Any, private: bool) -> str:
-    text = _text(place, value)
+    from herd.gateway.addresses import check_url  # the HTTP client takes a while to load
+
     try:
-        parts = urlsplit(text)
-        good = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0 and text.isprintable()
-    except ValueError:
-        good = False
-    if not good or parts.username is not None or parts.query or parts.fragment:
-        raise ConfigError(place, f"{text!r:.100} is no base URL; it is like https://host/v1", text)
-    if parts.scheme == "http" and not private:
-        fix = "use https, or say private = true for an address of your own network"
-        raise ConfigError(place, f"{text!r:.100} would send keys and prompts in the clear; {fix}", text)
-    return text.rstrip("/")
+        return check_url(_text(place, value), private)
+    except ConfigError:
+        raise
+    except HerdError as error:
+        raise ConfigError(place, str(error)) from None
 
 
 def _is_private(url: str) -> bool:

@@ -8,7 +8,7 @@ import math
 import time
 import uuid
 from collections import defaultdict
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
@@ -55,6 +55,7 @@ class Pricing(Protocol):
     def cost(
         self, provider: str, model: str, usage: Usage, override: Mapping[str, float] | None = None
     ) -> int: ...
+    def price(self, provider: str, model: str, at: float | None = None) -> Sequence[Any] | None: ...
 
 
 class Observer(Protocol):
@@ -167,17 +168,25 @@ class Gateway:
         except HerdError as error:
             if error.status != 404:
                 raise
-            for provider in now.config.providers:
-                if name in self._listed.get(provider, ()) or now.prices.known(provider, name):
-                    if len(self._own) < MAX_OWN:
-                        self._own[name] = Route(name, (Weighted(f"{provider}/{name}"),))
-                    return Route(name, (Weighted(f"{provider}/{name}"),))
+            if provider := self._provider_of(name):
+                if len(self._own) >= MAX_OWN:
+                    self._own.clear()
+                return self._own.setdefault(name, Route(name, (Weighted(f"{provider}/{name}"),)))
             if near := nearest(name, self.models()):
                 text = f"no model {name[:80]!r}; did you mean {near!r}?"
                 raise HerdError(text, status=404, code="model_not_found") from None
             raise
         # The engine has a queue that says so when it is full, and no other place to go to.
         return Route(name, (Weighted(name),), retries=0, first_token=FOREVER, total=FOREVER)
+
+    def _provider_of(self, model: str) -> str | None:
+        """Who has a model of this name: the first that lists it or has a price for it, or the only one there is, as long
+        as it has not said what it has."""
+        names = list(self.now.config.providers)
+        for name in names:
+            if model in self._listed.get(name, ()) or self.now.prices.known(name, model):
+                return name
+        return names[0] if len(names) == 1 and names[0] not in self._listed else None
 
     # --- replies
 

@@ -3,7 +3,6 @@
 import asyncio
 import hashlib
 import hmac
-import math
 import re
 import secrets
 import time
@@ -13,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, get_args
 
 from herd.errors import HerdError
-from herd.gateway.ledger import MAX_AMOUNT, Limit, Period, Unit
+from herd.gateway.limits import MAX_AMOUNT, Limit
 from herd.gateway.route import Keep, Use
 from herd.store import Store
 
@@ -83,7 +82,7 @@ class Keys:
         elif id in self._rows and (kept := self._found.get(self._rows[id]["hash"])):
             digest, found = self._rows[id]["hash"], kept
         else:
-            return ANYBODY if self.open else None
+            return ANYBODY if self.open and not value.startswith("key_") else None
         good = hmac.compare_digest(signature.encode(), self._sign(id, digest).encode())
         return self._live(found) if good else None
 
@@ -98,14 +97,14 @@ class Keys:
     ) -> tuple[dict[str, Any], str]:
         """The new key's row, without the hash, and its secret. Raises HerdError that names a wrong field."""
         secret = MARK + secrets.token_urlsafe(32)
-        given = {"application": application, "scopes": scopes, "limits": limits, "expires": expires}
+        given = {"application": application, "scopes": list(scopes), "limits": list(limits)}
         row = {
             "id": f"key_{uuid.uuid4().hex}",
             "hash": _sha256(secret),
             "shown": secret[:8],
             "created": time.time(),
             "revoked": None,
-            **_checked({**given, "keep": keep, "use": use}),
+            **_checked({**given, "expires": expires, "keep": keep, "use": use}),
         }
         self._take([await self.store.put_key(row)])
         return _public(row), secret
@@ -174,36 +173,44 @@ def _public(row: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in row.items() if name not in ("hash", "changed")}
 
 
-def _checked(fields: Mapping[str, Any]) -> dict[str, Any]:
+def _checked(given: Mapping[str, Any]) -> dict[str, Any]:
     """The fields as they are stored. Raises HerdError that names a wrong one."""
-    row = dict(fields)
-    application = row.get("application", "x")
-    if not isinstance(application, str) or not 0 < len(application) <= 200:
-        raise HerdError("application must be a name of up to 200 characters")
-    if "scopes" in row:
-        row["scopes"] = sorted(set(row["scopes"]))
-        wrong = [scope for scope in row["scopes"] if not SCOPE.fullmatch(scope)]
-        if wrong or not row["scopes"]:
-            known = "admin, read, vote, use:*, use:<route> and feed:<user>"
-            raise HerdError(f"scopes must be some of {known}, not {wrong[:1]!r:.200}")
+    row = dict(given)
+    for name, (good, rule) in FIELDS.items():
+        if name in row and not good(row[name]):
+            raise HerdError(f"{name} must be {rule}")
+    if unknown := row.keys() - FIELDS.keys():
+        raise HerdError(f"a key has no field {min(unknown)!r} that can be given")
+    for name in ("scopes", "use"):
+        if row.get(name) is not None:
+            row[name] = sorted(set(row[name]))
     if "limits" in row:
-        limits = list(row["limits"])
-        for limit in limits:
-            amount = type(limit.amount) is int and 0 < limit.amount <= MAX_AMOUNT
-            if limit.unit not in get_args(Unit) or limit.period not in get_args(Period) or not amount:
-                raise HerdError(
-                    f"limits must be requests, tokens or dollars by a period, not {limit.to_json()!r:.200}"
-                )
-        if len({(limit.unit, limit.period) for limit in limits}) < len(limits):
-            raise HerdError("limits has the same unit and period twice")
-        row["limits"] = [limit.to_json() for limit in limits]
-    expires = row.get("expires")
-    if expires is not None and not (isinstance(expires, int | float) and math.isfinite(expires)):
-        raise HerdError("expires must be a time in unix seconds")
-    if row.get("keep") not in (None, *get_args(Keep)):
-        raise HerdError(f"keep must be one of {', '.join(get_args(Keep))}")
-    if row.get("use") is not None:
-        row["use"] = sorted(set(row["use"]))
-        if not set(row["use"]) <= set(get_args(Use)):
-            raise HerdError(f"use must be some of {', '.join(get_args(Use))}")
+        row["limits"] = [limit.to_json() for limit in row["limits"]]
     return row
+
+
+def _are_limits(limits: Any) -> bool:
+    places = {(limit.unit, limit.period) for limit in limits if limit.is_good}
+    return len(places) == len(limits)
+
+
+FIELDS: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "application": (
+        lambda name: isinstance(name, str) and 0 < len(name) <= 200,
+        "a name of up to 200 characters",
+    ),
+    "scopes": (
+        lambda scopes: bool(scopes) and all(isinstance(s, str) and SCOPE.fullmatch(s) for s in scopes),
+        "some of admin, read, vote, use:*, use:<route> and feed:<user>",
+    ),
+    "limits": (
+        _are_limits,
+        f"of requests, tokens or dollars, each once by a period, and from 1 to {MAX_AMOUNT}",
+    ),
+    "expires": (
+        lambda at: at is None or (type(at) in (int, float) and 0 < at < 1e11),
+        "a time in unix seconds",
+    ),
+    "keep": (lambda keep: keep in (None, *get_args(Keep)), f"one of {', '.join(get_args(Keep))}"),
+    "use": (lambda use: set(use or ()) <= set(get_args(Use)), f"some of {', '.join(get_args(Use))}"),
+}

@@ -9,104 +9,32 @@ import asyncio
 import logging
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
-from typing import Any, Literal, Self
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Literal
 
-from sqlalchemy import Connection, bindparam, func, select, update
+from sqlalchemy import Connection, bindparam, extract, func, select, update
 from sqlalchemy.dialects.postgresql import insert
 
 from herd.errors import HerdError
+from herd.gateway.limits import Limit, LimitError, Period, Unit
 from herd.gateway.route import Keep
 from herd.protocol import Usage
 from herd.store import Store
 from herd.store.generations import put_generation
 from herd.store.tables import attempts, gateways, quotas
 
-log = logging.getLogger("herd.gateway")
+__all__ = ["Attempt", "Ledger", "Limit", "LimitError", "Period", "Unit"]
 
-Unit = Literal["requests", "tokens", "dollars"]
-Period = Literal["minute", "hour", "day", "week", "month", "total"]
-State = Literal["done", "failed", "cancelled", "refused"]
+log = logging.getLogger("herd.gateway")
 
 BEAT = 10.0  # seconds between two signs of life, which `recover` gives
 LEASE = 60.0  # a gateway that gives none for so long is gone
-
-SECONDS = {"minute": 60, "hour": 3600, "day": 86400, "week": 7 * 86400}
-MONDAY = 4 * 86400  # the first one of unix time
-MAX_AMOUNT = 2**62
-
-# Built once: building a statement costs more than running it.
-_RESERVE = insert(quotas).values(spent=0)
-_RESERVE = _RESERVE.on_conflict_do_update(
-    index_elements=["owner", "unit", "period", "start"],
-    set_={"reserved": quotas.c.reserved + _RESERVE.excluded.reserved},
-    where=quotas.c.spent + quotas.c.reserved + _RESERVE.excluded.reserved <= bindparam("amount"),
-)
-_BOOK = (
-    update(quotas)
-    .where(*(quotas.c[name] == bindparam(f"its_{name}") for name in ("owner", "unit", "period", "start")))
-    .values(reserved=quotas.c.reserved - bindparam("was"), spent=quotas.c.spent + bindparam("now"))
-)
-_OPEN = insert(attempts)
-_SETTLE = update(attempts).where(attempts.c.id == bindparam("its_id"), attempts.c.state == "open")
-_LOST = select(attempts.c["id", "gateway", "prompt_tokens", "cost", "reserved"]).where(
-    attempts.c.state == "open"
-)
-_SEEN = insert(gateways)
-_SEEN = _SEEN.on_conflict_do_update(index_elements=["name"], set_={"seen": _SEEN.excluded.seen})
-
-
-class LimitError(HerdError):
-    """429; `retry_after`: the seconds until the limit's next period, None where waiting does not help."""
-
-    def __init__(self, message: str, code: str, retry_after: float | None) -> None:
-        super().__init__(message, status=429, code=code)
-        self.retry_after = retry_after
-
-
-@dataclass(frozen=True, slots=True)
-class Limit:
-    """At most `amount` of a unit (dollars: 10⁻¹² of them) in a period of UTC; weeks begin on Monday."""
-
-    unit: Unit
-    amount: int
-    period: Period
-
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, value: Mapping[str, Any]) -> Self:
-        return cls(value["unit"], value["amount"], value["period"])
-
-    def start(self, now: float) -> int:
-        """When the period that holds `now` began, in unix seconds."""
-        if self.period == "total":
-            return 0
-        if self.period == "month":
-            day = datetime.fromtimestamp(now, UTC)
-            return int(datetime(day.year, day.month, 1, tzinfo=UTC).timestamp())
-        since = MONDAY if self.period == "week" else 0
-        return int(now - since) // SECONDS[self.period] * SECONDS[self.period] + since
-
-    def refusal(self, now: float, amount: int) -> LimitError:
-        said = f"{self.amount / 10**12:g} dollars" if self.unit == "dollars" else f"{self.amount} {self.unit}"
-        period = "in all" if self.period == "total" else f"a {self.period}"
-        if amount > self.amount:
-            message = (
-                f"this request may need more than the key's limit of {said} {period}; ask for fewer tokens"
-            )
-            return LimitError(message, "budget_exhausted", None)
-        rate = self.unit != "dollars" and self.period in ("minute", "hour")
-        left = self.start(now) + SECONDS[self.period] - now if rate else None
-        message = f"the key's limit of {said} {period} is reached"
-        return LimitError(message, "rate_limit_exceeded" if rate else "budget_exhausted", left)
+LOST = {"state": "lost", "code": "lost", "error": "the gateway ended before the attempt did"}
 
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """`number`: from 1, of its generation; only the first one counts as a request. `owner` of the quotas:
+    """`number`: 0 for the first at its generation, the only one that counts as a request. `owner` of the quotas:
     "key:<id>", or "experiment:<route>" for a shadow."""
 
     id: str
@@ -124,7 +52,24 @@ class Attempt:
     created: float
 
 
-Quota = tuple[str, str, str, int, int]  # owner, unit, period, start, amount reserved
+# Built once: building a statement costs more than running it.
+_QUOTA = ("owner", "unit", "period", "start")
+_RESERVE = insert(quotas).values(spent=0)
+_RESERVE = _RESERVE.on_conflict_do_update(
+    index_elements=_QUOTA,
+    set_={"reserved": quotas.c.reserved + _RESERVE.excluded.reserved},
+    where=quotas.c.spent + quotas.c.reserved + _RESERVE.excluded.reserved <= bindparam("amount"),
+)
+_BOOK = update(quotas).where(*(quotas.c[name] == bindparam(f"its_{name}") for name in _QUOTA))
+_BOOK = _BOOK.values(reserved=quotas.c.reserved - bindparam("was"), spent=quotas.c.spent + bindparam("now"))
+_OPEN = insert(attempts)
+_SETTLE = update(attempts).where(attempts.c.id == bindparam("its_id"), attempts.c.state == "open")
+_OPENED = select(*attempts.c["id", "gateway", "prompt_tokens", "cost", "reserved"])
+_OPENED = _OPENED.where(attempts.c.state == "open")
+_SEEN = insert(gateways)
+_SEEN = _SEEN.on_conflict_do_update(index_elements=["name"], set_={"seen": _SEEN.excluded.seen})
+_NOW = select(extract("epoch", func.clock_timestamp()))
+_COLUMNS = [field.name for field in fields(Attempt) if field.name in attempts.c]
 
 
 class Ledger:
@@ -132,53 +77,47 @@ class Ledger:
 
     def __init__(self, store: Store, *, name: str) -> None:
         self.store, self.name = store, name
-        self._open: dict[str, tuple[Quota, ...]] = {}
-        self._beating: tuple[float, float] | None = None  # the first and the last beat of an unbroken row
+        self._open: dict[str, list[list[Any]]] = {}  # by attempt what it reserved, as its row has it
+        self._watching: tuple[float, float] | None = None  # since when, and until when, without a gap
 
     async def open(self, attempt: Attempt, *, tokens: int, cost: int) -> None:
         """Reserve what the attempt may need at most, and keep its row as open; all of it or nothing.
 
-        Raises LimitError. Returns when that is durable, or without limits at once.
+        Raises LimitError. Returns when that is durable, or without limits at once. If it is cancelled, `settle` the
+        attempt all the same.
         """
-        needs = {"requests": int(attempt.number == 1), "tokens": tokens, "dollars": cost}
-        now, reserve = attempt.created, []
-        for limit in attempt.limits:
-            quota = (attempt.owner, limit.unit, limit.period, limit.start(now), needs[limit.unit])
-            reserve.append((limit, quota))
-        row = {
-            **{c: getattr(attempt, c) for c in _COPIED},
-            "state": "open",
-            "prompt_tokens": tokens,
-            "estimated": True,
-            "cost": cost,
-            "reserved": [quota for _, quota in reserve],
-            "gateway": self.name,
-        }
+        needs = {"requests": int(attempt.number == 0), "tokens": tokens, "dollars": cost}
+        reserved: list[list[Any]] = [
+            [attempt.owner, limit.unit, limit.period, limit.start(attempt.created), needs[limit.unit]]
+            for limit in attempt.limits
+        ]
+        row = {name: getattr(attempt, name) for name in _COLUMNS}
+        row |= {"state": "open", "prompt_tokens": tokens, "cost": cost, "estimated": True}
+        row |= {"reserved": reserved, "gateway": self.name}
 
         def work(connection: Connection) -> None:
-            for limit, (owner, unit, period, start, amount) in reserve:
-                key = {"owner": owner, "unit": unit, "period": period, "start": start}
-                given = {**key, "reserved": amount, "amount": limit.amount}
-                if amount > limit.amount or not connection.execute(_RESERVE, given).rowcount:
-                    raise limit.refusal(now, amount)
+            for limit, quota in zip(attempt.limits, reserved, strict=True):
+                given = dict(zip((*_QUOTA, "reserved"), quota, strict=True), amount=limit.amount)
+                if quota[-1] > limit.amount or not connection.execute(_RESERVE, given).rowcount:
+                    raise limit.refusal(quota[-1], attempt.created)
             connection.execute(_OPEN, row)
 
-        self._open[attempt.id] = tuple(quota for _, quota in reserve)
+        self._open[attempt.id] = reserved
+        opened = self.store.write(work)
+        if not reserved:
+            opened.add_done_callback(_log_failure)
+            return
         try:
-            opened = self.store.write(work)
-            if reserve:
-                await asyncio.shield(opened)
-            else:
-                opened.add_done_callback(_log_failure)
-        except BaseException:
-            del self._open[attempt.id]
+            await opened
+        except HerdError:  # it is not open; or if that is not known, `recover` finds out
+            self._open.pop(attempt.id, None)
             raise
 
     async def settle(
         self,
         attempt: Attempt,
         *,
-        state: State,
+        state: Literal["done", "failed", "cancelled", "refused"],
         usage: Usage | None,
         cost: int,
         status: int | None = None,
@@ -186,111 +125,100 @@ class Ledger:
         error: str | None = None,
         first_token_ms: float | None = None,
         total_ms: float | None = None,
-        generations: Sequence[Mapping[str, Any]] = (),
+        generation_row: Mapping[str, Any] | None = None,
         keep: Keep = "text",
     ) -> None:
-        """Book what the attempt cost, once only, and keep the rows of its generation's choices with it.
+        """Book what the attempt cost, once only, and keep its generation's row with it; both are durable then.
 
-        Returns when that is durable; a caller that is cancelled meanwhile does not undo it.
+        A caller that is cancelled meanwhile does not stop it. Raises HerdError as `Store.add_generation` does; what was
+        spent is booked even so.
         """
-        reserved = self._open.pop(attempt.id, ())
-        used = usage or Usage(0, 0)
-        spent = {"tokens": used.prompt_tokens + used.completion_tokens, "dollars": cost}
+        used = asdict(usage or Usage(0, 0))
         values = {
             "its_id": attempt.id,
             "state": state,
             "status": status,
             "code": code,
             "error": error,
-            **{name: getattr(used, name) for name in _USED},
-            "cost": cost,
-            "first_token_ms": first_token_ms,
-            "total_ms": total_ms,
+            **used,
         }
+        values |= {"cost": cost, "first_token_ms": first_token_ms, "total_ms": total_ms}
+        spent = {"tokens": used["prompt_tokens"] + used["completion_tokens"], "dollars": cost}
+        reserved = self._open.pop(attempt.id, None)
+
+        def book(connection: Connection) -> None:
+            if reserved is not None and connection.execute(_SETTLE, values).rowcount:
+                _book(connection, reserved, spent)
 
         def work(connection: Connection) -> None:
-            if connection.execute(_SETTLE, values).rowcount:
-                _book(connection, reserved, spent)
-            for row in generations:
-                put_generation(connection, row, keep)
+            book(connection)
+            if generation_row is not None:
+                put_generation(connection, generation_row, keep)
 
-        await self.store.write(work)
+        try:
+            await self.store.write(work)
+        except HerdError as failure:
+            if generation_row is not None and failure.status < 500:
+                await self.store.write(book)
+            raise
 
     async def spend(self, owner: str, limits: Sequence[Limit]) -> list[dict[str, Any]]:
-        """For each limit its current period: unit, period, start, spent, reserved, amount."""
+        """For each limit its current period: unit, period, amount, start, spent, reserved."""
         now = time.time()
-        starts = {(limit.unit, limit.period): limit.start(now) for limit in limits}
-        query = select(quotas).where(quotas.c.owner == owner, quotas.c.start.in_(set(starts.values())))
-        kept = await asyncio.to_thread(self.store._fetch, query)
-        found = {(row["unit"], row["period"], row["start"]): row for row in kept}
-        none = {"spent": 0, "reserved": 0}
+        starts = [limit.start(now) for limit in limits]
+        query = select(quotas).where(quotas.c.owner == owner, quotas.c.start.in_(starts))
+        rows = await asyncio.to_thread(self.store._fetch, query)
+        found = {(row["unit"], row["period"], row["start"]): row for row in rows}
         spend = []
-        for limit in limits:
-            start = starts[limit.unit, limit.period]
-            row = found.get((limit.unit, limit.period, start), none)
+        for limit, start in zip(limits, starts, strict=True):
+            row = found.get((limit.unit, limit.period, start), {"spent": 0, "reserved": 0})
             spend.append(
                 {**asdict(limit), "start": start, "spent": row["spent"], "reserved": row["reserved"]}
             )
         return spend
 
     async def recover(self) -> int:
-        """Settle the attempts that ended with their gateway: "lost", at what they had reserved. How many there were.
+        """Settle the attempts that ended with their gateway: "lost", at all that they had reserved. How many there were.
 
         To be called at the start, and then each BEAT seconds as the sign that this gateway lives. Gone is who had this
-        gateway's name before, and one that gave no sign for LEASE seconds while this one saw the database all along.
+        gateway's name before, and who gave no sign for LEASE seconds while this one watched. (A database that is not
+        shared has one gateway.)
         """
 
         def work(connection: Connection) -> int:
-            gone = {self.name, *self._silent(connection)} if self.store.shared else None
+            alive = self._alive(connection) if self.store.shared else frozenset()
             lost = 0
-            for row in connection.execute(_LOST).mappings().all():
-                if row["id"] in self._open or (gone is not None and row["gateway"] not in gone):
-                    continue
-                values = {"its_id": row["id"], "state": "lost", "code": "lost", "error": LOST}
-                connection.execute(_SETTLE, values)
-                _book(connection, row["reserved"], {"tokens": row["prompt_tokens"], "dollars": row["cost"]})
-                lost += 1
+            for row in connection.execute(_OPENED).mappings().all():
+                gone = row["gateway"] == self.name or (alive is not None and row["gateway"] not in alive)
+                if gone and row["id"] not in self._open:
+                    connection.execute(_SETTLE, {"its_id": row["id"], **LOST})
+                    spent = {"tokens": row["prompt_tokens"], "dollars": row["cost"]}
+                    _book(connection, row["reserved"], spent)
+                    lost += 1
             return lost
 
         return await self.store.write(work)
 
-    def _silent(self, connection: Connection) -> list[str]:
-        """Sign that this gateway lives; the names of those whose leases have run out, by the database's clock."""
-        now = float(connection.execute(select(func.extract("epoch", func.clock_timestamp()))).scalar_one())
-        first, last = self._beating or (now, now)
-        if now - last > LEASE / 2:  # it was out of reach, for the others perhaps as well
-            first = now
-        self._beating = (first, now)
+    def _alive(self, connection: Connection) -> frozenset[str] | None:
+        """Give a sign; the gateways that gave one lately by the database's clock, None if that cannot be said yet."""
+        now = float(connection.execute(_NOW).scalar_one())
         connection.execute(_SEEN, {"name": self.name, "seen": now})
-        if now - first < LEASE:
-            return []
-        old = gateways.c.seen < now - LEASE
-        open_names = select(attempts.c.gateway).where(attempts.c.state == "open").distinct()
-        return list(
-            connection.execute(
-                open_names.where(attempts.c.gateway.not_in(select(gateways.c.name).where(~old)))
-            ).scalars()
-        )
-
-
-LOST = "the gateway ended before the attempt did"
-_COPIED = ("id", "generation", "number", "route", "target", "provider", "url", "key", "application", "shadow", "created")  # fmt: skip
-_USED = (
-    "prompt_tokens",
-    "completion_tokens",
-    "cached_tokens",
-    "written_tokens",
-    "reasoning_tokens",
-    "estimated",
-)
+        since, until = self._watching or (now, now)
+        if now - until > LEASE / 2:  # the database was out of reach, and perhaps for the others as well
+            since = now
+        self._watching = (since, now)
+        if now - since < LEASE:
+            return None
+        heard = select(gateways.c.name).where(gateways.c.seen > now - LEASE)
+        return frozenset(connection.execute(heard).scalars())
 
 
 def _book(connection: Connection, reserved: Sequence[Sequence[Any]], spent: Mapping[str, int]) -> None:
-    for owner, unit, period, start, amount in reserved:
-        key = {"its_owner": owner, "its_unit": unit, "its_period": period, "its_start": start}
-        connection.execute(_BOOK, {**key, "was": amount, "now": spent.get(unit, amount)})
+    for owner, unit, period, start, was in reserved:
+        quota = {"its_owner": owner, "its_unit": unit, "its_period": period, "its_start": start}
+        connection.execute(_BOOK, {**quota, "was": was, "now": spent.get(unit, was)})
 
 
-def _log_failure(done: "asyncio.Future[None]") -> None:
-    if not done.cancelled() and (error := done.exception()) is not None:
-        log.error("an attempt's row could not be kept: %s", error)
+def _log_failure(opened: "asyncio.Future[None]") -> None:
+    if not opened.cancelled() and (error := opened.exception()) is not None:
+        log.error("the row of an attempt could not be kept: %s", error)

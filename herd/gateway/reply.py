@@ -202,7 +202,9 @@ def generation(reply: Reply, index: int = 0) -> dict[str, Any]:
 
     days = reply.route.retain_days
     uses = reply.route.use if reply.principal.use is None else reply.route.use & reply.principal.use
-    unfinished = "error" if reply.failed else "stop" if reply.complete else "cancelled"
+    whole = reply.complete and not reply.failed
+    unfinished = "error" if reply.failed else "stop" if whole else "cancelled"
+    told = {} if reply.ended and not whole else reply.finish  # the end is held back until all is well
     return {
         "id": reply.id if index == 0 else f"{reply.id}-{index}",
         "conversation": reply.conversation,
@@ -224,7 +226,7 @@ def generation(reply: Reply, index: int = 0) -> dict[str, Any]:
         "queue_ms": ms(reply.started),
         "first_token_ms": ms(reply.first),
         "total_ms": ms(now),
-        "finish": reply.finish.get(index, unfinished),
+        "finish": told.get(index, unfinished),
         "error": reply.failed.message if reply.failed else None,
         "key": reply.key,
         "created": reply.created,

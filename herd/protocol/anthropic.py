@@ -12,6 +12,7 @@ from typing import Any
 
 from herd.protocol import fields
 from herd.protocol.anthropic_reply import MessageStream, encode_count, encode_error, encode_message
+from herd.protocol.calls import Calls
 from herd.protocol.fields import Field, Notes, bad, flag, known, table, unsupported
 from herd.protocol.types import Effort, Format, Image, Message, Request, Role, Tool, ToolCall
 
@@ -142,7 +143,7 @@ def _effort(thinking: Any, config: Mapping[str, Any], notes: Notes) -> Effort | 
 
 def _messages(given: dict[str, Any], notes: Notes) -> Iterator[Message]:
     """The system prompt, then the messages; turns of one role in a row are one turn."""
-    turns, calls = [], fields.Calls()
+    turns, calls = [], Calls()
     if "system" in given:
         turns.append(Message("system", _text(given["system"], "system", notes)))
     for i, value in enumerate(fields.messages(given)):
@@ -177,7 +178,7 @@ def _joined(said: list[Message]) -> Message:
     )
 
 
-def _turn(value: Any, where: str, calls: fields.Calls, notes: Notes) -> Iterator[Message]:
+def _turn(value: Any, where: str, calls: Calls, notes: Notes) -> Iterator[Message]:
     """One message of the dialect: an assistant's text and calls, or the results of calls and a user's text."""
     given = known(fields.mapping(value, where), PARTS["message"], where)
     role, content, where = given.get("role"), given.get("content"), f"{where}.content"
@@ -250,13 +251,13 @@ def _part(block: Any, where: str, notes: Notes) -> str | Image:
     return fields.image(where, "source.media_type", f"data:{media};base64,{data}")
 
 
-def _call(given: dict[str, Any], where: str, calls: fields.Calls) -> ToolCall:
+def _call(given: dict[str, Any], where: str, calls: Calls) -> ToolCall:
     arguments = json.dumps(fields.mapping(given.get("input"), f"{where}.input"), ensure_ascii=False)
     name = fields.tool_name(given.get("name"), f"{where}.name")
     return ToolCall(calls.made(given.get("id"), f"{where}.id"), name, arguments)
 
 
-def _result(given: dict[str, Any], where: str, calls: fields.Calls, notes: Notes) -> Message:
+def _result(given: dict[str, Any], where: str, calls: Calls, notes: Notes) -> Message:
     id = calls.answered(given.get("tool_use_id"), f"{where}.tool_use_id")
     content = given.get("content", "")
     text, images = fields.content(

@@ -15,7 +15,6 @@ MAX_STOPS = 16
 MAX_STOP_LENGTH = 1000
 MAX_BIASES = 4096
 MAX_TOOLS = 128
-MAX_DEPTH = 64
 MAX_METADATA, MAX_KEY, MAX_VALUE = 16, 64, 512  # pairs, characters
 EFFORTS: tuple[Effort, ...] = get_args(Effort)
 DETAILS = ("auto", "low", "high", "original")
@@ -334,51 +333,37 @@ def one_of_tools(tools: Iterable[Tool], name: Any, where: str) -> str:
     return str(name)
 
 
-def arguments(value: Any, where: str) -> str:
-    """The JSON text of a call's arguments; none at all are those of a function without parameters."""
-    text = string(value, where)
-    try:
-        given = json.loads(text or "{}")
-    except (ValueError, RecursionError):
-        raise bad(where, "must be the JSON text of an object") from None
-    check_json(where, mapping(given, where))
-    level = [given]
-    for _ in range(MAX_DEPTH):
-        level = [
-            part
-            for v in level
-            for part in (v.values() if isinstance(v, dict) else v)
-            if isinstance(part, dict | list)
-        ]
-    if level:
-        raise bad(where, f"is nested deeper than {MAX_DEPTH} levels")
-    return text or "{}"
+def allowed_tools(
+    given: Mapping[str, Any], where: str, tools: tuple[Tool, ...], name: Callable[[dict[str, Any], str], str]
+) -> tuple[str, tuple[Tool, ...]]:
+    """Only the tools that may be called are shown to the model, and whether one must be. `name`: of a tool it names."""
+    mode = given.get("mode")
+    if mode not in ("auto", "required"):
+        raise bad(f"{where}.mode", "must be auto or required")
+    named = items(given.get("tools"), f"{where}.tools", MAX_TOOLS)
+    names = {
+        name(mapping(item, f"{where}.tools[{i}]"), f"{where}.tools[{i}]") for i, item in enumerate(named)
+    }
+    return mode, tuple(tool for tool in tools if tool.name in names)
 
 
-class Calls:
-    """The tool calls of a conversation, each to be answered once at most, after it was made."""
-
-    def __init__(self) -> None:
-        self._open: set[str] = set()
-        self._count = 0
-
-    def made(self, id: Any, where: str) -> str:
-        if not isinstance(id, str) or not id:
-            raise bad(where, "must be a string that names the call")
-        if id in self._open:
-            raise bad(where, f"is {id!r:.100}, as that of an earlier call without an answer")
-        self._count += 1
-        if self._count > MAX_MESSAGES:
-            raise bad(where, f"is that of one call too many: at most {MAX_MESSAGES:,} are taken")
-        self._open.add(id)
-        return id
-
-    def answered(self, id: Any, where: str) -> str:
-        if not isinstance(id, str) or id not in self._open:
-            raise bad(where, f"is {id!r:.100}: no call before it has this id and waits for an answer")
-        self._open.remove(id)
-        return id
+def chosen(tools: tuple[Tool, ...], wish: Any, name: str | None) -> dict[str, Any]:
+    """The tools that may be called, whether one must be, and which: a Request's fields."""
+    if wish not in ("none", "auto", "required"):
+        raise bad(
+            "tool_choice", "must be none, auto, required, or an object that names a function or allowed tools"
+        )
+    if wish == "required" and not tools:
+        raise bad("tool_choice", "needs tools")
+    return {"tools": tools, "tool_choice": wish, "tool_name": name}
 
 
 def schema_format(value: Any, where: str) -> Format:
     return Format("json_schema", schema=mapping(value, where))
+
+
+def named_schema(value: Any, where: str, table: Mapping[str, Field], notes: Notes) -> Format:
+    given = known(mapping(value, where), table, where, notes)
+    tool_name(given.get("name"), f"{where}.name")
+    flag(given, "strict", where=f"{where}.")  # the schema always holds, asked for or not
+    return schema_format(given.get("schema"), f"{where}.schema")

@@ -12,6 +12,7 @@ from dataclasses import replace
 from typing import Any, Literal, NamedTuple
 
 from herd.protocol import fields
+from herd.protocol.calls import Calls, arguments
 from herd.protocol.fields import Field, Notes, bad, flag, integer, known, table, unsupported
 from herd.protocol.openai_reply import (
     ChatStream,
@@ -115,7 +116,7 @@ def decode_chat(body: Mapping[str, Any]) -> Request:
     limit, older = integer(given, "max_completion_tokens", 1), integer(given, "max_tokens", 1)
     if limit is not None and older is not None and limit != older:
         raise bad("max_tokens", "differs from max_completion_tokens: send only the latter")
-    calls = fields.Calls()
+    calls = Calls()
     return _request(
         given,
         notes,
@@ -193,7 +194,7 @@ def _request(
     )
 
 
-def _message(value: Any, where: str, calls: fields.Calls, notes: Notes) -> Message:
+def _message(value: Any, where: str, calls: Calls, notes: Notes) -> Message:
     role = fields.mapping(value, where).get("role")
     if role == "function":
         raise unsupported(
@@ -236,7 +237,7 @@ def _image(part: dict[str, Any], where: str, notes: Notes) -> Image:
     return fields.image(where, "image_url.url", image.get("url"), image.get("detail"))
 
 
-def _call(value: Any, where: str, calls: fields.Calls) -> ToolCall:
+def _call(value: Any, where: str, calls: Calls) -> ToolCall:
     given = known(fields.mapping(value, where), PARTS["tool call"], where)
     function = known(
         fields.mapping(given.get("function"), f"{where}.function"),
@@ -246,7 +247,7 @@ def _call(value: Any, where: str, calls: fields.Calls) -> ToolCall:
     return ToolCall(
         calls.made(given.get("id"), f"{where}.id"),
         fields.tool_name(function.get("name"), f"{where}.function.name"),
-        fields.arguments(function.get("arguments"), f"{where}.function.arguments"),
+        arguments(function.get("arguments"), f"{where}.function.arguments"),
     )
 
 
@@ -260,14 +261,14 @@ def _tools(given: dict[str, Any]) -> dict[str, Any]:
         if len(choice) > 2:
             raise bad("tool_choice", "must have a function or allowed_tools, not both")
         if choice.get("type") == "allowed_tools":
-            wish, tools = _allowed(choice.get("allowed_tools"), tools)
+            where = "tool_choice.allowed_tools"
+            given = known(fields.mapping(choice.get("allowed_tools"), where), PARTS["allowed tools"], where)
+            wish, tools = fields.allowed_tools(
+                given, where, tools, lambda item, here: _named(known(item, PARTS["tool"], here), tools, here)
+            )
         else:
             wish, name = "required", _named(choice, tools, "tool_choice")
-    elif wish not in ("none", "auto", "required"):
-        raise bad("tool_choice", "must be none, auto, required or an object that names a function")
-    if wish == "required" and not tools:
-        raise bad("tool_choice", "needs tools")
-    return {"tools": tools, "tool_choice": wish, "tool_name": name, "parallel_tool_calls": parallel}
+    return {**fields.chosen(tools, wish, name), "parallel_tool_calls": parallel}
 
 
 def _tool(value: dict[str, Any], where: str) -> Tool:
@@ -285,20 +286,6 @@ def _named(choice: Mapping[str, Any], tools: tuple[Tool, ...], where: str) -> st
     return fields.one_of_tools(tools, function.get("name"), f"{where}.name")
 
 
-def _allowed(value: Any, tools: tuple[Tool, ...]) -> tuple[Literal["auto", "required"], tuple[Tool, ...]]:
-    """Only the tools that may be called are shown to the model."""
-    where = "tool_choice.allowed_tools"
-    allowed = known(fields.mapping(value, where), PARTS["allowed tools"], where)
-    mode = allowed.get("mode")
-    if mode not in ("auto", "required"):
-        raise bad(f"{where}.mode", "must be auto or required")
-    names = set()
-    for i, item in enumerate(fields.items(allowed.get("tools"), f"{where}.tools", fields.MAX_TOOLS)):
-        here = f"{where}.tools[{i}]"
-        names.add(_named(known(fields.mapping(item, here), PARTS["tool"], here), tools, here))
-    return mode, tuple(tool for tool in tools if tool.name in names)
-
-
 def _format(given: dict[str, Any], notes: Notes) -> Format | None:
     wanted = _response_format(given["response_format"], notes) if "response_format" in given else None
     if "structured_outputs" not in given:
@@ -313,11 +300,9 @@ def _response_format(value: Any, notes: Notes) -> Format | None:
     given = known(fields.mapping(value, where), PARTS["response format"], where)
     kind = given.get("type")
     if kind == "json_schema":
-        where = f"{where}.json_schema"
-        schema = known(fields.mapping(given.get("json_schema"), where), PARTS["JSON schema"], where, notes)
-        fields.tool_name(schema.get("name"), f"{where}.name")
-        flag(schema, "strict", where=f"{where}.")  # the schema always holds, asked for or not
-        return fields.schema_format(schema.get("schema"), f"{where}.schema")
+        return fields.named_schema(
+            given.get("json_schema"), f"{where}.json_schema", PARTS["JSON schema"], notes
+        )
     if kind is None or "json_schema" in given:
         raise bad("response_format.type", "must be json_schema for a schema, else text or json_object")
     return Format("json_object") if kind == "json_object" else None

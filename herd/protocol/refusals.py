@@ -1,6 +1,7 @@
 """What a target cannot honour of a request: named as the caller's dialect names it, refused or left out."""
 
-from collections.abc import Iterable
+import re
+from collections.abc import Container, Iterable
 from dataclasses import replace
 
 from herd.protocol import anthropic, openai, responses
@@ -48,6 +49,11 @@ def format_path(request: Request) -> str:
     told = request.format is not None and request.format.kind in ("json_object", "json_schema")
     where = _FORMAT.get(request.dialect or "", "response_format")
     return where if told and request.kind == "chat" else "structured_outputs"
+
+
+def may_drop(path: str, drop: Container[str]) -> bool:
+    """Whether a route's `drop` has the field: its path, with "[]" for any place in a list, or "*"."""
+    return "*" in drop or path in drop or re.sub(r"\[\d+\]", "[]", path) in drop
 
 
 def leave_out(request: Request, paths: Iterable[str]) -> Request:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any, NoReturn
 
 from herd.protocol import fields
+from herd.protocol.calls import Calls, arguments
 from herd.protocol.fields import Field, Notes, bad, flag, integer, known, table, unsupported
 from herd.protocol.responses_reply import ResponseStream, encode_items, encode_stored
 from herd.protocol.types import Format, Image, Message, Request, Role, Tool, ToolCall
@@ -58,7 +59,7 @@ PARTS: dict[str, dict[str, Field]] = {
         "type call_id output", {**_ITEM, "name": str}, {"caller": (), "namespace": ()}
     ),
     "text part": table("type text logprobs", {"prompt_cache_breakpoint": dict}, {"annotations": ([],)}),
-    "image part": table("type image_url detail file_id", {"prompt_cache_breakpoint": dict}),
+    "image part": table("type image_url detail", {"prompt_cache_breakpoint": dict}, {"file_id": ()}),
     "reasoning item": table("type summary content encrypted_content", _ITEM),
     "reasoning text": table("type text"),
     "tool": table(
@@ -111,7 +112,7 @@ class Asked:
         messages = (*past, *self.said)
         if len(messages) > fields.MAX_MESSAGES:
             raise bad("input", f"makes {len(messages):,} messages; at most {fields.MAX_MESSAGES:,} are taken")
-        calls = fields.Calls()
+        calls = Calls()
         for message in messages:
             for call in message.tool_calls:
                 calls.made(call.id, "input: a call's id")
@@ -209,7 +210,8 @@ def _input(value: Any, notes: Notes) -> tuple[Message, ...]:
         kind = fields.mapping(item, where).get("type", "message")
         if not isinstance(kind, str) or kind not in _ITEMS:
             _wrong_type(where, kind, f"{', '.join(_ITEMS)}")
-        given = known(item, PARTS[_ITEMS[kind]], where, notes)
+        # What is sent again with every turn, as ids are, is not recorded each time.
+        given = known(item, PARTS[_ITEMS[kind]], where, Notes({}, notes.extra))
         if kind == "function_call_output":
             messages.append(
                 _said("tool", given.get("output"), f"{where}.output", tool_call_id=given.get("call_id"))
@@ -287,7 +289,7 @@ def _call(given: Mapping[str, Any], where: str) -> ToolCall:
     return ToolCall(
         fields.string(given.get("call_id"), f"{where}.call_id"),
         fields.tool_name(given.get("name"), f"{where}.name"),
-        fields.arguments(given.get("arguments"), f"{where}.arguments"),
+        arguments(given.get("arguments"), f"{where}.arguments"),
     )
 
 
@@ -311,30 +313,19 @@ def _tools(value: Any, notes: Notes) -> tuple[tuple[Tool, ...], list[dict[str, A
 
 
 def _choice(wish: Any, tools: tuple[Tool, ...]) -> dict[str, Any]:
-    """The tools that may be called, whether one must be, and which: a Request's fields."""
     name, where = None, "tool_choice"
+
+    def read(item: dict[str, Any], here: str) -> str:
+        if item.get("type") != "function":
+            _wrong_type(here, item.get("type"), "function")
+        return fields.one_of_tools(tools, item.get("name"), f"{here}.name")
+
     kind = wish.get("type") if isinstance(wish, dict) else None
     if kind == "function":
-        name = fields.one_of_tools(
-            tools, known(wish, PARTS["tool choice"], where).get("name"), f"{where}.name"
-        )
-        wish = "required"
+        wish, name = "required", read(known(wish, PARTS["tool choice"], where), where)
     elif kind == "allowed_tools":
-        allowed = known(wish, PARTS["allowed tools"], where)
-        names = set()
-        for i, item in enumerate(fields.items(allowed.get("tools"), f"{where}.tools", fields.MAX_TOOLS)):
-            own = f"{where}.tools[{i}]"
-            if (kind := fields.mapping(item, own).get("type")) != "function":
-                _wrong_type(own, kind, "function")
-            names.add(fields.one_of_tools(tools, item.get("name"), f"{own}.name"))
-        tools, wish = tuple(tool for tool in tools if tool.name in names), allowed.get("mode")
-        if wish not in ("auto", "required"):
-            raise bad(f"{where}.mode", "must be auto or required")
-    elif not isinstance(wish, str) or wish not in ("none", "auto", "required"):
-        raise bad(where, "must be none, auto, required, or an object of type function or allowed_tools")
-    if wish == "required" and not tools:
-        raise bad(where, "needs tools")
-    return {"tools": tools, "tool_choice": wish, "tool_name": name}
+        wish, tools = fields.allowed_tools(known(wish, PARTS["allowed tools"], where), where, tools, read)
+    return fields.chosen(tools, wish, name)
 
 
 def _format(text: dict[str, Any], notes: Notes) -> tuple[dict[str, Any], Format | None]:
@@ -343,10 +334,7 @@ def _format(text: dict[str, Any], notes: Notes) -> tuple[dict[str, Any], Format 
     format = fields.mapping(given.get("format", {"type": "text"}), where)
     kind, found = format.get("type"), None
     if kind == "json_schema":
-        schema = known(format, PARTS["JSON schema"], where, notes)
-        fields.tool_name(schema.get("name"), f"{where}.name")
-        flag(schema, "strict", where=f"{where}.")  # the schema always holds, asked for or not
-        found = fields.schema_format(schema.get("schema"), f"{where}.schema")
+        found = fields.named_schema(format, where, PARTS["JSON schema"], notes)
     elif kind in ("text", "json_object"):
         known(format, PARTS["format"], where)
         found = Format("json_object") if kind == "json_object" else None

@@ -67,7 +67,9 @@ def _error(status: int, error: Any, wait: float | None) -> dict[str, Any]:
     if not isinstance(code, str) and isinstance(details, dict):
         code = details.get("error_code")
     code = next((c for c in (code, about.get("type")) if isinstance(c, str) and c), "upstream_error")
-    # A key that is wrong or spent, or a model that is gone, is nothing that our caller can mend.
+    if status in (401, 403):
+        code = "upstream_key"  # not the caller's
+    # A key that is wrong or spent is nothing that our caller can mend.
     gone = code in _GONE or about.get("type") in _GONE or status in (401, 402, 403)
     busy = status in (408, 409, 425, 429) or status >= 500
     ours = 429 if status == 429 else 504 if status in (408, 504) else 503 if status in (503, 529) else 502
@@ -87,7 +89,7 @@ def retry_after(headers: Mapping[str, Any]) -> float | None:
     """Seconds to wait, by "retry-after-ms" or "retry-after": seconds or a date. None if neither says so clearly."""
     given = {name.lower(): str(value) for name, value in headers.items()}
     for name, unit in (("retry-after-ms", 0.001), ("retry-after", 1.0)):
-        wait = _seconds(given.get(name, "")) * unit
+        wait: float = _seconds(given.get(name, "")) * unit
         if math.isfinite(wait):
             return min(max(wait, 0.0), MAX_WAIT)
     return None
@@ -117,13 +119,14 @@ def read(data: str | bytes | Mapping[str, Any]) -> Mapping[str, Any]:
 
 def part(given: Mapping[str, Any], name: str, kind: type[Any], default: Any = None) -> Any:
     """`given[name]`, of type `kind`; `default` if it is null or not there. Raises ValueError."""
-    value = given.get(name)
+    value: Any = given.get(name)
     if value is None and default is not None:
         return default
     if kind is float and type(value) is int and abs(value) < 2**1000:
         value = float(value)
     if type(value) is not kind or (kind is float and not math.isfinite(value)):
-        raise ValueError(f"the provider sent {name!r} as {value!r:.60}, which is no {kind.__name__}")
+        # Not what it sent: an error is logged, and what is said to a model is not.
+        raise ValueError(f"the provider sent {name!r} as {type(value).__name__}, not as {kind.__name__}")
     return value
 
 

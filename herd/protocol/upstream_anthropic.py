@@ -11,6 +11,7 @@ from typing import Any
 
 from herd.protocol import upstream
 from herd.protocol.anthropic import FIELDS
+from herd.protocol.anthropic_reply import encode_call
 from herd.protocol.refusals import format_path
 from herd.protocol.types import (
     Delta,
@@ -61,7 +62,7 @@ def unsupported(request: Request, *, whole: bool = False) -> dict[str, str]:
             f"of the kind {kind} is not known to the Anthropic dialect: give a JSON schema"
         )
     for i, message in enumerate(request.messages):
-        if message.name is not None:
+        if message.name is not None and message.role != "tool":  # whose call is known by its id
             lost[f"messages[{i}].name"] = why
         if message.role in ("system", "assistant"):
             lost |= {
@@ -123,8 +124,7 @@ def _blocks(message: Message) -> Iterator[dict[str, Any]]:
     if message.signature:  # thoughts without one are another provider's; the dialect refuses them
         yield {"type": "thinking", "thinking": message.reasoning, "signature": message.signature}
     yield from said
-    for call in message.tool_calls:
-        yield {"type": "tool_use", "id": call.id, "name": call.name, "input": json.loads(call.arguments)}
+    yield from map(encode_call, message.tool_calls)
 
 
 def _piece(piece: str | Image) -> dict[str, Any]:

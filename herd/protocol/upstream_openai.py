@@ -8,6 +8,7 @@ from typing import Any
 
 from herd.protocol import upstream
 from herd.protocol.openai import FIELDS
+from herd.protocol.openai_reply import LOWEST, encode_call
 from herd.protocol.refusals import format_path
 from herd.protocol.types import (
     Delta,
@@ -112,10 +113,7 @@ def _message(message: Message, extended: bool) -> dict[str, Any]:
         body["name"] = message.name
     if message.tool_calls:
         body["content"] = content or None
-        body["tool_calls"] = [
-            {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
-            for call in message.tool_calls
-        ]
+        body["tool_calls"] = [encode_call(call) for call in message.tool_calls]
     if message.tool_call_id is not None:
         body["tool_call_id"] = message.tool_call_id
     if message.reasoning and extended:  # others refuse what they do not know; none of them needs it
@@ -245,8 +243,7 @@ class Stream:
         if not 0 <= index < self.request.n:
             raise ValueError(f"the provider answered with choice {index}; {self.request.n} were asked for")
         said = choice if self.request.kind == "completion" else part(choice, where, dict, {})
-        text = part(said, "text" if self.request.kind == "completion" else "content", str, "")
-        thought = part(said, "reasoning_content", str, "") or part(said, "reasoning", str, "")
+        text, thought = _content(said, "text" if self.request.kind == "completion" else "content")
         refusal = part(said, "refusal", str, "")
         if refusal:
             self._refused.add(index)
@@ -316,6 +313,24 @@ def decode(body: Mapping[str, Any] | str | bytes, request: Request) -> tuple[Eve
     return Started(used.prompt_tokens), Embedded(0, numbers), used
 
 
+def _content(said: Mapping[str, Any], name: str) -> tuple[str, str]:
+    """What is said, and what was thought before; Mistral gives both as parts of the content."""
+    if not isinstance(parts := said.get(name), list):
+        thought = part(said, "reasoning_content", str, "") or part(said, "reasoning", str, "")
+        return part(said, name, str, ""), thought
+    texts, thoughts = "", ""
+    for one in parts:
+        given = part({"content": one}, "content", dict)
+        if part(given, "type", str) == "thinking":
+            steps = part(given, "thinking", list)
+            thoughts += "".join(part(part({"step": step}, "step", dict), "text", str) for step in steps)
+        elif given["type"] == "text":
+            texts += part(given, "text", str)
+        else:
+            raise ValueError("the provider sent content that is no text")
+    return texts, thoughts
+
+
 def _usage(said: Mapping[str, Any]) -> Usage:
     read, made = (
         part(said, "prompt_tokens_details", dict, {}),
@@ -352,13 +367,14 @@ def _ranked(top: Any) -> list[dict[str, Any]]:
     return [{"token": token, "logprob": score} for token, score in ranked.items()]
 
 
-def _scored(item: Any) -> TokenLogprob:
+def _scored(item: Any, *, alone: bool = False) -> TokenLogprob:
     given = part({"logprobs": item}, "logprobs", dict)
     token, spelled = part(given, "token", str), given.get("bytes")
     try:
         raw = token.encode() if spelled is None else bytes(part(given, "bytes", list))
     except TypeError:
         raise ValueError("the provider sent a token whose bytes are none") from None
+    others = () if alone else part(given, "top_logprobs", list, [])
+    top = tuple(_scored(other, alone=True) for other in others)
     # Ids are the provider's own affair; a prompt's first token has no logprob.
-    top = tuple(_scored(other) for other in part(given, "top_logprobs", list, []))
-    return TokenLogprob(token, 0, raw, part(given, "logprob", float, -9999.0), top)
+    return TokenLogprob(token, 0, raw, part(given, "logprob", float, LOWEST), top)

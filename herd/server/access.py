@@ -1,8 +1,6 @@
 """Who may do what: the one place that says which scope a request needs."""
 
 import re
-from collections.abc import Mapping
-from typing import Any
 
 from herd.errors import HerdError
 from herd.gateway.keys import Principal
@@ -56,8 +54,3 @@ def has(principal: Principal, scope: str) -> bool:
     if scope == "use" and any(own.startswith("use:") for own in principal.scopes):
         return True
     return scope == "key" or principal.may(scope)
-
-
-def may_see(principal: Principal, generation: Mapping[str, Any], scope: str = "read") -> bool:
-    """Whether a generation is the key's own, or the key has the `scope` that reaches all."""
-    return principal.may(scope) or (bool(principal.name) and generation["key"] == principal.name)

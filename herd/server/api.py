@@ -13,29 +13,27 @@ from herd.registry.runs import Run
 from herd.server import body, conversations, keys, models, routes, runs, traffic
 from herd.server.errors import not_found
 from herd.server.guard import COOKIE
-from herd.server.state import principal, state
+from herd.server.state import State, principal, state
 
 router = APIRouter(prefix="/api")
 ROUTERS = (router, conversations.router, keys.router, routes.router, traffic.router)
 
 
 @router.get("/status")
-async def status(request: Request) -> dict[str, Any]:
-    """What runs here, and the routes that the key may use."""
+def status(request: Request) -> dict[str, Any]:
+    """What runs here, and the names that the key may use: routes, models here, models of providers."""
     here, asking = state(request), principal(request)
     engine = here.engines.engine.status()
     state_ = engine["state"] if here.engines.ready or here.engines.problem else "starting"
-    served = [(target.name, target.adapter or target.model) for target in here.registry.targets()]
+    names = [name for name in _names(here) if asking.may(f"use:{name}")]
+    default = here.engines.default_route
     return {
         "version": version("openherd"),
         "engine": {"state": state_, "running": engine["running"], "waiting": engine["waiting"]},
-        "problem": here.engines.problem,
-        "routes": [
-            {"name": name, "target": name, "model": entry.ref, "kind": entry.kind}
-            for name, entry in served
-            if asking.may(f"use:{name}")
-        ],
-        "default_route": here.engines.default_route,
+        "problem": here.problem,
+        "config_problem": here.reloader.problem,  # why the running configuration is not that of herd.toml
+        "routes": [_served(here, name) for name in names],
+        "default_route": default if default in names else next(iter(names), None),
         "runs_active": here.scheduler.active,
     }
 
@@ -129,6 +127,28 @@ async def cancel_run(request: Request, id: str) -> dict[str, Any]:
 
 
 @router.post("/reload")
-async def reload(request: Request) -> dict[str, bool]:
-    await state(request).engines.reload()
-    return {"reloaded": True}
+async def reload(request: Request) -> dict[str, Any]:
+    """Serve what the registry and herd.toml say now; `problem`: why the latter does not count."""
+    here = state(request)
+    await here.engines.reload()
+    await here.reloader.reload()
+    return {"reloaded": True, "problem": here.reloader.problem}
+
+
+def _names(here: State) -> list[str]:
+    """The configured routes, then what is here, then what providers list."""
+    return list(
+        dict.fromkeys((*here.gateway.now.routes, *here.gateway.now.local.names(), *here.gateway.models()))
+    )
+
+
+def _served(here: State, name: str) -> dict[str, Any]:
+    route = here.gateway.now.routes.get(name)
+    target = route.targets[0].target if route else name
+    try:
+        found = here.gateway.now.target(target)
+    except HerdError:  # a model that is gone or broken; whoever asks for it is told
+        return {"name": name, "target": target, "model": None, "kind": "route" if route else "model"}
+    entry = getattr(found, "entry", None)
+    kind = (entry.adapter or entry.model).kind if entry else "remote"
+    return {"name": name, "target": target, "model": found.model, "kind": "route" if route else kind}

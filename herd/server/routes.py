@@ -4,6 +4,7 @@ A route that herd.toml writes is read-only here; one that is made here has versi
 brought back.
 """
 
+import asyncio
 from contextlib import suppress
 from typing import Annotated, Any
 
@@ -33,16 +34,16 @@ def list_routes(request: Request) -> dict[str, Any]:
 @router.get("/targets")
 def list_targets(request: Request) -> dict[str, Any]:
     """What a route may point at: kind "target" is one of [targets], "model" one that is here, "remote" a provider's."""
-    now, data = state(request).gateway.now, []
-    for name in sorted(
-        state(request).gateway.models().keys() - now.routes.keys() | now.config.targets.keys()
-    ):
+    gateway, data = state(request).gateway, []
+    configured = gateway.now.config.targets.keys()
+    for name in sorted(gateway.models().keys() - gateway.now.routes.keys() | configured):
         with suppress(HerdError):  # a broken model is nothing to point at
-            target = now.target(name)
-            kind = (
-                "target" if name in now.config.targets else "model" if target.provider == LOCAL else "remote"
-            )
-            data.append({"name": name, "provider": target.provider, "model": target.model, "kind": kind})
+            target = gateway.now.target(name)
+            kind = "model" if target.provider == LOCAL else "remote"
+            data.append(
+                {"name": name, "provider": target.provider, "model": target.model,
+                 "kind": "target" if name in configured else kind}
+            )  # fmt: skip
     return {"data": data}
 
 
@@ -73,20 +74,17 @@ async def check_route(
 
 @router.get("/routes/{name:path}")
 def get_route(request: Request, name: str) -> dict[str, Any]:
-    """The route with its versions, the newest first. One that was removed has no definition, and may come back."""
+    """The route with its versions, the newest first.
+
+    Without a version it does not count: it was removed, and has no definition, or what it points at is gone.
+    """
     here = state(request)
     versions, route = here.store.route_versions(name), _all(here).get(name)
-    if route is None and not versions:
-        raise not_found(f"no route {name!r:.100}")
-    removed = {
-        "name": name,
-        "source": "store",
-        "version": None,
-        "editable": True,
-        "definition": None,
-        "health": [],
-    }
-    return {**(_view(here, route) if route else removed), "versions": versions}
+    if route is not None:
+        return {**_view(here, route), "versions": versions}
+    newest = found(versions, "route", name)[0]
+    gone = {"name": name, "source": "store", "version": None, "editable": True, "health": []}
+    return {**gone, "definition": newest["definition"], "versions": versions}
 
 
 @router.put("/routes/{name:path}")
@@ -105,7 +103,7 @@ async def put_route(
 async def remove_route(request: Request, name: str) -> Response:
     here = state(request)
     _editable(here, name)
-    found(here.store.routes().get(name), "route", name)
+    found((await asyncio.to_thread(here.store.routes)).get(name), "route", name)
     await _keep(request, name, None, "removed")
     return Response(status_code=204)
 
@@ -118,11 +116,12 @@ async def restore_route(
 ) -> dict[str, Any]:
     """Make an old version the newest one."""
     here, number = state(request), given["version"]
-    versions = {row["version"]: row["definition"] for row in here.store.route_versions(name)}
-    if versions.get(number) is None:
+    rows = await asyncio.to_thread(here.store.route_versions, name)
+    definition = next((row["definition"] for row in rows if row["version"] == number), None)
+    if definition is None:
         raise not_found(f"route {name!r:.100} has no version {number} to go back to")
-    _check(here, name, versions[number])
-    return await _keep(request, name, versions[number], f"version {number} again")
+    _check(here, name, definition)
+    return await _keep(request, name, definition, f"version {number} again")
 
 
 @router.post("/routes/{name}/rollback")
@@ -159,9 +158,8 @@ async def _keep(
     here, author = state(request), principal(request)
     if note and len(note) > MAX_NOTE:
         raise ProtocolError(f"note has over {MAX_NOTE} characters", "note")
-    version = here.store.put_route(
-        name, definition, author=author.application or author.name, note=note, expect=expect
-    )
+    by = author.application or author.name
+    version = await asyncio.to_thread(here.store.put_route, name, definition, by, note, expect)
     await here.gateway.refresh()
     return {"name": name, "version": version}
 
@@ -193,25 +191,24 @@ def definition(route: Route) -> dict[str, Any]:
     """The route as its table in herd.toml would say it; what is at its default is left out."""
     plain = Route("", ())
 
-    def changed(*names: str, of: Any = route, default: Any = plain) -> dict[str, Any]:
-        given = {name: getattr(of, name) for name in names if getattr(of, name) != getattr(default, name)}
+    def changed(of: Any, plain: Any, *names: str) -> dict[str, Any]:
+        given = {name: getattr(of, name) for name in names if getattr(of, name) != getattr(plain, name)}
         return {
-            name: sorted(v) if isinstance(v, frozenset) else list(v) if isinstance(v, tuple) else v
-            for name, v in given.items()
+            name: sorted(value) if isinstance(value, frozenset) else value for name, value in given.items()
         }
 
-    targets = [
-        one.target if one.weight == 1 else {"target": one.target, "weight": one.weight}
-        for one in route.targets
-    ]
-    shadow = route.shadow and {
-        "target": route.shadow.target,
-        **changed("share", "concurrency", "budget", of=route.shadow, default=Shadow("")),
+    table: dict[str, Any] = {
+        "targets": [
+            one.target if one.weight == 1 else {"target": one.target, "weight": one.weight}
+            for one in route.targets
+        ]
     }
-    times = changed("first_token", "total")
-    return {
-        "targets": targets,
-        **changed("fallbacks", "retries", "concurrency", "drop", "keep", "use", "redact", "retain_days"),
-        **({"timeout": times} if times else {}),
-        **({"shadow": shadow} if shadow else {}),
-    }
+    for name in ("fallbacks", "redact"):
+        table |= {name: list(getattr(route, name))} if getattr(route, name) else {}
+    table |= changed(route, plain, "retries", "concurrency", "drop", "keep", "use", "retain_days")
+    if times := changed(route, plain, "first_token", "total"):
+        table["timeout"] = times
+    if route.shadow:
+        more = changed(route.shadow, Shadow(""), "share", "concurrency", "budget")
+        table["shadow"] = {"target": route.shadow.target, **more}
+    return table

@@ -118,7 +118,7 @@ def _server_table(file: Path) -> dict[str, Any]:
     """The table [server] of a herd.toml that need not be there. What else it says, `herd.gateway.config` checks."""
     try:
         table = tomllib.loads(file.read_text(encoding="utf-8")).get("server", {})
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return {}
     except (OSError, ValueError, RecursionError) as error:
         raise HerdError(f"{file}: {getattr(error, 'strerror', None) or error}") from None

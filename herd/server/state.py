@@ -29,6 +29,11 @@ class State:
     reloader: Reloader
     scheduler: Scheduler
 
+    @property
+    def problem(self) -> str | None:
+        """What stands in the engine's way, where no provider can do without it."""
+        return None if self.gateway.reaches_out else self.engines.problem
+
 
 def state(request: Request) -> State:
     found: State = request.app.state.herd

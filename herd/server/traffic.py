@@ -13,32 +13,31 @@ from typing import Annotated, Any, Literal, get_args
 from fastapi import APIRouter, Depends, Query, Request
 from fastapi.responses import StreamingResponse
 
+from herd.errors import HerdError
 from herd.gateway import exports
 from herd.gateway.imports import Source, import_lines
 from herd.gateway.prices import Prices
 from herd.gateway.route import Use
 from herd.protocol import ProtocolError
 from herd.server import body
-from herd.server.access import may_see
 from herd.server.errors import found, not_found
 from herd.server.state import principal, state
 
 router = APIRouter(prefix="/api")
 
 DAY, MAX_STEPS, STEPS = 86_400, 1000, 60
-PAGE, TOGETHER = (
-    200,
-    20,
-)  # generations of a page, and those that are read at once: each may have megabytes of text
+PAGE = 200  # rows at most
+TOGETHER = 20  # generations that are read at once: each may have megabytes of text
 MAX_PAGE = 8 << 20  # characters of JSON after which a page ends
 MAX_TEXT = 100_000  # characters of a correction or a comment
 USE = get_args(Use)
+NOTHING = {
+    **dict.fromkeys(("requests", "errors", "prompt_tokens", "completion_tokens", "cost"), 0),
+    **dict.fromkeys(("total_ms", "first_token_ms"), dict.fromkeys(("p50", "p95", "p99"))),
+}
 KINDS = ("thumbs", "score", "correction", "comment")
-FEEDBACK: dict[str, Any] = {
-    "id": str, "generation": str, "kind": str, "value": body.NUMBER, "text": str,
-}  # fmt: skip
+FEEDBACK: dict[str, Any] = {**dict.fromkeys(("id", "generation", "kind", "text"), str), "value": body.NUMBER}
 IMPORT: dict[str, Any] = {"lines": list, "format": str, "route": str, "use": list}
-MEDIA = {"jsonl": "application/jsonl", "parquet": "application/vnd.apache.parquet"}
 Word = Annotated[str | None, Query(max_length=200)]
 Moment = Annotated[float | None, Query(allow_inf_nan=False, ge=0, le=1e11)]
 
@@ -57,7 +56,7 @@ def filters(
     """What is searched for: all conditions that are given."""
     given = {
         "text": query, "route": route, "target": target, "key": key, "finish": finish, "conversation": conversation,
-        "feedback": {"good": "up", "bad": "down"}.get(feedback or "", feedback), "since": since, "until": until,
+        "feedback": feedback, "since": since, "until": until,
     }  # fmt: skip
     return {name: value for name, value in given.items() if value is not None}
 
@@ -87,11 +86,8 @@ def traffic(
     only = {"route": route, "target": target, "key": key}
     store = state(request).store
     rows = store.traffic(since, until, step, by, **only)
-    totals = store.traffic(since, until, math.ceil(until - since), None, **only)
-    return {
-        "since": since, "until": until, "step": step,
-        "data": rows, "totals": totals[0] if totals else None,
-    }  # fmt: skip
+    (totals,) = store.traffic(since, until, math.ceil(until - since), None, **only) or [NOTHING]
+    return {"since": since, "until": until, "step": step, "data": rows, "totals": totals}
 
 
 @router.get("/generations")
@@ -119,14 +115,11 @@ def generations(
 
 
 @router.get("/generations/export")
-def export(
-    request: Request, filters: Filters, format: Literal["jsonl", "parquet"] = "jsonl"
-) -> StreamingResponse:
+def export(request: Request, filters: Filters, format: exports.Format = "jsonl") -> StreamingResponse:
     """All that fits, the newest first, as the store has it: what import takes back."""
-    store, filters = state(request).store, _own(request, filters)
-    chunks = exports.parquet(store, filters) if format == "parquet" else exports.json_lines(store, filters)
+    chunks = exports.export(state(request).store, format, **_own(request, filters))
     headers = {"Content-Disposition": f'attachment; filename="generations.{format}"'}
-    return StreamingResponse(chunks, media_type=MEDIA[format], headers=headers)
+    return StreamingResponse(chunks, media_type=exports.TYPES[format], headers=headers)
 
 
 @router.post("/generations/import")
@@ -169,7 +162,7 @@ def add_feedback(
             name = "text" if value is None else "value"
             raise ProtocolError(f"a {kind} has a text of 1 to {MAX_TEXT:,} characters, and no value", name)
     elif text is not None:
-        raise ProtocolError(f"{kind} have no text; send a comment for it", "text")
+        raise ProtocolError(f"text is not for {kind}: send a comment beside it", "text")
     elif value is None or not (value in (-1, 1) if kind == "thumbs" else 0 <= value <= 1):
         raise ProtocolError("value must be " + ("-1 or 1" if kind == "thumbs" else "from 0 to 1"), "value")
     row = _generation(request, given["generation"], "vote")
@@ -198,7 +191,8 @@ def see_finding(request: Request, id: str) -> dict[str, Any]:
 def _generation(request: Request, id: str, scope: str = "read") -> dict[str, Any]:
     """The generation of this id, or of this reply's. One that the key may not see is as good as none."""
     row = found(state(request).store.get_generation(id), "generation", id)
-    if not may_see(principal(request), row, scope):
+    asking = principal(request)
+    if not (asking.may(scope) or row["key"] == asking.name):
         raise not_found(f"no generation {id!r:.100}")
     return row
 
@@ -215,5 +209,12 @@ def _place(request: Request, before: str | None) -> float | tuple[float, str] | 
 
 
 def _own(request: Request, filters: dict[str, Any]) -> dict[str, Any]:
+    """What a key that reads only its own traffic finds. Raises HerdError 403 if it asks for another's."""
     asking = principal(request)
-    return filters if asking.may("read") else {**filters, "key": asking.name}
+    if asking.may("read"):
+        return filters
+    if filters.get("key", asking.name) != asking.name:
+        raise HerdError(
+            "this key reads its own traffic only: it lacks the scope read", status=403, code="missing_scope"
+        )
+    return {**filters, "key": asking.name}

@@ -1,7 +1,6 @@
 """What SQLite and PostgreSQL do not have in common: how they are opened, locked, and how they fail."""
 
 import json
-import math
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ PATIENCE = 10.0  # seconds to wait for another process's lock, or for a server t
 LOCK = 0x68657264  # PostgreSQL's advisory lock of those who write
 # A gateway that stops between two statements may keep the others from writing for so long, in milliseconds.
 STALLED = 30_000
+LOCKED = "55P03"  # PostgreSQL's code for a lock that was waited for in vain
 
 
 def database_url(url_or_path: str | Path) -> URL:
@@ -44,6 +44,7 @@ def make_engine(url: URL) -> Engine:
         return engine
     limits = f"-c lock_timeout={PATIENCE:.0f}s -c idle_in_transaction_session_timeout={STALLED}"
     options = {"connect_timeout": int(PATIENCE), "application_name": "herd", "options": limits}
+    options["client_encoding"] = "utf8"
     try:
         engine = create_engine(
             url, pool_size=4, max_overflow=8, pool_pre_ping=True, connect_args=options, **common
@@ -76,9 +77,8 @@ def _is_unicode(text: str) -> bool:
 
 def _configure(connection: Any, record: Any) -> None:
     connection.isolation_level = None  # the driver's own BEGIN would come too late for savepoints
-    # SQLite's lower() knows ASCII only; LIKE in searches is made of it. Not every SQLite has floor().
+    # SQLite's lower() knows ASCII only; LIKE in searches is made of it.
     connection.create_function("lower", 1, _lower, deterministic=True)
-    connection.create_function("floor", 1, math.floor, deterministic=True)
     for pragma in ("journal_mode=WAL", "synchronous=FULL", "secure_delete=ON"):
         connection.execute(f"PRAGMA {pragma}").close()
 
@@ -134,9 +134,9 @@ def failure(error: Exception, committing: bool = False) -> Exception:
     if "disk is full" in reason or state == "53100":
         full = "the disk is full: nothing was kept; make room and try again"
         return HerdError(full, status=507, code="disk_full")
-    if state or not hasattr(error.orig, "sqlstate"):
-        if not lost(error):
-            return HerdError(f"the database failed: {reason}", status=500, code="store")
+    answered = state not in ("", LOCKED) if hasattr(error.orig, "sqlstate") else True
+    if answered and not lost(error):
+        return HerdError(f"the database failed: {reason}", status=500, code="store")
     kept = "whether this was kept is not known" if committing else "nothing was kept"
     return HerdError(
         f"the database cannot be reached: {kept} ({reason})", status=503, code="store_unavailable"

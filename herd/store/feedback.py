@@ -5,11 +5,12 @@ import time
 import uuid
 from typing import Any, Literal
 
-from sqlalchemy import Connection, or_, select
+from sqlalchemy import Connection, select
 from sqlalchemy.dialects.postgresql import insert as insert_new
 
 from herd.errors import HerdError
 from herd.store.database import Database, rows
+from herd.store.generations import called
 from herd.store.tables import conversations, feedback, generations
 
 Kind = Literal["thumbs", "score", "correction", "comment"]
@@ -52,8 +53,8 @@ class Feedback(Database):
             known = select(generations.c.id, conversations.c.deleted).outerjoin(
                 conversations, conversations.c.id == generations.c.conversation
             )
-            either = or_(generations.c.id == generation, generations.c.reply_id == generation)
-            found = connection.execute(known.where(either).order_by(generations.c.created)).first()
+            wanted = known.where(called(generation)).order_by(generations.c.created)
+            found = connection.execute(wanted).first()
             if found is None:
                 raise HerdError(f"no generation {generation!r:.100}", status=404, code="not_found")
             new = {**row, "generation": found.id, "created": time.time()}

@@ -54,9 +54,8 @@ class Generations(Database):
         return self._write(lambda connection: sum([put_generation(connection, row, keep) for row in rows]))
 
     def get_generation(self, id: str) -> dict[str, Any] | None:
-        """The generation of this id, or that whose caller knows it by this one."""
-        either = or_(generations.c.id == id, generations.c.reply_id == id)
-        found = self._generations(select(generations).where(either).limit(1))
+        """The one with this id, or this `reply_id`."""
+        found = self._generations(select(generations).where(called(id)).order_by(generations.c.created))
         return found[0] if found else None
 
     def generations(
@@ -81,7 +80,7 @@ class Generations(Database):
         before: float | tuple[float, str] | None = None,
     ) -> list[dict[str, Any]]:
         """The newest first. `text`: words in request, reply or reasoning; `since` ≤ created < `until`, `before`, which
-        may be the last row's time and id; `feedback`: "any", "up", "down" (thumbs), or a kind."""
+        may be the last row's time and id; `feedback`: "any", "good" or "bad" (thumbs), or a kind."""
         query = select(generations).order_by(generations.c.created.desc(), generations.c.id.desc())
         given = {"route": route, "target": target, "key": key, "finish": finish, "conversation": conversation}
         query = about(query, given)
@@ -165,7 +164,7 @@ def without_text(row: Mapping[Any, Any]) -> dict[str, Any]:
 def drop_text(connection: Connection, which: ColumnElement[bool]) -> None:
     """Leave no text in these generations, in their shadows, and in what was said of them."""
     chosen = select(generations.c.id).where(which)
-    query = select(generations.c["id", "request"]).where(or_(which, generations.c.shadow_of.in_(chosen)))
+    query = select(*generations.c["id", "request"]).where(or_(which, generations.c.shadow_of.in_(chosen)))
     found = connection.execute(query).mappings().all()
     for row in found:
         one = update(generations).where(generations.c.id == row["id"])
@@ -173,6 +172,10 @@ def drop_text(connection: Connection, which: ColumnElement[bool]) -> None:
     ids = [row["id"] for row in found]
     connection.execute(update(feedback).where(feedback.c.generation.in_(ids)).values(text=None))
     connection.execute(update(attempts).where(attempts.c.generation.in_(ids)).values(error=None))
+
+
+def called(id: str) -> ColumnElement[bool]:
+    return or_(generations.c.id == id, generations.c.reply_id == id)
 
 
 def about(query: Select[Any], given: Mapping[str, Any]) -> Select[Any]:
@@ -192,8 +195,8 @@ def _says(words: str) -> ColumnElement[bool]:
 
 def _judged(wanted: str) -> ColumnElement[bool]:
     of = feedback.c.generation == generations.c.id
-    if wanted in ("up", "down"):
-        thumb = feedback.c.value > 0 if wanted == "up" else feedback.c.value < 0
+    if wanted in ("good", "bad"):
+        thumb = feedback.c.value > 0 if wanted == "good" else feedback.c.value < 0
         of &= (feedback.c.kind == "thumbs") & thumb
     elif wanted != "any":
         of &= feedback.c.kind == wanted

@@ -24,7 +24,7 @@ class Routes(Database):
     def routes(self) -> dict[str, tuple[int, dict[str, Any]]]:
         """name → version and definition of the routes that there are."""
         newest = (routes.c.name == _NEWEST.c.name) & (routes.c.version == _NEWEST.c.version)
-        query = select(routes.c["name", "version", "definition"]).join(_NEWEST, newest)
+        query = select(*routes.c["name", "version", "definition"]).join(_NEWEST, newest)
         found = self._fetch(query.where(routes.c.definition.is_not(None)))
         return {row["name"]: (row["version"], row["definition"]) for row in found}
 
@@ -91,21 +91,26 @@ class Routes(Database):
     def add_finding(
         self, target: str, kind: str, said: str, before: Any = None, after: Any = None
     ) -> dict[str, Any]:
-        row = {"id": uuid.uuid4().hex, "target": target, "kind": kind, "said": said}
+        row: dict[str, Any] = {"id": uuid.uuid4().hex, "target": target, "kind": kind, "said": said}
         row |= {"before": before, "after": after, "created": time.time(), "seen": None}
         self._write(lambda connection: connection.execute(insert(findings), row).rowcount)
         return row
 
     def findings(self, *, limit: int = 100, before: float | None = None) -> list[dict[str, Any]]:
-        """The newest first; with `before`, those made earlier."""
+        """The newest first; `before`: only those created earlier."""
         query = select(findings).order_by(findings.c.created.desc()).limit(limit)
         return self._fetch(query if before is None else query.where(findings.c.created < before))
 
-    def see_finding(self, id: str) -> bool:
-        """Somebody has read it; False if there is none of this id."""
-        unseen = update(findings).where(findings.c.id == id)
-        seen = unseen.values(seen=func.coalesce(findings.c.seen, time.time()))
-        return self._write(lambda connection: connection.execute(seen).rowcount > 0)
+    def see_finding(self, id: str) -> dict[str, Any] | None:
+        """The finding, which somebody has read; None if there is none of this id."""
+        one = findings.c.id == id
+        seen = update(findings).where(one).values(seen=func.coalesce(findings.c.seen, time.time()))
+
+        def work(connection: Connection) -> dict[str, Any] | None:
+            connection.execute(seen)
+            return next(iter(rows(connection, select(findings).where(one))), None)
+
+        return self._write(work)
 
     def add_probe(self, target: str, results: Any) -> dict[str, Any]:
         row = {"id": uuid.uuid4().hex, "target": target, "created": time.time(), "results": results}
