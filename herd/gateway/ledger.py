@@ -103,7 +103,7 @@ class Ledger:
             connection.execute(_OPEN, row)
 
         self._open[attempt.id] = reserved
-        opened = self.store.write(work)
+        opened = self.store.write(work, soon=bool(reserved))
         if not reserved:
             opened.add_done_callback(_log_failure)
             return

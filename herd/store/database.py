@@ -3,6 +3,7 @@
 import asyncio
 import queue
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager, suppress
@@ -17,9 +18,11 @@ from herd.store.engines import database_url, failure, lost, make_engine, spoils_
 from herd.store.migrations import MIGRATIONS, behind, migrate, version
 
 MAX_GROUP = 256  # writes in one commit
+LINGER = 0.25  # seconds for which a write that nobody waits for may wait for others
 
 T = TypeVar("T")
-Write = Callable[[Connection], Any]
+Work = Callable[[Connection], Any]
+Write = tuple[Work, "Future[Any]", bool]  # what to do, whom to tell, and whether somebody waits
 
 
 class Database:
@@ -31,7 +34,7 @@ class Database:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        self._writes: queue.SimpleQueue[tuple[Write, Future[Any]] | None] = queue.SimpleQueue()
+        self._writes: queue.SimpleQueue[Write | None] = queue.SimpleQueue()
         self._closing = threading.Lock()
         self._closed = False
         self._writer = threading.Thread(target=self._work, name="herd-store-writer", daemon=True)
@@ -68,10 +71,13 @@ class Database:
         self._writer.join()
         self._engine.dispose()
 
-    def write(self, work: Callable[[Connection], T]) -> "asyncio.Future[T]":
+    def write(self, work: Callable[[Connection], T], *, soon: bool = True) -> "asyncio.Future[T]":
         """As `_write`, for a coroutine to await. Writes are done in the order of the calls, awaited or not; giving up
-        the wait does not stop one. `work` may run more than once, so it changes nothing but the database."""
-        return asyncio.wrap_future(self._submit(work))
+        the wait does not stop one. `work` may run more than once, so it changes nothing but the database.
+
+        soon: False, where nobody waits, lets it share the commit of a later write.
+        """
+        return asyncio.wrap_future(self._submit(work, soon))
 
     @contextmanager
     def _read(self) -> Iterator[Connection]:
@@ -100,27 +106,35 @@ class Database:
             with self._engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
                 connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)").close()
 
-    def _submit(self, work: Callable[[Connection], T]) -> "Future[T]":
+    def _submit(self, work: Callable[[Connection], T], soon: bool = True) -> "Future[T]":
         done: Future[T] = Future()
         done.set_running_or_notify_cancel()  # from now on nobody can cancel it
         with self._closing:
             if self._closed:
                 raise HerdError("the store is closed", status=503, code="store_closed")
-            self._writes.put((work, done))
+            self._writes.put((work, done, soon))
         return done
 
     def _work(self) -> None:
         closing, connection = False, None
         while not closing:
-            group = [self._writes.get()]
-            with suppress(queue.Empty):
-                while len(group) < MAX_GROUP and group[-1] is not None:
-                    group.append(self._writes.get_nowait())
+            group = self._next_group()
             closing = group[-1] is None
             if writes := [item for item in group if item]:
                 connection = _commit(self._engine, connection, writes)
         if connection is not None:
             connection.close()
+
+    def _next_group(self) -> list[Write | None]:
+        """Waits for a write; then all that are there, up to None, which is the last."""
+        group = [self._writes.get()]
+        until = time.monotonic() + LINGER
+        with suppress(queue.Empty):
+            while len(group) < MAX_GROUP and (last := group[-1]) is not None:
+                if last[2]:
+                    until = 0.0
+                group.append(self._writes.get(timeout=max(until - time.monotonic(), 0.0)))
+        return group
 
 
 def describe(url_or_path: str | Path) -> str:
@@ -163,9 +177,7 @@ def rows(connection: Connection, query: Select[Any]) -> list[dict[str, Any]]:
 Outcome = tuple[Callable[[Any], None], Any]
 
 
-def _commit(
-    engine: Engine, connection: Connection | None, group: list[tuple[Write, "Future[Any]"]]
-) -> Connection | None:
+def _commit(engine: Engine, connection: Connection | None, group: list[Write]) -> Connection | None:
     """One transaction for the group, on a new connection if there is none. A write that fails is undone alone; a failing
     database fails them all. The connection for the next group, None if this one is lost."""
     for last_try in (False, False, True):
@@ -182,16 +194,16 @@ def _commit(
                 connection = None
             if try_again(error, committing) and not last_try:
                 continue
-            outcomes = [(done.set_exception, failure(error, committing)) for _, done in group]
+            outcomes = [(done.set_exception, failure(error, committing)) for _, done, _ in group]
         break
     for tell, outcome in outcomes:
         tell(outcome)
     return connection
 
 
-def _run(connection: Connection, group: list[tuple[Write, "Future[Any]"]], outcomes: list[Outcome]) -> None:
+def _run(connection: Connection, group: list[Write], outcomes: list[Outcome]) -> None:
     alone = len(group) == 1  # then the transaction itself is its savepoint
-    for work, done in group:
+    for work, done, _ in group:
         try:
             if not alone:
                 connection.exec_driver_sql("SAVEPOINT one")
