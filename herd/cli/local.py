@@ -67,10 +67,10 @@ class Local(Server):
             "headers": [(name.encode(), value.encode()) for name, value in headers.items()],
         }  # fmt: skip
 
-        waiting = iter([{"type": "http.request", "body": request.data or b"", "more_body": False}])
+        waiting = [{"type": "http.request", "body": request.data or b"", "more_body": False}]
 
         async def receive() -> dict[str, Any]:
-            return next(waiting, None) or await asyncio.Future()  # the caller stays to the end
+            return waiting.pop() if waiting else await asyncio.Future()  # the caller stays to the end
 
         async def send(message: MutableMapping[str, Any]) -> None:
             nonlocal status

@@ -42,7 +42,7 @@ def _filters(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.option("-f", "--follow", is_flag=True, help="Go on with what comes.")
 @json_option
 @click.pass_context
-def logs(context: click.Context, count: int, text: bool, follow: bool, **given: str | None) -> None:
+def logs(context: click.Context, /, count: int, text: bool, follow: bool, **given: str | None) -> None:
     """Show kept traffic, the newest last; without text unless it is asked for."""
     if context.invoked_subcommand:
         if any(given.values()) or follow or text:

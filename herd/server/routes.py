@@ -83,7 +83,7 @@ def get_route(request: Request, name: str) -> dict[str, Any]:
     if route is not None:
         return {**_view(here, route), "versions": versions}
     newest = found(versions, "route", name)[0]
-    gone = {"name": name, "source": "store", "version": None, "editable": True, "health": []}
+    gone: dict[str, Any] = {"name": name, "source": "store", "version": None, "editable": True, "health": []}
     return {**gone, "definition": newest["definition"], "versions": versions}
 
 

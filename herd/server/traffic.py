@@ -22,6 +22,7 @@ from herd.protocol import ProtocolError
 from herd.server import body
 from herd.server.errors import found, not_found
 from herd.server.state import principal, state
+from herd.store.feedback import Kind
 
 router = APIRouter(prefix="/api")
 
@@ -35,7 +36,6 @@ NOTHING = {
     **dict.fromkeys(("requests", "errors", "prompt_tokens", "completion_tokens", "cost"), 0),
     **dict.fromkeys(("total_ms", "first_token_ms"), dict.fromkeys(("p50", "p95", "p99"))),
 }
-KINDS = ("thumbs", "score", "correction", "comment")
 FEEDBACK: dict[str, Any] = {**dict.fromkeys(("id", "generation", "kind", "text"), str), "value": body.NUMBER}
 IMPORT: dict[str, Any] = {"lines": list, "format": str, "route": str, "use": list}
 Word = Annotated[str | None, Query(max_length=200)]
@@ -83,7 +83,7 @@ def traffic(
     step = max(math.ceil((until - since) / STEPS), 1) if step is None else step
     if (until - since) / step > MAX_STEPS:
         raise ProtocolError(f"step is so short that there were over {MAX_STEPS} of it", "step")
-    only = {"route": route, "target": target, "key": key}
+    only: dict[str, Any] = {"route": route, "target": target, "key": key}
     store = state(request).store
     rows = store.traffic(since, until, step, by, **only)
     (totals,) = store.traffic(since, until, math.ceil(until - since), None, **only) or [NOTHING]
@@ -101,7 +101,8 @@ def generations(
 
     A page ends early (with more: true) when it grows long. A key that may only use routes sees its own.
     """
-    found, more, size = [], True, 0
+    found: list[dict[str, Any]] = []
+    more, size = True, 0
     after = _place(request, before)
     while more and len(found) < limit and size < MAX_PAGE:
         count = min(TOGETHER, limit - len(found))
@@ -156,7 +157,8 @@ def add_feedback(
 
     The generation is named by its own id or by the reply's. The same `id` again is the same feedback.
     """
-    kind, value, text = body.one_of("kind", given["kind"], KINDS), given.get("value"), given.get("text")
+    kind: Any = body.one_of("kind", given["kind"], get_args(Kind))
+    value, text = given.get("value"), given.get("text")
     if kind in ("correction", "comment"):
         if value is not None or not text or len(text) > MAX_TEXT:
             name = "text" if value is None else "value"

@@ -50,6 +50,16 @@ OWN: dict[str, list[dict[str, Any]]] = {
     ],
     "/api/votes": [{"id": "x", "a": "x", "b": "y", "outcome": "a", "source": "regenerate"}],
     "/api/feedback": [{"id": "x", "generation": "x", "kind": "thumbs", "value": 1, "text": "x"}],
+    "/api/generations/import": [
+        {
+            "lines": [
+                '{"messages": [{"role": "user", "content": "x"}, {"role": "assistant", "content": "y"}]}'
+            ],
+            "format": "openai",
+            "route": "x",
+            "use": ["train"],
+        }
+    ],
     "/api/keys": [KEY],
     "/api/keys/{id}": [KEY],
     "/api/routes/{name}": [{"definition": ROUTE, "expect": 1, "note": "x"}],
@@ -100,6 +110,7 @@ def ask(url: str, path: str, body: dict[str, Any] | None = None) -> dict[str, An
 def test_no_operation_fails_or_hangs(url: str, chat: Callable[..., dict[str, Any]]) -> None:
     ids = {"model": "cria", "ref": "cria@1", "conversation": ask(url, "/api/conversations", {})["id"]}
     ids["generation"] = ask(url, "/v1/chat/completions", chat())["id"]
+    ids["key"] = ask(url, "/api/keys", {"application": "x", "scopes": ["read"]})["id"]
     document = described(ask(url, "/openapi.json"), ids)
     if "/v1/responses" in document["paths"]:
         ids["response"] = ask(url, "/v1/responses", {"model": "cria", "input": "Hi"})["id"]
