@@ -5,15 +5,15 @@ import random
 import re
 import time
 import uuid
-from collections.abc import AsyncGenerator, Awaitable, Coroutine
+from collections.abc import AsyncGenerator, Awaitable
 from contextlib import aclosing
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 from herd.errors import HerdError
 from herd.gateway.breaker import Replica
 from herd.gateway.config import LOCAL
-from herd.gateway.ledger import Attempt, State
+from herd.gateway.ledger import Attempt
 from herd.gateway.provider import Chunk, UpstreamError
 from herd.gateway.redact import redact
 from herd.gateway.reply import Item, Reply, tokens_of
@@ -33,6 +33,7 @@ _ID = re.compile(
     rb'"id"\s*:\s*"([\x21\x23-\x5b\x5d-\x7e]{1,200})"'
 )  # the first in what a provider says is the reply's
 
+State = Literal["done", "failed", "cancelled", "refused"]
 T = TypeVar("T")
 
 
@@ -126,7 +127,7 @@ async def _attempt(gateway: "Gateway", reply: Reply, tried: set[str]) -> AsyncGe
         slow = _slow(reply)
         replica.begin()
         try:
-            await _to_the_end(gateway.ledger.open(booked, **_reserve(reply)))
+            await gateway.ledger.open(booked, **_reserve(reply))
             sent = True
             async with aclosing(provider.generate(replace(reply.call, url=replica.url))) as source:
                 while (item := await reply.alarm.wait(anext(source, None))) is not None:
@@ -168,16 +169,6 @@ async def _attempt(gateway: "Gateway", reply: Reply, tried: set[str]) -> AsyncGe
             yield one
 
 
-async def _to_the_end(work: Coroutine[Any, Any, None]) -> None:
-    """What the ledger has begun it ends, also if the caller leaves meanwhile; that is raised then."""
-    task = asyncio.ensure_future(work)
-    try:
-        await asyncio.shield(task)
-    except asyncio.CancelledError:
-        await asyncio.wait({task})
-        raise
-
-
 def _commit(gateway: "Gateway", reply: Reply) -> None:
     """From now on something of this attempt may have been sent."""
     reply.committed = True
@@ -200,7 +191,7 @@ def _booking(reply: Reply, replica: Replica) -> Attempt:
     return Attempt(
         id=uuid.uuid4().hex,
         generation=reply.id,
-        number=reply.attempts,
+        number=reply.attempts - 1,
         route=reply.route.name,
         target=reply.target.name,
         provider=replica.provider,
@@ -258,11 +249,13 @@ async def _settle(
         error=said and redact(said, reply.route.redact),
         first_token_ms=_ms(reply.first, reply.began),
         total_ms=_ms(now, reply.began),
-        generations=gateway.rows(reply) if kept else (),
+        generation_row=gateway.row(reply, 0) if kept else None,
         keep=reply.keep,
     )
-    await _to_the_end(settled)
-    reply.kept = kept
+    await settled
+    reply.kept = int(kept)
+    if kept:
+        await gateway.keep(reply)
     gateway.observe.attempt(booked.provider, state)
 
 

@@ -168,10 +168,10 @@ class Gateway:
         except HerdError as error:
             if error.status != 404:
                 raise
-            if provider := self._provider_of(name):
+            if owner := self._provider_of(name):
                 if len(self._own) >= MAX_OWN:
                     self._own.clear()
-                return self._own.setdefault(name, Route(name, (Weighted(f"{provider}/{name}"),)))
+                return self._own.setdefault(name, Route(name, (Weighted(f"{owner}/{name}"),)))
             if near := nearest(name, self.models()):
                 text = f"no model {name[:80]!r}; did you mean {near!r}?"
                 raise HerdError(text, status=404, code="model_not_found") from None
@@ -287,22 +287,25 @@ class Gateway:
         if not reply.asked.count:
             reply.watch.ended(reply, time.perf_counter() - reply.began, counts)
         try:
-            if counts and not reply.kept and not reply.asked.count:
-                await asyncio.to_thread(self._keep, reply)
+            if counts and not reply.asked.count:
+                await self.keep(reply)
         except HerdError as error:  # a full disk, say: a reply that is not kept is not called complete
             reply.failed = failed or Failed(str(error), error.code, error.status)
         for provider in [p for p in self._retired if not self._used(p)]:
             self._retired.remove(provider)
             await provider.close()
 
-    def rows(self, reply: Reply) -> list[dict[str, Any]]:
-        """The generation of each choice as it is kept, redacted as the route says."""
-        rows = [generation(reply, index) for index in range(reply.asked.n)]
-        return [redact_row(row, reply.route.redact) for row in rows] if reply.route.redact else rows
+    def row(self, reply: Reply, index: int) -> dict[str, Any]:
+        """The generation of a choice as it is kept, redacted as the route says."""
+        row = generation(reply, index)
+        return redact_row(row, reply.route.redact) if reply.route.redact else row
 
-    def _keep(self, reply: Reply) -> None:
-        for row in self.rows(reply):
-            self.store.add_generation(row, keep=reply.keep)
+    async def keep(self, reply: Reply) -> None:
+        """Keep the generations that are not yet."""
+        while reply.kept < reply.asked.n:
+            row = self.row(reply, reply.kept)
+            await asyncio.to_thread(self.store.add_generation, row, reply.keep)
+            reply.kept += 1
 
     def run_in_background(self, reply: Reply) -> None:
         """Let the reply be made though nobody reads it. Raises HerdError 429 if many are on their way."""

@@ -71,7 +71,7 @@ class Reply:
     watch: Watch = field(init=False)
     alarm: "Alarm" = field(init=False)
     committed: bool = False  # something of it may have been sent
-    kept: bool = False
+    kept: int = 0  # of its choices
     failed: Failed | None = None
 
     def __post_init__(self) -> None:

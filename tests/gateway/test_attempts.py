@@ -29,7 +29,7 @@ def test_a_failure_is_tried_again_with_growing_pauses(stream: bool, monkeypatch:
     for pause, least in zip(pauses, (0.25, 0.5, 1, 2), strict=True):
         assert least <= pause <= 1.25 * least + 0.1
     assert [state for _, state in made.ledger.states] == ["failed"] * 4 + ["done"]
-    assert [row["attempt"].number for row in made.ledger.rows] == [1, 2, 3, 4, 5]
+    assert [row["attempt"].number for row in made.ledger.rows] == [0, 1, 2, 3, 4]
 
 
 def test_retry_after_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -84,7 +84,7 @@ def test_what_nobody_has_seen_may_be_begun_anew() -> None:
     a, b = Fake("a", *[fails(after=("Once ",))] * 2), Fake("b", says("Hi"))
     made = Made(a, b, routes=(route("r", "a/m", fallbacks=("b/m",)),))
     reply, items = run(made.ask("r", stream=False))
-    assert text(items) == "Hi" and made.ledger.rows[-1]["generations"][0]["reply"] == "Hi"
+    assert text(items) == "Hi" and made.ledger.rows[-1]["generation_row"]["reply"] == "Hi"
     assert reply.cost == sum(row["cost"] for row in made.ledger.rows)
 
 

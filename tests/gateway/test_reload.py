@@ -44,6 +44,8 @@ def test_a_reply_goes_on_with_what_it_began_with() -> None:
         await made.gateway.apply(config(new, routes=(route("r", "b/m"),)))
         assert not old.closed
         said = [text((await made.ask("r"))[1])]
+        assert made.begin("a/m").target.name == "b/a/m"  # the only provider may have it
+        made.gateway._listed["b"] = ["m"]  # it has not
         with pytest.raises(HerdError, match="no model"):
             made.begin("a/m")
         said.append(text((await running)[1]))

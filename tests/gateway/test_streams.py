@@ -83,7 +83,7 @@ def test_every_stream_ends_truthfully(tmp_path: Path, monkeypatch: pytest.Monkey
         states = dict(database.execute("select state, count(*) from attempts group by state").fetchall())
         assert states.keys() <= {"done", "failed", "refused", "cancelled"}, states
         assert states["done"] == ends["whole"]
-        for unit, booked in (("tokens", "prompt_tokens + completion_tokens"), ("requests", "number = 1")):
+        for unit, booked in (("tokens", "prompt_tokens + completion_tokens"), ("requests", "number = 0")):
             spent = database.execute(
                 "select owner, spent, reserved from quotas where unit = ? order by owner", (unit,)
             ).fetchall()
