@@ -218,10 +218,11 @@ def _reserve(reply: Reply) -> dict[str, int]:
 
 
 def _tell(replica: Replica, state: State, failure: HerdError | None, reply: Reply, began: float) -> None:
-    """Let the address's health know. That it is busy, or that the request was wrong, says nothing against it."""
+    """Let the address's health know. That it is busy, or has no such model, or that the request was wrong, says nothing
+    against it."""
     if state == "done":
         replica.succeeded(None if reply.first is None else reply.first - began)
-    elif isinstance(failure, UpstreamError) and failure.retryable and failure.status != 429:
+    elif isinstance(failure, UpstreamError) and failure.retryable and failure.status not in (404, 429):
         replica.failed(failure.code)
     else:
         replica.ended()

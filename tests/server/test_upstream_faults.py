@@ -61,12 +61,12 @@ def client(start: StartClient, home: Path, upstream: Upstream, monkeypatch: pyte
                 f"[routes.{name}]",
                 f'targets = ["{name}-target"]',
                 "retries = 0",
-                "timeout = { first_token = 2, total = 4 }",
+                "timeout = { first_token = 1.5, total = 2 }",
                 f"[routes.{name}-or-ok]",
                 f'targets = ["{name}-target"]',
                 f'fallbacks = ["{dialect}-ok-target"]',
                 "retries = 0",
-                "timeout = { first_token = 2, total = 4 }",
+                "timeout = { first_token = 1.5, total = 2 }",
             ]
     (home / "herd.toml").write_text("\n".join(lines))
     return start()
@@ -79,7 +79,6 @@ def body(route: str, path: str, stream: bool) -> dict[str, Any]:
 
 def ask(client: TestClient, route: str, path: str, stream: bool) -> tuple[int, str, bool, str]:
     """The status, the text, whether the reply says that it is complete, and all that was said."""
-    print(route, stream)
     answer = client.post(PATHS[path], json=body(route, path, stream))
     said = answer.text
     if answer.status_code != 200:
