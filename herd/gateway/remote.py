@@ -4,6 +4,7 @@ import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Iterator, Mapping
 from contextlib import aclosing, suppress
+from itertools import groupby
 from types import MappingProxyType
 from typing import Any, ClassVar, Protocol
 
@@ -72,10 +73,12 @@ class Remote(ABC):
             reader, held = _Reader(self, call), list[Event | Chunk]()
             async with aclosing(self.client.pieces("POST", url, body, EVENTS)) as pieces:
                 async for piece in pieces:
-                    for item in reader.feed(piece):
-                        if reader.done:
-                            held.append(item)
-                        else:
+                    ready: list[Event | Chunk] = []
+                    try:
+                        for item in reader.feed(piece):
+                            (held if reader.done else ready).append(item)
+                    finally:
+                        for item in _joined(ready):
                             yield item
                     if reader.done:
                         break
@@ -109,6 +112,17 @@ class Remote(ABC):
 
     async def close(self) -> None:
         await self.client.close()
+
+
+def _joined(items: list[Event | Chunk]) -> Iterator[Event | Chunk]:
+    """Chunks in a row as one: what came together goes on together."""
+    for chunks, run in groupby(items, lambda item: isinstance(item, Chunk)):
+        if chunks:
+            found = [item for item in run if isinstance(item, Chunk)]
+            events = tuple(event for item in found for event in item.events)
+            yield Chunk(events, b"".join(item.data for item in found))
+        else:
+            yield from run
 
 
 class _Reader:
