@@ -35,7 +35,7 @@ class UpstreamError(HerdError):
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """Events, and the bytes by which the provider said them: a whole server-sent event with its blank line, or the
+    """Events, and the bytes by which the provider said them: whole server-sent events with their blank lines, or the
     whole JSON body of a reply that does not stream. They go to a caller of the same dialect as they are."""
 
     events: tuple[Event, ...]

@@ -1,20 +1,64 @@
-"""The tables as the newest migration leaves them. Times are unix seconds, latencies milliseconds."""
+"""The tables as the newest migration leaves them. Times are unix seconds, latencies milliseconds, money 10⁻¹² dollars."""
 
-from sqlalchemy import JSON, Boolean, Column, Float, Integer, MetaData, Table, Text
+import re
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy import JSON, BigInteger, Boolean, Column, Dialect, Float, Integer, MetaData, Table
 
 metadata = MetaData()
+
+
+class Text(sa.TypeDecorator[str]):
+    """Any text comes back as it was. PostgreSQL takes no NUL, so that it is written as U+FFFF and four digits; half a
+    surrogate pair, which no database takes, becomes U+FFFD."""
+
+    impl = sa.Text
+    cache_ok = True
+
+    @property
+    def python_type(self) -> type[str]:
+        return str
+
+    def process_bind_param(self, value: Any, dialect: Dialect) -> Any:
+        if value is None:
+            return None
+        if not isinstance(value, str):
+            raise TypeError(f"text is needed, not {type(value).__name__}")
+        if value.isascii() and "\0" not in value:
+            return value
+        if "\0" in value or "\uffff" in value:
+            value = re.sub("[\0\uffff]", lambda found: f"\uffff{ord(found[0]):04x}", value)
+        return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+    def process_result_value(self, value: Any, dialect: Dialect) -> Any:
+        if value is None or "\uffff" not in value:
+            return value
+        return re.sub("\uffff([0-9a-f]{4})", lambda found: chr(int(found[1], 16)), value)
+
+
+def _key(*names: str) -> list[Column[Any]]:
+    return [Column(name, Text, primary_key=True) for name in names]
+
+
+def _needed(kind: Any, *names: str) -> list[Column[Any]]:
+    return [Column(name, kind, nullable=False) for name in names]
+
+
+def _optional(kind: Any, *names: str) -> list[Column[Any]]:
+    return [Column(name, kind) for name in names]
+
+
+_Json = JSON(none_as_null=True)
 
 conversations = Table(
     "conversations",
     metadata,
-    Column("id", Text, primary_key=True),
-    Column("title", Text),
-    Column("route", Text),
-    Column("system", Text),
-    Column("settings", JSON, nullable=False),
-    Column("created", Float, nullable=False),
-    Column("updated", Float, nullable=False),
-    Column("deleted", Boolean, nullable=False),
+    *_key("id"),
+    *_optional(Text, "title", "route", "system"),
+    *_needed(JSON, "settings"),
+    *_needed(Float, "created", "updated"),
+    *_needed(Boolean, "deleted"),
 )
 
 # A tree: messages with the same parent are branches. Ids are unique in their conversation only, so that an imported
@@ -22,50 +66,124 @@ conversations = Table(
 messages = Table(
     "messages",
     metadata,
-    Column("conversation", Text, primary_key=True),
-    Column("id", Text, primary_key=True),
-    Column("parent", Text),
-    Column("role", Text, nullable=False),
-    Column("content", Text, nullable=False),
-    Column("generation", Text),
-    Column("created", Float, nullable=False),
+    *_key("conversation", "id"),
+    *_optional(Text, "parent", "generation"),
+    *_needed(Text, "role", "content"),
+    *_needed(Float, "created"),
 )
 
 generations = Table(
     "generations",
     metadata,
-    Column("id", Text, primary_key=True),
-    Column("conversation", Text),
-    Column("route", Text, nullable=False),
-    Column("target", Text),
-    Column("target_digest", Text),
-    Column("model_ref", Text),
-    Column("request", JSON, nullable=False),
-    Column("reply", Text, nullable=False),
-    Column("prompt_tokens", Integer),
-    Column("completion_tokens", Integer),
-    Column("cached_tokens", Integer),
-    Column("queue_ms", Float),
-    Column("first_token_ms", Float),
-    Column("total_ms", Float),
-    Column("finish", Text),
-    Column("error", Text),
-    Column("parent_attempt", Text),
-    Column("key", Text),
-    Column("created", Float, nullable=False),
-    Column("labels", JSON, nullable=False),
-    Column("calls", JSON(none_as_null=True)),  # the reply's tool calls, as `ToolCall` has them
-    Column("response", JSON(none_as_null=True)),  # what the Responses API gives back of it later
+    *_key("id"),
+    *_needed(Text, "route", "reply"),
+    *_optional(
+        Text, "conversation", "target", "target_digest", "model_ref", "provider", "key", "finish", "error"
+    ),
+    *_optional(Text, "parent_attempt", "reasoning"),
+    Column("reply_id", Text),  # the id that the caller knows it by, where that is the provider's
+    Column("shadow_of", Text),  # the generation that the caller saw instead
+    *_needed(JSON, "request", "labels"),
+    Column("calls", _Json),  # the reply's tool calls, as `ToolCall` has them
+    Column("response", _Json),  # what the Responses API gives back of it later
+    Column("use", _Json),  # what it may be used for: of "evaluate", "train"
+    Column("dropped", _Json),  # the fields that the target could not honour
+    *_optional(Integer, "prompt_tokens", "completion_tokens", "cached_tokens", "attempts"),
+    *_optional(Float, "queue_ms", "first_token_ms", "total_ms"),
+    Column("cost", BigInteger),  # of all attempts
+    *_needed(Float, "created"),
+    Column("expires", Float),  # when its text goes; null: never
 )
 
 votes = Table(
     "votes",
     metadata,
-    Column("id", Text, primary_key=True),
-    Column("a", Text, nullable=False),
-    Column("b", Text, nullable=False),
-    Column("outcome", Text, nullable=False),
-    Column("source", Text, nullable=False),
-    Column("voter", Text),
-    Column("created", Float, nullable=False),
+    *_key("id"),
+    *_needed(Text, "a", "b", "outcome", "source"),
+    *_optional(Text, "voter"),
+    *_needed(Float, "created"),
+)
+
+# The newest version of a name counts; one without a definition says that the route is gone.
+routes = Table(
+    "routes",
+    metadata,
+    *_key("name"),
+    Column("version", Integer, primary_key=True),
+    Column("definition", _Json),
+    *_optional(Text, "author", "note"),
+    *_needed(Float, "created"),
+)
+
+keys = Table(
+    "keys",
+    metadata,
+    *_key("id"),
+    *_needed(Text, "hash", "shown", "application"),
+    *_needed(JSON, "scopes", "limits"),
+    Column("keep", Text),
+    Column("use", _Json),
+    *_needed(Float, "created"),
+    *_optional(Float, "expires", "revoked"),
+    Column("changed", Integer, nullable=False),  # grows with every write to the table
+)
+
+# `start`: of the period. `spent` is the sum of what was booked by the attempts that reserved here.
+quotas = Table(
+    "quotas",
+    metadata,
+    *_key("owner", "unit", "period"),
+    Column("start", BigInteger, primary_key=True),
+    *_needed(BigInteger, "reserved", "spent"),
+)
+
+# While an attempt is open, its tokens and cost are what it may need at most. `reserved`: lists of owner, unit, period,
+# start, amount.
+attempts = Table(
+    "attempts",
+    metadata,
+    *_key("id"),
+    *_needed(Text, "generation", "route", "target", "provider", "url", "state", "gateway"),
+    *_optional(Text, "key", "application", "code", "error"),
+    *_needed(Boolean, "shadow", "estimated"),
+    *_needed(Integer, "number"),
+    *_optional(Integer, "status"),
+    *_optional(BigInteger, "prompt_tokens", "completion_tokens", "cached_tokens", "written_tokens"),
+    *_optional(BigInteger, "reasoning_tokens"),
+    *_needed(BigInteger, "cost"),
+    *_needed(JSON, "reserved"),
+    *_needed(Float, "created"),
+    *_optional(Float, "first_token_ms", "total_ms"),
+)
+
+# The gateways that share the database, and when each was last heard of.
+gateways = Table("gateways", metadata, *_key("name"), *_needed(Float, "seen"))
+
+feedback = Table(
+    "feedback",
+    metadata,
+    *_key("id"),
+    *_needed(Text, "generation", "kind"),
+    *_optional(Float, "value"),
+    *_optional(Text, "text", "key"),
+    *_needed(Float, "created"),
+)
+
+findings = Table(
+    "findings",
+    metadata,
+    *_key("id"),
+    *_needed(Text, "target", "kind", "said"),
+    *_optional(_Json, "before", "after"),
+    *_needed(Float, "created"),
+    *_optional(Float, "seen"),
+)
+
+probes = Table(
+    "probes",
+    metadata,
+    *_key("id"),
+    *_needed(Text, "target"),
+    *_needed(Float, "created"),
+    *_needed(JSON, "results"),
 )

@@ -341,20 +341,27 @@ def test_cancel_and_delete_in_the_background(
 
 
 def test_another_key_knows_nothing_of_it(start: Callable[..., TestClient]) -> None:
-    def by(key: str) -> TestClient:
-        client = start(api_key=key)
-        client.headers["Authorization"] = f"Bearer {key}"
+    server = start(api_key="root")
+
+    def by(secret: str) -> TestClient:
+        client = TestClient(server.app, base_url=str(server.base_url))  # which shares the running server
+        client.headers["Authorization"] = f"Bearer {secret}"
         return client
 
-    id = by("one").post("/v1/responses", json={"model": "cria", "input": "Hi"}).json()["id"]
-    other = by("two")
+    def made(name: str) -> TestClient:
+        key = by("root").post("/api/keys", json={"application": name, "scopes": ["use:*"]}).json()
+        return by(key["secret"])
+
+    one, other = made("one"), made("two")
+    id = one.post("/v1/responses", json={"model": "cria", "input": "Hi"}).json()["id"]
     assert other.get(f"/v1/responses/{id}").status_code == 404
     assert other.get(f"/v1/responses/{id}/input_items").status_code == 404
     assert other.post(f"/v1/responses/{id}/cancel").status_code == 404
     assert other.delete(f"/v1/responses/{id}").status_code == 404
     again = other.post("/v1/responses", json={"model": "cria", "input": "x", "previous_response_id": id})
     assert again.status_code == 400 and id in again.json()["error"]["message"]
-    assert by("one").get(f"/v1/responses/{id}").json()["id"] == id
+    assert by("root").get(f"/v1/responses/{id}").status_code == 404
+    assert one.get(f"/v1/responses/{id}").json()["id"] == id
 
 
 BAD: list[tuple[dict[str, Any], str]] = [
@@ -363,9 +370,12 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"input": 3}, "input"),
     ({"input": [3]}, "input[0]"),
     ({"input": [{"type": "item_reference", "id": "x"}]}, "item_reference"),
-    ({"input": [{"type": "reasoning", "summary": []}]}, "reasoning"),
+    ({"input": [{"type": "reasoning", "summary": ["x"]}]}, "input[0].summary[0]"),
     ({"input": [{"role": "wizard", "content": "x"}]}, "input[0].role"),
-    ({"input": [{"role": "user", "content": [{"type": "input_image", "image_url": "x"}]}]}, "input_image"),
+    (
+        {"input": [{"role": "user", "content": [{"type": "input_image", "image_url": "https://x"}]}]},
+        "input_image",
+    ),
     ({"input": [{"role": "user", "content": [{"type": "output_text", "text": "x"}]}]}, "output_text"),
     ({"input": [{"role": "user", "content": "x", "colour": 1}]}, "colour"),
     ({"input": [{"role": "user"}]}, "input[0].content"),
