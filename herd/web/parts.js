@@ -1,4 +1,4 @@
-import { html, useEffect, useRef, useState } from "./lib/html.js";
+import { html, useEffect, useLayoutEffect, useRef, useState } from "./lib/html.js";
 
 /** Reads at once, again when `asked` changes, and every `seconds` while somebody looks; what was read before stays until then. */
 export function useReading(read, asked = "", seconds = 0) {
@@ -26,12 +26,15 @@ export function useReading(read, asked = "", seconds = 0) {
 export const Choice = ({ label, value, options, onChange }) => html`<div class="choice" role="group" aria-label=${label}>
   ${options.map(([key, words]) => html`<button aria-pressed=${String(key === value)} onClick=${() => onChange(key)}>${words}</button>`)}</div>`;
 
+/** A ref that gives a new field the focus, once. */
+export const focused = (box) => { if (box && !box.dataset.met) { box.dataset.met = "yes"; box.focus(); } };
+
 /** A button that asks once more, in its own place, before it does what cannot be undone. */
 export function Sure({ label, ask, yes, run, kind = "quiet" }) {
   const [asking, setAsking] = useState(false);
   const place = useRef();
   const moved = useRef(false);
-  useEffect(() => { if (moved.current) place.current?.querySelector("button")?.focus(); moved.current = true; }, [asking]);
+  useLayoutEffect(() => { if (moved.current) place.current.querySelector("button:last-of-type").focus(); moved.current = true; }, [asking]); // to the choice that changes nothing
   const key = (event) => { if (event.key === "Escape") { event.preventDefault(); setAsking(false); } };
   return html`<span class="sure" ref=${place}>${asking
     ? html`<span role="group" aria-label=${ask} onKeyDown=${key}>${ask} <button class="danger" onClick=${() => { setAsking(false); run(); }}>${yes}</button><button class="quiet" onClick=${() => setAsking(false)}>Keep</button></span>`

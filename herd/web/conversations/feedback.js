@@ -2,6 +2,7 @@ import { newId, post } from "../lib/api.js";
 import { moment, percent } from "../lib/format.js";
 import { html, useState } from "../lib/html.js";
 import { ICONS } from "../lib/icons.js";
+import { focused } from "../parts.js";
 
 const WORDS = { thumbs: ({ value }) => (value > 0 ? "Thumbs up" : "Thumbs down"), score: ({ value }) => `Scored ${percent(value)}`, correction: () => "Corrected to", comment: () => "Comment" };
 
@@ -22,7 +23,7 @@ export function Feedback({ row, given, changed }) {
       <label class="soft">Score <select value=${score ?? ""} onChange=${(event) => event.target.value && give("score", { value: Number(event.target.value) })}><option value="">–</option>
         ${[0, 0.25, 0.5, 0.75, 1].map((value) => html`<option value=${value}>${percent(value)}</option>`)}</select></label>
       ${["correction", "comment"].map((kind) => html`<button class="quiet" aria-expanded=${String(writing === kind)} onClick=${() => write(kind)}>${kind === "comment" ? "Comment" : "Correct it"}</button>`)}</div>
-    ${writing && html`<form onSubmit=${send}><textarea rows=${writing === "comment" ? 3 : 6} aria-label=${writing === "comment" ? "Your comment" : "What it should have said"} value=${text} onInput=${(event) => setText(event.target.value)} ref=${(box) => box && box !== document.activeElement && !box.dataset.met && (box.dataset.met = "1", box.focus())}></textarea>
+    ${writing && html`<form onSubmit=${send}><textarea rows=${writing === "comment" ? 3 : 6} aria-label=${writing === "comment" ? "Your comment" : "What it should have said"} value=${text} onInput=${(event) => setText(event.target.value)} ref=${focused}></textarea>
       <button class="primary" disabled=${!text.trim()}>Keep</button><button type="button" class="quiet" onClick=${() => setWriting(null)}>Cancel</button></form>`}
     ${problem && html`<p class="bad-text" role="alert">${problem}</p>`}
     ${given.length > 0 && html`<ul class="said-of">${given.map((one) => html`<li key=${one.id}><span>${WORDS[one.kind]?.(one) ?? one.kind}</span> <span class="soft">${[one.key, moment(one.created)].filter(Boolean).join(", ")}</span>${one.text && html`<p>${one.text}</p>`}</li>`)}</ul>`}</section>`;

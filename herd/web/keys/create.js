@@ -30,7 +30,7 @@ export function Create({ made, close }) {
   const pick = (label, value, options, change) => html`<select aria-label=${label} value=${value} onChange=${(event) => change(event.target.value)}>${options.map((one) => html`<option>${one}</option>`)}</select>`;
   const placed = ["application", "scopes", "limits", "expires_days", "keep", "use"].some(wrong);
   return html`<form class="card editor" aria-label="A new key" onSubmit=${send}>
-    <div class="entries"><${Field} id="key-application" name="Application" hint="whose key it is; its traffic has this name" maxlength="200" autofocus value=${form.application} wrong=${wrong("application")} onInput=${(event) => set({ application: event.target.value })} />
+    <div class="entries"><${Field} id="key-application" name="Application" hint="whose key it is; its traffic has this name" maxlength="200" first value=${form.application} wrong=${wrong("application")} onInput=${(event) => set({ application: event.target.value })} />
       <${Field} id="key-days" name="Valid for" hint="days" placeholder="until it is revoked" inputmode="decimal" value=${form.expires_days} wrong=${wrong("expires_days")} onInput=${(event) => set({ expires_days: event.target.value })} /></div>
     <${Several} legend="It may" pairs=${pairs} chosen=${form.scopes} change=${(scopes) => set({ scopes })} wrong=${wrong("scopes")} />
     <${Rows} legend="Limits" hint="A request that would pass one is refused, and says when the next period begins." rows=${form.limits} change=${(limits) => set({ limits })} make=${() => ({ amount: "", unit: "dollars", period: "month" })} add="Add a limit" wrong=${(i) => (i == null ? null : wrong(`limits.${i}`))}

@@ -39,25 +39,25 @@ export function Editor({ route, targets, saved }) {
   const drop = () => remove(`routes/${encodeURIComponent(key)}`).then(() => { draft(key, null); notify(`${key} is removed; its history can bring it back.`); saved(null); }, setFailed);
   const text = (path) => ({ id: `route-${path}`, value: form[path], onInput: (event) => set({ [path]: event.target.value }), wrong: wrong(path) });
   const numbers = (fields) => fields.map(([path, title, hint, empty]) => html`<${Field} key=${path} name=${title} hint=${hint} placeholder=${empty} inputmode="decimal" ...${text(path)} />`);
-  const target = (value, change, label) => html`<input list="known-targets" aria-label=${label} placeholder="a model, a target or provider/model" value=${value} onInput=${(event) => change(event.target.value)} spellcheck="false" />`;
+  const target = (value, change, label) => html`<input list="known-targets" aria-label=${label} placeholder="a model, a target or provider/model" value=${value} onInput=${(event) => change(event.target.value)} spellcheck=${false} />`;
   const said = kept && route ? changes(base.definition, definition) : [];
   const placed = ["name", "targets", "fallbacks", "drop", "redact", "keep", "use", "retain_days", "shadow", ...NUMBERS.map(([path]) => path)].some((path) => wrong(path)); // else it has no field here
   return html`<form class="editor" aria-label=${route ? `Change ${key}` : "A new route"} onSubmit=${(event) => { event.preventDefault(); keep(base.version); }}>
     <datalist id="known-targets">${targets.map((one) => html`<option value=${one.name}>${one.model}</option>`)}</datalist>
-    ${!route && html`<${Field} name="Name" hint="what applications call as the model" id="route-name" autofocus value=${name} spellcheck="false" wrong=${name && wrong("name")} onInput=${(event) => draft(key, { form, name: event.target.value, note, base })} />`}
+    ${!route && html`<${Field} name="Name" hint="what applications call as the model" id="route-name" first value=${name} spellcheck=${false} wrong=${name && wrong("name")} onInput=${(event) => draft(key, { form, name: event.target.value, note, base })} />`}
     <div class="columns"><${Rows} legend="Targets" hint="Each conversation stays with one, drawn by weight." rows=${form.targets} change=${(rows) => set({ targets: rows })} make=${() => ({ target: "", weight: "" })} add="Add a target" wrong=${row("targets")}
         draw=${(one, change, i) => html`${target(one.target, (value) => change({ ...one, target: value }), `Target ${i + 1}`)}<input class="weight" inputmode="decimal" aria-label=${`Weight of target ${i + 1}`} placeholder="1" value=${one.weight} onInput=${(event) => change({ ...one, weight: event.target.value })} />`} />
       <${Rows} legend="Fallbacks" hint="Tried in this order before the first word, if the target fails." rows=${form.fallbacks} change=${(rows) => set({ fallbacks: rows })} make=${() => ""} add="Add a fallback" wrong=${row("fallbacks")} ordered
         draw=${(one, change, i) => target(one, change, `Fallback ${i + 1}`)} /></div>
     <div class="entries">${numbers(NUMBERS)}</div>
-    <fieldset><legend>Shadow</legend><div class="entries"><${Field} name="Copy to" hint="never shown; its cost is booked apart" list="known-targets" placeholder="nobody" spellcheck="false" ...${text("shadow.target")} />${form["shadow.target"].trim() && numbers(SHADOW)}</div></fieldset>
+    <fieldset><legend>Shadow</legend><div class="entries"><${Field} name="Copy to" hint="never shown; its cost is booked apart" list="known-targets" placeholder="nobody" spellcheck=${false} ...${text("shadow.target")} />${form["shadow.target"].trim() && numbers(SHADOW)}</div></fieldset>
     <fieldset><legend>What is kept</legend><div class="entries">
       <${Field} name="Keep" id="route-keep" wrong=${wrong("keep")}><select id="route-keep" value=${form.keep} onChange=${(event) => set({ keep: event.target.value })}>${KEEP.map(([value, words]) => html`<option value=${value}>${words}</option>`)}</select><//>
       <${Field} name="For" hint="days" placeholder="ever" inputmode="decimal" ...${text("retain_days")} />
-      <${Field} name="May leave out" hint="fields that a target cannot honour, with commas; * for all" placeholder="nothing" spellcheck="false" value=${form.drop.join(", ")} id="route-drop" wrong=${wrong("drop")} onChange=${(event) => set({ drop: event.target.value.split(",").map((one) => one.trim()).filter(Boolean) })} /></div>
+      <${Field} name="May leave out" hint="fields that a target cannot honour, with commas; * for all" placeholder="nothing" spellcheck=${false} value=${form.drop.join(", ")} id="route-drop" wrong=${wrong("drop")} onChange=${(event) => set({ drop: event.target.value.split(",").map((one) => one.trim()).filter(Boolean) })} /></div>
       <${Several} legend="May be used to" pairs=${USE} chosen=${form.use} change=${(use) => set({ use })} wrong=${wrong("use")} />
       <${Several} legend="Black out" pairs=${REDACT} chosen=${form.redact} change=${(redact) => set({ redact })} />
-      <label class="entry">Black out what fits these regular expressions, one a line<textarea rows="2" spellcheck="false" value=${form.redact.filter((one) => !NAMED.includes(one)).join("\n")} aria-invalid=${wrong("redact") ? "true" : null}
+      <label class="entry">Black out what fits these regular expressions, one a line<textarea rows="2" spellcheck=${false} value=${form.redact.filter((one) => !NAMED.includes(one)).join("\n")} aria-invalid=${wrong("redact") ? "true" : null}
         onChange=${(event) => set({ redact: [...form.redact.filter((one) => NAMED.includes(one)), ...event.target.value.split("\n").filter(Boolean)] })}></textarea>${wrong("redact") && html`<small class="bad-text" role="alert">${wrong("redact")}</small>`}</label></fieldset>
     ${problem?.message && !placed && html`<p class="bad-text" role="alert">${problem.message}</p>`}
     ${theirs && html`<${Conflict} theirs=${theirs} base=${base} take=${() => { draft(key, null); setTheirs(null); saved(key); }} mine=${() => keep(theirs.version)} />`}

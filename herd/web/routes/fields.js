@@ -1,9 +1,10 @@
 import { html } from "../lib/html.js";
 import { ICONS } from "../lib/icons.js";
+import { focused } from "../parts.js";
 
 /** One field with its name, a hint, and what is wrong with it in the hint's place, so that nothing moves. */
-export const Field = ({ id, name, hint = "", wrong = null, children, ...input }) => html`<div class="entry"><label for=${id}>${name}</label>
-  ${children ?? html`<input id=${id} ...${input} aria-invalid=${wrong ? "true" : null} aria-describedby=${`${id}-hint`} />`}
+export const Field = ({ id, name, hint = "", wrong = null, children, first = false, ...input }) => html`<div class="entry"><label for=${id}>${name}</label>
+  ${children ?? html`<input id=${id} ref=${first ? focused : null} ...${input} aria-invalid=${wrong ? "true" : null} aria-describedby=${`${id}-hint`} />`}
   <small id=${`${id}-hint`} class=${wrong ? "bad-text" : "soft"} role=${wrong ? "alert" : null}>${wrong || hint}</small></div>`;
 
 /** Some of a few. */
