@@ -42,7 +42,7 @@ class Gateway:
             "provider": TARGETS[target][0], "key": "key-1", "created": time.time() - ago, "reply": reply, "finish": "stop", "error": None,
             "request": {"messages": [{"role": "user", "content": text}], "sampling": {"temperature": 0.7}}, "calls": None, "reasoning": "",
             "tokens": {"prompt": 40, "completion": 120, "cached": 0}, "latency": {"first_token": 210.0, "total": 1400.0},
-            "cost": 0.0 if target == "cria" else 0.00012, "use": ["evaluate"], "dropped": [], "tries": [], **fields,
+            "cost": 0 if target == "cria" else 120_000_000, "use": ["evaluate"], "dropped": [], "tries": [], **fields,
         }  # fmt: skip
         self.rows.append(row)
         self.rows.sort(key=lambda one: -one["created"])
@@ -74,15 +74,15 @@ def furnish(here: Gateway) -> None:
     newest = here.rows[0]
     newest["dropped"] = ["seed"]
     newest["tries"] = [
-        {"id": "a1", "number": 1, "target": "openai/gpt-4o-mini", "state": "failed", "status": 429, "code": "rate_limit_exceeded", "error": "too many requests", "total_ms": 180.0, "cost": 0.0, "shadow": False},
-        {"id": "a2", "number": 2, "target": newest["target"], "state": "done", "status": 200, "code": None, "error": None, "total_ms": 1200.0, "cost": 0.00012, "shadow": False},
+        {"id": "a1", "number": 1, "target": "openai/gpt-4o-mini", "state": "failed", "status": 429, "code": "rate_limit_exceeded", "error": "too many requests", "total_ms": 180.0, "cost": 0, "shadow": False},
+        {"id": "a2", "number": 2, "target": newest["target"], "state": "done", "status": 200, "code": None, "error": None, "total_ms": 1200.0, "cost": 120_000_000, "shadow": False},
     ]  # fmt: skip
     here.feedback.append({"id": "f1", "generation": newest["id"], "kind": "comment", "value": None, "text": "Clear and short.", "key": "ada", "created": time.time()})
     here.route("assistant", {"targets": ["openai/gpt-4o-mini"]}, "the first")
     here.route("assistant", {"targets": [{"target": "openai/gpt-4o-mini", "weight": 9}, "cria"], "fallbacks": ["anthropic/claude-haiku-4-5", "cria"], "retries": 2,
                              "timeout": {"first_token": 20, "total": 120}, "redact": ["email"], "use": ["evaluate", "train"]}, "try cria on a tenth")  # fmt: skip
     here.written["summaries"] = {"targets": ["anthropic/claude-haiku-4-5"], "keep": "metadata"}
-    month = {"unit": "dollars", "period": "month", "start": 0.0, "spent": 31.4, "reserved": 2.1, "amount": 50.0}
+    month = {"unit": "dollars", "period": "month", "start": 0.0, "spent": int(31.4e12), "reserved": int(2.1e12), "amount": int(50e12)}
     minute = {"unit": "requests", "period": "minute", "start": 0.0, "spent": 60, "reserved": 0, "amount": 60}
     here.key("help desk", spend=[month, minute], limits=[{k: one[k] for k in ("unit", "period", "amount")} for one in (month, minute)], expires=time.time() + 30 * DAY)
     here.key("nightly reports", scopes=["use:summaries", "read"], keep="metadata")
@@ -118,12 +118,17 @@ def found(state: Any, query: dict[str, list[str]]) -> list[dict[str, Any]]:
     asked = {name: values[0] for name, values in query.items()}
     state.gateway.asked.append(asked)
     text = asked.get("query", "").lower()
-    given = {f["generation"] for f in state.gateway.feedback if asked.get("feedback") in ("any", f["kind"])}
+    thumbs = {"good": 1, "bad": -1}.get(asked.get("feedback", ""))
+    given = {
+        f["generation"] for f in state.gateway.feedback
+        if asked.get("feedback") in ("any", f["kind"]) or (f["kind"] == "thumbs" and f["value"] == thumbs)
+    }
+    before = next((row["created"] for row in state.gateway.rows if row["id"] == asked.get("before")), 1e12)
     return [
         row for row in state.gateway.rows
         if (not text or text in row["reply"].lower() or text in json.dumps(row["request"]).lower())
         and all(row[name] == asked[name] for name in ("route", "target", "key", "finish", "conversation") if name in asked)
-        and float(asked.get("since", 0)) <= row["created"] < float(asked.get("until", 1e12)) and row["created"] < float(asked.get("before", 1e12))
+        and float(asked.get("since", 0)) <= row["created"] < float(asked.get("until", 1e12)) and row["created"] < before
         and ("feedback" not in asked or row["id"] in given)
     ]  # fmt: skip
 

@@ -1,4 +1,5 @@
 import { newId, post } from "../lib/api.js";
+import { named } from "../lib/applications.js";
 import { moment, percent } from "../lib/format.js";
 import { html, useState } from "../lib/html.js";
 import { ICONS } from "../lib/icons.js";
@@ -26,5 +27,5 @@ export function Feedback({ row, given, changed }) {
     ${writing && html`<form onSubmit=${send}><textarea rows=${writing === "comment" ? 3 : 6} aria-label=${writing === "comment" ? "Your comment" : "What it should have said"} value=${text} onInput=${(event) => setText(event.target.value)} ref=${focused}></textarea>
       <button class="primary" disabled=${!text.trim()}>Keep</button><button type="button" class="quiet" onClick=${() => setWriting(null)}>Cancel</button></form>`}
     ${problem && html`<p class="bad-text" role="alert">${problem}</p>`}
-    ${given.length > 0 && html`<ul class="said-of">${given.map((one) => html`<li key=${one.id}><span>${WORDS[one.kind]?.(one) ?? one.kind}</span> <span class="soft">${[one.key, moment(one.created)].filter(Boolean).join(", ")}</span>${one.text && html`<p>${one.text}</p>`}</li>`)}</ul>`}</section>`;
+    ${given.length > 0 && html`<ul class="said-of">${given.map((one) => html`<li key=${one.id}><span>${WORDS[one.kind]?.(one) ?? one.kind}</span> <span class="soft">${[one.key && named(one.key), moment(one.created)].filter(Boolean).join(", ")}</span>${one.text && html`<p>${one.text}</p>`}</li>`)}</ul>`}</section>`;
 }

@@ -1,4 +1,5 @@
 import { get, remove } from "../lib/api.js";
+import { applications, named } from "../lib/applications.js";
 import { colour, count, dollars, moment, seconds } from "../lib/format.js";
 import { html, useEffect, useState } from "../lib/html.js";
 import { Markdown } from "../lib/markdown.js";
@@ -59,9 +60,10 @@ const Said = ({ message: { role, content, images, tool_calls: calls } }) => (rol
   : html`<details class="other" open=${role === "tool"}><summary>${ROLE[role] ?? role}</summary><div>${content || calls?.map((call) => `${call.name}(${call.arguments})`).join("\n") || "Text not kept"}</div></details>`);
 
 function Facts({ row }) {
+  applications.use();
   const { tokens = {}, latency = {}, request = {} } = row;
   const rows = [
-    ["Target", [row.target, row.model_ref !== row.target && row.model_ref].filter(Boolean).join(", ")], ["Provider", row.provider], ["Key", row.key], ["End", row.finish],
+    ["Target", [row.target, row.model_ref !== row.target && row.model_ref].filter(Boolean).join(", ")], ["Provider", row.provider], ["Key", row.key && named(row.key)], ["End", row.finish],
     ["Tokens", `${count(tokens.prompt)} read${tokens.cached ? ` (${count(tokens.cached)} from cache)` : ""}, ${count(tokens.completion)} written`],
     ["First token", latency.first_token != null && seconds(latency.first_token)], ["Whole answer", latency.total != null && seconds(latency.total)], ["Cost", dollars(row.cost)],
     ["Temperature", request.sampling?.temperature], ["May be used to", row.use?.join(", ")], ["Left out", row.dropped?.join(", ")], ["Target digest", row.target_digest, true], ["Generation", row.id, true],

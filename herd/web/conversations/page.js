@@ -1,4 +1,5 @@
 import { get } from "../lib/api.js";
+import { applications, readApplications } from "../lib/applications.js";
 import { colour, moment, when } from "../lib/format.js";
 import { html, useEffect, useRef, useState } from "../lib/html.js";
 import { address, asked, place } from "../lib/router.js";
@@ -17,7 +18,7 @@ export function Conversations() {
   useEffect(() => setOlder({ rows: [], more: null }), [data]);
   const rows = [...(data?.data ?? []), ...older.rows];
   const more = older.more ?? data?.more;
-  const next = () => read({ before: rows.at(-1).created }).then((found) => setOlder({ rows: [...older.rows, ...found.data], more: found.more }), () => load());
+  const next = () => read({ before: rows.at(-1).id }).then((found) => setOlder({ rows: [...older.rows, ...found.data], more: found.more }), () => load());
   const groups = grouped(rows);
   const searched = NAMES.some((name) => asked()[name]);
   return html`<main id="main" class="page"><${Top}>${part && html`<a class="only-narrow back" href=${address("/conversations", asked())}>‹ All</a>`}<h1>Conversations</h1><//>
@@ -40,16 +41,16 @@ export function Conversations() {
 function Filters() {
   const given = asked();
   const [open, setOpen] = useState(false);
-  const [known, setKnown] = useState({ targets: [], keys: [] });
+  const [targets, setTargets] = useState([]);
   const timer = useRef(0);
   const routes = status.use().data?.routes ?? [];
   useEffect(() => {
-    get("targets").then(({ data }) => setKnown((now) => ({ ...now, targets: data.map(({ name }) => name) })), () => {});
-    get("keys").then(({ data }) => setKnown((now) => ({ ...now, keys: data.map(({ id, application }) => [id, application || id]) })), () => {});
+    get("targets").then(({ data }) => setTargets(data.map(({ name }) => name)), () => {});
+    readApplications();
   }, []);
   const text = (event) => { const { value } = event.target; clearTimeout(timer.current); timer.current = setTimeout(() => search({ query: value }), 200); };
   const zoomed = given.until && [["zoomed", `${moment(Number(given.since))} to ${moment(Number(given.until))}`]];
-  const rows = [["route", "route", routes.map(({ name }) => name)], ["target", "target", known.targets], ["key", "key", known.keys], ["finish", "end", FINISHES], ["feedback", "feedback", FEEDBACKS]];
+  const rows = [["route", "route", routes.map(({ name }) => name)], ["target", "target", targets], ["key", "key", Object.entries(applications.use())], ["finish", "end", FINISHES], ["feedback", "feedback", FEEDBACKS]];
   const count = rows.filter(([name]) => given[name]).length + Boolean(given.range || given.since);
   return html`<form class="filters" role="search" onSubmit=${(event) => event.preventDefault()}>
     <input type="search" placeholder="Search in what was asked and answered" aria-label="Search the text" value=${given.query ?? ""} onInput=${text} />

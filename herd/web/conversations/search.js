@@ -4,7 +4,7 @@ import { RANGES } from "../traffic/window.js";
 
 export const NAMES = ["query", "route", "target", "key", "finish", "feedback", "range", "since", "until"];
 export const FINISHES = [["stop", "ended"], ["length", "cut at the limit"], ["tool_calls", "called a tool"], ["content_filter", "filtered"], ["cancelled", "cancelled"], ["error", "went wrong"]];
-export const FEEDBACKS = [["any", "any"], ["good", "thumbs up"], ["bad", "thumbs down"], ["correction", "a correction"], ["comment", "a comment"]];
+export const FEEDBACKS = [["any", "any"], ["good", "thumbs up"], ["bad", "thumbs down"], ["score", "a score"], ["correction", "a correction"], ["comment", "a comment"]];
 
 /** What the address searches for, as the API wants it. */
 export function filters() {

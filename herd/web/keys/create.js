@@ -1,4 +1,5 @@
 import { post } from "../lib/api.js";
+import { PICO } from "../lib/format.js";
 import { html, useState } from "../lib/html.js";
 import { status } from "../lib/status.js";
 import { Field, Rows, Several } from "../routes/fields.js";
@@ -23,7 +24,7 @@ export function Create({ made, close }) {
     event.preventDefault();
     setBusy(true);
     const { application, scopes, limits, expires_days: days, keep, use } = form;
-    const body = { application: application.trim(), scopes, limits: limits.map((one) => ({ ...one, amount: number(one.amount) })), ...(days.trim() && { expires_days: number(days) }), ...(keep && { keep }), ...(use && { use: use.split(",").filter((one) => one !== "nothing") }) };
+    const body = { application: application.trim(), scopes, limits: limits.map(({ amount, ...one }) => ({ ...one, amount: one.unit === "dollars" && number(amount) * PICO ? Math.round(number(amount) * PICO) : number(amount) })), ...(days.trim() && { expires_days: number(days) }), ...(keep && { keep }), ...(use && { use: use.split(",").filter((one) => one !== "nothing") }) };
     try { made(await post("keys", body)); } catch (problem) { setError(problem); setBusy(false); }
   };
   const pairs = [...SCOPES, ...routes.map(({ name }) => [`use:${name}`, `use ${name}`])];

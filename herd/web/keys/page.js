@@ -53,7 +53,7 @@ function Key({ row, cost, changed }) {
   const { id, shown, application, scopes, spend = [], expires, revoked, keep, use } = row;
   const over = isOver(row);
   const revoke = () => post(`keys/${encodeURIComponent(id)}/revoke`).then(() => { notify(`The key of ${application} is revoked; what it was streaming has ended.`); changed(); }, (error) => notify(`The key still opens. ${error.message}`));
-  const spent = (costs) => costs.get(id) ?? costs.get(application) ?? 0;
+  const spent = (costs) => costs.get(id) ?? 0;
   const rules = [keep && `keeps ${keep === "text" ? "text" : keep === "none" ? "nothing" : "numbers only"}`, use && `may be used to ${use.join(" and ") || "nothing"}`].filter(Boolean);
   return html`<article class=${`card key ${over ? "over" : ""}`} aria-label=${`Key of ${application}`}>
     <header><h2><${Named} name=${application} colour=${colour(id)} /></h2><code class="soft">${shown}…</code><i class="fill"></i>

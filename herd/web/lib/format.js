@@ -21,8 +21,11 @@ export function seconds(ms) {
   if (ms == null) return "–";
   return ms < 1000 ? `${Math.round(ms)} ms` : `${(ms / 1000).toFixed(ms < 10000 ? 1 : 0)} s`;
 }
-/** 12.30, and of less than a cent two figures that mean something. */
-export function dollars(amount) {
+/** What of money is kept as: 10⁻¹² dollars. */
+export const PICO = 1e12;
+/** $12.30, and of less than a cent two figures that mean something. */
+export function dollars(picos) {
+  const amount = picos == null ? null : picos / PICO;
   if (!amount) return amount == null ? "–" : "$0";
   const digits = Math.abs(amount) < 0.01 ? { maximumSignificantDigits: 2 } : { minimumFractionDigits: 2, maximumFractionDigits: 2 };
   return `$${amount.toLocaleString("en", digits)}`;

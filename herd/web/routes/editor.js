@@ -60,7 +60,7 @@ export function Editor({ route, targets, saved }) {
       <label class="entry">Black out what fits these regular expressions, one a line<textarea rows="2" spellcheck=${false} value=${form.redact.filter((one) => !NAMED.includes(one)).join("\n")} aria-invalid=${wrong("redact") ? "true" : null}
         onChange=${(event) => set({ redact: [...form.redact.filter((one) => NAMED.includes(one)), ...event.target.value.split("\n").filter(Boolean)] })}></textarea>${wrong("redact") && html`<small class="bad-text" role="alert">${wrong("redact")}</small>`}</label></fieldset>
     ${problem?.message && !placed && html`<p class="bad-text" role="alert">${problem.message}</p>`}
-    ${theirs && html`<${Conflict} theirs=${theirs} base=${base} take=${() => { draft(key, null); setTheirs(null); saved(key); }} mine=${() => keep(theirs.version)} />`}
+    ${theirs && html`<${Conflict} theirs=${theirs} base=${base} take=${() => { draft(key, null); setTheirs(null); saved(key); }} mine=${() => keep(theirs.versions[0].version)} />`}
     ${failed && html`<${Failed} error=${failed} kept="Your changes are still here." dismiss=${() => setFailed(null)} />`}
     <footer class="saving">${(kept || !route) && html`<${Field} name="Note" hint="" id=${`note-${key}`} maxlength="500" placeholder="why, for the history" value=${note} onInput=${(event) => draft(key, { form, name, base, note: event.target.value })} />`}
       <p class="soft" role="status">${!kept && route ? "Nothing is changed." : said.length ? `Unsaved: ${said.join("; ")}.` : "Not saved yet."}</p><i class="fill"></i>

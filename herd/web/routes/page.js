@@ -54,7 +54,7 @@ function Card({ route, open, share, unsaved, targets, saved }) {
       <b>${name}</b>${unsaved && html`<span class="unsaved">unsaved changes</span>`}
       <span class="goes">${form.targets.map(({ target, weight }) => html`<span><${Named} name=${target} colour=${colour(target)} />${form.targets.length > 1 && html` <span class="soft">${percent(Number(weight || 1) / total)}</span>`}</span>`)}${form.fallbacks.length > 0 && html`<span class="soft">then ${form.fallbacks.join(", ")}</span>`}</span><i class="fill"></i>
       <span class="dots">${health.map((one) => html`<i class=${`dot ${HEALTH[one.state]?.[0] ?? "quiet"}`} title=${`${one.url || one.provider}: ${HEALTH[one.state]?.[1] ?? one.state}`}></i>`)}<span class="hidden">${health.map((one) => `${one.url || one.provider} ${HEALTH[one.state]?.[1] ?? one.state}`).join(", ")}</span></span>
-      <span class="soft share">${percent(share)} of traffic</span><span class="soft from">${source === "file" ? "herd.toml" : source === "own" ? "own name" : `version ${version}`}</span></button>
+      <span class="share">${percent(share)} of traffic</span><span class="from">${source === "file" ? "herd.toml" : source === "own" ? "own name" : `version ${version}`}</span></button>
     ${open && html`<${Detail} ...${{ route, editable, targets, saved, health, share }} />`}</article>`;
 }
 

@@ -1,6 +1,7 @@
 import { get } from "../lib/api.js";
+import { applications, readApplications } from "../lib/applications.js";
 import { clock, moment } from "../lib/format.js";
-import { html, useMemo, useState } from "../lib/html.js";
+import { html, useEffect, useMemo, useState } from "../lib/html.js";
 import { address, asked as askedNow, go } from "../lib/router.js";
 import { copy } from "../lib/ui.js";
 import { Choice, useReading } from "../parts.js";
@@ -18,6 +19,8 @@ export function Traffic() {
   const { by = "target", only, range = "24h" } = asked;
   const [share, setShare] = useState("p95");
   const turn = (patch) => go(address("/traffic", { ...asked, ...patch }));
+  const names = applications.use();
+  useEffect(() => { readApplications(); }, []);
   const read = async () => {
     const time = span(asked);
     const query = `since=${time.since}&until=${time.until}&by=${by}`;
@@ -26,7 +29,7 @@ export function Traffic() {
     return { time, by, rows: series.data, totals: series.totals ?? { requests: 0 }, whole: whole.data, findings: findings.data, at: new Date() };
   };
   const { data, error, busy, load } = useReading(read, JSON.stringify([by, range, asked.since, asked.until]), asked.until ? 0 : 5);
-  const shown = useMemo(() => data && drawn(data, only, share), [data, only, share]);
+  const shown = useMemo(() => data && drawn(data, only, share), [data, only, share, names]);
   const empty = data && !data.totals.requests;
   const link = (group, start, finish) => address("/conversations", { [data.by]: data.by === "provider" ? null : group, since: start ?? data.time.since, until: start == null ? data.time.until : start + data.time.step, finish });
   const zoom = (from, to) => { const { since, until } = span({ since: from, until: Math.max(to, from + 60) }); turn({ range: null, since, until }); };
@@ -41,7 +44,7 @@ export function Traffic() {
         <div class="charts">${charts.map((chart) => html`<div key=${chart.name}>${data
           ? html`<${Chart} ...${chart} times=${shown.times} zoom=${zoom} open=${(i, group) => go(link(only ?? group, shown.times[i], chart.finish))} />`
           : html`<figure class="chart"><figcaption><b>${chart.name}</b></figcaption><div class="bone"></div></figure>`}</div>`)}</div>
-        ${data ? html`<${Table} by=${data.by} groups=${shown.groups} rows=${data.rows} totals=${data.totals} link=${link} />` : html`<${Bones} what="the numbers" heights=${[180]} />`}`}
+        ${data ? html`<${Table} by=${data.by} groups=${shown.groups} rows=${data.rows} totals=${data.totals} names=${names} link=${link} />` : html`<${Bones} what="the numbers" heights=${[180]} />`}`}
     </div></main>`;
 }
 

@@ -1,3 +1,4 @@
+import { named } from "../lib/applications.js";
 import { colour, count, dollars, percent, plural, seconds } from "../lib/format.js";
 import { grid } from "./window.js";
 
@@ -18,6 +19,8 @@ export const QUESTIONS = [
   ["How fast: the first token", speeds("first_token"), "first_token", seconds],
 ];
 
+export const called = (group) => (group ? named(group) : "none");
+
 /** What the charts draw of what was read: `groups` (all, the busiest first), their `lines`, `times`, and the `charts`. */
 export function drawn({ time, rows, totals, whole }, only, share) {
   const groups = [...whole].sort((a, b) => b.requests - a.requests);
@@ -25,7 +28,7 @@ export function drawn({ time, rows, totals, whole }, only, share) {
   const lines = groups.slice(0, MOST).map(({ group }) => {
     const paint = colour(group ?? "");
     worn.set(paint, (worn.get(paint) ?? -1) + 1);
-    return { name: group || "none", group, colour: paint, dash: DASHES[worn.get(paint) % DASHES.length] };
+    return { name: called(group), group, colour: paint, dash: DASHES[worn.get(paint) % DASHES.length] };
   });
   const shown = lines.filter(({ group }) => !only || group === only);
   const { times, at } = grid(rows, time);

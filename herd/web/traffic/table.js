@@ -1,7 +1,7 @@
 import { colour, count, dollars, moment, percent, seconds, short } from "../lib/format.js";
 import { html, memo, useState } from "../lib/html.js";
 import { Named } from "../parts.js";
-import { SHARES, speed } from "./questions.js";
+import { called, SHARES, speed } from "./questions.js";
 
 const COLUMNS = [
   ["Requests", (r) => count(r.requests)], ["Wrong", (r) => (r.errors ? `${count(r.errors)}, ${percent(r.errors / r.requests)}` : "0")],
@@ -15,7 +15,7 @@ const Cells = ({ row }) => COLUMNS.map(([, say]) => html`<td>${say(row)}</td>`);
 /** The same numbers as the charts', by group and, unfolded, by step; a name or a time opens what is behind it. */
 export const Table = memo(({ by, groups, rows, totals, link }) => {
   const [open, setOpen] = useState(false);
-  const named = (group) => html`<${Named} name=${group || "none"} colour=${colour(group ?? "")} />`;
+  const named = (group) => html`<${Named} name=${called(group)} colour=${colour(group ?? "")} />`;
   return html`<section><h2>In numbers</h2>
     <div class="wide-table" tabindex="0" role="region" aria-label=${`Traffic by ${by}, in numbers`}><table class="numbers"><${Head} first=${by} /><tbody>
       ${groups.map((row) => html`<tr key=${row.group}><th scope="row"><a href=${link(row.group)}>${named(row.group)}</a></th><${Cells} row=${row} /></tr>`)}
@@ -24,4 +24,4 @@ export const Table = memo(({ by, groups, rows, totals, link }) => {
     ${open && html`<div class="wide-table steps" tabindex="0" role="region" aria-label="Step by step"><table class="numbers"><${Head} first="time" /><tbody>
       ${[...rows].sort((a, b) => b.start - a.start || b.requests - a.requests).map((row) => html`<tr key=${`${row.start} ${row.group}`}><th scope="row"><a href=${link(row.group, row.start)}>${moment(row.start)} ${named(row.group)}</a></th><${Cells} row=${row} /></tr>`)}
     </tbody></table></div>`}</section>`;
-}, (a, b) => a.groups === b.groups && a.rows === b.rows);
+}, (a, b) => a.groups === b.groups && a.names === b.names && a.rows === b.rows);
