@@ -145,7 +145,8 @@ def test_what_the_probes_noticed_is_said_and_seen(full: FakeServer, visit: Open)
     note.get_by_role("button", name="What changed").click()
     expect(note).to_contain_text("agreement 0.97")
     expect(note).to_contain_text("agreement 0.61")
-    note.get_by_role("button", name="Seen", exact=True).click()
+    note.get_by_role("button", name=re.compile("^Seen")).click()
+    note.get_by_role("button", name="Close").click()
     expect(note).to_contain_text("Nothing new from the probes.")
     assert full.state.gateway.findings[0]["seen"]
 

@@ -69,6 +69,6 @@ function Budget({ unit, period, spent, reserved, amount: most }) {
   const share = (part) => `${Math.min(100, (100 * part) / (most || 1))}%`;
   const left = Math.max(0, most - spent - reserved);
   const words = `${amount(unit, spent)} of ${amount(unit, most)}${unit === "dollars" ? "" : ` ${unit}`} ${period === "total" ? "in all" : `this ${period}`}`;
-  return html`<div class="budget"><span>${words}</span><div class="bar" role="img" aria-label=${`${words}${reserved ? `, ${amount(unit, reserved)} reserved` : ""}`}><i class=${left ? "" : "full"} style=${{ width: share(spent) }}></i>${reserved > 0 && html`<i class="held" style=${{ width: share(reserved) }}></i>`}</div>
+  return html`<div class="budget"><span>${words}</span><div class="bar" role="img" aria-label=${`${words}${reserved ? `, ${amount(unit, reserved)} reserved` : ""}`}>${spent > 0 && html`<i class=${left ? "" : "full"} style=${{ width: share(spent) }}></i>`}${reserved > 0 && html`<i class="held" style=${{ width: share(reserved) }}></i>`}</div>
     <span class="soft">${left ? `${amount(unit, left)} left` : "used up"}${reserved > 0 ? `, ${amount(unit, reserved)} reserved` : ""}</span></div>`;
 }

@@ -9,7 +9,10 @@ const HEIGHT = 150;
 const cursor = store({ at: null });
 const pointed = (at) => { if (cursor.get().at !== at) cursor.set({ at }); };
 
-/** One question: its numbers over the whole time, or at the cursor, and a line a series of {name, colour, dash, values}. */
+/** A line as the charts draw it. */
+export const Mark = ({ colour, dash }) => html`<svg class="mark" viewBox="0 0 18 8" aria-hidden="true"><path d="M1 4H17" style=${{ stroke: colour, strokeDasharray: dash.join(" "), strokeWidth: 2 }} /></svg>`;
+
+/** One question: its numbers over the whole time, or at the cursor, and a line a series of {name, share, colour, dash, values}. */
 export const Chart = memo(({ name, said, times, series, format, stepped, zoom, open }) => {
   const box = useRef();
   const plot = useRef(null);
@@ -38,7 +41,7 @@ export const Chart = memo(({ name, said, times, series, format, stepped, zoom, o
 function Said({ times, series, format, said }) {
   const { at } = cursor.use();
   const values = at == null || at >= times.length ? null : series.filter(({ values }) => values[at] != null);
-  return html`<span class="answer" aria-live=${values ? "polite" : null}>${values ? html`<b>${moment(times[at])}</b>${values.map((s) => html` <span><i class="swatch" style=${{ background: s.colour }}></i>${series.length > 1 && `${s.name} `}${format(s.values[at])}</span>`)}${!values.length && " nothing"}` : said}</span>`;
+  return html`<span class="answer" aria-live=${values ? "polite" : null}>${values ? html`<b>${moment(times[at])}</b>${values.map((s) => html` <span><${Mark} ...${s} /> ${s.share ?? html`<span class="hidden">${s.name}</span>`} ${format(s.values[at])}</span>`)}${!values.length && " nothing"}` : said}</span>`;
 }
 
 function options(box, { series, format, stepped }, now) {

@@ -6,7 +6,7 @@ import { address, asked as askedNow, go } from "../lib/router.js";
 import { copy } from "../lib/ui.js";
 import { Choice, useReading } from "../parts.js";
 import { Bones, Failed, Top } from "../shell.js";
-import { Chart } from "./chart.js";
+import { Chart, Mark } from "./chart.js";
 import { Findings } from "./findings.js";
 import { drawn, QUESTIONS, SHARES } from "./questions.js";
 import { Table } from "./table.js";
@@ -69,7 +69,7 @@ function Controls({ asked, by, range, turn, share, setShare, data }) {
 /** The groups that have lines; choosing one shows it alone, with all of its percentiles. */
 function Legend({ data, only, turn, lines }) {
   return html`<div class="legend" role="group" aria-label="Lines">${lines?.map(({ name, group, colour: paint, dash }) => html`<button class="quiet" aria-pressed=${String(group === only)} onClick=${() => turn({ only: group === only ? null : group })}>
-      <svg width="18" height="8" aria-hidden="true"><path d="M1 4H17" style=${{ stroke: paint, strokeDasharray: dash.join(" "), strokeWidth: 2 }} /></svg>${name}</button>`)}
+      <${Mark} colour=${paint} dash=${dash} />${name}</button>`)}
     ${only && html`<button class="quiet" onClick=${() => turn({ only: null })}>Show all</button>`}
     ${data && data.whole.length > lines.length && html`<span class="soft">the ${lines.length} busiest; the table has all</span>`}</div>`;
 }

@@ -38,7 +38,7 @@ export function drawn({ time, rows, totals, whole }, only, share) {
   const charts = QUESTIONS.map(([name, said, value, format, more]) => ({
     name, format, ...more, said: said(summed),
     series: typeof value !== "string" ? shown.map((line) => ({ ...line, values: along(line.group, value) }))
-      : shown.length === 1 ? SHARES.map((p, i) => ({ ...shown[0], name: p, dash: DASHES[i], width: 2 - i / 2, values: along(shown[0].group, (row) => speed(row, value, p)) }))
+      : shown.length === 1 ? SHARES.map((p, i) => ({ ...shown[0], share: p, name: p, dash: DASHES[i], width: 2 - i / 2, values: along(shown[0].group, (row) => speed(row, value, p)) }))
       : shown.map((line) => ({ ...line, values: along(line.group, (row) => speed(row, value, share)) })),
   }));
   return { groups, lines, times, charts };
