@@ -34,7 +34,9 @@ class Gateway:
         self.asked: list[dict[str, str]] = []  # every question to /api/traffic and /api/generations
         self.saved: list[dict[str, Any]] = []
 
-    def keep(self, text: str, reply: str, *, ago: float, target: str = "cria", **fields: Any) -> dict[str, Any]:
+    def keep(
+        self, text: str, reply: str, *, ago: float, target: str = "cria", **fields: Any
+    ) -> dict[str, Any]:
         """One generation, so many seconds ago."""
         id = f"gen-{len(self.rows)}"
         row = {
@@ -50,7 +52,13 @@ class Gateway:
 
     def route(self, name: str, definition: dict[str, Any], note: str = "", author: str = "ada") -> None:
         versions = self.versions.setdefault(name, [])
-        row = {"version": len(versions) + 1, "definition": definition, "note": note, "author": author, "created": time.time()}
+        row = {
+            "version": len(versions) + 1,
+            "definition": definition,
+            "note": note,
+            "author": author,
+            "created": time.time(),
+        }
         versions.insert(0, row)
 
     def key(self, application: str, **fields: Any) -> dict[str, Any]:
@@ -77,20 +85,45 @@ def furnish(here: Gateway) -> None:
         {"id": "a1", "number": 1, "target": "openai/gpt-4o-mini", "state": "failed", "status": 429, "code": "rate_limit_exceeded", "error": "too many requests", "total_ms": 180.0, "cost": 0, "shadow": False},
         {"id": "a2", "number": 2, "target": newest["target"], "state": "done", "status": 200, "code": None, "error": None, "total_ms": 1200.0, "cost": 120_000_000, "shadow": False},
     ]  # fmt: skip
-    here.feedback.append({"id": "f1", "generation": newest["id"], "kind": "comment", "value": None, "text": "Clear and short.", "key": "ada", "created": time.time()})
+    here.feedback.append(
+        {
+            "id": "f1",
+            "generation": newest["id"],
+            "kind": "comment",
+            "value": None,
+            "text": "Clear and short.",
+            "key": "ada",
+            "created": time.time(),
+        }
+    )
     here.route("assistant", {"targets": ["openai/gpt-4o-mini"]}, "the first")
     here.route("assistant", {"targets": [{"target": "openai/gpt-4o-mini", "weight": 9}, "cria"], "fallbacks": ["anthropic/claude-haiku-4-5", "cria"], "retries": 2,
                              "timeout": {"first_token": 20, "total": 120}, "redact": ["email"], "use": ["evaluate", "train"]}, "try cria on a tenth")  # fmt: skip
     here.written["summaries"] = {"targets": ["anthropic/claude-haiku-4-5"], "keep": "metadata"}
-    month = {"unit": "dollars", "period": "month", "start": 0.0, "spent": int(31.4e12), "reserved": int(2.1e12), "amount": int(50e12)}
+    month = {
+        "unit": "dollars",
+        "period": "month",
+        "start": 0.0,
+        "spent": int(31.4e12),
+        "reserved": int(2.1e12),
+        "amount": int(50e12),
+    }
     minute = {"unit": "requests", "period": "minute", "start": 0.0, "spent": 60, "reserved": 0, "amount": 60}
-    here.key("help desk", spend=[month, minute], limits=[{k: one[k] for k in ("unit", "period", "amount")} for one in (month, minute)], expires=time.time() + 30 * DAY)
+    here.key(
+        "help desk",
+        spend=[month, minute],
+        limits=[{k: one[k] for k in ("unit", "period", "amount")} for one in (month, minute)],
+        expires=time.time() + 30 * DAY,
+    )
     here.key("nightly reports", scopes=["use:summaries", "read"], keep="metadata")
 
 
 def percentiles(values: list[float]) -> dict[str, float | None]:
     values = sorted(values)
-    return {f"p{p}": values[min(len(values) - 1, len(values) * p // 100)] if values else None for p in (50, 95, 99)}
+    return {
+        f"p{p}": values[min(len(values) - 1, len(values) * p // 100)] if values else None
+        for p in (50, 95, 99)
+    }
 
 
 def summed(rows: list[dict[str, Any]]) -> dict[str, Any]:
@@ -110,8 +143,16 @@ def traffic(state: Any, *, query: dict[str, list[str]], **_: Any) -> dict[str, A
     for row in rows:
         start = since + (row["created"] - since) // step * step
         cells.setdefault((start, row[asked["by"]]), []).append(row)
-    data = [{"start": start, "group": group, **summed(cell)} for (start, group), cell in sorted(cells.items())]
-    return {"since": since, "until": until, "step": step, "data": data, "totals": summed(rows) if rows else None}
+    data = [
+        {"start": start, "group": group, **summed(cell)} for (start, group), cell in sorted(cells.items())
+    ]
+    return {
+        "since": since,
+        "until": until,
+        "step": step,
+        "data": data,
+        "totals": summed(rows) if rows else None,
+    }
 
 
 def found(state: Any, query: dict[str, list[str]]) -> list[dict[str, Any]]:
@@ -120,7 +161,8 @@ def found(state: Any, query: dict[str, list[str]]) -> list[dict[str, Any]]:
     text = asked.get("query", "").lower()
     thumbs = {"good": 1, "bad": -1}.get(asked.get("feedback", ""))
     given = {
-        f["generation"] for f in state.gateway.feedback
+        f["generation"]
+        for f in state.gateway.feedback
         if asked.get("feedback") in ("any", f["kind"]) or (f["kind"] == "thumbs" and f["value"] == thumbs)
     }
     before = next((row["created"] for row in state.gateway.rows if row["id"] == asked.get("before")), 1e12)
@@ -135,7 +177,10 @@ def found(state: Any, query: dict[str, list[str]]) -> list[dict[str, Any]]:
 
 def generations(state: Any, *, query: dict[str, list[str]], **_: Any) -> dict[str, Any]:
     rows, limit = found(state, query), int(query.get("limit", ["50"])[0])
-    return {"data": [{k: v for k, v in row.items() if k != "tries"} for row in rows[:limit]], "more": len(rows) > limit}
+    return {
+        "data": [{k: v for k, v in row.items() if k != "tries"} for row in rows[:limit]],
+        "more": len(rows) > limit,
+    }
 
 
 def generation(state: Any, id: str, **_: Any) -> dict[str, Any] | None:
@@ -172,7 +217,14 @@ def view(state: Any, name: str) -> dict[str, Any]:
     names = [one if isinstance(one, str) else one["target"] for one in (definition or {}).get("targets", [])]
     health = [{"target": n, "provider": TARGETS.get(n, ("local", ""))[0], "url": None if n == "cria" else f"https://api.{n.split('/')[0]}.example/v1",
                "state": "half-open" if "haiku" in n else "closed", "in_flight": 0} for n in names]  # fmt: skip
-    return {"name": name, "source": source, "version": version, "editable": source == "store", "definition": definition, "health": health}
+    return {
+        "name": name,
+        "source": source,
+        "version": version,
+        "editable": source == "store",
+        "definition": definition,
+        "health": health,
+    }
 
 
 def routes(state: Any, **_: Any) -> dict[str, Any]:
@@ -191,15 +243,23 @@ def route(state: Any, name: str, **_: Any) -> dict[str, Any] | None:
 def check(state: Any, *, body: dict[str, Any], **_: Any) -> dict[str, Any]:
     definition, known = body["definition"], TARGETS
     if body["name"] in state.gateway.written:
-        raise Refused(409, f"route {body['name']!r} is written in herd.toml: change it there", code="read_only")
+        raise Refused(
+            409, f"route {body['name']!r} is written in herd.toml: change it there", code="read_only"
+        )
     if not definition.get("targets"):
         raise Refused(400, "needs a target with a weight above 0", "targets")
     for place, one in enumerate(definition["targets"]):
         name = one if isinstance(one, str) else one["target"]
         if name not in known:
-            raise Refused(400, f"no target or model {name!r}; did you mean 'cria'?", f"targets.{place}" + ("" if isinstance(one, str) else ".target"))
+            raise Refused(
+                400,
+                f"no target or model {name!r}; did you mean 'cria'?",
+                f"targets.{place}" + ("" if isinstance(one, str) else ".target"),
+            )
         if not isinstance(one, str) and not isinstance(one["weight"], int | float):
-            raise Refused(400, f"must be a number from 0 to 1e+06, not {one['weight']!r}", f"targets.{place}.weight")
+            raise Refused(
+                400, f"must be a number from 0 to 1e+06, not {one['weight']!r}", f"targets.{place}.weight"
+            )
     for path, most in (("retries", 10), ("concurrency", 100_000)):
         value = definition.get(path, 1)
         if not isinstance(value, int) or not 0 <= value <= most:
@@ -235,7 +295,9 @@ def remove(state: Any, name: str, **_: Any) -> dict[str, Any]:
 def create(state: Any, *, body: dict[str, Any], **_: Any) -> dict[str, Any]:
     for place, one in enumerate(body["limits"]):
         if not isinstance(one["amount"], int | float):
-            raise Refused(400, f"limits.{place}.amount must be a number from 0 to 1,000,000", f"limits.{place}.amount")
+            raise Refused(
+                400, f"limits.{place}.amount must be a number from 0 to 1,000,000", f"limits.{place}.amount"
+            )
     days = body.pop("expires_days", None)
     limits = [{**one, "start": 0.0, "spent": 0, "reserved": 0} for one in body["limits"]]
     row = state.gateway.key(**body, spend=limits, expires=time.time() + days * DAY if days else None)
@@ -255,7 +317,9 @@ ROUTES = {
     ("GET", "generations"): generations,
     ("GET", "generations/([^/]+)"): generation,
     ("POST", "feedback"): give,
-    ("GET", "targets"): lambda state, **_: {"data": [{"name": n, "provider": p, "model": m, "kind": "target"} for n, (p, m) in TARGETS.items()]},
+    ("GET", "targets"): lambda state, **_: {
+        "data": [{"name": n, "provider": p, "model": m, "kind": "target"} for n, (p, m) in TARGETS.items()]
+    },
     ("GET", "routes"): routes,
     ("POST", "routes/check"): check,
     ("GET", "routes/(.+)"): route,
