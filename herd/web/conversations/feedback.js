@@ -13,7 +13,7 @@ export function Feedback({ row, given, changed }) {
   const [text, setText] = useState("");
   const [problem, setProblem] = useState(null);
   const give = (kind, more) => post("feedback", { id: newId(), generation: row.id, kind, ...more })
-    .then(() => { setWriting(null); setProblem(null); changed(); }, (error) => setProblem(`It was not kept. ${error.message}`));
+    .then(() => { if (more.text) setWriting(null); setProblem(null); changed(); }, (error) => setProblem(`It was not kept. ${error.message}`));
   const mine = given.findLast(({ kind }) => kind === "thumbs")?.value;
   const score = given.findLast(({ kind }) => kind === "score")?.value;
   const write = (kind) => { setWriting(kind === writing ? null : kind); setText(kind === "correction" ? row.reply ?? "" : ""); };

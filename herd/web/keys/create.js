@@ -20,10 +20,11 @@ export function Create({ made, close }) {
   const set = (patch) => { setForm({ ...form, ...patch }); setError(null); };
   const wrong = (path) => (error?.param && (error.param === path || error.param.startsWith(`${path}.`)) ? error.message : null);
   const number = (text) => (text.trim() === "" || Number.isNaN(Number(text)) ? text : Number(text));
+  const { limits } = form;
   const send = async (event) => {
     event.preventDefault();
     setBusy(true);
-    const { application, scopes, limits, expires_days: days, keep, use } = form;
+    const { application, scopes, expires_days: days, keep, use } = form;
     const body = { application: application.trim(), scopes, limits: limits.map(({ amount, ...one }) => ({ ...one, amount: one.unit === "dollars" && number(amount) * PICO ? Math.round(number(amount) * PICO) : number(amount) })), ...(days.trim() && { expires_days: number(days) }), ...(keep && { keep }), ...(use && { use: use.split(",").filter((one) => one !== "nothing") }) };
     try { made(await post("keys", body)); } catch (problem) { setError(problem); setBusy(false); }
   };
@@ -34,7 +35,7 @@ export function Create({ made, close }) {
     <div class="entries"><${Field} id="key-application" name="Application" hint="whose key it is; its traffic has this name" maxlength="200" first value=${form.application} wrong=${wrong("application")} onInput=${(event) => set({ application: event.target.value })} />
       <${Field} id="key-days" name="Valid for" hint="days" placeholder="until it is revoked" inputmode="decimal" value=${form.expires_days} wrong=${wrong("expires_days")} onInput=${(event) => set({ expires_days: event.target.value })} /></div>
     <${Several} legend="It may" pairs=${pairs} chosen=${form.scopes} change=${(scopes) => set({ scopes })} wrong=${wrong("scopes")} />
-    <${Rows} legend="Limits" hint="A request that would pass one is refused, and says when the next period begins." rows=${form.limits} change=${(limits) => set({ limits })} make=${() => ({ amount: "", unit: "dollars", period: "month" })} add="Add a limit" wrong=${(i) => (i == null ? null : wrong(`limits.${i}`))}
+    <${Rows} legend="Limits" hint="A request that would pass one is refused, and says when the next period begins." rows=${form.limits} change=${(limits) => set({ limits })} make=${() => ({ amount: "", unit: "dollars", period: "month" })} add="Add a limit" wrong=${(i) => i != null && wrong(`limits.${i}`) && (Number(limits[i].amount) > 0 ? error.message : "Give a number above 0.")}
       draw=${(one, change, i) => html`<input class="weight" inputmode="decimal" aria-label=${`Amount of limit ${i + 1}`} value=${one.amount} onInput=${(event) => change({ ...one, amount: event.target.value })} />
         ${pick(`Unit of limit ${i + 1}`, one.unit, UNITS, (unit) => change({ ...one, unit }))}<span class="soft">a</span>${pick(`Period of limit ${i + 1}`, one.period, PERIODS, (period) => change({ ...one, period }))}<i class="fill"></i>`} />
     <div class="entries">${[["keep", "Keep of its traffic", KEEP], ["use", "To be used to", USES]].map(([name, title, options]) => html`<${Field} key=${name} id=${`key-${name}`} name=${title} wrong=${wrong(name)}>

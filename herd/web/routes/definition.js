@@ -10,7 +10,7 @@ export const NUMBERS = [
 export const SHADOW = [["shadow.share", "Share", "of the requests, from 0 to 1", "0.01"], ["shadow.concurrency", "At once", "copies at a time", "2"], ["shadow.budget", "Budget", "dollars a day", "no limit"]];
 export const KEEP = [["text", "text and numbers"], ["metadata", "numbers only"], ["none", "nothing"]];
 export const USE = [["evaluate", "evaluate"], ["train", "train"]];
-export const REDACT = [["email", "e-mail addresses"], ["phone", "phone numbers"], ["card", "card numbers"], ["secret", "keys and secrets"], ["ip", "IP addresses"]];
+export const REDACT = [["email", "e-mail addresses"], ["phone", "phone numbers"], ["card", "card numbers"], ["iban", "bank accounts"], ["secret", "keys and secrets"], ["ip", "IP addresses"]];
 const LISTS = ["fallbacks", "drop", "use", "redact"];
 const TEXTS = [...NUMBERS, ...SHADOW].map(([path]) => path).concat("shadow.target", "keep", "retain_days");
 const EMPTY = { keep: "text", use: ["evaluate"] };

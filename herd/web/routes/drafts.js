@@ -23,12 +23,13 @@ export function useCheck(name, definition, begun) {
     if (!begun) return set({ text: null, problem: null });
     const timer = setTimeout(() => {
       const [asked, wanted] = JSON.parse(text);
-      post("routes/check", { name: asked, definition: wanted }).then(() => set({ text, problem: {} }), (error) => set({ text, problem: error.status ? { param: path(error.param), message: error.message } : {} }));
+      post("routes/check", { name: asked, definition: wanted }).then(() => set({ text, problem: {} }), (error) => set({ text, problem: error.status ? { param: path(error.param), message: error.message.replace(PLACE, "") } : {} }));
     }, 200);
     return () => clearTimeout(timer);
   }, [text, begun]);
   return { problem: found.problem, current: found.text === text };
 }
+const PLACE = /^(?:[a-z_]+(?:\[\d+\]|\.[a-z_]+)*: )+/; // the message stands at its field
 /** Where in the definition: "targets.1.weight", however the server writes it. */
 const path = (param) => (param ?? "").replace(/\[(\d+)\]/g, ".$1").replace(/^definition\.?/, "");
 

@@ -13,11 +13,11 @@ const pointed = (at) => { if (cursor.get().at !== at) cursor.set({ at }); };
 export const Mark = ({ colour, dash }) => html`<svg class="mark" viewBox="0 0 18 8" aria-hidden="true"><path d="M1 4H17" style=${{ stroke: colour, strokeDasharray: dash.join(" "), strokeWidth: 2 }} /></svg>`;
 
 /** One question: its numbers over the whole time, or at the cursor, and a line a series of {name, share, colour, dash, values}. */
-export const Chart = memo(({ name, said, times, series, format, stepped, zoom, open }) => {
+export const Chart = memo(({ name, said, times, series, format, stepped, least, zoom, open }) => {
   const box = useRef();
   const plot = useRef(null);
   const now = useRef();
-  now.current = { times, series, format, stepped, zoom, open };
+  now.current = { times, series, format, stepped, least, zoom, open };
   const theme = useTheme();
   const data = [times, ...series.map(({ values }) => values)];
   useEffect(() => {
@@ -44,7 +44,7 @@ function Said({ times, series, format, said }) {
   return html`<span class="answer" aria-live=${values ? "polite" : null}>${values ? html`<b>${moment(times[at])}</b>${values.map((s) => html` <span><${Mark} ...${s} /> ${s.share ?? html`<span class="hidden">${s.name}</span>`} ${format(s.values[at])}</span>`)}${!values.length && " nothing"}` : said}</span>`;
 }
 
-function options(box, { series, format, stepped }, now) {
+function options(box, { series, format, stepped, least = 1 }, now) {
   const time = (u, splits, _, __, by) => splits.map((unix) => {
     const date = new Date(unix * 1000);
     return by >= 86400 || !(date.getHours() + date.getMinutes())
@@ -53,10 +53,10 @@ function options(box, { series, format, stepped }, now) {
   const alone = (u, i) => { const y = u.data[i]; return y.flatMap((value, x) => (value != null && y[x - 1] == null && y[x + 1] == null ? x : [])); };
   return {
     width: box.clientWidth, height: HEIGHT, legend: { show: false },
-    scales: { x: { range: (u, low, high) => [low, Math.max(high, low + 1)] }, y: { range: (u, low, high) => [0, high > 0 ? 1.1 * high : 1] } },
+    scales: { x: { range: (u, low, high) => [low, Math.max(high, low + 1)] }, y: { range: (u, low, high) => [0, high > 0 ? 1.1 * high : least] } },
     cursor: { y: false, drag: { x: true, y: false, setScale: false, dist: 5 }, points: { size: 7 },
       sync: { key: "traffic", filters: { pub: (type) => type === "mousemove" || type === "mouseleave" } } },
-    axes: [axis(box, { size: 28, values: time, space: 64 }), axis(box, { size: 56, values: (u, splits) => splits.map((y) => format(y, true)) })],
+    axes: [axis(box, { size: 28, values: time, space: 64 }), axis(box, { size: (u, values) => Math.max(56, ...(values ?? []).map(({ length }) => 14 + 7 * length)), values: (u, splits) => splits.map((y) => format(y, true)) })],
     series: [{}, ...series.map(({ colour, dash, width = 1.5 }) => ({ // a step that stands alone is a point, hollow where the line is dashed
       stroke: resolved(box, colour), width, dash, paths: stepped && uPlot.paths.stepped({ align: 1 }),
       points: { show: true, size: 5, width: 1.5, stroke: resolved(box, colour), fill: resolved(box, dash.length ? "var(--paper)" : colour), filter: alone },

@@ -1,5 +1,5 @@
 import { named } from "../lib/applications.js";
-import { colour, count, dollars, percent, plural, seconds } from "../lib/format.js";
+import { colour, count, dollars, percent, PICO, plural, seconds } from "../lib/format.js";
 import { grid } from "./window.js";
 
 export const SHARES = ["p50", "p95", "p99"];
@@ -13,10 +13,10 @@ const speeds = (what) => (totals) => SHARES.map((p) => `${p} ${seconds(speed(tot
 /** One chart a question: [name, its answer over the whole time, a row's value, how a value is said, more]. */
 export const QUESTIONS = [
   ["How many", (t) => plural(t.requests, "request"), (row) => row?.requests ?? 0, (n) => count(Math.round(n)), { stepped: true }],
-  ["How much", (t) => dollars(t.cost), (row) => row?.cost ?? 0, dollars, { stepped: true }],
+  ["How much", (t) => dollars(t.cost), (row) => row?.cost ?? 0, dollars, { stepped: true, least: PICO / 100 }],
   ["How often wrong", (t) => (t.requests ? `${percent(t.errors / t.requests)}, ${count(t.errors)} of ${count(t.requests)}` : "–"), (row) => (row?.requests ? row.errors / row.requests : null), percent, { finish: "error" }],
-  ["How fast: the whole answer", speeds("total"), "total", seconds],
-  ["How fast: the first token", speeds("first_token"), "first_token", seconds],
+  ["How fast: the whole answer", speeds("total"), "total", seconds, { least: 1000 }],
+  ["How fast: the first token", speeds("first_token"), "first_token", seconds, { least: 1000 }],
 ];
 
 export const called = (group) => (group ? named(group) : "none");
