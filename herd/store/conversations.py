@@ -93,8 +93,16 @@ class Conversations(Database):
             known = select(conversations.c.id).where(conversations.c.id == id)
             kept = select(generations.c.id).where(generations.c.conversation == id).limit(1)
             if not connection.execute(known).first() and connection.execute(kept).first():
-                row = {"id": id, "settings": {}, "created": time.time(), "updated": time.time(), "deleted": False}
-                connection.execute(insert(conversations).values(row))  # an application's: it has generations only
+                row = {
+                    "id": id,
+                    "settings": {},
+                    "created": time.time(),
+                    "updated": time.time(),
+                    "deleted": False,
+                }
+                connection.execute(
+                    insert(conversations).values(row)
+                )  # an application's: it has generations only
             if not connection.execute(update(conversations).where(live).values(gone)).rowcount:
                 return False
             connection.execute(delete(messages).where(messages.c.conversation == id))

@@ -64,7 +64,7 @@ def accessible(page: Page, what: str) -> None:
     """axe finds nothing serious on the page as it is now, and nothing sticks out at its side."""
     page.wait_for_timeout(100)
     page.evaluate(AXE.read_text())  # through the debugger, which CSP lets pass
-    found = page.evaluate("axe.run({ resultTypes: ["violations"] }).then(r => r.violations)")
+    found = page.evaluate("axe.run({ resultTypes: ['violations'] }).then(r => r.violations)")
     serious = [(v["id"], v["nodes"][0]["html"]) for v in found if v["impact"] in ("serious", "critical")]
     assert not serious, (what, serious)
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), what
