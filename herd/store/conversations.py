@@ -91,18 +91,13 @@ class Conversations(Database):
             live = (conversations.c.id == id) & ~conversations.c.deleted
             gone: dict[str, Any] = {"deleted": True, "title": None, "system": None, "settings": {}}
             known = select(conversations.c.id).where(conversations.c.id == id)
-            kept = select(generations.c.id).where(generations.c.conversation == id).limit(1)
-            if not connection.execute(known).first() and connection.execute(kept).first():
-                row = {
-                    "id": id,
-                    "settings": {},
-                    "created": time.time(),
-                    "updated": time.time(),
-                    "deleted": False,
-                }
-                connection.execute(
-                    insert(conversations).values(row)
-                )  # an application's: it has generations only
+            about = select(generations.c.id).where(generations.c.conversation == id).limit(1)
+            if not connection.execute(known).first() and connection.execute(about).first():
+                now = time.time()  # an application's: it has generations only
+                new = insert(conversations).values(
+                    id=id, settings={}, created=now, updated=now, deleted=False
+                )
+                connection.execute(new)
             if not connection.execute(update(conversations).where(live).values(gone)).rowcount:
                 return False
             connection.execute(delete(messages).where(messages.c.conversation == id))

@@ -44,7 +44,12 @@ def test_the_targets_defaults_hold_until_something_else_is_said(tiny: Model) -> 
 
 
 def test_a_schema_binds_the_reply(tiny: Model) -> None:
-    schema = {"type": "object", "properties": {"n": {"enum": [1, 2]}}, "required": ["n"], "additionalProperties": False}
+    schema = {
+        "type": "object",
+        "properties": {"n": {"enum": [1, 2]}},
+        "required": ["n"],
+        "additionalProperties": False,
+    }
     assert json.loads(tiny.chat("hello", schema=schema, max_tokens=60))["n"] in (1, 2)
     with pytest.raises(HerdError, match="type"):
         tiny.chat("hello", schema={"type": "nonsense"})
