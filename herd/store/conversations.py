@@ -92,6 +92,14 @@ class Conversations(Database):
         def work(connection: Connection) -> bool:
             live = (conversations.c.id == id) & ~conversations.c.deleted
             gone: dict[str, Any] = {"deleted": True, "title": None, "system": None, "settings": {}}
+            known = select(conversations.c.id).where(conversations.c.id == id)
+            about = select(generations.c.id).where(generations.c.conversation == id).limit(1)
+            if not connection.execute(known).first() and connection.execute(about).first():
+                now = time.time()  # an application's: it has generations only
+                new = insert(conversations).values(
+                    id=id, settings={}, created=now, updated=now, deleted=False
+                )
+                connection.execute(new)
             if not connection.execute(update(conversations).where(live).values(gone)).rowcount:
                 return False
             connection.execute(delete(messages).where(messages.c.conversation == id))

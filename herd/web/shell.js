@@ -1,12 +1,13 @@
 import { keyNames, nextTheme, theme, THEMES } from "./commands.js";
 import { post } from "./lib/api.js";
 import { clock, colour } from "./lib/format.js";
-import { html, useEffect, useState } from "./lib/html.js";
+import { html, useEffect, useRef, useState } from "./lib/html.js";
 import { ICONS } from "./lib/icons.js";
 import { engineWords, routeNamed, status } from "./lib/status.js";
 import { ui } from "./lib/ui.js";
 
-export const PAGES = [["/", "Chat", ICONS.chat], ["/models", "Models", ICONS.models], ["/runs", "Runs", ICONS.runs]];
+export const PAGES = [["/", "Chat", ICONS.chat], ["/traffic", "Traffic", ICONS.traffic], ["/conversations", "Conversations", ICONS.conversations],
+  ["/routes", "Routes", ICONS.routes], ["/keys", "Keys", ICONS.keys], ["/models", "Models", ICONS.models], ["/runs", "Runs", ICONS.runs]];
 const isHere = (path, href) => (href === "/" ? path === "/" || path.startsWith("/c/") : path === href);
 
 /** Icons at the left edge whose names show on hover and focus; a bar with names at the foot of a phone. */
@@ -17,8 +18,10 @@ export const Rail = ({ path }) => {
     addEventListener("themechange", changed);
     return () => removeEventListener("themechange", changed);
   }, []);
+  const pages = useRef();
+  useEffect(() => { pages.current.querySelector("[aria-current]")?.scrollIntoView({ block: "nearest", inline: "center" }); }, [path]); // a phone's bar is wider than the phone
   return html`<nav class="rail" aria-label="Pages">
-    ${PAGES.map(([href, title, icon]) => html`<a href=${href} aria-current=${isHere(path, href) ? "page" : null}>${icon}<span>${title}</span></a>`)}
+    <div class="pages" ref=${pages}>${PAGES.map(([href, title, icon]) => html`<a href=${href} aria-current=${isHere(path, href) ? "page" : null}>${icon}<span>${title}</span></a>`)}</div>
     <i class="fill"></i>
     <button onClick=${() => ui.set({ palette: true })}>${ICONS.find}<span>Find<kbd>${keyNames("mod+k").join(" ")}</kbd></span></button>
     <button onClick=${nextTheme} aria-label=${`Theme: ${THEMES[name]}. Change it`}>${ICONS.theme}<span>Theme<small>${THEMES[name]}</small></span></button>

@@ -92,6 +92,15 @@ def test_any_text_comes_back(store: Store, database: str) -> None:
     again.close()
 
 
+def test_a_conversation_that_is_only_traffic_is_deleted_too(tmp_path: Path, generation: Row) -> None:
+    store = Store.open(tmp_path / "herd.db")
+    store.add_generation(generation("g1", "auto-1", text="a secret"))
+    assert store.delete_conversation("auto-1") and not store.delete_conversation("auto-1")
+    store.add_generation(generation("late", "auto-1", text="a secret"))
+    assert [store.get_generation(id)["reply"] for id in ("g1", "late")] == ["", ""]  # type: ignore[index]
+    store.close()
+
+
 def test_deletion_leaves_no_text_on_the_disk(tmp_path: Path, generation: Row) -> None:
     store = Store.open(tmp_path / "herd.db")
     secret = "a most secret sentence"

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
+from .fake_gateway import furnish
 from .fake_server import FakeServer
 from .tools import DESKTOP, Open
 
@@ -35,6 +36,13 @@ def server() -> Iterator[FakeServer]:
     yield server
     server.shutdown()
     server.server_close()
+
+
+@pytest.fixture
+def full(server: FakeServer) -> FakeServer:
+    """With a day of traffic, two routes and two keys."""
+    furnish(server.state.gateway)
+    return server
 
 
 @pytest.fixture

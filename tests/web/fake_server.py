@@ -13,8 +13,11 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
+from . import fake_gateway
+
 WEB = Path(__file__).resolve().parents[2] / "herd" / "web"
 TYPES = {".html": "text/html", ".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml"}
+PAGES = ("/", "/traffic", "/conversations", "/routes", "/keys", "/models", "/runs")
 CSP = "default-src 'self'; base-uri 'none'; frame-ancestors 'none'"
 STORY = "Once upon a time there was a little dog. He liked to run and play. One day he found a **red ball**. "
 DIGEST = "a1b2c3d4" * 8
@@ -55,6 +58,7 @@ class State:
         self.held: dict[str, threading.Event] = {}  # "GET /path" is answered once its event is set
         self.broken_after: int | None = None  # the stream ends without a finish after so many words
         self.counter = 0
+        self.gateway = fake_gateway.Gateway()
 
     def next(self, prefix: str) -> str:
         self.counter += 1
@@ -88,13 +92,13 @@ class Handler(BaseHTTPRequestHandler):
     def json(self, value: Any, status: int = 200) -> None:
         self.send(status, json.dumps(value).encode())
 
-    def error(self, status: int, message: str) -> None:
+    def error(self, status: int, message: str, param: str | None = None, code: str | None = None) -> None:
         headers = {"Retry_After": "7"} if status == 429 else {}
-        body = {"error": {"message": message, "type": "error", "param": None, "code": None}}
+        body = {"error": {"message": message, "type": "error", "param": param, "code": code}}
         self.send(status, json.dumps(body).encode(), **headers)
 
     def page(self, path: str) -> None:
-        if path in ("/", "/models", "/runs") or path.startswith("/c/"):
+        if path in PAGES or path.startswith("/c/"):
             path = "/web/index.html"
         file = (WEB / path.removeprefix("/web/")).resolve()
         if not path.startswith("/web/") or not file.is_file() or WEB not in file.parents:
@@ -105,7 +109,7 @@ class Handler(BaseHTTPRequestHandler):
         state, method = self.server.state, self.command
         parts = urlsplit(self.path)
         path, query = unquote(parts.path), parse_qs(parts.query)
-        body = self.body() if method in ("POST", "PATCH", "DELETE") else {}
+        body = self.body() if method in ("POST", "PUT", "PATCH", "DELETE") else {}
         if gate := state.held.get(f"{method} {path}"):
             gate.wait(30)
         status = state.fail.pop(f"{method} {path}", None)
@@ -117,14 +121,22 @@ class Handler(BaseHTTPRequestHandler):
             return self.chat(body)
         if not path.startswith("/api/"):
             return self.page(path)
+        if path == "/api/generations/export":
+            rows = fake_gateway.found(state, query)
+            text = "".join(f"{json.dumps(row)}\n" for row in rows)
+            disposition = f'attachment; filename="generations.{query["format"][0]}"'
+            return self.send(200, text.encode(), "application/jsonl", Content_Disposition=disposition)
         for (verb, pattern), answer in ROUTES.items():
             match = re.fullmatch(pattern, path.removeprefix("/api/"))
             if match and verb == method:
-                found = answer(state, *match.groups(), body=body, query=query)
+                try:
+                    found = answer(state, *match.groups(), body=body, query=query)
+                except fake_gateway.Refused as error:
+                    return self.error(error.status, error.message, error.param, error.code)
                 return self.error(404, f"There is no {path}.") if found is None else self.json(found)
         self.error(404, f"There is no {path}.")
 
-    do_GET = do_POST = do_PATCH = do_DELETE = handle_any
+    do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = handle_any
 
     def chunk(self, value: Any) -> None:
         text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
@@ -224,6 +236,7 @@ def change(state: State, id: str, *, body: dict[str, Any], **_: Any) -> dict[str
 
 def delete(state: State, id: str, **_: Any) -> dict[str, Any]:
     state.conversations.pop(id, None)
+    fake_gateway.forget(state, id)
     return {"deleted": True}
 
 
@@ -328,7 +341,6 @@ ROUTES = {
     ("PATCH", "conversations/([^/]+)"): change,
     ("DELETE", "conversations/([^/]+)"): delete,
     ("POST", "conversations/([^/]+)/messages"): add_message,
-    ("GET", "generations/([^/]+)"): lambda state, id, **_: state.generations.get(id),
     ("POST", "votes"): vote,
     ("GET", "votes"): lambda state, **_: {"data": state.votes},
     ("GET", "models"): lambda state, **_: {"data": state.models},
@@ -338,6 +350,7 @@ ROUTES = {
     ("GET", "runs/([^/]+)"): read_run,
     ("POST", "runs/([^/]+)/cancel"): cancel,
     ("POST", "routes/([^/]+)/rollback"): rollback,
+    **fake_gateway.ROUTES,
 }
 
 

@@ -5,19 +5,14 @@ from __future__ import annotations
 import hashlib
 import re
 import threading
-from pathlib import Path
 from typing import Any
 
 import pytest
 from playwright.sync_api import expect
 
+from . import fake_gateway
 from .fake_server import WEB, FakeServer, verdict
-from .tools import DESKTOP, PHONE, Open, answered, say, seed
-
-AXE = Path(__file__).parent / "vendor" / "axe-core" / "axe.min.js"
-
-
-ASK = "document.dispatchEvent(new Event('visibilitychange'))"  # the page asks for the status at once
+from .tools import ASK, DESKTOP, PHONE, SHIFTS, Open, accessible, answered, say, seed
 
 
 def test_a_server_that_is_gone_is_said(server: FakeServer, visit: Open) -> None:
@@ -129,15 +124,16 @@ VIEWS = {  # path → what holds its data, what is there when it has come
     "/c/conv-1": ("GET /api/conversations/conv-1", "I saw a zebra."),
     "/models": ("GET /api/models", "served as cria"),
     "/runs": ("GET /api/runs", "Switch: cria@2 replaces cria@1"),
+    "/traffic": ("GET /api/traffic", "In numbers"),
+    "/conversations": ("GET /api/generations", "How do I reset my password?"),
+    "/routes": ("GET /api/routes", "assistant"),
+    "/keys": ("GET /api/keys", "help desk"),
 }
-SHIFTS = """() => new Promise((done) => {
-  new PerformanceObserver((list) => done(list.getEntries())).observe({ type: "layout-shift", buffered: true });
-  setTimeout(() => done([]), 300);
-}).then((all) => all.reduce((sum, shift) => sum + shift.value, 0))"""
 
 
 def furnish(server: FakeServer) -> None:
-    """One conversation and one finished run."""
+    """One conversation, one finished run, and a day of traffic."""
+    fake_gateway.furnish(server.state.gateway)
     assert seed(server, "The red ball", "I saw a zebra.") == "conv-1"
     start = {"kind": "improve", "args": {"name": "cria"}, "id": "run-0", "created": 1.0, "stage": "collect"}
     server.state.runs.append({**start, "state": "running", "stages": ["collect", "promote"]})
@@ -189,6 +185,19 @@ def test_empty_views_say_what_will_be_there(server: FakeServer, visit: Open) -> 
     expect(page.get_by_text("No run yet.")).to_be_visible()
     page.goto(server.url + "/c/nothing")
     expect(page.get_by_role("heading", name="This conversation is not here")).to_be_visible()
+    page.goto(server.url + "/traffic?range=30d")
+    expect(page.get_by_role("heading", name="No traffic yet")).to_be_visible()
+    expect(page.get_by_text(f'base_url = "{server.url}/v1"')).to_be_visible()
+    for path, words in (
+        ("/conversations", "No conversation is kept yet."),
+        ("/conversations?", "Choose a conversation to read it"),
+        ("/conversations?#c%3Agone", "This conversation is not here"),
+        ("/routes", "No route is made yet."),
+        ("/routes?#gone", "There is no route gone."),
+        ("/keys", "No keys yet"),
+    ):
+        page.goto(server.url + path)
+        expect(page.get_by_text(words)).to_be_visible()
 
 
 def test_the_rail_is_narrow_and_names_its_icons(visit: Open) -> None:
@@ -211,7 +220,7 @@ def test_the_rail_is_narrow_and_names_its_icons(visit: Open) -> None:
     phone = visit(size=PHONE)
     box = phone.get_by_role("navigation", name="Pages").bounding_box()
     assert box and box["width"] == PHONE["width"] and box["y"] + box["height"] == PHONE["height"]
-    for title in ("Chat", "Models", "Runs"):
+    for title in ("Chat", "Traffic", "Conversations", "Routes", "Keys", "Models", "Runs"):
         expect(phone.get_by_role("link", name=title).locator("span")).to_be_visible()
 
 
@@ -288,47 +297,39 @@ def test_axe_finds_nothing_serious(server: FakeServer, visit: Open, size: dict[s
     )
     page = visit(size=size, theme=theme, errors="500|Failed to load resource")
 
-    def check(what: str) -> None:
-        page.wait_for_timeout(100)
-        page.evaluate(AXE.read_text())  # through the debugger, which CSP lets pass
-        found = page.evaluate("axe.run().then(r => r.violations)")
-        serious = [(v["id"], v["nodes"][0]["html"]) for v in found if v["impact"] in ("serious", "critical")]
-        assert not serious, (what, serious)
-        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), what
-
-    check("empty")
+    accessible(page, "empty")
     if size is PHONE:
         page.get_by_role("button", name="Conversations").click()
-        check("list")
+        accessible(page, "list")
         page.get_by_role("button", name="Close").click()
     say(page, "Hello")
     answered(page)
     page.get_by_role("button", name="Details").click()
     expect(page.locator("dl.details")).to_be_visible()
-    check("reply")
+    accessible(page, "reply")
     page.get_by_role("button", name="Regenerate").click()
     expect(page.get_by_role("button", name="neither")).to_be_enabled()
-    check("compare")
+    accessible(page, "compare")
     page.keyboard.press("Control+,")
-    check("settings")
+    accessible(page, "settings")
     page.keyboard.press("Control+,")
     page.keyboard.press("Control+k")
     expect(page.get_by_role("dialog").get_by_role("option").first).to_be_visible()
-    check("palette")
+    accessible(page, "palette")
     page.keyboard.press("Escape")
     page.keyboard.press("Control+/")
-    check("keyboard map")
+    accessible(page, "keyboard map")
     for path in (f"/c/{code}", "/models#cria@1", "/runs"):
         page.goto(server.url + path)
         expect(page.get_by_text(re.compile("Title|gzip|replaces")).first).to_be_visible()
-        check(path)
+        accessible(page, path)
     server.state.fail = {"GET /api/models": 500}
     page.goto(server.url + "/models")
     expect(page.get_by_role("alert")).to_be_visible()
     page.context.set_offline(True)
     page.evaluate(ASK)
     expect(page.get_by_text("What is shown is from")).to_be_visible()
-    check("error and server gone")
+    accessible(page, "error and server gone")
 
 
 SSE = """async (cuts) => {

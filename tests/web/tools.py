@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 from playwright.sync_api import Page, expect
 
 from .fake_server import FakeServer
 
 Open = Callable[..., Page]
+AXE = Path(__file__).parent / "vendor" / "axe-core" / "axe.min.js"
+ASK = "document.dispatchEvent(new Event('visibilitychange'))"  # the page asks for the status at once
+SHIFTS = """() => new Promise((done) => {
+  new PerformanceObserver((list) => done(list.getEntries())).observe({ type: "layout-shift", buffered: true });
+  setTimeout(() => done([]), 300);
+}).then((all) => all.reduce((sum, shift) => sum + shift.value, 0))"""
 DESKTOP, PHONE = {"width": 1440, "height": 900}, {"width": 360, "height": 740}
 
 
@@ -51,3 +58,13 @@ def seed(server: FakeServer, title: str, reply: str, count: int = 1) -> str:
             parent = messages[-1]["id"]
     state.messages[id] = messages
     return id
+
+
+def accessible(page: Page, what: str) -> None:
+    """axe finds nothing serious on the page as it is now, and nothing sticks out at its side."""
+    page.wait_for_timeout(100)
+    page.evaluate(AXE.read_text())  # through the debugger, which CSP lets pass
+    found = page.evaluate("axe.run({ resultTypes: ['violations'] }).then(r => r.violations)")
+    serious = [(v["id"], v["nodes"][0]["html"]) for v in found if v["impact"] in ("serious", "critical")]
+    assert not serious, (what, serious)
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), what

@@ -2,9 +2,9 @@ import { ui } from "./ui.js";
 
 /** What went wrong, in words for a person; `status` 0 means that no server answered. */
 export class ApiError extends Error {
-  constructor(message, { status = 0, code = null, requestId = null, retryAfter = null } = {}) {
+  constructor(message, { status = 0, code = null, param = null, requestId = null, retryAfter = null } = {}) {
     super(message);
-    Object.assign(this, { status, code, requestId, retryAfter });
+    Object.assign(this, { status, code, param, requestId, retryAfter });
   }
 }
 
@@ -28,6 +28,7 @@ export async function request(path, { method = "GET", body, headers = {}, ...res
   throw new ApiError(detail.message ?? `The server answered ${response.status}.`, {
     status: response.status,
     code: detail.code,
+    param: detail.param,
     requestId: response.headers.get("X-Request-Id"),
     retryAfter: Number(response.headers.get("Retry-After")) || null,
   });
@@ -39,6 +40,7 @@ const json = async (path, options) => {
 };
 export const get = (path, options) => json(path, options);
 export const post = (path, body = {}) => json(path, { method: "POST", body });
+export const put = (path, body) => json(path, { method: "PUT", body });
 export const patch = (path, body) => json(path, { method: "PATCH", body });
 export const remove = (path, options) => json(path, { method: "DELETE", ...options });
 

@@ -21,6 +21,16 @@ export function seconds(ms) {
   if (ms == null) return "–";
   return ms < 1000 ? `${Math.round(ms)} ms` : `${(ms / 1000).toFixed(ms < 10000 ? 1 : 0)} s`;
 }
+/** What of money is kept as: 10⁻¹² dollars. */
+export const PICO = 1e12;
+/** $12.30, and of less than a cent two figures that mean something. */
+export function dollars(picos) {
+  const amount = picos == null ? null : picos / PICO;
+  if (!amount) return amount == null ? "–" : "$0";
+  const digits = Math.abs(amount) < 0.01 ? { maximumSignificantDigits: 2 } : { minimumFractionDigits: 2, maximumFractionDigits: 2 };
+  return `$${amount.toLocaleString("en", digits)}`;
+}
+export const percent = (share) => (share == null ? "–" : `${(100 * share).toFixed(share && share < 0.1 ? 1 : 0)} %`);
 /** A measured number with three figures that mean something. */
 export const figure = (x) => (typeof x !== "number" ? String(x) : Number.isInteger(x) ? count(x) : String(+x.toPrecision(3)));
 
@@ -31,6 +41,8 @@ export function when(unix) {
     ? date.toLocaleTimeString([], { hour: "2-digit", minute: "2-digit" })
     : date.toLocaleDateString([], { day: "numeric", month: "short" });
 }
+/** The same with its time of day, for what lies days back. */
+export const moment = (unix) => { const day = when(unix), time = new Date(unix * 1000).toLocaleTimeString([], { hour: "2-digit", minute: "2-digit" }); return day === time ? day : `${day}, ${time}`; };
 export const clock = (date) => date?.toLocaleTimeString([], { hour: "2-digit", minute: "2-digit", second: "2-digit" }) ?? "an earlier time";
 
 /** A model keeps its colour on every page: a place in the categorical scale, from its name. */

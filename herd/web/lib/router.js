@@ -1,12 +1,21 @@
 import { store } from "./store.js";
 
-const here = () => ({ path: location.pathname, part: location.hash.slice(1) });
+const here = () => ({ path: location.pathname, query: location.search, part: location.hash.slice(1) });
 
-/** Where the person is: a page's `path`, and the `part` of it that is in front (what follows #). */
+/** Where the person is: a page's `path`, what is asked of it (`query`), and the `part` of it that is in front (what follows #). */
 export const place = store(here());
 
+/** What the address asks of its page, by name. */
+export const asked = () => Object.fromEntries(new URLSearchParams(place.get().query));
+
+/** The address of a page that is asked for something; names without a value are left out. */
+export function address(path, { ...given }, part = "") {
+  const text = new URLSearchParams(Object.entries(given).filter(([, value]) => value != null && value !== "")).toString();
+  return path + (text && `?${text}`) + (part && `#${encodeURIComponent(part)}`);
+}
+
 export function go(to, { replace = false } = {}) {
-  if (to !== location.pathname + location.hash) history[replace ? "replaceState" : "pushState"](null, "", to);
+  if (to !== location.pathname + location.search + location.hash) history[replace ? "replaceState" : "pushState"](null, "", to);
   place.set(here());
 }
 

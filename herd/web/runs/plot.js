@@ -1,5 +1,6 @@
 import { figure } from "../lib/format.js";
-import { html, useEffect, useRef, useState } from "../lib/html.js";
+import { html, useEffect, useRef } from "../lib/html.js";
+import { axis, follow, resolved, useTheme } from "../lib/plot.js";
 import uPlot from "../vendor/uplot/uplot.js";
 
 const STEPS = ["step", "update", "tokens", "epoch", "time"];
@@ -17,26 +18,15 @@ export function Plots({ rows }) {
 function Plot({ name, number, x, y, xName }) {
   const ref = useRef();
   const plot = useRef(null);
-  const [theme, redraw] = useState(0);
-  useEffect(() => {
-    const again = () => redraw((n) => n + 1);
-    const system = matchMedia("(prefers-color-scheme: dark)");
-    addEventListener("themechange", again);
-    system.addEventListener("change", again);
-    return () => { removeEventListener("themechange", again); system.removeEventListener("change", again); };
-  }, []);
+  const theme = useTheme();
   useEffect(() => {
     const box = ref.current;
-    const colour = (token) => { box.style.color = `var(${token})`; const found = getComputedStyle(box).color; box.style.color = ""; return found; };
-    const axis = { stroke: colour("--soft"), grid: { stroke: colour("--line"), width: 1 }, ticks: { show: false }, font: "12px system-ui", size: 44 };
     plot.current = new uPlot({
       width: box.clientWidth, height: 150, legend: { show: false }, scales: { x: { time: false } }, cursor: { y: false },
-      axes: [{ ...axis, size: 28 }, axis],
-      series: [{}, { stroke: colour(`--data-${number}`), width: 1.5, points: { show: false } }],
+      axes: [axis(box, { size: 28 }), axis(box)],
+      series: [{}, { stroke: resolved(box, `var(--data-${number})`), width: 1.5, points: { show: false } }],
     }, [x, y], box);
-    const observer = new ResizeObserver(() => plot.current.setSize({ width: box.clientWidth, height: 150 }));
-    observer.observe(box);
-    return () => { observer.disconnect(); plot.current.destroy(); };
+    return follow(box, plot.current, 150);
   }, [theme]);
   useEffect(() => { plot.current?.setData([x, y]); }, [x.length, y.at(-1)]);
   const last = y.findLast((value) => value != null);
