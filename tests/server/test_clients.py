@@ -1,0 +1,259 @@
+"""What LangChain, the Vercel AI SDK and Open WebUI send by default is answered by every kind of provider, in their form.
+
+The requests are in tests/clients and tests/protocol, with the versions that sent them. Replies are read by the types of the
+openai and anthropic packages, which the gateway does not use.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from anthropic.types import Message, MessageTokensCount, RawMessageStreamEvent
+from fastapi.testclient import TestClient
+from openai.types import Completion, CreateEmbeddingResponse
+from openai.types.chat import ChatCompletion, ChatCompletionChunk
+from openai.types.responses import Response, ResponseStreamEvent
+from pydantic import TypeAdapter
+
+from herd.protocol import Called, Delta, Embedded, Event, Finished, Request, Started, ToolCall, Usage
+from herd.registry.registry import Registry
+from herd.server.app import create_app
+from herd.server.engines import Engines
+from herd.server.settings import Settings
+
+from ..behind import upstream
+from .conftest import FakeEngine, write_model
+
+TESTS = Path(__file__).parents[1]
+FILES = [*sorted((TESTS / "clients").glob("*.json")), TESTS / "protocol" / "other_clients.json"]
+SENT: list[dict[str, Any]] = [
+    {**sent, "from": f"{file.stem}: {sent['what']}", "headers": found["headers"][sent.get("headers", 0)]}
+    for file in FILES
+    for found in [json.loads(file.read_text(encoding="utf-8"))]
+    for sent in found["requests"]
+    if "previous_response_id" not in sent["body"]
+]
+WORDS = ('{"city": ', '"Oslo"}')  # which is good where a schema was asked for, too
+TEXT = "".join(WORDS)
+BACKENDS = ("local", "openai", "anthropic")
+# What a kind of provider cannot do, by the names that the dialects have for it. All of it is asked for by hand, none by default.
+CANNOT = {
+    "local": {"image"},
+    "openai": set[str](),
+    "anthropic": {
+        "seed", "n", "logprobs", "top_logprobs", "logit_bias", "frequency_penalty", "presence_penalty", "embeddings", "completions",
+        "json_object",
+    },
+}  # fmt: skip
+
+
+def asks(sent: dict[str, Any]) -> set[str]:
+    """What of CANNOT a request asks for."""
+    body, said = sent["body"], json.dumps(sent["body"])
+    neutral = (None, 0, False, {}, 1) if "n" in body else (None, 0, False, {})
+    found = {name for name, value in body.items() if value not in neutral}
+    if '"image' in said or '"input_image' in said:
+        found.add("image")
+    if '"json_object"' in said:
+        found.add("json_object")
+    return found | {sent["path"].rsplit("/", 1)[-1]}
+
+
+def script(request: Request) -> list[Event]:
+    """As the fake upstream answers: by a call of the first tool, unless its result is there, or by the words."""
+    if request.kind == "embedding":
+        return [Started(3), Embedded(0, (0.6, 0.8)), Usage(3, 0)]
+    if request.count:
+        return [Usage(3, 0)]
+    says: list[Event] = [Delta(i, word, (1,)) for i in range(request.n) for word in WORDS]
+    if calls(request.tools, request.messages[-1].role if request.messages else ""):
+        says.append(Called(0, ToolCall("call_1", request.tools[0].name, '{"city": "Oslo"}')))
+    ends: list[Event] = [
+        Finished(i, "tool_calls" if isinstance(says[-1], Called) else "stop") for i in range(request.n)
+    ]
+    return [Started(3), *says, *ends, Usage(3, len(WORDS) * request.n)]
+
+
+def calls(tools: Any, last: str) -> bool:
+    return bool(tools) and last != "tool"
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestClient]:
+    """Routes named as BACKENDS, and one each that calls tools and one that may drop what it cannot do."""
+    patch = pytest.MonkeyPatch()
+    folder = tmp_path_factory.mktemp("clients")
+    patch.setattr("herd.registry.registry.BUNDLED", folder / "nothing-bundled")
+    home = folder / "home"
+    Registry(home).add(write_model(folder / "source"), "cria", kind="model", licence="Apache-2.0")
+    engine = FakeEngine()
+    engine.script = script
+    with upstream(words=WORDS) as behind:
+        lines = []
+        for name in BACKENDS:
+            if name != "local":
+                lines += [
+                    f"[providers.{name}-far]",
+                    f'dialect = "{name}"',
+                    f'base_url = "{behind.url}"',
+                    "private = true",
+                ]
+            for mode in ("ok", "tools"):
+                target = "cria" if name == "local" else f"{name}-far/{mode}"
+                for drop in ("", "-drops"):
+                    lines += [f"[routes.{name}-{mode}{drop}]", f'targets = ["{target}"]', "retries = 0"]
+                    lines += ['drop = ["*"]'] if drop else []
+        (home / "herd.toml").write_text("\n".join(lines))
+        app = create_app(Settings(home=home, config=home / "herd.toml"), Engines(engine, Registry(home)))
+        with TestClient(app, base_url="http://localhost:8000") as client:
+            yield client
+    patch.undo()
+
+
+def tooled(sent: dict[str, Any]) -> bool:
+    body = sent["body"]
+    last = (body.get("messages") or body.get("input") or [""])[-1]
+    done = isinstance(last, dict) and (
+        last.get("role") == "tool"
+        or last.get("type") == "function_call_output"
+        or (isinstance(last.get("content"), list) and last["content"][0].get("type") == "tool_result")
+    )
+    return calls(body.get("tools"), "tool" if done else "")
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("sent", SENT, ids=lambda sent: sent["from"])
+def test_a_request_is_answered_in_its_dialect(served: TestClient, sent: dict[str, Any], backend: str) -> None:
+    called = tooled(sent)
+    route = f"{backend}-{'tools' if called else 'ok'}"
+    cannot = asks(sent) & CANNOT[backend]
+
+    def ask(route: str) -> Any:
+        return served.post(sent["path"], json={**sent["body"], "model": route}, headers=sent["headers"])
+
+    reply = ask(route)
+    if cannot:
+        assert reply.status_code == 400, reply.text
+        error = reply.json()["error"]
+        assert any(name in error["message"] for name in cannot), error
+        if cannot & {"embeddings", "completions", "image", "tools"}:
+            return
+        reply = ask(f"{route}-drops")
+        assert reply.headers["x-herd-dropped"]
+    assert reply.status_code == 200, reply.text
+    assert reply.headers["x-herd-target"] == (
+        "cria" if backend == "local" else f"{backend}-far/{'tools' if called else 'ok'}"
+    )
+    read = READERS[sent["path"]]
+    assert read(reply, sent["body"].get("stream", False)) == ("tools" if called else said(sent))
+
+
+def said(sent: dict[str, Any]) -> str:
+    return {"/v1/embeddings": "vectors", "/v1/messages/count_tokens": "tokens"}.get(sent["path"], TEXT)
+
+
+def events(text: str) -> list[Any]:
+    """The data of a stream, by the rules of server-sent events."""
+    found = []
+    for block in text.removesuffix("\n\n").split("\n\n"):
+        data = [line[5:].removeprefix(" ") for line in block.split("\n") if line.startswith("data:")]
+        if data and data != ["[DONE]"]:
+            found.append(json.loads("\n".join(data)))
+    return found
+
+
+def chat(reply: Any, stream: bool) -> str:
+    if not stream:
+        whole = ChatCompletion.model_validate(reply.json(), strict=True)
+        message = whole.choices[0].message
+        assert (
+            whole.usage
+            and whole.usage.total_tokens == whole.usage.prompt_tokens + whole.usage.completion_tokens
+        )
+        return _called(whole.choices[0].finish_reason, message.tool_calls) or message.content or ""
+    assert reply.headers["content-type"].startswith("text/event-stream") and reply.text.endswith(
+        "data: [DONE]\n\n"
+    )
+    chunks = [ChatCompletionChunk.model_validate(event, strict=True) for event in events(reply.text)]
+    first = [chunk.choices[0] for chunk in chunks if chunk.choices and chunk.choices[0].index == 0]
+    parts = [call for choice in first for call in choice.delta.tool_calls or ()]
+    if parts:
+        assert parts[0].id and parts[0].function and parts[0].function.name == "weather"
+        arguments = "".join(part.function.arguments or "" for part in parts if part.function)
+        assert json.loads(arguments) == {"city": "Oslo"} and first[-1].finish_reason == "tool_calls"
+        return "tools"
+    assert first[-1].finish_reason == "stop"
+    return "".join(choice.delta.content or "" for choice in first)
+
+
+def _called(finish: str, made: Any) -> str:
+    if not made:
+        assert finish == "stop"
+        return ""
+    assert finish == "tool_calls" and json.loads(made[0].function.arguments) == {"city": "Oslo"}
+    return "tools"
+
+
+def completion(reply: Any, stream: bool) -> str:
+    replies = events(reply.text) if stream else [reply.json()]
+    read = [Completion.model_validate(each, strict=True) for each in replies]
+    return "".join(c.text for one in read for c in one.choices if c.index == 0)
+
+
+def embeddings(reply: Any, stream: bool) -> str:
+    whole = CreateEmbeddingResponse.model_validate(reply.json())  # base64 is text, in a type of numbers
+    assert [one.index for one in whole.data] == list(range(len(whole.data)))
+    return "vectors"
+
+
+def response(reply: Any, stream: bool) -> str:
+    if stream:
+        adapter: TypeAdapter[Any] = TypeAdapter(ResponseStreamEvent)
+        found = [adapter.validate_python(event) for event in events(reply.text)]
+        assert found[0].type == "response.created" and found[-1].type == "response.completed"
+        assert [event.sequence_number for event in found] == list(range(len(found)))
+        whole = found[-1].response
+    else:
+        whole = Response.model_validate(reply.json())
+    assert whole.status == "completed"
+    if made := [item for item in whole.output if item.type == "function_call"]:
+        assert json.loads(made[0].arguments) == {"city": "Oslo"}
+        return "tools"
+    return str(whole.output_text)
+
+
+def message(reply: Any, stream: bool) -> str:
+    if not stream:
+        whole = Message.model_validate(reply.json(), strict=True)
+        uses = [block.input for block in whole.content if block.type == "tool_use"]
+        assert whole.stop_reason == ("tool_use" if uses else "end_turn")
+        text = "".join(block.text for block in whole.content if block.type == "text")
+    else:
+        adapter: TypeAdapter[Any] = TypeAdapter(RawMessageStreamEvent)
+        found = [adapter.validate_python(event) for event in events(reply.text) if event["type"] != "ping"]
+        assert found[0].type == "message_start" and found[-1].type == "message_stop"
+        deltas = [event.delta for event in found if event.type == "content_block_delta"]
+        parts = [delta.partial_json for delta in deltas if delta.type == "input_json_delta"]
+        uses = [json.loads("".join(parts))] if parts else []
+        text = "".join(delta.text for delta in deltas if delta.type == "text_delta")
+    assert uses in ([], [{"city": "Oslo"}])
+    return "tools" if uses else text
+
+
+def count(reply: Any, stream: bool) -> str:
+    assert MessageTokensCount.model_validate(reply.json()).input_tokens > 0
+    return "tokens"
+
+
+READERS = {
+    "/v1/chat/completions": chat,
+    "/v1/completions": completion,
+    "/v1/embeddings": embeddings,
+    "/v1/responses": response,
+    "/v1/messages": message,
+    "/v1/messages/count_tokens": count,
+}
