@@ -5,7 +5,10 @@ all run on the same two cores. In each round every gateway serves every load in 
 figure is the median of the rounds. CPU is the user and system time of a gateway's whole process tree. "Added" is the
 gateway's time less the provider's own, of the same round.
 
-    python bench/gateway.py [--herd PYTHON] [--litellm PYTHON] [--otari PYTHON] [--quick] [--json FILE]
+    python bench/gateway.py [--herd PYTHON] [--litellm PYTHON] [--otari PYTHON] [--folder FOLDER] [--quick] [--json FILE]
+
+A durable write waits for the disk, and takes as long as the disk does: the first line says how long that is. `--folder /dev/shm`
+puts the gateways' files into memory, which leaves their own time.
 
 Each PYTHON is an interpreter that has the gateway; bench/peers/README.md says how to make them. Herd's should not have torch, so
 that it is the gateway alone.
@@ -122,10 +125,10 @@ def free_port() -> int:
 
 
 @contextlib.contextmanager
-def started(gateway: Gateway, upstream: str) -> Iterator[Running]:
-    """The gateway in a folder of its own, up when it answers 200; ended on leaving."""
+def started(gateway: Gateway, upstream: str, place: Path | None = None) -> Iterator[Running]:
+    """The gateway in a folder of its own in `place`, up when it answers 200; ended on leaving."""
     port = free_port()
-    with tempfile.TemporaryDirectory(prefix="bench-gateway-") as folder:
+    with tempfile.TemporaryDirectory(prefix="bench-gateway-", dir=place) as folder:
         home = Path(folder)
         command, environment = gateway.command(home, port, upstream)
         with open(home / "log", "wb") as log:
@@ -152,6 +155,19 @@ def started(gateway: Gateway, upstream: str) -> Iterator[Running]:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
+
+
+def durable(place: Path | None) -> float:
+    """Milliseconds that a small write to a file there takes to be durable."""
+    times = []
+    with tempfile.TemporaryFile(dir=place) as file:
+        for _ in range(50):
+            file.write(bytes(4096))
+            file.flush()
+            began = time.perf_counter()
+            os.fsync(file.fileno())
+            times.append(1000 * (time.perf_counter() - began))
+    return statistics.median(times)
 
 
 def answers(url: str) -> bool:
@@ -187,10 +203,9 @@ def ask(generator: subprocess.Popen[str], url: str, key: str, model: str, load: 
     assert generator.stdin is not None and generator.stdout is not None
     generator.stdin.write(json.dumps(job) + "\n")
     generator.stdin.flush()
-    line = generator.stdout.readline()
-    if not line:
-        raise SystemExit(f"{model} at {url}: a request failed; the generator's error is above")
-    answer: dict[str, Any] = json.loads(line)
+    answer: dict[str, Any] = json.loads(generator.stdout.readline())
+    if "error" in answer:
+        raise SystemExit(f"{model} at {url}: {answer['error']}")
     return answer
 
 
@@ -295,6 +310,7 @@ def main() -> None:
     parser.add_argument("--litellm", metavar="PYTHON")
     parser.add_argument("--otari", metavar="PYTHON")
     parser.add_argument("--rounds", type=int)
+    parser.add_argument("--folder", type=Path, help="where the gateways' files lie")
     parser.add_argument("--quick", action="store_true", help="one round of few requests")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every figure there too")
     args = parser.parse_args()
@@ -319,11 +335,11 @@ def main() -> None:
         imports = {g.name: statistics.median(import_seconds(g) for _ in range(again)) for g in gateways}
         times: dict[str, list[float]] = {g.name: [] for g in gateways}
         for gateway in gateways * (again - 1):
-            with started(gateway, upstream) as here:
+            with started(gateway, upstream, args.folder) as here:
                 times[gateway.name].append(here.started)
         every = []
         for gateway in gateways:
-            here = stack.enter_context(started(gateway, upstream))
+            here = stack.enter_context(started(gateway, upstream, args.folder))
             times[gateway.name].append(here.started)
             here.key = gateway.key(here.url)
             every.append(here)
@@ -338,7 +354,8 @@ def main() -> None:
                 for here in every[number % len(every) :] + every[: number % len(every)]:
                     measure(here, generator, load)
             print(f"round {number + 1} of {rounds}", file=sys.stderr)
-        print(f"{len(cores)} cores, Python {platform.python_version()}, rounds: {rounds}\n")
+        head = f"{len(cores)} cores, Python {platform.python_version()}, rounds: {rounds}"
+        print(f"{head}; a write is durable after {durable(args.folder):.2f} ms\n")
         starts = {name: statistics.median(found) for name, found in times.items()}
         print(report(every, direct, imports, starts) + "\n")
         for here in every:

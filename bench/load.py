@@ -1,7 +1,7 @@
 """The clients of bench/gateway.py, in a process of their own: raw asyncio, one kept connection each.
 
 Reads a JSON object a line (url, key, body, requests, clients), sends that many requests, each client its next one when it has
-its answer, and writes a JSON object: seconds for all; for each request the milliseconds to the first text and to the end.
+its answer, and writes a JSON object: seconds for all; for each request the milliseconds to the first text and to the end; or `error`.
 """
 
 import asyncio
@@ -80,4 +80,8 @@ async def run(job: dict[str, Any]) -> dict[str, Any]:
 
 if __name__ == "__main__":
     for line in sys.stdin:
-        print(json.dumps(asyncio.run(run(json.loads(line)))), flush=True)
+        try:
+            done = asyncio.run(run(json.loads(line)))
+        except ExceptionGroup as errors:
+            done = {"error": repr(errors.exceptions[0])}
+        print(json.dumps(done), flush=True)

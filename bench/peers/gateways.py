@@ -66,7 +66,7 @@ keep = "text"
 
     def key(self, url: str) -> str:
         limits = [
-            {"unit": "dollars", "amount": 1000, "period": "month"},
+            {"unit": "dollars", "amount": 1000 * 10**12, "period": "month"},
             {"unit": "requests", "amount": 10_000_000, "period": "day"},
         ]
         asked = {"application": "bench", "scopes": ["use:bench"], "limits": limits}
