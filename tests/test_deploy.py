@@ -37,7 +37,9 @@ def compose(name: str) -> dict[str, Any]:
     return found
 
 
-@pytest.mark.parametrize("name", sorted(path.name for path in DEPLOY.iterdir() if path.is_file()))
+@pytest.mark.parametrize(
+    "name", sorted(str(path.relative_to(DEPLOY)) for path in DEPLOY.rglob("*") if path.is_file())
+)
 def test_settings_named_in_a_file_exist(name: str) -> None:
     text = (DEPLOY / name).read_text()
     assert set(re.findall(r"\bHERD_[A-Z_]+\b", text)) <= SETTINGS
@@ -70,7 +72,7 @@ def test_compose_names_what_exists(names: tuple[str, ...]) -> None:
             assert (DEPLOY / build["context"] / build["dockerfile"]).is_file()
         for volume in service.get("volumes", ()):
             source = volume.partition(":")[0]
-            assert (DEPLOY / source).is_file() if source.startswith(".") else source in main["volumes"]
+            assert (DEPLOY / source).exists() if source.startswith(".") else source in main["volumes"]
         assert set(service.get("secrets", ())) <= set(main["secrets"])
         assert set(service.get("depends_on", ())) <= set(services)
     assert not [s for s in main["secrets"].values() if not s["file"].startswith("./secrets/")]
@@ -98,7 +100,7 @@ def test_the_gateway_of_compose_gets_its_secrets(tmp_path: Path) -> None:
 
 
 def test_the_example_configuration_is_good_and_its_secrets_are_mounted() -> None:
-    config = load(DEPLOY / "herd.toml", {})
+    config = load(DEPLOY / "etc" / "herd.toml", {})
     secrets = compose("compose.yaml")["services"]["gateway"]["secrets"]
     for provider in config.providers.values():
         kind, _, path = (provider.key or "").partition(":")

@@ -102,7 +102,7 @@ def _default(field: Any) -> str:
 
 
 def test_the_configurations_in_the_documents_are_good(tmp_path: Path) -> None:
-    for page in ("docs/gateway.md", "examples/helpdesk.toml", "deploy/herd.toml"):
+    for page in ("docs/gateway.md", "examples/helpdesk.toml", "deploy/etc/herd.toml"):
         text = read(page)
         for block in re.findall(r"```toml\n(.*?)```", text, re.DOTALL) if page.endswith(".md") else [text]:
             file = tmp_path / "herd.toml"
