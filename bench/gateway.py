@@ -76,6 +76,7 @@ class Cell:
     cpu: float
     first: tuple[float, float]  # to the first text: p50, p99
     whole: tuple[float, float]
+    wrong: int  # requests that got no good reply
 
 
 @dataclass
@@ -204,8 +205,8 @@ def ask(generator: subprocess.Popen[str], url: str, key: str, model: str, load: 
     generator.stdin.write(json.dumps(job) + "\n")
     generator.stdin.flush()
     answer: dict[str, Any] = json.loads(generator.stdout.readline())
-    if "error" in answer:
-        raise SystemExit(f"{model} at {url}: {answer['error']}")
+    if len(answer["wrong"]) > load.requests / 2:
+        raise SystemExit(f"{model} at {url}: {answer['wrong'][0]}")
     return answer
 
 
@@ -216,13 +217,14 @@ def cell(done: dict[str, Any], seconds: float) -> Cell:
         times = sorted(times)
         return times[count // 2], times[min(int(count * 0.99), count - 1)]
 
-    return Cell(count / done["seconds"], 1000 * seconds / count, points(done["first"]), points(done["whole"]))
+    rate, each = count / done["seconds"], 1000 * seconds / count
+    return Cell(rate, each, points(done["first"]), points(done["whole"]), len(done["wrong"]))
 
 
 def measure(here: Running, generator: subprocess.Popen[str], load: Load) -> None:
     before = cpu(here.process.pid)
     done = ask(generator, f"{here.url}/v1", here.key, here.gateway.model, load)
-    here.sent += load.requests
+    here.sent += len(done["whole"])
     if here.gateway.rows:
         wait_for_rows(here)  # what is written later is its work too
     here.cells.setdefault(load, []).append(cell(done, cpu(here.process.pid) - before))
@@ -238,7 +240,7 @@ def kept(here: Running) -> int:
 
 
 def wait_for_rows(here: Running) -> None:
-    """Until every request that was sent has its row. Raises SystemExit if some never get one."""
+    """Until every request with a good reply has its row. Raises SystemExit if some never get one."""
     end = time.monotonic() + 10
     while (rows := kept(here)) < here.sent:
         if time.monotonic() > end:
@@ -275,11 +277,10 @@ def report(
     """Markdown; ratios are to Herd, the first."""
     lines = [f"| | {' | '.join(here.gateway.name for here in every)} |", "|---|" + "---|" * len(every)]
 
-    def row(title: str, values: list[float], form: str = "{:.2f}") -> None:
+    def row(title: str, values: list[float], form: str = "{:.2f}", ratio: bool = True) -> None:
         texts = [form.format(value) for value in values]
-        texts[1:] = [
-            f"{text} ({value / values[0]:.1f} ×)" for text, value in zip(texts[1:], values[1:], strict=True)
-        ]
+        for i, value in enumerate(values[1:], 1):
+            texts[i] += f" ({value / values[0]:.1f} ×)" if ratio else ""
         lines.append(f"| {title} | {' | '.join(texts)} |")
 
     row("import, CPU s", [imports[here.gateway.name] for here in every])
@@ -288,7 +289,14 @@ def report(
     row("memory, after the load, MiB", [memory(here.process.pid) for here in every], "{:.0f}")
     for load, base in direct.items():
         row(f"**{load}**: CPU ms a request", [median(here.cells[load], lambda c: c.cpu) for here in every])
-        row("requests/s", [median(here.cells[load], lambda c: c.rate) for here in every], "{:.0f}")
+        row("good replies/s", [median(here.cells[load], lambda c: c.rate) for here in every], "{:.0f}")
+        if any(cell.wrong for here in every for cell in here.cells[load]):
+            row(
+                "failed, of all rounds",
+                [sum(c.wrong for c in here.cells[load]) for here in every],
+                "{:.0f}",
+                False,
+            )
         if load.clients == 1:
             for i, point in enumerate(("p50", "p99")):
                 what = "first text" if load.stream else "the reply"
@@ -350,10 +358,10 @@ def main() -> None:
         direct: dict[Load, list[Cell]] = {}
         for number in range(rounds):
             for load in loads(args.quick):
+                print(f"round {number + 1} of {rounds}: {load}", file=sys.stderr)
                 direct.setdefault(load, []).append(cell(ask(generator, upstream, "none", "mock", load), 0))
                 for here in every[number % len(every) :] + every[: number % len(every)]:
                     measure(here, generator, load)
-            print(f"round {number + 1} of {rounds}", file=sys.stderr)
         head = f"{len(cores)} cores, Python {platform.python_version()}, rounds: {rounds}"
         print(f"{head}; a write is durable after {durable(args.folder):.2f} ms\n")
         starts = {name: statistics.median(found) for name, found in times.items()}

@@ -1,7 +1,8 @@
 """The clients of bench/gateway.py, in a process of their own: raw asyncio, one kept connection each.
 
 Reads a JSON object a line (url, key, body, requests, clients), sends that many requests, each client its next one when it has
-its answer, and writes a JSON object: seconds for all; for each request the milliseconds to the first text and to the end; or `error`.
+its answer, and writes a JSON object: seconds for all; for each good reply the milliseconds to its first text and to its end; what
+was wrong with the others.
 """
 
 import asyncio
@@ -57,13 +58,19 @@ async def run(job: dict[str, Any]) -> dict[str, Any]:
     lines = [f"POST {url.path} HTTP/1.1", f"Host: {url.netloc}", "Content-Type: application/json"]
     lines += [f"Authorization: Bearer {job['key']}", f"Content-Length: {len(body)}"]
     request = "\r\n".join([*lines, "", ""]).encode() + body
-    left, times = iter(range(job["requests"])), []
+    left, times, wrong = iter(range(job["requests"])), list[tuple[float, float]](), list[str]()
     loop = asyncio.get_running_loop()
 
     async def client() -> None:
         transport, protocol = await loop.create_connection(Client, url.hostname, url.port)
         for _ in left:
-            times.append(await protocol.ask(request))
+            if transport.is_closing():
+                transport, protocol = await loop.create_connection(Client, url.hostname, url.port)
+            try:
+                times.append(await protocol.ask(request))
+            except (RuntimeError, OSError, TimeoutError) as error:
+                wrong.append(repr(error))
+                transport.close()
         transport.close()
 
     began = time.perf_counter()
@@ -75,13 +82,10 @@ async def run(job: dict[str, Any]) -> dict[str, Any]:
         "seconds": seconds,
         "first": [first for first, _ in times],
         "whole": [whole for _, whole in times],
+        "wrong": wrong,
     }
 
 
 if __name__ == "__main__":
     for line in sys.stdin:
-        try:
-            done = asyncio.run(run(json.loads(line)))
-        except ExceptionGroup as errors:
-            done = {"error": repr(errors.exceptions[0])}
-        print(json.dumps(done), flush=True)
+        print(json.dumps(asyncio.run(run(json.loads(line)))), flush=True)
