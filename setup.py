@@ -18,7 +18,8 @@ from setuptools.command.build_ext import build_ext
 
 ROOM = Path("herd/engine/kernels")
 AVX2 = ["-mavx2", "-mfma", "-mf16c"]
-AVX512 = [*AVX2, *(f"-mavx512{part}" for part in ("f", "bw", "vl", "dq", "vnni", "bf16"))]
+VNNI = [*AVX2, *(f"-mavx512{part}" for part in ("f", "bw", "vl", "dq", "vnni"))]
+AVX512 = [*VNNI, "-mavx512bf16"]
 AMX = [*AVX512, "-mamx-tile", "-mamx-int8", "-mamx-bf16"]
 # No contraction and no -ffast-math: a result is the same in whatever loop its row comes to lie.
 FLAGS = [
@@ -87,7 +88,7 @@ def kernels() -> list[Extension]:
             extra_compile_args=flags,
             optional=True,
         )
-        for name, flags in (("amx", AMX), ("avx512", AVX512), ("avx2", AVX2))
+        for name, flags in (("amx", AMX), ("avx512", AVX512), ("vnni", VNNI), ("avx2", AVX2))
     ]
 
 

@@ -36,10 +36,10 @@ def tables() -> Iterator[str]:
             cells = [_cell(bodies[column].get(name)) for column in columns]
             yield f"| `{name}` | {' | '.join(cells)} |"
         if parts:
-            yield "\n| inside a body | honoured | recorded or refused |\n|---|---|---|"
+            yield "\n| inside a body | honoured | of few values, recorded or refused |\n|---|---|---|"
         for part, table in parts.items():
-            taken = ", ".join(f"`{name}`" for name, field in table.items() if field.treatment == "honoured")
-            others = [f"`{n}` {_cell(field)}" for n, field in table.items() if field.treatment != "honoured"]
+            taken = ", ".join(f"`{name}`" for name, field in table.items() if field == Field("honoured"))
+            others = [f"`{n}` {_cell(field)}" for n, field in table.items() if field != Field("honoured")]
             yield f"| {part} | {taken} | {'; '.join(others)} |"
 
 
@@ -49,6 +49,8 @@ def _cell(field: Field | None) -> str:
     if not isinstance(field.accepts, tuple) or not field.accepts:
         return field.treatment
     values = ", ".join(f"`{json.dumps(value)}`" for value in field.accepts)
+    if field.treatment == "honoured":
+        return f"only {values}"
     return f"{field.treatment} {'but for' if field.treatment == 'refused' else 'if'} {values}"
 
 

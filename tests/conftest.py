@@ -12,6 +12,8 @@ from urllib.request import urlopen
 
 import pytest
 
+from .postgresql import PostgreSQL
+
 StartHerd = Callable[[list[str], dict[str, str], Path], str]
 try:
     import torch
@@ -33,6 +35,23 @@ def shared_data() -> Path:
     if not path.is_dir():
         pytest.fail(f"HERD_SHARED_DATA={folder} is not a folder")
     return path
+
+
+@pytest.fixture(scope="session")
+def postgresql() -> Iterator[PostgreSQL]:
+    """A running PostgreSQL server; skipped where none is installed."""
+    server = PostgreSQL()
+    yield server
+    server.close()
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """Where to open a store: the test runs on both kinds."""
+    if request.param == "sqlite":
+        return str(tmp_path / "herd.db")
+    server: PostgreSQL = request.getfixturevalue("postgresql")
+    return server.new()
 
 
 def _fail_if_skipped(report: pytest.TestReport | pytest.CollectReport) -> None:

@@ -23,11 +23,15 @@ VERBS = {
     "models": "List the models.",
     "show": "Show one model: card, digest, shape, lineage.",
     "verify": "Re-hash models and lineage, and find a changed byte.",
+    "routes": "List, show, check or change routes.",
+    "keys": "List, make, show or revoke the keys of applications.",
+    "logs": "Show, search, follow or export kept traffic.",
+    "import": "Bring in what was logged elsewhere.",
     "runs": "List, show or cancel runs.",
     "probe": "Test a server: what of its dialect it honours, ignores or breaks.",
     "doctor": "Check this machine, and say how to mend what is wrong.",
 }
-MODULES = {"serve": "up"}  # verbs that live in another verb's module
+MODULES = {"serve": "up", "import": "import_"}  # verbs that live in a module of another name
 
 
 class Verbs(click.Group):
@@ -44,7 +48,7 @@ class Verbs(click.Group):
             hint = f"did you mean `herd {near}`?" if near else "see `herd --help`"
             raise HerdError(f"no command {name!r}; {hint}")
         module = importlib.import_module(f"herd.cli.{MODULES.get(name, name)}")
-        # `eval` would hide a builtin: its function is called `eval_`.
+        # `eval` would hide a builtin, `import` is a word of Python: they are called `eval_` and `import_`.
         command: click.Command = getattr(module, name, None) or getattr(module, f"{name}_")
         command.name = name
         return command

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Generator
-from contextlib import suppress
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager, suppress
 from email.message import Message
 from http.client import HTTPException, HTTPResponse
 from typing import Any
@@ -36,13 +36,23 @@ class Server:
             raise
         return server
 
-    def call(self, method: str, path: str, timeout: float = 30) -> Any:
-        """One request, and the JSON that answers it. Raises HerdError with the server's own words."""
-        with self._open(Request(self.url + path, None, self.headers, method=method), timeout) as response:
+    def call(self, method: str, path: str, body: Any = None, timeout: float = 30) -> Any:
+        """One request, and the JSON that answers it, if any. Raises HerdError with the server's own words."""
+        data = None if body is None else json.dumps(body).encode()
+        with self._open(Request(self.url + path, data, self.headers, method=method), timeout) as response:
             try:
-                return json.load(response)
+                return None if response.status == 204 else json.load(response)
             except (ValueError, HTTPException, OSError):
                 raise HerdError(f"{self.url} does not answer as Herd does", code="unreachable") from None
+
+    def stream(self, path: str) -> Generator[bytes, None, None]:
+        """The body of a GET as it comes. Raises HerdError, also in its middle if it breaks off."""
+        with self._open(Request(self.url + path, None, self.headers), 600) as response:
+            try:
+                while chunk := response.read(1 << 16):
+                    yield chunk
+            except (HTTPException, OSError) as error:
+                raise HerdError(f"the server went away in the middle: {error}", code="unreachable") from None
 
     def post(self, path: str, body: Any, timeout: float = 3600) -> tuple[int, Message, Any]:
         """Status, headers and JSON of the answer, whatever its status. Raises HerdError if none comes."""
@@ -79,8 +89,7 @@ class Server:
 
     def _open(self, request: Request, timeout: float) -> HTTPResponse:
         try:
-            response: HTTPResponse = urlopen(request, timeout=timeout)
-            return response
+            return self._urlopen(request, timeout)
         except HTTPError as error:
             try:
                 message = json.load(error)["error"]["message"]
@@ -91,8 +100,24 @@ class Server:
         except (OSError, HTTPException) as error:
             raise self._gone(error) from None
 
+    def _urlopen(self, request: Request, timeout: float) -> HTTPResponse:
+        response: HTTPResponse = urlopen(request, timeout=timeout)
+        return response
+
     def _gone(self, error: Exception) -> HerdError:
         return HerdError(f"no server at {self.url} ({getattr(error, 'reason', error)})", code="unreachable")
+
+
+@contextmanager
+def api(*, write: bool = False) -> Iterator[Server]:
+    """The running server; without one its API in this process, which holds the home's lock if it is to `write`."""
+    if server := Server.running():
+        yield server
+        return
+    from herd.cli.local import local
+
+    with local(write=write) as here:
+        yield here
 
 
 def reload() -> bool:

@@ -104,6 +104,15 @@ def sqlite() -> Check:
     return Check("sqlite", "note", found, fix)
 
 
+def database() -> Check:
+    from herd.store.database import describe
+
+    try:
+        return Check("database", "good", describe(Settings.from_environment().store))
+    except HerdError as error:
+        return Check("database", "bad", str(error), "see HERD_DATABASE_URL, or restore a backup")
+
+
 def writable() -> Check:
     try:
         home().mkdir(parents=True, exist_ok=True)
@@ -153,6 +162,7 @@ CHECKS: tuple[Callable[[], Check], ...] = (
     torch_build,
     cpu_kernels,
     sqlite,
+    database,
     writable,
     disk,
     port,

@@ -19,7 +19,7 @@ json_option = click.option(
     "--json",
     is_flag=True,
     expose_value=False,
-    callback=lambda context, _, given: context.meta.update({JSON: given}),
+    callback=lambda context, _, given: context.meta.update({JSON: given or context.meta.get(JSON, False)}),
     help="Print the result as JSON.",
 )
 

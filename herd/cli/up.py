@@ -1,7 +1,9 @@
 """`herd up` and `herd serve`: the server in this terminal, or as a service."""
 
+import os
 from collections.abc import Callable
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,8 @@ from herd.server.settings import Settings
 
 
 def _options(command: Callable[..., Any]) -> Callable[..., Any]:
-    folder = click.Path(path_type=Path, file_okay=False)
+    folder, file = click.Path(path_type=Path, file_okay=False), click.Path(path_type=Path, dir_okay=False)
+    command = click.option("--config", type=file, help="The herd.toml; else that of the home.")(command)
     command = click.option("--home", type=folder, help="Where models and data live.")(command)
     command = click.option("--port", type=int, help="Default 8000; 0 takes a free one.")(command)
     address = "Address to listen on; another than 127.0.0.1 needs HERD_API_KEY."
@@ -21,13 +24,20 @@ def _options(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.command()
 @_options
 def up(**given: Any) -> None:
-    """Start Herd: engine, API and pages on this machine."""
+    """Start Herd: gateway, engine, API and pages on this machine."""
 
     def greet(settings: Settings) -> None:
+        from herd.gateway.config import load
+
         key = "$HERD_API_KEY" if settings.api_key else "herd"
         click.echo(f"Herd is up      {settings.url}")
         click.echo(f'OpenAI clients  base_url="{settings.url}/v1", api_key="{key}"')
-        click.echo("In a terminal   herd chat")
+        if providers := load(settings.config_file, os.environ).providers:
+            click.echo(f"Proxies         {', '.join(sorted(providers))}: name their models as before")
+        if find_spec("torch"):
+            click.echo("In a terminal   herd chat")
+        else:
+            click.echo('No models here  pip install "openherd[local]" adds them')
         click.echo("Ctrl-C stops it.")
 
     _serve(given, greet, access=False)

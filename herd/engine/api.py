@@ -15,10 +15,12 @@ from herd.engine.loading import open_engine
 from herd.engine.step import Adapter
 from herd.errors import HerdError
 from herd.nearest import nearest
-from herd.protocol.types import Delta, Event, Failed, Message, Request, Sampling, Usage
+from herd.protocol.types import Delta, Event, Failed, Format, Message, Request, Sampling, Usage
 from herd.registry.home import home as default_home
 from herd.registry.registry import Registry
 
+Said = str | Sequence[Mapping[str, Any]]
+Schema = Mapping[str, Any]
 _FIELDS = {f.name for f in fields(Sampling)}
 
 
@@ -62,23 +64,27 @@ class Model:
 
     @overload
     def chat(
-        self, messages: str | Sequence[Mapping[str, Any]], *, stream: Literal[False] = False, **sampling: Any
+        self, messages: Said, *, schema: Schema | None = None, stream: Literal[False] = False, **sampling: Any
     ) -> str: ...
     @overload
     def chat(
-        self, messages: str | Sequence[Mapping[str, Any]], *, stream: Literal[True], **sampling: Any
+        self, messages: Said, *, schema: Schema | None = None, stream: Literal[True], **sampling: Any
     ) -> Generator[str, None, None]: ...
     def chat(
-        self, messages: str | Sequence[Mapping[str, Any]], *, stream: bool = False, **sampling: Any
+        self, messages: Said, *, schema: Schema | None = None, stream: bool = False, **sampling: Any
     ) -> str | Generator[str, None, None]:
-        """The assistant's reply to messages {"role", "content"}, or to one text. Raises HerdError as `generate` does."""
+        """The assistant's reply to messages {"role", "content"}, or to one text; with `schema`, JSON of that JSON schema.
+
+        Raises HerdError as `generate` does, and for a schema that is wrong or not supported.
+        """
         if isinstance(messages, str):
             messages = [{"role": "user", "content": messages}]
         try:
             said = tuple(Message.from_json(m) for m in messages)
         except (TypeError, ValueError) as error:
             raise HerdError(f'messages: each is {{"role": …, "content": text}} ({error})') from None
-        return self._answer(Request("", "chat", messages=said), stream, sampling)
+        form = Format("json_schema", schema) if schema is not None else None
+        return self._answer(Request("", "chat", messages=said, format=form), stream, sampling)
 
     def _answer(
         self, request: Request, stream: bool, sampling: Mapping[str, Any]

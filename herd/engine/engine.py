@@ -133,6 +133,11 @@ class Engine:
     def idle(self) -> bool:
         return not (self._jobs or self._events)
 
+    @property
+    def cache_bytes(self) -> int:
+        """What the cache takes once it is full."""
+        return self.scheduler.cache.count * self.runner.block_bytes
+
     def metrics(self) -> dict[str, float]:
         """Numbers under vLLM's names (without its prefix)."""
         return {

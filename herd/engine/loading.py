@@ -29,10 +29,10 @@ SLOTS = 64
 Weights = Literal["auto", "fp32", "bf16", "int8", "int4"]
 
 
-def open_engine(model_dir: Path, *, weights: str = "auto") -> Engine:
+def open_engine(model_dir: Path, *, weights: str = "auto", promised: int = 0) -> Engine:
     """Load a model. Raises HerdError for whatever is malformed.
 
-    "auto" is HERD_WEIGHTS if that is set, else int8 where the kernels are and bf16 where they are not.
+    promised: bytes that other engines' caches may still take. "auto" is HERD_WEIGHTS if that is set, else int8 where the kernels are and bf16 where they are not.
     """
     runner = _runner(model_dir, chosen(weights))
     tokenizer = Tokenizer.load(model_dir)
@@ -42,7 +42,7 @@ def open_engine(model_dir: Path, *, weights: str = "auto") -> Engine:
         )
     max_len = min(runner.config.max_positions, MAX_LEN)
     free = available_memory()
-    size = CACHE_BYTES if free is None else min(CACHE_BYTES, int(CACHE_SHARE * free))
+    size = CACHE_BYTES if free is None else min(CACHE_BYTES, int(CACHE_SHARE * (free - promised)))
     most = max(size // runner.block_bytes, needed(max_len))
     blocks = min(most, SLOTS * needed(max_len))
     return Engine(

@@ -163,7 +163,8 @@ class Worker:
         """In the loader's thread: open the engine if there is none yet, and the adapter."""
         try:
             name = _name(Path(model), weights)
-            engine = self.opened.get(name) or open_engine(Path(model), weights=weights)
+            promised = sum(engine.cache_bytes for engine in self.opened.values())
+            engine = self.opened.get(name) or open_engine(Path(model), weights=weights, promised=promised)
             self.opened[name] = engine
             lora = load_adapter(engine.runner.config, adapter) if adapter else None
         except HerdError as error:
@@ -191,7 +192,7 @@ class Worker:
             "parameters": runner.config.parameters,
             "engine": name,  # keys of one engine share its bytes
             "weight_bytes": runner.weight_bytes,
-            "cache_bytes": engine.scheduler.cache.count * runner.block_bytes,  # taken as it fills
+            "cache_bytes": engine.cache_bytes,
             "adapter_bytes": adapter.bytes if adapter else 0,
         }
         self._send({"op": "loaded", "key": key, "info": info})

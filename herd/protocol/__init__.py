@@ -3,6 +3,7 @@
 from herd.protocol.types import (
     Called,
     Delta,
+    Dialect,
     Effort,
     Embedded,
     Event,
@@ -28,6 +29,7 @@ from herd.protocol.types import (
 __all__ = [
     "Called",
     "Delta",
+    "Dialect",
     "Effort",
     "Embedded",
     "Event",

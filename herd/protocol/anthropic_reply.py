@@ -12,6 +12,7 @@ from herd.protocol.types import (
     Failed,
     Finished,
     ProtocolError,
+    Reasoned,
     Request,
     Started,
     ToolCall,
@@ -27,7 +28,7 @@ ERROR_TYPES = {
     503: "overloaded_error",
     504: "timeout_error",
 }
-_REASONS = {"stop": "end_turn", "tool_calls": "tool_use"}
+_REASONS = {"stop": "end_turn", "tool_calls": "tool_use", "content_filter": "refusal"}
 
 
 class MessageStream:
@@ -36,7 +37,7 @@ class MessageStream:
     def __init__(self, request: Request, id: str, *_: Any) -> None:
         self.request, self.id = request, id
         self.block = -1  # the index of the last content block
-        self.open = False  # whether that is a block of text that may go on
+        self.open: str | None = None  # that block's type, if it may go on
         self.finished: Finished | None = None
 
     def encode(self, event: Event) -> list[dict[str, Any]]:
@@ -46,9 +47,15 @@ class MessageStream:
                 message = _message(self.request, self.id, [], Usage(prompt_tokens, 0, cached_tokens), None)
                 return [{"type": "message_start", "message": message}, {"type": "ping"}]
             case Delta(text=text) if text:
-                start = [] if self.open else self._start({"type": "text", "text": "", "citations": None})
-                self.open = True
+                start = self._start({"type": "text", "text": "", "citations": None}, goes_on=True)
                 return [*start, self._delta({"type": "text_delta", "text": text})]
+            case Reasoned(text=text, signature=signature) if text or signature:
+                told = self._start({"type": "thinking", "thinking": "", "signature": ""}, goes_on=True)
+                if text:
+                    told.append(self._delta({"type": "thinking_delta", "thinking": text}))
+                if signature:
+                    told += [self._delta({"type": "signature_delta", "signature": signature}), self._stop()]
+                return told
             case Called(call=call):
                 start = self._start({"type": "tool_use", "id": call.id, "name": call.name, "input": {}})
                 delta = self._delta({"type": "input_json_delta", "partial_json": call.arguments})
@@ -66,8 +73,11 @@ class MessageStream:
                 return [encode_error(event)]
         return []
 
-    def _start(self, block: dict[str, Any]) -> list[dict[str, Any]]:
+    def _start(self, block: dict[str, Any], *, goes_on: bool = False) -> list[dict[str, Any]]:
+        if goes_on and self.open == block["type"]:
+            return []
         before = [self._stop()] if self.open else []
+        self.open = block["type"] if goes_on else None
         self.block += 1
         return [*before, {"type": "content_block_start", "index": self.block, "content_block": block}]
 
@@ -75,7 +85,7 @@ class MessageStream:
         return {"type": "content_block_delta", "index": self.block, "delta": delta}
 
     def _stop(self) -> dict[str, Any]:
-        self.open = False
+        self.open = None
         return {"type": "content_block_stop", "index": self.block}
 
 
@@ -89,8 +99,13 @@ def encode_message(request: Request, events: Iterable[Event], id: str, *_: Any) 
                 if not content or content[-1]["type"] != "text":
                     content.append({"type": "text", "text": "", "citations": None})
                 content[-1]["text"] += text
+            case Reasoned(text=text, signature=signature) if text or signature:
+                if not content or content[-1]["type"] != "thinking" or content[-1]["signature"]:
+                    content.append({"type": "thinking", "thinking": "", "signature": ""})
+                content[-1]["thinking"] += text
+                content[-1]["signature"] = signature
             case Called(call=call):
-                content.append(_tool_use(call))
+                content.append(encode_call(call))
             case Finished():
                 finished = event
             case Usage():
@@ -140,20 +155,21 @@ def _why(request: Request, finished: Finished | None, usage: Usage) -> dict[str,
     reason = "stop_sequence" if finished.stop is not None else _REASONS.get(finished.reason)
     if reason is None:
         limit = request.sampling.max_tokens
-        context = limit is not None and usage.completion_tokens < limit
+        context = limit is not None and not usage.estimated and usage.completion_tokens < limit
         reason = "model_context_window_exceeded" if context else "max_tokens"
     return {"stop_reason": reason, "stop_sequence": finished.stop}
 
 
 def _usage(event: Usage) -> dict[str, Any]:
-    """Input tokens are those that no cache held."""
+    """Input tokens are those that no cache held or was given."""
     return {
-        "input_tokens": event.prompt_tokens - event.cached_tokens,
-        "cache_creation_input_tokens": 0,
+        "input_tokens": event.prompt_tokens - event.cached_tokens - event.written_tokens,
+        "cache_creation_input_tokens": event.written_tokens,
         "cache_read_input_tokens": event.cached_tokens,
         "output_tokens": event.completion_tokens,
+        "output_tokens_details": {"thinking_tokens": event.reasoning_tokens},
     }
 
 
-def _tool_use(call: ToolCall) -> dict[str, Any]:
+def encode_call(call: ToolCall) -> dict[str, Any]:
     return {"type": "tool_use", "id": call.id, "name": call.name, "input": json.loads(call.arguments)}

@@ -3,25 +3,31 @@
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from types import MappingProxyType
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 from herd.nearest import nearest
-from herd.protocol.types import Format, ProtocolError, Sampling, Tool
+from herd.protocol.types import Effort, Format, Image, ProtocolError, Sampling, Tool
 
 MAX_MESSAGES = 4096  # each costs time before its tokens can be counted
 MAX_STOPS = 16
 MAX_STOP_LENGTH = 1000
 MAX_BIASES = 4096
 MAX_TOOLS = 128
-MAX_DEPTH = 64
 MAX_METADATA, MAX_KEY, MAX_VALUE = 16, 64, 512  # pairs, characters
+EFFORTS: tuple[Effort, ...] = get_args(Effort)
+DETAILS = ("auto", "low", "high", "original")
 NAME = re.compile(r"[A-Za-z0-9_-]{1,128}")
 NO_PARAMETERS = {"type": "object", "properties": {}, "additionalProperties": False}
 
 
 class Field(NamedTuple):
-    """`accepts`: the type of a recorded field, or the only values that are accepted; () for honoured fields."""
+    """`accepts`: the type of a recorded field, or the only values that are taken; () for a honoured field that takes
+    more than a few, and a refused one that takes none.
+
+    Refused is a field by the local engine; to a provider of the caller's own dialect it is passed on.
+    """
 
     treatment: Literal["honoured", "recorded", "refused"]
     accepts: type | tuple[Any, ...] = ()
@@ -31,10 +37,12 @@ def table(
     honoured: str,
     recorded: Mapping[str, type | tuple[Any, ...]] = MappingProxyType({}),
     refused: Mapping[str, tuple[Any, ...]] = MappingProxyType({}),
+    **only: tuple[Any, ...],
 ) -> dict[str, Field]:
-    """Names of honoured fields in one string, the others with what they accept."""
+    """Names of honoured fields in one string, the others with what they accept; `only`: honoured for a few values."""
     return {
         **dict.fromkeys(honoured.split(), Field("honoured")),
+        **{name: Field("honoured", accepts) for name, accepts in only.items()},
         **{name: Field("recorded", accepts) for name, accepts in recorded.items()},
         **{name: Field("refused", accepts) for name, accepts in refused.items()},
     }
@@ -43,12 +51,24 @@ def table(
 _TYPES = {dict: "an object", str: "a string", bool: "true or false"}
 
 
-def known(
-    body: Mapping[str, Any], table: Mapping[str, Field], where: str = "", labels: dict[str, Any] | None = None
-) -> dict[str, Any]:
-    """The fields that are not null; recorded ones go to `labels`. `where`: the path of an object inside the body.
+class Notes(NamedTuple):
+    """What a body says that no field of the canonical request holds, by path: recorded fields, and those that only a
+    provider of the dialect may know."""
 
-    Raises ProtocolError for an unknown field or one that is refused.
+    labels: dict[str, Any]
+    extra: dict[str, Any]
+
+
+def notes() -> Notes:
+    return Notes({}, {})
+
+
+def known(
+    body: Mapping[str, Any], table: Mapping[str, Field], where: str = "", notes: Notes | None = None
+) -> dict[str, Any]:
+    """The fields that are not null; what they say beside go to `notes`. `where`: the path of an object inside the body.
+
+    Raises ProtocolError for an unknown field or a wrong type; without `notes` for refused fields too.
     """
     for name, value in body.items():
         if name not in table:
@@ -57,15 +77,18 @@ def known(
             check_json(name, value)
         path = f"{where}.{name}" if where else name
         treatment, accepts = table[name]
-        if value is None or treatment == "honoured":
+        if value is None or (treatment == "honoured" and not accepts):
             continue
         if isinstance(accepts, type):
             if not isinstance(value, accepts):
                 raise bad(path, f"must be {_TYPES[accepts]}")
         elif not any(_same(value, only) for only in accepts):
-            raise bad(path, _refusal(accepts), "unsupported_field")
-        if treatment == "recorded" and labels is not None:
-            labels[path] = value
+            if treatment == "honoured" or notes is None:
+                raise unsupported(path, refusal(accepts))
+            notes.extra[path] = value
+            continue
+        if treatment == "recorded" and notes is not None:
+            notes.labels[path] = value
     return {name: value for name, value in body.items() if value is not None}
 
 
@@ -84,7 +107,7 @@ def _same(value: Any, default: Any) -> bool:
     return isinstance(value, bool) is isinstance(default, bool) and bool(value == default)
 
 
-def _refusal(accepts: tuple[Any, ...]) -> str:
+def refusal(accepts: tuple[Any, ...]) -> str:
     if not accepts:
         return "is not supported: leave it out"
     return f"is supported only as {' or '.join(map(json.dumps, accepts))}: leave it out"
@@ -224,22 +247,56 @@ def metadata(value: Any) -> None:
             raise bad("metadata", f"must have {limits}; {key[:MAX_KEY]!r} is not so")
 
 
-def text_parts(value: Any, where: str, table: Mapping[str, Field], labels: dict[str, Any]) -> str:
-    """A string, or text parts joined as they are."""
+def content(value: Any, where: str, read: Callable[[Any, str], str | Image]) -> tuple[str, tuple[Image, ...]]:
+    """A string, or parts by `read`, joined."""
     if isinstance(value, str):
-        return value
+        return value, ()
     if not isinstance(value, list) or not value:
         raise bad(where, "must be a string or a list of text parts")
-    return "".join(text_part(part, f"{where}[{i}]", table, labels) for i, part in enumerate(value))
+    return joined(read(part, f"{where}[{i}]") for i, part in enumerate(value))
 
 
-def text_part(value: Any, where: str, table: Mapping[str, Field], labels: dict[str, Any]) -> str:
+def joined(parts: Iterable[str | Image]) -> tuple[str, tuple[Image, ...]]:
+    """The texts joined as they are, and the images between them."""
+    texts: list[str] = []
+    images: list[Image] = []
+    length = 0
+    for part in parts:
+        if isinstance(part, str):
+            texts.append(part)
+            length += len(part)
+        else:
+            images.append(replace(part, at=length))
+    return "".join(texts), tuple(images)
+
+
+def text_part(value: Any, where: str, table: Mapping[str, Field], notes: Notes) -> str:
     kind = value.get("type") if isinstance(value, dict) else None
     if kind != "text":
         raise unsupported(where, f"is of type {kind!r:.60}; only text parts are supported")
     if len(value) > 2:  # more than type and text: a long list of texts is read in little time
-        known(value, table, where, labels)
+        known(value, table, where, notes)
     return string(value.get("text"), f"{where}.text")
+
+
+def image(where: str, name: str, url: Any, detail: Any = None) -> Image:
+    """The image of the part `where`; `name`: where that has its address."""
+    if not isinstance(url, str) or not url.startswith(("https://", "http://", "data:image/")):
+        raise bad(
+            f"{where}.{name}", "must be the address of an image, with https://, or a data URL that holds it"
+        )
+    if detail not in (None, *DETAILS):
+        raise bad(where, f"has a detail that is none of {', '.join(DETAILS)}")
+    return Image(url, detail=detail or "auto", path=where)
+
+
+def effort(notes: Notes, given: Mapping[str, Any], name: str, where: str = "") -> Effort | None:
+    """How much to reason; it is no foreign field, though the local engine refuses it."""
+    notes.extra.pop(where + name, None)
+    value = given.get(name)
+    if value not in (None, *EFFORTS):
+        raise bad(where + name, f"must be one of {', '.join(EFFORTS)}")
+    return value
 
 
 def tools(value: Any, read: Callable[[dict[str, Any], str], Tool]) -> tuple[Tool, ...]:
@@ -276,51 +333,37 @@ def one_of_tools(tools: Iterable[Tool], name: Any, where: str) -> str:
     return str(name)
 
 
-def arguments(value: Any, where: str) -> str:
-    """The JSON text of a call's arguments; none at all are those of a function without parameters."""
-    text = string(value, where)
-    try:
-        given = json.loads(text or "{}")
-    except (ValueError, RecursionError):
-        raise bad(where, "must be the JSON text of an object") from None
-    check_json(where, mapping(given, where))
-    level = [given]
-    for _ in range(MAX_DEPTH):
-        level = [
-            part
-            for v in level
-            for part in (v.values() if isinstance(v, dict) else v)
-            if isinstance(part, dict | list)
-        ]
-    if level:
-        raise bad(where, f"is nested deeper than {MAX_DEPTH} levels")
-    return text or "{}"
+def allowed_tools(
+    given: Mapping[str, Any], where: str, tools: tuple[Tool, ...], name: Callable[[dict[str, Any], str], str]
+) -> tuple[str, tuple[Tool, ...]]:
+    """Only the tools that may be called are shown to the model, and whether one must be. `name`: of a tool it names."""
+    mode = given.get("mode")
+    if mode not in ("auto", "required"):
+        raise bad(f"{where}.mode", "must be auto or required")
+    named = items(given.get("tools"), f"{where}.tools", MAX_TOOLS)
+    names = {
+        name(mapping(item, f"{where}.tools[{i}]"), f"{where}.tools[{i}]") for i, item in enumerate(named)
+    }
+    return mode, tuple(tool for tool in tools if tool.name in names)
 
 
-class Calls:
-    """The tool calls of a conversation, each to be answered once at most, after it was made."""
-
-    def __init__(self) -> None:
-        self._open: set[str] = set()
-        self._count = 0
-
-    def made(self, id: Any, where: str) -> str:
-        if not isinstance(id, str) or not id:
-            raise bad(where, "must be a string that names the call")
-        if id in self._open:
-            raise bad(where, f"is {id!r:.100}, as that of an earlier call without an answer")
-        self._count += 1
-        if self._count > MAX_MESSAGES:
-            raise bad(where, f"is that of one call too many: at most {MAX_MESSAGES:,} are taken")
-        self._open.add(id)
-        return id
-
-    def answered(self, id: Any, where: str) -> str:
-        if not isinstance(id, str) or id not in self._open:
-            raise bad(where, f"is {id!r:.100}: no call before it has this id and waits for an answer")
-        self._open.remove(id)
-        return id
+def chosen(tools: tuple[Tool, ...], wish: Any, name: str | None) -> dict[str, Any]:
+    """The tools that may be called, whether one must be, and which: a Request's fields."""
+    if wish not in ("none", "auto", "required"):
+        raise bad(
+            "tool_choice", "must be none, auto, required, or an object that names a function or allowed tools"
+        )
+    if wish == "required" and not tools:
+        raise bad("tool_choice", "needs tools")
+    return {"tools": tools, "tool_choice": wish, "tool_name": name}
 
 
 def schema_format(value: Any, where: str) -> Format:
     return Format("json_schema", schema=mapping(value, where))
+
+
+def named_schema(value: Any, where: str, table: Mapping[str, Field], notes: Notes) -> Format:
+    given = known(mapping(value, where), table, where, notes)
+    tool_name(given.get("name"), f"{where}.name")
+    flag(given, "strict", where=f"{where}.")  # the schema always holds, asked for or not
+    return schema_format(given.get("schema"), f"{where}.schema")

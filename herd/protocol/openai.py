@@ -1,17 +1,19 @@
 """The OpenAI dialect, chat completions, completions and embeddings: request bodies to `Request`.
 
 Every field of the dialect is in `FIELDS`, those of objects inside a body in `PARTS`: honoured, recorded (it cannot
-change an answer) or refused. Refused fields are accepted at their documented defaults, and null is accepted anywhere:
-it is the same as not sending the field. The fields are those of the API reference, with vLLM's `top_k`, `min_p` and
+change an answer) or refused: by the local engine, and passed on to a provider of the same dialect. Refused fields are
+accepted at their documented defaults, and null is accepted anywhere: it is the same as not sending the field. The fields are those of the API reference, with vLLM's `top_k`, `min_p` and
 `structured_outputs`.
 """
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, Literal, NamedTuple
 
 from herd.protocol import fields
-from herd.protocol.fields import Field, bad, flag, integer, known, table, unsupported
+from herd.protocol.calls import Calls, arguments
+from herd.protocol.fields import Field, Notes, bad, flag, integer, known, table, unsupported
 from herd.protocol.openai_reply import (
     ChatStream,
     CompletionStream,
@@ -21,7 +23,7 @@ from herd.protocol.openai_reply import (
     encode_error,
     encode_models,
 )
-from herd.protocol.types import Format, Message, Request, Role, Tool, ToolCall
+from herd.protocol.types import Format, Image, Message, Request, Role, Tool, ToolCall
 
 __all__ = [
     "FIELDS", "PARTS", "ChatStream", "CompletionStream", "Embeddings", "decode_chat", "decode_completion",
@@ -64,21 +66,22 @@ FIELDS: dict[str, dict[str, Field]] = {
     "completion": table(f"{_GENERATION} prompt echo", _LABELS, {"best_of": (1,), "suffix": ("",)}),
     "embedding": table("model input encoding_format dimensions", {"user": str}),
 }
-_IS_FUNCTION: dict[str, tuple[Any, ...]] = {"type": ("function",)}
 PARTS: dict[str, dict[str, Field]] = {
     "message": table(
-        "role content name tool_calls tool_call_id",
+        "role content name tool_calls tool_call_id reasoning_content",
         refused={"annotations": ([],), "audio": (), "function_call": (), "refusal": ()},
     ),
     "text part": table("type text", {"prompt_cache_breakpoint": dict}),
-    "tool call": table("id function", refused=_IS_FUNCTION),
+    "image part": table("type image_url", {"prompt_cache_breakpoint": dict}),
+    "image": table("url detail"),
+    "tool call": table("id function", type=("function",)),
     "called function": table("name arguments"),
-    "tool": table("function", refused=_IS_FUNCTION),
+    "tool": table("function", type=("function",)),
     "function": table("name description parameters strict"),
-    "tool choice": table("function allowed_tools", refused={"type": ("function", "allowed_tools")}),
+    "tool choice": table("function allowed_tools", type=("function", "allowed_tools")),
     "allowed tools": table("mode tools"),
     "named function": table("name"),
-    "response format": table("json_schema", refused={"type": ("text", "json_object", "json_schema")}),
+    "response format": table("json_schema", type=("text", "json_object", "json_schema")),
     "JSON schema": table("name schema strict", {"description": str}),
     "structured outputs": table("json json_object regex choice grammar"),
     "stream options": table("include_usage", refused={"include_obfuscation": (False,)}),
@@ -102,8 +105,8 @@ class Embeddings(NamedTuple):
 
 def decode_chat(body: Mapping[str, Any]) -> Request:
     """The body of POST /v1/chat/completions. Raises ProtocolError naming the field."""
-    labels: dict[str, Any] = {}
-    given = known(body, FIELDS["chat"], labels=labels)
+    notes = fields.notes()
+    given = known(body, FIELDS["chat"], notes=notes)
     logprobs = None
     wanted, top = flag(given, "logprobs"), integer(given, "top_logprobs", 0, 20)
     if wanted:
@@ -113,35 +116,36 @@ def decode_chat(body: Mapping[str, Any]) -> Request:
     limit, older = integer(given, "max_completion_tokens", 1), integer(given, "max_tokens", 1)
     if limit is not None and older is not None and limit != older:
         raise bad("max_tokens", "differs from max_completion_tokens: send only the latter")
-    calls = fields.Calls()
+    calls = Calls()
     return _request(
         given,
-        labels,
+        notes,
         {"max_tokens": older if limit is None else limit, "logprobs": logprobs},
         kind="chat",
         messages=tuple(
-            _message(message, f"messages[{i}]", calls, labels)
+            _message(message, f"messages[{i}]", calls, notes)
             for i, message in enumerate(fields.messages(given))
         ),
-        format=_format(given, labels),
+        format=_format(given, notes),
+        effort=fields.effort(notes, given, "reasoning_effort"),
         **_tools(given),
     )
 
 
 def decode_completion(body: Mapping[str, Any]) -> tuple[Request, ...]:
     """The body of POST /v1/completions: a request for each prompt. Raises ProtocolError naming the field."""
-    labels: dict[str, Any] = {}
-    given = known(body, FIELDS["completion"], labels=labels)
+    notes = fields.notes()
+    given = known(body, FIELDS["completion"], notes=notes)
     own = {"max_tokens": integer(given, "max_tokens", 0), "logprobs": integer(given, "logprobs", 0, 5)}
     return tuple(
         _request(
             given,
-            labels,
+            notes,
             own,
             kind="completion",
             prompt=prompt,
             echo=flag(given, "echo"),
-            format=_format(given, labels),
+            format=_format(given, notes),
         )
         for prompt in _prompts(given.get("prompt"), "prompt", MAX_PROMPTS)
     )
@@ -149,35 +153,48 @@ def decode_completion(body: Mapping[str, Any]) -> tuple[Request, ...]:
 
 def decode_embeddings(body: Mapping[str, Any]) -> Embeddings:
     """The body of POST /v1/embeddings. Raises ProtocolError naming the field."""
-    labels: dict[str, Any] = {}
-    given = known(body, FIELDS["embedding"], labels=labels)
+    notes = fields.notes()
+    given = known(body, FIELDS["embedding"], notes=notes)
     model, form = fields.model(given), given.get("encoding_format", "float")
     if form not in ("float", "base64"):
         raise bad("encoding_format", "must be float or base64")
     inputs = _prompts(given.get("input"), "input", MAX_INPUTS)
     if "" in inputs:
         raise bad("input", "holds an empty string, which has no vector")
-    requests = tuple(Request(model, "embedding", prompt=text, labels=labels) for text in inputs)
-    return Embeddings(requests, form == "base64", integer(given, "dimensions", 1))
+    dimensions = integer(given, "dimensions", 1)
+    if dimensions is not None:  # a model that has but one length is found out by what comes of it
+        notes.extra["dimensions"] = dimensions
+    one = Request(model, "embedding", **notes._asdict(), dialect="embedding")
+    return Embeddings(tuple(replace(one, prompt=text) for text in inputs), form == "base64", dimensions)
 
 
-def _request(given: dict[str, Any], labels: dict[str, Any], own: dict[str, Any], **special: Any) -> Request:
+def _request(
+    given: dict[str, Any],
+    notes: Notes,
+    own: dict[str, Any],
+    *,
+    kind: Literal["chat", "completion"],
+    **special: Any,
+) -> Request:
     """What chat and completions share; `own`: the sampling fields that they spell differently."""
     fields.metadata(given.get("metadata"))
     stream = flag(given, "stream")
+    wanted = _include_usage(given.get("stream_options"), stream, notes)
     return Request(
+        kind=kind,
+        dialect=kind,
         route=fields.model(given),
         n=integer(given, "n", 1, MAX_CHOICES) or 1,
         stream=stream,
-        include_usage=_include_usage(given.get("stream_options"), stream),
+        include_usage=wanted,
         store=flag(given, "store", True),
-        labels=labels,
+        **notes._asdict(),
         **fields.sampling(given, stop=fields.stops(given.get("stop")), **own),
         **special,
     )
 
 
-def _message(value: Any, where: str, calls: fields.Calls, labels: dict[str, Any]) -> Message:
+def _message(value: Any, where: str, calls: Calls, notes: Notes) -> Message:
     role = fields.mapping(value, where).get("role")
     if role == "function":
         raise unsupported(
@@ -185,10 +202,12 @@ def _message(value: Any, where: str, calls: fields.Calls, labels: dict[str, Any]
         )
     if not isinstance(role, str) or role not in _ROLES:
         raise bad(f"{where}.role", f"must be one of {', '.join(_ROLES)}")
-    given = known(value, PARTS["message"], where, labels)
-    name = given.get("name")
+    given = known(value, PARTS["message"], where, notes)
+    name, thought = given.get("name"), given.get("reasoning_content", "")
     if name is not None:
         fields.string(name, f"{where}.name")
+    if fields.string(thought, f"{where}.reasoning_content") and role != "assistant":
+        raise bad(f"{where}.reasoning_content", "can only be an assistant's")
     called: tuple[ToolCall, ...] = ()
     if given.get("tool_calls"):
         if role != "assistant":
@@ -202,11 +221,23 @@ def _message(value: Any, where: str, calls: fields.Calls, labels: dict[str, Any]
     content = given.get("content")
     if content is None and called:
         content = ""
-    text = fields.text_parts(content, f"{where}.content", PARTS["text part"], labels)
-    return Message(_ROLES[role], text, name, called, given.get("tool_call_id"))
+
+    def read(part: Any, here: str) -> str | Image:
+        if role == "user" and isinstance(part, dict) and part.get("type") == "image_url":
+            return _image(part, here, notes)
+        return fields.text_part(part, here, PARTS["text part"], notes)
+
+    text, images = fields.content(content, f"{where}.content", read)
+    return Message(_ROLES[role], text, name, called, given.get("tool_call_id"), images, thought)
 
 
-def _call(value: Any, where: str, calls: fields.Calls) -> ToolCall:
+def _image(part: dict[str, Any], where: str, notes: Notes) -> Image:
+    given, name = known(part, PARTS["image part"], where, notes), f"{where}.image_url"
+    image = known(fields.mapping(given.get("image_url"), name), PARTS["image"], name)
+    return fields.image(where, "image_url.url", image.get("url"), image.get("detail"))
+
+
+def _call(value: Any, where: str, calls: Calls) -> ToolCall:
     given = known(fields.mapping(value, where), PARTS["tool call"], where)
     function = known(
         fields.mapping(given.get("function"), f"{where}.function"),
@@ -216,7 +247,7 @@ def _call(value: Any, where: str, calls: fields.Calls) -> ToolCall:
     return ToolCall(
         calls.made(given.get("id"), f"{where}.id"),
         fields.tool_name(function.get("name"), f"{where}.function.name"),
-        fields.arguments(function.get("arguments"), f"{where}.function.arguments"),
+        arguments(function.get("arguments"), f"{where}.function.arguments"),
     )
 
 
@@ -230,14 +261,14 @@ def _tools(given: dict[str, Any]) -> dict[str, Any]:
         if len(choice) > 2:
             raise bad("tool_choice", "must have a function or allowed_tools, not both")
         if choice.get("type") == "allowed_tools":
-            wish, tools = _allowed(choice.get("allowed_tools"), tools)
+            where = "tool_choice.allowed_tools"
+            given = known(fields.mapping(choice.get("allowed_tools"), where), PARTS["allowed tools"], where)
+            wish, tools = fields.allowed_tools(
+                given, where, tools, lambda item, here: _named(known(item, PARTS["tool"], here), tools, here)
+            )
         else:
             wish, name = "required", _named(choice, tools, "tool_choice")
-    elif wish not in ("none", "auto", "required"):
-        raise bad("tool_choice", "must be none, auto, required or an object that names a function")
-    if wish == "required" and not tools:
-        raise bad("tool_choice", "needs tools")
-    return {"tools": tools, "tool_choice": wish, "tool_name": name, "parallel_tool_calls": parallel}
+    return {**fields.chosen(tools, wish, name), "parallel_tool_calls": parallel}
 
 
 def _tool(value: dict[str, Any], where: str) -> Tool:
@@ -255,22 +286,8 @@ def _named(choice: Mapping[str, Any], tools: tuple[Tool, ...], where: str) -> st
     return fields.one_of_tools(tools, function.get("name"), f"{where}.name")
 
 
-def _allowed(value: Any, tools: tuple[Tool, ...]) -> tuple[Literal["auto", "required"], tuple[Tool, ...]]:
-    """Only the tools that may be called are shown to the model."""
-    where = "tool_choice.allowed_tools"
-    allowed = known(fields.mapping(value, where), PARTS["allowed tools"], where)
-    mode = allowed.get("mode")
-    if mode not in ("auto", "required"):
-        raise bad(f"{where}.mode", "must be auto or required")
-    names = set()
-    for i, item in enumerate(fields.items(allowed.get("tools"), f"{where}.tools", fields.MAX_TOOLS)):
-        here = f"{where}.tools[{i}]"
-        names.add(_named(known(fields.mapping(item, here), PARTS["tool"], here), tools, here))
-    return mode, tuple(tool for tool in tools if tool.name in names)
-
-
-def _format(given: dict[str, Any], labels: dict[str, Any]) -> Format | None:
-    wanted = _response_format(given["response_format"], labels) if "response_format" in given else None
+def _format(given: dict[str, Any], notes: Notes) -> Format | None:
+    wanted = _response_format(given["response_format"], notes) if "response_format" in given else None
     if "structured_outputs" not in given:
         return wanted
     if wanted:
@@ -278,16 +295,14 @@ def _format(given: dict[str, Any], labels: dict[str, Any]) -> Format | None:
     return _structured(given["structured_outputs"])
 
 
-def _response_format(value: Any, labels: dict[str, Any]) -> Format | None:
+def _response_format(value: Any, notes: Notes) -> Format | None:
     where = "response_format"
     given = known(fields.mapping(value, where), PARTS["response format"], where)
     kind = given.get("type")
     if kind == "json_schema":
-        where = f"{where}.json_schema"
-        schema = known(fields.mapping(given.get("json_schema"), where), PARTS["JSON schema"], where, labels)
-        fields.tool_name(schema.get("name"), f"{where}.name")
-        flag(schema, "strict", where=f"{where}.")  # the schema always holds, asked for or not
-        return fields.schema_format(schema.get("schema"), f"{where}.schema")
+        return fields.named_schema(
+            given.get("json_schema"), f"{where}.json_schema", PARTS["JSON schema"], notes
+        )
     if kind is None or "json_schema" in given:
         raise bad("response_format.type", "must be json_schema for a schema, else text or json_object")
     return Format("json_object") if kind == "json_object" else None
@@ -336,10 +351,10 @@ def _prompt(value: Any, name: str) -> str | tuple[int, ...]:
     return tuple(value)
 
 
-def _include_usage(value: Any, stream: bool) -> bool:
+def _include_usage(value: Any, stream: bool, notes: Notes) -> bool:
     if value is None:
         return False
-    options = known(fields.mapping(value, "stream_options"), PARTS["stream options"], "stream_options")
+    options = known(fields.mapping(value, "stream_options"), PARTS["stream options"], "stream_options", notes)
     wanted = flag(options, "include_usage", where="stream_options.")
     if wanted and not stream:
         raise bad("stream_options", 'needs "stream": true')

@@ -4,7 +4,7 @@ import base64
 import struct
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,6 +18,7 @@ from herd.protocol.types import (
     Finished,
     FinishReason,
     ProtocolError,
+    Reasoned,
     Request,
     Started,
     TokenLogprob,
@@ -80,9 +81,11 @@ class ChatStream(_Stream):
             case Delta(index, text, logprobs=logprobs) if text or logprobs:
                 scores = _chat_logprobs(logprobs) if logprobs else None
                 return [{"index": index, "delta": {"content": text}, "logprobs": scores}]
+            case Reasoned(index, text) if text:
+                return [{"index": index, "delta": {"reasoning_content": text}}]
             case Called(index, call):
                 self.calls[index] += 1
-                delta = {"tool_calls": [{"index": self.calls[index] - 1, **_call(call)}]}
+                delta = {"tool_calls": [{"index": self.calls[index] - 1, **encode_call(call)}]}
                 return [{"index": index, "delta": delta}]
             case Finished(index, reason):
                 return [{"index": index, "delta": {}, "finish": _finish(reason)}]
@@ -113,41 +116,34 @@ def encode_chat(
     request: Request, events: Iterable[Event], id: str, created: int, fingerprint: str | None = None
 ) -> dict[str, Any]:
     """The whole chat completion. Raises ValueError if the events are not those of a complete reply."""
-    choices, usage = _collect(request, events)
-    return {
-        **_head(request, id, created, "chat.completion", fingerprint),
-        "choices": [
-            {
-                "index": index,
-                "message": _message(choice),
-                "logprobs": None if request.sampling.logprobs is None else _chat_logprobs(choice.logprobs),
-                "finish_reason": choice.finish,
-            }
-            for index, choice in enumerate(choices)
-        ],
-        "usage": usage,
-    }
+    head = _head(request, id, created, "chat.completion", fingerprint)
+    return _whole(request, events, head, lambda c: {"message": _message(c)}, _chat_logprobs)
 
 
 def encode_completion(
     request: Request, events: Iterable[Event], id: str, created: int, fingerprint: str | None = None
 ) -> dict[str, Any]:
     """The whole text completion. Raises ValueError if the events are not those of a complete reply."""
-    choices, usage = _collect(request, events)
+    head = _head(request, id, created, "text_completion", fingerprint)
+    return _whole(
+        request, events, head, lambda c: {"text": c.text}, lambda scores: _completion_logprobs(scores, 0)
+    )
+
+
+def _whole(
+    request: Request,
+    events: Iterable[Event],
+    head: dict[str, Any],
+    said: "Callable[[Choice], dict[str, Any]]",
+    scores: Callable[[Iterable[TokenLogprob]], dict[str, Any]],
+) -> dict[str, Any]:
+    found, usage = _collect(request, events)
     scored = request.sampling.logprobs is not None
-    return {
-        **_head(request, id, created, "text_completion", fingerprint),
-        "choices": [
-            {
-                "index": index,
-                "text": choice.text,
-                "logprobs": _completion_logprobs(choice.logprobs, 0) if scored else None,
-                "finish_reason": choice.finish,
-            }
-            for index, choice in enumerate(choices)
-        ],
-        "usage": usage,
-    }
+    choices = [
+        {"index": i, **said(c), "logprobs": scores(c.logprobs) if scored else None, "finish_reason": c.finish}
+        for i, c in enumerate(found)
+    ]
+    return {**head, "choices": choices, "usage": usage}
 
 
 def encode_embeddings(
@@ -196,6 +192,7 @@ def encode_models(routes: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
 @dataclass
 class Choice:
     texts: list[str] = field(default_factory=list)
+    thoughts: list[str] = field(default_factory=list)
     calls: list[ToolCall] = field(default_factory=list)
     logprobs: list[TokenLogprob] = field(default_factory=list)
     finish: str | None = None
@@ -214,6 +211,8 @@ def _collect(request: Request, events: Iterable[Event]) -> tuple[list[Choice], d
             case Delta(index, text, logprobs=logprobs):
                 choices[index].texts.append(text)
                 choices[index].logprobs.extend(logprobs)
+            case Reasoned(index, text):
+                choices[index].thoughts.append(text)
             case Called(index, call):
                 choices[index].calls.append(call)
             case Finished(index, reason):
@@ -234,11 +233,19 @@ def _head(request: Request, id: str, created: int, kind: str, fingerprint: str |
 
 
 def _message(choice: Choice) -> dict[str, Any]:
-    said = {"role": "assistant", "content": choice.text or (None if choice.calls else ""), "refusal": None}
-    return {**said, "tool_calls": [_call(call) for call in choice.calls]} if choice.calls else said
+    said: dict[str, Any] = {
+        "role": "assistant",
+        "content": choice.text or (None if choice.calls else ""),
+        "refusal": None,
+    }
+    if choice.thoughts:
+        said["reasoning_content"] = "".join(choice.thoughts)
+    if choice.calls:
+        said["tool_calls"] = [encode_call(call) for call in choice.calls]
+    return said
 
 
-def _call(call: ToolCall) -> dict[str, Any]:
+def encode_call(call: ToolCall) -> dict[str, Any]:
     return {
         "id": call.id,
         "type": "function",
@@ -248,7 +255,7 @@ def _call(call: ToolCall) -> dict[str, Any]:
 
 def _finish(reason: FinishReason) -> str:
     """The dialect knows no "cancelled" or "error": what was cut short is called so, never complete."""
-    return reason if reason in ("stop", "tool_calls") else "length"
+    return reason if reason in ("stop", "tool_calls", "content_filter") else "length"
 
 
 def _usage(event: Usage) -> dict[str, Any]:
@@ -256,16 +263,23 @@ def _usage(event: Usage) -> dict[str, Any]:
         "prompt_tokens": event.prompt_tokens,
         "completion_tokens": event.completion_tokens,
         "total_tokens": event.prompt_tokens + event.completion_tokens,
-        "prompt_tokens_details": {"cached_tokens": event.cached_tokens},
+        "prompt_tokens_details": {
+            "cached_tokens": event.cached_tokens,
+            "cache_write_tokens": event.written_tokens,
+        },
+        "completion_tokens_details": {"reasoning_tokens": event.reasoning_tokens},
     }
 
 
 def _chat_logprobs(logprobs: Iterable[TokenLogprob]) -> dict[str, Any]:
+    return {"content": [chat_logprob(item) for item in logprobs], "refusal": None}
+
+
+def chat_logprob(item: TokenLogprob) -> dict[str, Any]:
     def one(item: TokenLogprob) -> dict[str, Any]:
         return {"token": item.token, "bytes": list(item.bytes), "logprob": max(item.logprob, LOWEST)}
 
-    content = [{**one(item), "top_logprobs": [one(other) for other in item.top]} for item in logprobs]
-    return {"content": content, "refusal": None}
+    return {**one(item), "top_logprobs": [one(other) for other in item.top]}
 
 
 def _completion_logprobs(logprobs: Iterable[TokenLogprob], offset: int) -> dict[str, Any]:

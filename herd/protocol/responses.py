@@ -10,19 +10,17 @@ from dataclasses import dataclass, replace
 from typing import Any, NoReturn
 
 from herd.protocol import fields
-from herd.protocol.fields import Field, bad, flag, integer, known, table, unsupported
+from herd.protocol.calls import Calls, arguments
+from herd.protocol.fields import Field, Notes, bad, flag, integer, known, table, unsupported
 from herd.protocol.responses_reply import ResponseStream, encode_items, encode_stored
-from herd.protocol.types import Format, Message, Request, Role, Tool, ToolCall
+from herd.protocol.types import Format, Image, Message, Request, Role, Tool, ToolCall
 
 __all__ = [
     "FIELDS", "PARTS", "Asked", "ResponseStream", "decode_response", "encode_items", "encode_stored", "history",
 ]  # fmt: skip
 
 LOGPROBS = "message.output_text.logprobs"
-INCLUDES = (
-    LOGPROBS,
-    "reasoning.encrypted_content",
-)  # models here do not reason apart: there is none to include
+INCLUDES = (LOGPROBS, "reasoning.encrypted_content")  # what the provider gave of the latter is always there
 
 FIELDS: dict[str, dict[str, Field]] = {
     "response": table(
@@ -61,6 +59,9 @@ PARTS: dict[str, dict[str, Field]] = {
         "type call_id output", {**_ITEM, "name": str}, {"caller": (), "namespace": ()}
     ),
     "text part": table("type text logprobs", {"prompt_cache_breakpoint": dict}, {"annotations": ([],)}),
+    "image part": table("type image_url detail", {"prompt_cache_breakpoint": dict}, {"file_id": ()}),
+    "reasoning item": table("type summary content encrypted_content", _ITEM),
+    "reasoning text": table("type text"),
     "tool": table(
         "type name description parameters strict",
         refused={"async": (False,), "allowed_callers": (), "defer_loading": (False,), "output_schema": ()},
@@ -81,6 +82,12 @@ PARTS: dict[str, dict[str, Field]] = {
             "summary": (),
         },
     ),
+}
+_ITEMS = {  # what is taken, and its table
+    "message": "message",
+    "function_call": "function_call",
+    "function_call_output": "function_call_output",
+    "reasoning": "reasoning item",
 }
 _ROLES: dict[str, Role] = {
     "user": "user",
@@ -105,7 +112,7 @@ class Asked:
         messages = (*past, *self.said)
         if len(messages) > fields.MAX_MESSAGES:
             raise bad("input", f"makes {len(messages):,} messages; at most {fields.MAX_MESSAGES:,} are taken")
-        calls = fields.Calls()
+        calls = Calls()
         for message in messages:
             for call in message.tool_calls:
                 calls.made(call.id, "input: a call's id")
@@ -136,38 +143,41 @@ def history(row: Mapping[str, Any]) -> tuple[Message, ...]:
         raise bad("previous_response_id", "names a response that failed: continue from the one before")
     messages = [Message.from_json(message) for message in row["request"]["messages"]]
     calls = tuple(ToolCall.from_json(call) for call in row["calls"] or ())
-    reply = Message("assistant", row["reply"], tool_calls=calls)
+    reply = Message("assistant", row["reply"], tool_calls=calls, reasoning=row.get("reasoning") or "")
     return (*messages[row["response"]["lead"] :], reply)
 
 
 def decode_response(body: Mapping[str, Any]) -> Asked:
     """The body of POST /v1/responses. Raises ProtocolError naming the field."""
-    labels: dict[str, Any] = {}
-    given = known(body, FIELDS["response"], labels=labels)
-    model, said = fields.model(given), _input(given.get("input"))
+    notes = fields.notes()
+    given = known(body, FIELDS["response"], notes=notes)
+    model, said = fields.model(given), _input(given.get("input"), notes)
     instructions, previous = _text(given, "instructions"), _text(given, "previous_response_id")
     store, background, stream = flag(given, "store", True), flag(given, "background"), flag(given, "stream")
     if background and not store:
         raise bad("background", 'needs "store": true: its reply is fetched later')
     if background and stream:
         raise unsupported("stream", "cannot be combined with background: poll GET /v1/responses/{id}")
-    known(_object(given, "stream_options"), PARTS["stream options"], "stream_options")
-    reasoning = known(_object(given, "reasoning"), PARTS["reasoning"], "reasoning")
+    known(_object(given, "stream_options"), PARTS["stream options"], "stream_options", notes)
+    reasoning = known(_object(given, "reasoning"), PARTS["reasoning"], "reasoning", notes)
+    effort = fields.effort(notes, reasoning, "effort", "reasoning.")
     fields.metadata(given.get("metadata"))
-    tools, shown_tools = _tools(given.get("tools", []))
+    tools, shown_tools = _tools(given.get("tools", []), notes)
     choice = _choice(given.get("tool_choice", "auto"), tools)
-    text, format = _format(_object(given, "text"), labels)
+    text, format = _format(_object(given, "text"), notes)
     limit, logprobs = integer(given, "max_output_tokens", 1), _logprobs(given)
     parallel = flag(given, "parallel_tool_calls", True)
     request = Request(
         route=model,
         kind="chat",
+        dialect="responses",
         messages=(*([Message("system", instructions)] if instructions else ()), *said),
         parallel_tool_calls=parallel,
         format=format,
         stream=stream,
         store=store,
-        labels=labels,
+        effort=effort,
+        **notes._asdict(),
         **choice,
         **fields.sampling(given, max_tokens=limit, logprobs=logprobs),
     )
@@ -183,77 +193,114 @@ def decode_response(body: Mapping[str, Any]) -> Asked:
         "top_logprobs": logprobs or 0,
         "store": store,
         "background": background,
-        "reasoning": {"effort": reasoning.get("effort"), "summary": None},
+        "reasoning": {"effort": effort, "summary": None},
         "metadata": given.get("metadata", {}),
         **{name: given.get(name) for name in ("user", "safety_identifier", "prompt_cache_key")},
     }
     return Asked(request, said, previous, background, shown)
 
 
-def _input(value: Any) -> tuple[Message, ...]:
-    """Items as messages: calls belong to the assistant's message before them."""
+def _input(value: Any, notes: Notes) -> tuple[Message, ...]:
+    """Items as messages: thoughts and calls belong to the assistant's message that they stand beside."""
     if isinstance(value, str):
         return (Message("user", value),)
     messages: list[Message] = []
     for i, item in enumerate(fields.items(value, "input", fields.MAX_MESSAGES)):
         where = f"input[{i}]"
         kind = fields.mapping(item, where).get("type", "message")
-        if not isinstance(kind, str) or kind not in ("message", "function_call", "function_call_output"):
-            _wrong_type(where, kind, "message, function_call and function_call_output")
-        given = known(item, PARTS[kind], where)
+        if not isinstance(kind, str) or kind not in _ITEMS:
+            _wrong_type(where, kind, f"{', '.join(_ITEMS)}")
+        # What is sent again with every turn, as ids are, is not recorded each time.
+        given = known(item, PARTS[_ITEMS[kind]], where, Notes({}, notes.extra))
+        if kind == "function_call_output":
+            messages.append(
+                _said("tool", given.get("output"), f"{where}.output", tool_call_id=given.get("call_id"))
+            )
+            continue
         if kind == "message":
-            messages.append(_message(given, where))
-        elif kind == "function_call_output":
-            output = _content(given.get("output"), f"{where}.output", "input_text")
-            messages.append(Message("tool", output, tool_call_id=given.get("call_id")))
+            new = _message(given, where)
+        elif kind == "reasoning":
+            new = _thought(given, where)
         else:
-            call = _call(given, where)
-            if not messages or messages[-1].role != "assistant":
-                messages.append(Message("assistant", ""))
-            messages[-1] = replace(messages[-1], tool_calls=(*messages[-1].tool_calls, call))
+            new = Message("assistant", "", tool_calls=(_call(given, where),))
+        last = messages[-1] if messages else None
+        if last and last.role == new.role == "assistant" and _goes_on(last, new):
+            messages[-1] = replace(
+                last, content=last.content + new.content, tool_calls=(*last.tool_calls, *new.tool_calls)
+            )
+        else:
+            messages.append(new)
     if not messages:
         raise bad("input", "must be a string or a list with at least one item")
     return tuple(messages)
+
+
+def _goes_on(last: Message, new: Message) -> bool:
+    """Whether two items are one message of the assistant's: a call after anything, a text after nothing but thoughts."""
+    thoughts = bool(last.reasoning or last.signature) and not last.content and not last.tool_calls
+    return bool(new.tool_calls) or (thoughts and not new.reasoning and not new.signature)
 
 
 def _message(given: Mapping[str, Any], where: str) -> Message:
     role = given.get("role")
     if not isinstance(role, str) or role not in _ROLES:
         raise bad(f"{where}.role", f"must be one of {', '.join(_ROLES)}")
+    return _said(_ROLES[role], given.get("content"), f"{where}.content")
+
+
+def _said(role: Role, value: Any, where: str, **more: Any) -> Message:
+    """A string, or texts joined as they are, and images between them where a user or a tool shows them."""
     kinds = ("output_text", "input_text") if role == "assistant" else ("input_text",)
-    return Message(_ROLES[role], _content(given.get("content"), f"{where}.content", *kinds))
+
+    def read(part: Any, here: str) -> str | Image:
+        kind = fields.mapping(part, here).get("type")
+        if kind == "input_image" and role in ("user", "tool"):
+            given = known(part, PARTS["image part"], here)
+            if "file_id" in given:
+                raise unsupported(
+                    f"{here}.file_id", "is not supported: send the input_image by its image_url"
+                )
+            return fields.image(here, "image_url", given.get("image_url"), given.get("detail"))
+        if kind not in kinds:
+            _wrong_type(here, kind, " and ".join(kinds))
+        known(part, PARTS["text part"], here)
+        return fields.string(part.get("text"), f"{here}.text")
+
+    text, images = fields.content(value, where, read)
+    return Message(role, text, images=images, **more)
+
+
+def _thought(given: Mapping[str, Any], where: str) -> Message:
+    """What the model thought: all of it if it is there, else what was summed up."""
+    whole, summed = (_thoughts(given.get(name, []), f"{where}.{name}") for name in ("content", "summary"))
+    sealed = fields.string(given.get("encrypted_content", ""), f"{where}.encrypted_content")
+    return Message("assistant", "", reasoning=whole or summed, signature=sealed)
+
+
+def _thoughts(value: Any, where: str) -> str:
+    texts = []
+    for i, part in enumerate(fields.items(value, where, fields.MAX_MESSAGES)):
+        given = known(fields.mapping(part, f"{where}[{i}]"), PARTS["reasoning text"], f"{where}[{i}]")
+        texts.append(fields.string(given.get("text"), f"{where}[{i}].text"))
+    return "\n".join(texts)
 
 
 def _call(given: Mapping[str, Any], where: str) -> ToolCall:
     return ToolCall(
         fields.string(given.get("call_id"), f"{where}.call_id"),
         fields.tool_name(given.get("name"), f"{where}.name"),
-        fields.arguments(given.get("arguments"), f"{where}.arguments"),
+        arguments(given.get("arguments"), f"{where}.arguments"),
     )
 
 
-def _content(value: Any, where: str, *kinds: str) -> str:
-    """A string, or text parts joined as they are."""
-    if isinstance(value, str):
-        return value
-    texts = []
-    for i, part in enumerate(fields.items(value, where, fields.MAX_MESSAGES)):
-        own = f"{where}[{i}]"
-        if (kind := fields.mapping(part, own).get("type")) not in kinds:
-            _wrong_type(own, kind, " and ".join(kinds))
-        known(part, PARTS["text part"], own)
-        texts.append(fields.string(part.get("text"), f"{own}.text"))
-    return "".join(texts)
-
-
-def _tools(value: Any) -> tuple[tuple[Tool, ...], list[dict[str, Any]]]:
+def _tools(value: Any, notes: Notes) -> tuple[tuple[Tool, ...], list[dict[str, Any]]]:
     """The tools, and as the response shows them."""
     shown = []
 
     def read(item: dict[str, Any], where: str) -> Tool:
         if (kind := item.get("type")) != "function":
             _wrong_type(where, kind, "function: this server runs no tools of its own")
-        given = known(item, PARTS["tool"], where)
+        given = known(item, PARTS["tool"], where, notes)
         strict = flag(given, "strict", True, f"{where}.")  # arguments are always valid, asked for or not
         tool = fields.tool(
             given.get("name"), given.get("description"), given.get("parameters"), where, "parameters"
@@ -266,48 +313,34 @@ def _tools(value: Any) -> tuple[tuple[Tool, ...], list[dict[str, Any]]]:
 
 
 def _choice(wish: Any, tools: tuple[Tool, ...]) -> dict[str, Any]:
-    """The tools that may be called, whether one must be, and which: a Request's fields."""
     name, where = None, "tool_choice"
+
+    def read(item: dict[str, Any], here: str) -> str:
+        if item.get("type") != "function":
+            _wrong_type(here, item.get("type"), "function")
+        return fields.one_of_tools(tools, item.get("name"), f"{here}.name")
+
     kind = wish.get("type") if isinstance(wish, dict) else None
     if kind == "function":
-        name = fields.one_of_tools(
-            tools, known(wish, PARTS["tool choice"], where).get("name"), f"{where}.name"
-        )
-        wish = "required"
+        wish, name = "required", read(known(wish, PARTS["tool choice"], where), where)
     elif kind == "allowed_tools":
-        allowed = known(wish, PARTS["allowed tools"], where)
-        names = set()
-        for i, item in enumerate(fields.items(allowed.get("tools"), f"{where}.tools", fields.MAX_TOOLS)):
-            own = f"{where}.tools[{i}]"
-            if (kind := fields.mapping(item, own).get("type")) != "function":
-                _wrong_type(own, kind, "function")
-            names.add(fields.one_of_tools(tools, item.get("name"), f"{own}.name"))
-        tools, wish = tuple(tool for tool in tools if tool.name in names), allowed.get("mode")
-        if wish not in ("auto", "required"):
-            raise bad(f"{where}.mode", "must be auto or required")
-    elif not isinstance(wish, str) or wish not in ("none", "auto", "required"):
-        raise bad(where, "must be none, auto, required, or an object of type function or allowed_tools")
-    if wish == "required" and not tools:
-        raise bad(where, "needs tools")
-    return {"tools": tools, "tool_choice": wish, "tool_name": name}
+        wish, tools = fields.allowed_tools(known(wish, PARTS["allowed tools"], where), where, tools, read)
+    return fields.chosen(tools, wish, name)
 
 
-def _format(text: dict[str, Any], labels: dict[str, Any]) -> tuple[dict[str, Any], Format | None]:
+def _format(text: dict[str, Any], notes: Notes) -> tuple[dict[str, Any], Format | None]:
     """`text` as the response shows it, and the format."""
-    given, where = known(text, PARTS["text"], "text"), "text.format"
+    given, where = known(text, PARTS["text"], "text", notes), "text.format"
     format = fields.mapping(given.get("format", {"type": "text"}), where)
     kind, found = format.get("type"), None
     if kind == "json_schema":
-        schema = known(format, PARTS["JSON schema"], where, labels)
-        fields.tool_name(schema.get("name"), f"{where}.name")
-        flag(schema, "strict", where=f"{where}.")  # the schema always holds, asked for or not
-        found = fields.schema_format(schema.get("schema"), f"{where}.schema")
+        found = fields.named_schema(format, where, PARTS["JSON schema"], notes)
     elif kind in ("text", "json_object"):
         known(format, PARTS["format"], where)
         found = Format("json_object") if kind == "json_object" else None
     else:
         _wrong_type(where, kind, "text, json_object and json_schema")
-    return {"format": format, "verbosity": "medium"}, found
+    return {"format": format, "verbosity": given.get("verbosity", "medium")}, found
 
 
 def _logprobs(given: Mapping[str, Any]) -> int | None:

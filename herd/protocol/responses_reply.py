@@ -1,12 +1,19 @@
 """Replies of the Responses dialect: events as the stream's events or a whole response, and stored ones as they were."""
 
-from collections.abc import Iterable, Mapping
+import copy
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from herd.protocol.types import Called, Delta, Event, Failed, Finished, Started, TokenLogprob, ToolCall, Usage
+from herd.protocol.openai_reply import chat_logprob
+from herd.protocol.types import Called, Delta, Event, Failed, Finished, Reasoned, Started, ToolCall, Usage
 
-LOWEST = -9999.0  # JSON has no infinity
-STATUS = {"stop": "completed", "tool_calls": "completed", "length": "incomplete", "error": "failed"}
+STATUS = {
+    "stop": "completed",
+    "tool_calls": "completed",
+    "length": "incomplete",
+    "content_filter": "incomplete",
+    "error": "failed",
+}
 _NULL = ("error", "incomplete_details", "completed_at", "usage", "max_tool_calls", "prompt", "conversation")
 
 
@@ -20,7 +27,7 @@ class ResponseStream:
         self.id, self.created, self.shown = id, created, shown
         self.response: dict[str, Any] | None = None
         self._items: list[dict[str, Any]] = []
-        self._text: dict[str, Any] | None = None  # the message that is being written
+        self._item: dict[str, Any] | None = None  # the message, or the thoughts, being written
         self._number = 0
         self._reason = "error"
 
@@ -33,20 +40,30 @@ class ResponseStream:
                     self._event(f"response.{step}", response=begun) for step in ("created", "in_progress")
                 ]
             case Delta(text=text, logprobs=logprobs) if text or logprobs:
-                return self._write(text, [_logprob(item) for item in logprobs])
+                scores = [chat_logprob(item) for item in logprobs]
+                opened = self._open(_message)
+                self._part()["logprobs"].extend(scores)
+                return [*opened, *self._write(text, logprobs=scores)]
+            case Reasoned(text=text, signature=signature) if text or signature:
+                opened = self._open(_reasoning)
+                assert self._item is not None
+                self._item["encrypted_content"] = signature or None
+                return [
+                    *opened,
+                    *(self._write(text) if text else []),
+                    *(self._close("completed") if signature else []),
+                ]
             case Called(call=call):
                 return [*self._close("completed"), *self._call(call)]
             case Finished(reason=reason):
                 self._reason = reason
-                opened = [] if self._items else self._open()
-                return [
-                    *opened,
-                    *self._close("completed" if reason in ("stop", "tool_calls") else "incomplete"),
-                ]
+                status = "completed" if reason in ("stop", "tool_calls") else "incomplete"
+                closed = self._close(status)
+                if all(item["type"] == "reasoning" for item in self._items):
+                    closed += [*self._open(_message), *self._close(status)]
+                return closed
             case Usage():
-                status = STATUS.get(self._reason, "cancelled")
-                usage = _usage(event.prompt_tokens, event.completion_tokens, event.cached_tokens)
-                return self._end(status, usage=usage)
+                return self._end(STATUS.get(self._reason, "cancelled"), usage=_usage(event), why=self._reason)
             case Failed():
                 return self._end("failed", error=_error(event.message, event.status))
         return []
@@ -55,44 +72,47 @@ class ResponseStream:
         self._number += 1
         return {"type": type, "sequence_number": self._number - 1, **fields}
 
-    def _part(self, type: str, **fields: Any) -> dict[str, Any]:
-        """An event about the message that is being written."""
-        assert self._text is not None
-        place = {
-            "item_id": self._text["id"],
-            "output_index": self._items.index(self._text),
-            "content_index": 0,
-        }
+    def _part(self) -> dict[str, Any]:
+        assert self._item is not None
+        part: dict[str, Any] = self._item["content"][0]
+        return part
+
+    def _told(self, type: str, **fields: Any) -> dict[str, Any]:
+        """An event about the item that is being written."""
+        assert self._item is not None
+        place = {"item_id": self._item["id"], "output_index": len(self._items) - 1, "content_index": 0}
         return self._event(type, **place, **fields)
 
-    def _open(self) -> list[dict[str, Any]]:
-        message = _message(self.id, len(self._items), "in_progress")
+    def _open(self, make: Callable[..., dict[str, Any]]) -> list[dict[str, Any]]:
+        """The events that begin an item, unless it is one of the kind that is being written."""
+        item = make(self.id, len(self._items), "in_progress")
+        if self._item is not None and self._item["type"] == item["type"]:
+            return []
+        closed = self._close("completed")
         added = self._event(
-            "response.output_item.added", output_index=len(self._items), item={**message, "content": []}
+            "response.output_item.added", output_index=len(self._items), item={**item, "content": []}
         )
-        self._items.append(message)
-        self._text = message
-        return [added, self._part("response.content_part.added", part=dict(_text_part()))]
+        self._items.append(item)
+        self._item = item
+        return [*closed, added, self._told("response.content_part.added", part=copy.deepcopy(self._part()))]
 
-    def _write(self, text: str, logprobs: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        opened = self._open() if self._text is None else []
-        assert self._text is not None
-        part = self._text["content"][0]
+    def _write(self, text: str, **more: Any) -> list[dict[str, Any]]:
+        part = self._part()
         part["text"] += text
-        part["logprobs"].extend(logprobs)
-        return [*opened, self._part("response.output_text.delta", delta=text, logprobs=logprobs)]
+        return [self._told(f"response.{part['type']}.delta", delta=text, **more)]
 
     def _close(self, status: str) -> list[dict[str, Any]]:
-        if self._text is None:
+        if self._item is None:
             return []
-        self._text["status"] = status
-        part, index = self._text["content"][0], self._items.index(self._text)
+        self._item["status"] = status
+        part = self._part()
+        scores = {"logprobs": part["logprobs"]} if "logprobs" in part else {}
         closed = [
-            self._part("response.output_text.done", text=part["text"], logprobs=part["logprobs"]),
-            self._part("response.content_part.done", part=part),
-            self._event("response.output_item.done", output_index=index, item=self._text),
+            self._told(f"response.{part['type']}.done", text=part["text"], **scores),
+            self._told("response.content_part.done", part=part),
+            self._event("response.output_item.done", output_index=len(self._items) - 1, item=self._item),
         ]
-        self._text = None
+        self._item = None
         return closed
 
     def _call(self, call: ToolCall) -> list[dict[str, Any]]:
@@ -109,8 +129,8 @@ class ResponseStream:
         ]
 
     def _end(self, status: str, **fields: Any) -> list[dict[str, Any]]:
-        if self._text is not None:
-            self._text["status"] = "incomplete"
+        if self._item is not None:
+            self._item["status"] = "incomplete"
         self.response = self._whole(status, output=self._items, **fields)
         kind = "incomplete" if status == "cancelled" else status  # a stream has no event for the former
         return [self._event(f"response.{kind}", response=self.response)]
@@ -127,14 +147,25 @@ def encode_stored(row: Mapping[str, Any], status: str | None = None) -> dict[str
     status, tokens = STATUS.get(row["finish"], "cancelled"), row["tokens"]
     output: list[dict[str, Any]] = []
     calls = [ToolCall.from_json(call) for call in row["calls"] or ()]
+    if row.get("reasoning"):
+        output.append(_reasoning(id, 0, "completed", row["reasoning"]))
     if row["reply"] or (status in ("completed", "incomplete") and not calls):
-        output.append(_message(id, 0, "completed" if status == "completed" else "incomplete", row["reply"]))
+        shown = "completed" if status == "completed" else "incomplete"
+        output.append(_message(id, len(output), shown, row["reply"]))
     output += [_called(id, len(output) + i, call) for i, call in enumerate(calls)]
     ended = row["created"] + (row["latency"]["total"] or 0) / 1000
     error = _error(row["error"] or "", 500) if status == "failed" else None
-    usage = _usage(tokens["prompt"] or 0, tokens["completion"] or 0, tokens["cached"] or 0)
+    usage = _usage(Usage(tokens["prompt"] or 0, tokens["completion"] or 0, tokens["cached"] or 0))
     return _response(
-        id, row["created"], kept["shown"], status, output=output, usage=usage, error=error, ended=ended
+        id,
+        row["created"],
+        kept["shown"],
+        status,
+        output=output,
+        usage=usage,
+        error=error,
+        ended=ended,
+        why=row["finish"],
     )
 
 
@@ -148,9 +179,13 @@ def encode_items(row: Mapping[str, Any]) -> list[dict[str, Any]]:
         if role == "tool":
             answer = {"call_id": message["tool_call_id"], "output": content, "status": "completed"}
             items.append({"type": "function_call_output", "id": f"fco_{id}", **answer})
-        elif role == "assistant" and (content or not calls):
-            items.append(_message(id, 0, "completed", content))
-        elif role != "assistant":
+        elif role == "assistant":
+            if message.get("reasoning") or message.get("signature"):
+                sealed = message.get("signature", "")
+                items.append(_reasoning(id, 0, "completed", message.get("reasoning", ""), sealed))
+            if content or not calls:
+                items.append(_message(id, 0, "completed", content))
+        else:
             part = {"type": "input_text", "text": content}
             items.append(
                 {"type": "message", "id": f"msg_{id}", "status": "completed", "role": role, "content": [part]}
@@ -169,6 +204,7 @@ def _response(
     ended: float | None = None,
     usage: Mapping[str, Any] | None = None,
     error: Mapping[str, Any] | None = None,
+    why: str = "length",
 ) -> dict[str, Any]:
     whole = {
         "id": id,
@@ -186,18 +222,23 @@ def _response(
     if status == "completed":
         whole["completed_at"] = int(created if ended is None else ended)
     if status == "incomplete":
-        whole["incomplete_details"] = {"reason": "max_output_tokens"}
+        reason = "content_filter" if why == "content_filter" else "max_output_tokens"
+        whole["incomplete_details"] = {"reason": reason}
     return whole
 
 
 def _message(id: str, index: int, status: str, text: str = "") -> dict[str, Any]:
     id = f"msg_{id.removeprefix('resp_')}" + (f"_{index}" if index else "")
-    part = {**_text_part(), "text": text}
+    part = {"type": "output_text", "text": text, "annotations": [], "logprobs": []}
     return {"type": "message", "id": id, "status": status, "role": "assistant", "content": [part]}
 
 
-def _text_part() -> dict[str, Any]:
-    return {"type": "output_text", "text": "", "annotations": [], "logprobs": []}
+def _reasoning(id: str, index: int, status: str, text: str = "", sealed: str = "") -> dict[str, Any]:
+    """`sealed`: by what its provider knows it again."""
+    id = f"rs_{id.removeprefix('resp_')}_{index}"
+    part = {"type": "reasoning_text", "text": text}
+    body = {"summary": [], "content": [part], "encrypted_content": sealed or None}
+    return {"type": "reasoning", "id": id, "status": status, **body}
 
 
 def _called(id: str, index: int, call: ToolCall) -> dict[str, Any]:
@@ -205,23 +246,19 @@ def _called(id: str, index: int, call: ToolCall) -> dict[str, Any]:
     return {"type": "function_call", **own, "arguments": call.arguments, "status": "completed"}
 
 
-def _usage(prompt: int, completion: int, cached: int) -> dict[str, Any]:
+def _usage(event: Usage) -> dict[str, Any]:
     return {
-        "input_tokens": prompt,
-        "input_tokens_details": {"cached_tokens": cached, "cache_write_tokens": 0},
-        "output_tokens": completion,
-        "output_tokens_details": {"reasoning_tokens": 0},
-        "total_tokens": prompt + completion,
+        "input_tokens": event.prompt_tokens,
+        "input_tokens_details": {
+            "cached_tokens": event.cached_tokens,
+            "cache_write_tokens": event.written_tokens,
+        },
+        "output_tokens": event.completion_tokens,
+        "output_tokens_details": {"reasoning_tokens": event.reasoning_tokens},
+        "total_tokens": event.prompt_tokens + event.completion_tokens,
     }
 
 
 def _error(message: str, status: int) -> dict[str, Any]:
     code = {429: "rate_limit_exceeded", 400: "invalid_prompt"}.get(status, "server_error")
     return {"code": code, "message": message}
-
-
-def _logprob(item: TokenLogprob) -> dict[str, Any]:
-    def one(item: TokenLogprob) -> dict[str, Any]:
-        return {"token": item.token, "bytes": list(item.bytes), "logprob": max(item.logprob, LOWEST)}
-
-    return {**one(item), "top_logprobs": [one(other) for other in item.top]}

@@ -14,6 +14,7 @@ from herd.errors import HerdError
 
 Role = Literal["system", "user", "assistant", "tool"]
 FinishReason = Literal["stop", "length", "tool_calls", "content_filter", "cancelled", "error"]
+Dialect = Literal["chat", "completion", "embedding", "responses", "messages"]
 Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
 
 
@@ -74,11 +75,15 @@ class Format(Wire):
 
 @dataclass(frozen=True, slots=True)
 class Image(Wire):
-    """`url`: where it is, or its bytes as "data:image/png;base64,…"; it stands before character `at` of the content."""
+    """`url`: where it is, or its bytes as "data:image/png;base64,…"; it stands before character `at` of the content.
+
+    `path`: where the caller's body has it.
+    """
 
     url: str
     at: int = 0
-    detail: Literal["auto", "low", "high"] = "auto"
+    detail: Literal["auto", "low", "high", "original"] = "auto"
+    path: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,6 +165,9 @@ class Request(Wire):
     # Fields that only providers of the caller's own dialect may know, by path, as in "tools[0].type"; values as given.
     extra: Mapping[str, Any] = field(default_factory=dict)
     explicit: frozenset[str] = frozenset()  # fields of `sampling` that the caller set
+    dialect: Dialect | None = field(
+        default=None, compare=False
+    )  # in which it was said; a refusal names fields by it
 
     def for_target(self, system: str | None, sampling: Mapping[str, Any]) -> "Request":
         """The request with a target's defaults where the caller said nothing.

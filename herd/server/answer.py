@@ -11,32 +11,40 @@ from typing import Any, Protocol, TypeVar
 from fastapi import Request
 from fastapi.responses import JSONResponse, Response
 
+from herd.gateway.gateway import Gateway
+from herd.gateway.provider import Chunk, Dialect
+from herd.gateway.reply import Item, Reply
 from herd.protocol import Event, Failed, ProtocolError, Usage
 from herd.protocol import Request as Canonical
 from herd.server import body
 from herd.server.errors import failure
-from herd.server.replies import Replies, Reply
-from herd.server.state import state
+from herd.server.state import principal, state
 from herd.server.stream import ClientGone, EventStream, unless_gone
 
 T = TypeVar("T")
 CLIENT_GONE = 499  # nobody reads it; it is for the log and the metrics
 MAX_CONVERSATION = 128
 TOGETHER = 16  # requests of one batch that the engine has at a time, so that a batch cannot fill its queue
-USED = [field.name for field in fields(Usage)]
+USED = [field.name for field in fields(Usage) if field.name != "estimated"]
+DONE = b"data: [DONE]"
 
 
 class Codec(Protocol):
     def encode(self, event: Event) -> list[dict[str, Any]]: ...
 
 
-async def asked_of(request: Request, decode: Callable[[dict[str, Any]], T]) -> T:
-    """What the body asks for. Raises as `body.read_as`, and HerdError 429 if there is no place for a reply.
+async def asked_of(request: Request, decode: Callable[[dict[str, Any]], T]) -> tuple[T, dict[str, Any]]:
+    """What the body asks for, and the body. Raises as `body.read_as`, and HerdError 429 if there is no place for a reply.
 
-    That is said at once: an overload must cost little.
+    Where all routes lead to the engine, that is said at once: an overload must cost little.
     """
-    here = state(request)
-    return await body.read_as(request, decode, lambda: here.engines.engine.admit(here.keys.name or ""))
+    here, key = state(request), principal(request).name
+
+    def admit() -> None:
+        if not here.gateway.reaches_out:
+            here.engines.engine.admit(key or "")
+
+    return await body.read_as(request, lambda given: (decode(given), given), admit)
 
 
 async def answer(
@@ -45,16 +53,29 @@ async def answer(
     encode: Callable[..., dict[str, Any]],
     stream: Callable[..., Codec] | None = None,
     *,
+    dialect: Dialect,
+    given: dict[str, Any],
     prefix: str | None = None,
     named: bool = False,
 ) -> Response:
     """Answer the requests as one reply: choice c of request r is choice r · n + c.
 
     `stream(request, id, created, fingerprint)` makes the codec of a stream, `encode` takes the events second and gives
-    the whole reply. `named`: the dialect names its events, and does not end them with "[DONE]".
+    the whole reply. `given`: the body, for providers that speak the dialect too. `named`: the dialect names its events,
+    and does not end them with "[DONE]".
     """
-    replies, key = state(request).replies, state(request).keys.name
-    batch = [replies.begin(one, conversation(request, one, key), key, prefix) for one in requests]
+    gateway, who = state(request).gateway, principal(request)
+    batch = [
+        gateway.begin(
+            one,
+            principal=who,
+            conversation=conversation(request, one, who.name),
+            dialect=dialect,
+            body=given if len(requests) == 1 else None,
+            prefix=prefix,
+        )
+        for one in requests
+    ]
     return await send(request, batch, encode, stream, named=named, last=None if named else "[DONE]")
 
 
@@ -68,38 +89,48 @@ async def send(
     last: str | None = None,
 ) -> Response:
     """Replies that have begun, as `answer` sends them; `last`: what ends a stream."""
-    replies, first = state(request).replies, batch[0]
+    gateway, first = state(request).gateway, batch[0]
     whole = replace(first.request, n=len(batch) * first.request.n)
-    about = (first.id, int(first.created), f"fp_{first.target.digest[:12]}")
+    items = gateway.events(first) if len(batch) == 1 else _together(gateway, batch)
     try:
         if stream and whole.stream:
-            events = _together(replies, batch)
             # An error before the first event still gets its own status.
-            begun: Event = await unless_gone(request.receive, anext(events))
+            begun: Item = await unless_gone(request.receive, anext(items))
             if isinstance(begun, Failed):
                 raise failure(begun)
-            chunks = _chunks(begun, events, stream(whole, *about), last)
-            return EventStream(chunks, named=named)
-        collected = await unless_gone(request.receive, _collect(replies, batch))
+            chunks = _chunks(begun, items, stream(whole, *_about(first)), last)
+            return EventStream(chunks, named=named, headers=_headers(first))
+        collected = await unless_gone(request.receive, _collect(items))
     except ClientGone:
         return Response(status_code=CLIENT_GONE)
-    return JSONResponse(encode(whole, collected, *about))
+    if said := [item.data for item in collected if isinstance(item, Chunk)]:
+        return Response(b"".join(said), headers=_headers(first), media_type="application/json")
+    return JSONResponse(encode(whole, collected, *_about(first)), headers=_headers(first))
 
 
-async def _together(replies: Replies, batch: Sequence[Reply]) -> AsyncGenerator[Event, None]:
+def _about(reply: Reply) -> tuple[str, int, str]:
+    return reply.id, int(reply.created), f"fp_{reply.target.digest[:12]}"
+
+
+def _headers(reply: Reply) -> dict[str, str]:
+    """Which generation it is, who answers, at which attempt, and without regard to which fields."""
+    found = {
+        "X-Herd-Generation": reply.id,
+        "X-Herd-Target": reply.target.name,
+        "X-Herd-Attempts": str(reply.attempts),
+    }
+    return found | ({"X-Herd-Dropped": ", ".join(reply.dropped)} if reply.dropped else {})
+
+
+async def _together(gateway: Gateway, batch: Sequence[Reply]) -> AsyncGenerator[Item, None]:
     """The events of all replies as they come, their usage summed at the end; a failure of one is the last event."""
-    if len(batch) == 1:
-        async with aclosing(replies.events(batch[0])) as events:
-            async for event in events:
-                yield event
-        return
-    queue: asyncio.Queue[Event | None] = asyncio.Queue()
+    queue: asyncio.Queue[Item | None] = asyncio.Queue()
     waiting = iter(enumerate(batch))
 
     async def work() -> None:
         try:
             for place, reply in waiting:
-                async with aclosing(replies.events(reply)) as events:
+                async with aclosing(gateway.events(reply)) as events:
                     async for event in events:
                         index = getattr(event, "index", None)
                         moved = {} if index is None else {"index": place * reply.request.n + index}
@@ -122,34 +153,39 @@ async def _together(replies: Replies, batch: Sequence[Reply]) -> AsyncGenerator[
                         return
         for worker in workers:
             worker.result()
-        yield Usage(*(sum(getattr(one, name) for one in used) for name in USED))
+        sums = {name: sum(getattr(one, name) for one in used) for name in USED}
+        yield Usage(**sums, estimated=any(one.estimated for one in used))
     finally:
         for worker in workers:
             worker.cancel()
         await asyncio.wait(workers)
 
 
-async def _collect(replies: Replies, batch: Sequence[Reply]) -> list[Event]:
-    """All events of a reply. Raises HerdError if it failed, so that nothing truncated is called complete."""
-    async with aclosing(_together(replies, batch)) as events:
-        collected = [event async for event in events]
+async def _collect(items: AsyncGenerator[Item, None]) -> list[Item]:
+    """All of a reply. Raises HerdError if it failed, so that nothing truncated is called complete."""
+    async with aclosing(items):
+        collected = [item async for item in items]
     if isinstance(collected[-1], Failed):
         raise failure(collected[-1])
     return collected
 
 
 async def _chunks(
-    first: Event, events: AsyncGenerator[Event, None], codec: Codec, last: str | None
-) -> AsyncGenerator[dict[str, Any] | str, None]:
+    first: Item, items: AsyncGenerator[Item, None], codec: Codec, last: str | None
+) -> AsyncGenerator[dict[str, Any] | str | bytes, None]:
     """Chunks of the dialect and `last` at the end; after a failure an error event and nothing else."""
-    async with aclosing(events):
-        for chunk in codec.encode(first):
-            yield chunk
-        async for event in events:
-            for chunk in codec.encode(event):
-                yield chunk
-            if isinstance(event, Failed):
-                return
+    async with aclosing(items):
+        item: Item | None = first
+        while item is not None:
+            if isinstance(item, Chunk):
+                if item.data and not item.data.startswith(DONE):
+                    yield item.data
+            else:
+                for chunk in codec.encode(item):
+                    yield chunk
+                if isinstance(item, Failed):
+                    return
+            item = await anext(items, None)
     if last:
         yield last
 

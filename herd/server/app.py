@@ -1,7 +1,11 @@
 """The application: rooms put together, routes, pages, and what happens at start and stop."""
 
 import asyncio
-from collections.abc import AsyncIterator
+import logging
+import os
+import socket
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager
 from importlib.metadata import version
 from pathlib import Path
@@ -14,48 +18,81 @@ from fastapi.routing import APIRoute
 from starlette.staticfiles import StaticFiles
 
 import herd
+from herd.errors import HerdError
+from herd.gateway.config import ConfigError, at_line, load
+from herd.gateway.gateway import Gateway
+from herd.gateway.keys import Keys
+from herd.gateway.ledger import BEAT, Ledger
+from herd.gateway.prices import Prices
+from herd.gateway.provider import Provider
+from herd.gateway.reload import Reloader
+from herd.gateway.route import ProviderSpec
 from herd.server import anthropic, api, errors, openai, responses
+from herd.server.access import PAGES
 from herd.server.body import Fields
 from herd.server.engines import Engines
 from herd.server.guard import Guard
+from herd.server.local import LocalEngine
 from herd.server.metrics import Metrics
-from herd.server.replies import Replies
 from herd.server.runs import Scheduler
-from herd.server.settings import KeyRing, Settings
+from herd.server.settings import Settings
 from herd.server.state import State, state
 from herd.store import Store
 
+log = logging.getLogger("herd.server")
+
 WEB = Path(herd.__file__).parent / "web"
-PAGES = ("/", "/models", "/runs", "/c/{id}")
 
 
 def create_app(settings: Settings, engines: Engines) -> FastAPI:
     """The ASGI application. `engines` are started (unless they are) and closed with it."""
-    metrics, keys = Metrics(), KeyRing(settings.api_key)
-    store = Store.open(settings.store)
-    replies = Replies(engines, store, metrics)
+    metrics, store = Metrics(), Store.open(settings.store)
+    keys = Keys(store, settings.api_key)
+    ledger = Ledger(store, name=f"{socket.gethostname()}:{settings.home}")
+    local = LocalEngine(engines)
+    try:
+        gateway = Gateway(
+            load(settings.config_file, os.environ, local.names()),
+            local=local,
+            store=store,
+            ledger=ledger,
+            observe=metrics,
+            build=_provider,
+            price=lambda config: Prices.load(providers=config.providers),
+        )
+    except ConfigError as error:
+        raise at_line(settings.config_file, error) from None
+    reloader = Reloader(gateway, settings.config_file, os.environ)
+    keys.on_revoke = gateway.revoke
     scheduler = Scheduler(settings.home, _environment(settings), engines.reload)
-    replies.on_change = lambda: scheduler.traffic(replies.in_flight)
+    gateway.on_change = lambda: scheduler.traffic(gateway.in_flight)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         engines.start()  # pages and API answer while a model loads
         scheduler.start()
+        gateway.start()
+        chores = [asyncio.create_task(chore) for chore in _chores(app.state.herd)]
         yield
+        for chore in chores:
+            chore.cancel()
         await scheduler.close()
         await engines.close()
-        await replies.close()
+        await gateway.close()
         await asyncio.to_thread(store.close)
 
     # FastAPI's own documentation pages load scripts from elsewhere; /openapi.json is the description.
     app = FastAPI(title="Herd", version=version("openherd"), lifespan=lifespan, docs_url=None, redoc_url=None)
-    app.state.herd = State(settings, keys, engines.registry, store, engines, metrics, replies, scheduler)
+    app.state.herd = State(
+        settings, keys, ledger, engines.registry, store, engines, metrics, gateway, reloader, scheduler
+    )
     app.add_middleware(Guard, settings=settings, keys=keys, observe=metrics.observe_http)
     errors.install(app)
     app.include_router(openai.router)
     app.include_router(anthropic.router)
     app.include_router(responses.router)
-    app.include_router(api.router)
+    for part in api.ROUTERS:
+        app.include_router(part)
     app.add_api_route("/health", _health)
     app.add_api_route("/ready", _ready)
     app.add_api_route("/metrics", _metrics)
@@ -78,7 +115,7 @@ def _describe(app: FastAPI) -> dict[str, Any]:
         for operation in (operation for path in whole["paths"].values() for operation in path.values()):
             operation["responses"].pop("422", None)  # a wrong query, too, is a 400 here
             operation["responses"]["default"] = failed
-        for route in api.router.routes:
+        for route in (route for part in api.ROUTERS for route in part.routes):
             if isinstance(route, APIRoute):
                 for needed in route.dependant.dependencies:
                     if isinstance(needed.call, Fields):
@@ -88,6 +125,31 @@ def _describe(app: FastAPI) -> dict[str, Any]:
                             )
         app.openapi_schema = whole
     return app.openapi_schema
+
+
+def _provider(spec: ProviderSpec) -> Provider:
+    from herd.gateway.providers import build  # the HTTP client takes a while to load
+
+    return build(spec, os.environ)
+
+
+def _chores(here: State) -> Iterator[Coroutine[Any, Any, None]]:
+    """What is to be done again and again, as long as the server runs."""
+    yield _every(1, here.reloader.poll)
+    yield _every(BEAT, here.ledger.recover)
+    yield _every(3600, lambda: asyncio.to_thread(here.store.forget_expired, time.time()))
+    if here.store.shared:  # other gateways make and revoke keys, too, and change routes
+        yield _every(1, here.keys.refresh)
+        yield _every(1, here.gateway.refresh)
+
+
+async def _every(seconds: float, work: Callable[[], Awaitable[object]]) -> None:
+    while True:
+        try:
+            await work()
+        except HerdError as error:  # of the database, say, which may be back in a while
+            log.warning("%s", error)
+        await asyncio.sleep(seconds)
 
 
 def _environment(settings: Settings) -> dict[str, str]:
@@ -102,10 +164,10 @@ async def _health() -> dict[str, str]:
 
 
 async def _ready(request: Request) -> JSONResponse:
-    """200 when the default route answers at once; else 503 and what it waits for or lacks."""
+    """200 when a route can answer at once; else 503 and what the default one waits for or lacks."""
     here = state(request)
-    stopping = "the server is stopping" if here.replies.closing else None
-    if here.engines.ready and not stopping:
+    stopping = "the server is stopping" if here.gateway.closing else None
+    if (here.engines.ready or here.gateway.ready) and not stopping:
         return JSONResponse({"ready": True, "model": here.engines.default_route})
     reason = stopping or here.engines.problem or "the engine is loading"
     return JSONResponse({"ready": False, "reason": reason}, 503)

@@ -135,7 +135,7 @@ class Fields:
 
     @property
     def description(self) -> dict[str, Any]:
-        types = {str: "string", dict: "object", list: "array", NUMBER: "number"}
+        types = {str: "string", int: "integer", dict: "object", list: "array", NUMBER: "number"}
         return _body({name: {"type": [types[kind], "null"]} for name, kind in self.types.items()}, self.need)
 
 

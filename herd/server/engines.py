@@ -97,6 +97,9 @@ class Engines:
             route = self.default_route
             if route is None:
                 raise HerdError("no model is here yet; `herd pull` or `herd train` brings one", status=503)
+            if self._starting is not None:
+                await asyncio.wait([self._starting])
+                await asyncio.sleep(0)  # what somebody waits for already comes first
             async with self.hold(route, self.target(route)):
                 pass
         except (HerdError, OSError) as error:

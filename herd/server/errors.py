@@ -1,5 +1,8 @@
 """What goes wrong, as the dialect's error body; nothing that a caller sends becomes a 5xx or a traceback."""
 
+import math
+from typing import TypeVar
+
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
@@ -7,9 +10,11 @@ from starlette.exceptions import HTTPException
 from starlette.types import Scope
 
 from herd.errors import HerdError
+from herd.gateway.provider import UpstreamError
 from herd.protocol import Failed, ProtocolError, anthropic, openai
 from herd.server.state import state
 
+T = TypeVar("T")
 HEADERS = {401: {"WWW-Authenticate": "Bearer"}}
 CODES = {404: "not_found", 405: "method_not_allowed"}  # of errors that Starlette raises
 
@@ -18,9 +23,16 @@ def not_found(message: str) -> HerdError:
     return HerdError(message, status=404, code="not_found")
 
 
+def found(value: T | None, kind: str, id: str) -> T:
+    """`value`, unless there is none. Raises HerdError 404."""
+    if not value:
+        raise not_found(f"no {kind} {id!r:.100}")
+    return value
+
+
 def failure(event: Failed) -> HerdError:
     """The error to raise for a reply that failed before anything of it was sent."""
-    return HerdError(event.message, status=event.status, code=event.code)
+    return UpstreamError(event.message, status=event.status, code=event.code, retry_after=event.retry_after)
 
 
 def speaks_anthropic(scope: Scope) -> bool:
@@ -42,8 +54,9 @@ def install(app: FastAPI) -> None:
     async def known(request: Request, error: Exception) -> Response:
         assert isinstance(error, HerdError)
         answer = response(error, request.scope)
-        if error.status == 429:
-            answer.headers["Retry-After"] = str(state(request).engines.engine.retry_after)
+        if error.status == 429 or getattr(error, "retry_after", None):
+            wait = getattr(error, "retry_after", None) or state(request).engines.engine.retry_after
+            answer.headers["Retry-After"] = str(math.ceil(wait))
         return answer
 
     async def http(request: Request, error: Exception) -> Response:

@@ -12,16 +12,15 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from herd.errors import HerdError
+from herd.gateway.keys import Keys, Principal
+from herd.server import access
 from herd.server.errors import response, speaks_anthropic
-from herd.server.settings import KeyRing, Settings
+from herd.server.settings import Settings
 
 log = logging.getLogger("herd.access")
 
 COOKIE = "herd_key"
 MAX_HEADERS, HEADER_BYTES = 100, 32 * 1024
-# Reachable without the key: probes, and the pages, which hold no data and ask for the key.
-OPEN_PATHS = frozenset({"/health", "/ready", "/api/session", "/", "/models", "/runs", "/favicon.ico"})
-OPEN_FOLDERS = ("/web/", "/c/")
 SECURITY_HEADERS = {
     "Content-Security-Policy": "default-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'",
     "X-Content-Type-Options": "nosniff",
@@ -31,16 +30,21 @@ CORS_HEADERS = frozenset(
     {"authorization", "content-type", "x-api-key", "x-request-id", "x-herd-conversation"}
 )
 CORS_PREFIXES = ("x-stainless-", "anthropic-")  # what clients add; a browser asks for each by name
+CORS_SHOWN = ", ".join(
+    "Request-Id X-Request-Id Retry-After X-Herd-Generation X-Herd-Target X-Herd-Dropped X-Herd-Attempts".split()
+)
 
 
 class Guard:
-    """ASGI middleware: request id, Host, Origin, key, CORS, security headers, access log.
+    """ASGI middleware: request id, Host, Origin, key and its scopes, CORS, security headers, access log.
+
+    The key's `Principal` is in scope["state"]["principal"], except where no key is needed.
 
     `observe(method, route, status, seconds)` is called once for each request.
     """
 
     def __init__(
-        self, app: ASGIApp, settings: Settings, keys: KeyRing, observe: Callable[[str, str, int, float], None]
+        self, app: ASGIApp, settings: Settings, keys: Keys, observe: Callable[[str, str, int, float], None]
     ) -> None:
         self.app, self.settings, self.keys, self.observe = app, settings, keys, observe
 
@@ -106,24 +110,31 @@ class Guard:
             return HerdError(message, status=403, code="wrong_origin")
         if "\0" in path:
             return HerdError("a path has no NUL byte")
-        is_open = path in OPEN_PATHS or path.startswith(OPEN_FOLDERS) or scope["method"] == "OPTIONS"
-        if not is_open and not self._has_key(headers):
+        if access.is_open(scope["method"], path):
+            return None
+        principal = self._principal(headers)
+        if principal is None:
             header = "x-api-key: <key>" if speaks_anthropic(scope) else "Authorization: Bearer <key>"
-            message = f"this server asks for its key: send the header {header}"
+            message = f"this server asks for a key, one that is known and in force: send the header {header}"
             return HerdError(message, status=401, code="invalid_api_key")
-        return None
+        scope["state"]["principal"] = principal
+        return access.refusal(principal, scope["method"], path)
 
-    def _has_key(self, headers: Headers) -> bool:
-        scheme, _, key = headers.get("authorization", "").partition(" ")
-        if scheme.lower() == "bearer" and self.keys.accepts(key.strip()):
-            return True
-        if "x-api-key" in headers and self.keys.accepts(headers["x-api-key"]):
-            return True
+    def _principal(self, headers: Headers) -> Principal | None:
+        """Whose key the request brings; if it brings none, whom the server lets in without one."""
+        scheme, _, word = headers.get("authorization", "").partition(" ")
+        given = [word.strip()] if scheme.lower() == "bearer" else []
+        given += headers.getlist("x-api-key")
+        for secret in given:
+            if found := self.keys.find(secret):
+                return found
         try:
             cookie = SimpleCookie(headers.get("cookie", "")).get(COOKIE)
         except CookieError:
             cookie = None
-        return self.keys.accepts_cookie(cookie.value if cookie else "")
+        if cookie and (found := self.keys.find_cookie(cookie.value)):
+            return found
+        return None if given else self.keys.find("")
 
     def _cors(self, headers: Headers) -> Mapping[str, str]:
         origin = headers.get("origin")
@@ -133,9 +144,9 @@ class Guard:
         allowed = [name for name in asked if name in CORS_HEADERS or name.startswith(CORS_PREFIXES)]
         return {
             "Access-Control-Allow-Origin": origin,
-            "Access-Control-Allow-Methods": "GET, POST, PATCH, DELETE",
+            "Access-Control-Allow-Methods": "GET, POST, PUT, PATCH, DELETE",
             "Access-Control-Allow-Headers": ", ".join(allowed or sorted(CORS_HEADERS)),
-            "Access-Control-Expose-Headers": "Request-Id, X-Request-Id",
+            "Access-Control-Expose-Headers": CORS_SHOWN,
             "Vary": "Origin",
         }
 

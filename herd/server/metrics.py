@@ -1,14 +1,19 @@
 """Prometheus metrics, under the names that vLLM's dashboards know, and counters of HTTP requests."""
 
 from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+
+if TYPE_CHECKING:
+    from herd.gateway.reply import Reply
 
 MODEL = ["model_name"]
 FIRST_TOKEN = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 BETWEEN_TOKENS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1)
 WHOLE_REQUEST = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
+MAX_ROUTES, OTHERS = 1000, "(others)"
 # What the engine counts: its name there, and for people. The first is a gauge.
 ENGINE = {
     "kv_cache_usage_perc": "Used part of the KV cache, 0 to 1",
@@ -22,9 +27,10 @@ ENGINE = {
 
 
 class Metrics:
-    """One set of metrics for one server."""
+    """One set of metrics for one server: a gateway's `Observer`."""
 
     def __init__(self) -> None:
+        self._routes: dict[str, _Route] = {}
         self.registry = registry = CollectorRegistry()
         self.engine: Mapping[str, Mapping[str, float]] = {}
         registry.register(_Engine(self))
@@ -49,10 +55,29 @@ class Metrics:
         self.between = histogram("vllm:inter_token_latency_seconds", "Between two tokens", BETWEEN_TOKENS)
         self.whole = histogram("vllm:e2e_request_latency_seconds", "Arrival to last token", WHOLE_REQUEST)
         self.queued = histogram("vllm:request_queue_time_seconds", "Arrival to start", FIRST_TOKEN)
+        self.attempts = counter(
+            "herd_attempts", "Attempts at providers, by how they ended", ["provider", "state"]
+        )
+        self.shadows = counter(
+            "herd_shadows", "Copies of requests that were sent or left out", [*MODEL, "outcome"]
+        )
         self.http = counter("herd_http_requests", "HTTP requests", ["method", "route", "status"])
         self.http_seconds = Histogram(
             "herd_http_request_seconds", "HTTP requests, to the last byte", ["route"], registry=registry
         )
+
+    def watch(self, route: str) -> "_Watch":
+        """For one reply, which waits from now on. Callers choose the names of models: they are not endless here."""
+        name = route if route in self._routes or len(self._routes) < MAX_ROUTES else OTHERS
+        if name not in self._routes:
+            self._routes[name] = _Route(self, name)
+        return _Watch(self._routes[name])
+
+    def attempt(self, provider: str, state: str) -> None:
+        self.attempts.labels(provider, state).inc()
+
+    def shadow(self, route: str, outcome: str) -> None:
+        self.shadows.labels(route, outcome).inc()
 
     def observe_http(self, method: str, route: str, status: int, seconds: float) -> None:
         known = method if method in {"GET", "POST", "PATCH", "DELETE", "HEAD", "OPTIONS", "PUT"} else "other"
@@ -63,6 +88,46 @@ class Metrics:
         """The exposition text; `engine`: what the engine counts, by the name of the model."""
         self.engine = engine
         return generate_latest(self.registry)
+
+
+class _Route:
+    """The metrics of one route: looked up once, and not for each token."""
+
+    def __init__(self, metrics: Metrics, name: str) -> None:
+        self.name, self.success = name, metrics.success
+        self.waiting, self.running = metrics.waiting.labels(name), metrics.running.labels(name)
+        self.queued, self.whole = metrics.queued.labels(name), metrics.whole.labels(name)
+        self.first_token, self.between = metrics.first_token.labels(name), metrics.between.labels(name)
+        self.prompt_tokens = metrics.prompt_tokens.labels(name)
+        self.generation_tokens = metrics.generation_tokens.labels(name)
+
+
+class _Watch:
+    """Counts one reply, as `herd.gateway.reply.Watch` has it."""
+
+    def __init__(self, route: _Route) -> None:
+        self._route, self._gauge = route, route.waiting
+        self._gauge.inc()
+        self.next = route.between.observe
+
+    def started(self, after: float) -> None:
+        self._gauge.dec()
+        self._gauge = self._route.running
+        self._gauge.inc()
+        self._route.queued.observe(after)
+
+    def first(self, after: float) -> None:
+        self._route.first_token.observe(after)
+
+    def finished(self, reason: str) -> None:
+        self._route.success.labels(self._route.name, reason).inc()
+
+    def ended(self, reply: "Reply", seconds: float, counts: bool) -> None:
+        self._gauge.dec()
+        if counts:
+            self._route.whole.observe(seconds)
+            self._route.prompt_tokens.inc(reply.prompt_tokens)
+            self._route.generation_tokens.inc(reply.completion_tokens)
 
 
 class _Engine:

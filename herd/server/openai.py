@@ -9,48 +9,56 @@ from fastapi.responses import JSONResponse, Response
 import herd.protocol.openai as dialect
 from herd.protocol import Event
 from herd.protocol import Request as Canonical
-from herd.registry import Target
 from herd.server import body
 from herd.server.answer import answer, asked_of
-from herd.server.state import state
+from herd.server.state import principal, state
 
 router = APIRouter(prefix="/v1")
 
 
 @router.get("/models")
 def models(request: Request) -> JSONResponse:
-    return JSONResponse(dialect.encode_models([_model(t) for t in state(request).registry.targets()]))
+    """What the key may ask for: routes, targets, models here and those that providers list."""
+    who, found = principal(request), state(request).gateway.models()
+    mine = [(name, made) for name, made in sorted(found.items()) if who.may(f"use:{name}")]
+    return JSONResponse(dialect.encode_models([_model(*one) for one in mine]))
 
 
-@router.get("/models/{name}")
+@router.get("/models/{name:path}")
 def model(request: Request, name: str) -> JSONResponse:
-    (only,) = dialect.encode_models([_model(state(request).registry.target(name))])["data"]
+    gateway = state(request).gateway
+    gateway.route(name, principal(request))
+    (only,) = dialect.encode_models([_model(name, gateway.models().get(name, 0.0))])["data"]
     return JSONResponse(only)
 
 
-def _model(target: Target) -> dict[str, Any]:
-    return {"id": target.name, "created": int(target.model.created or 0)}
+def _model(name: str, made: float) -> dict[str, Any]:
+    return {"id": name, "created": int(made)}
 
 
 @router.post("/chat/completions", openapi_extra=body.described(dialect.FIELDS["chat"], "model", "messages"))
 async def chat_completions(request: Request) -> Response:
-    asked = await asked_of(request, dialect.decode_chat)
-    return await answer(request, [asked], dialect.encode_chat, dialect.ChatStream)
+    asked, given = await asked_of(request, dialect.decode_chat)
+    return await answer(
+        request, [asked], dialect.encode_chat, dialect.ChatStream, dialect="chat", given=given
+    )
 
 
 @router.post("/completions", openapi_extra=body.described(dialect.FIELDS["completion"], "model", "prompt"))
 async def completions(request: Request) -> Response:
-    asked = await asked_of(request, dialect.decode_completion)
-    return await answer(request, asked, dialect.encode_completion, dialect.CompletionStream)
+    asked, given = await asked_of(request, dialect.decode_completion)
+    return await answer(
+        request, asked, dialect.encode_completion, dialect.CompletionStream, dialect="completion", given=given
+    )
 
 
 @router.post("/embeddings", openapi_extra=body.described(dialect.FIELDS["embedding"], "model", "input"))
 async def embeddings(request: Request) -> Response:
-    asked = await asked_of(request, dialect.decode_embeddings)
+    asked, given = await asked_of(request, dialect.decode_embeddings)
 
     def encode(whole: Canonical, events: Iterable[Event], *_: Any) -> dict[str, Any]:
         return dialect.encode_embeddings(
             whole.route, events, binary=asked.base64, dimensions=asked.dimensions
         )
 
-    return await answer(request, asked.requests, encode)
+    return await answer(request, asked.requests, encode, dialect="embedding", given=given)

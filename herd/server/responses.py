@@ -7,13 +7,14 @@ from fastapi import APIRouter, Query, Request
 from fastapi.responses import JSONResponse, Response
 
 import herd.protocol.responses as dialect
+from herd.gateway.keys import Principal
+from herd.gateway.reply import Reply, generation
 from herd.protocol import Event, ProtocolError
 from herd.protocol import Request as Canonical
 from herd.server import body
 from herd.server.answer import asked_of, conversation, send
 from herd.server.errors import not_found
-from herd.server.replies import generation
-from herd.server.state import State, state
+from herd.server.state import State, principal, state
 
 router = APIRouter(prefix="/v1/responses")
 Include = Annotated[tuple[str, ...], Query(alias="include[]", max_length=16)]
@@ -21,21 +22,23 @@ Include = Annotated[tuple[str, ...], Query(alias="include[]", max_length=16)]
 
 @router.post("", openapi_extra=body.described(dialect.FIELDS["response"], "model", "input"))
 async def create(request: Request) -> Response:
-    here, key = state(request), state(request).keys.name
-    asked = await asked_of(request, dialect.decode_response)
-    before = await _previous(here, asked.previous)
+    here, who = state(request), principal(request)
+    asked, _ = await asked_of(request, dialect.decode_response)
+    before = await _previous(here, who, asked.previous)
     past = dialect.history(before) if before else ()
     canonical = asked.after(past)
-    talk = conversation(request, canonical, key)
+    talk = conversation(request, canonical, who.name)
     if before and "x-herd-conversation" not in request.headers:
         talk = before["conversation"]
-    reply = here.replies.begin(canonical, talk, key, "resp_")
+    reply = here.gateway.begin(
+        canonical, principal=who, conversation=talk, dialect="responses", prefix="resp_"
+    )
     kept = asked.kept(reply.request, len(past))
     if canonical.store:
         reply.response = kept
     if asked.background:
-        here.replies.run_in_background(reply)
-        return JSONResponse(dialect.encode_stored(generation(reply, 0, reply.began), "queued"))
+        here.gateway.run_in_background(reply)
+        return JSONResponse(dialect.encode_stored(generation(reply), "queued"))
 
     def stream(whole: Canonical, id: str, *_: Any) -> dialect.ResponseStream:
         return dialect.ResponseStream(id, reply.created, kept["shown"])
@@ -62,16 +65,16 @@ async def retrieve(
         name = "stream" if stream else "starting_after"
         raise ProtocolError(f"{name} is not supported here: poll without it", name, "unsupported_field")
     _check(include)
-    return JSONResponse(await _view(state(request), id))
+    return JSONResponse(await _view(state(request), principal(request), id))
 
 
 @router.delete("/{id}")
 async def delete(request: Request, id: str) -> dict[str, Any]:
     """Forget the text of a response; what continues it keeps its own."""
-    here = state(request)
-    _own(here, here.replies.in_background(id))
-    await here.replies.cancel(id)
-    await _row(here, id)
+    here, who = state(request), principal(request)
+    _pending(here, who, id)
+    await here.gateway.cancel(id)
+    await _row(here, who, id)
     await asyncio.to_thread(here.store.forget, id)
     return {"id": id, "object": "response", "deleted": True}
 
@@ -79,10 +82,10 @@ async def delete(request: Request, id: str) -> dict[str, Any]:
 @router.post("/{id}/cancel")
 async def cancel(request: Request, id: str) -> JSONResponse:
     """Stop a response in the background; one that has ended stays as it is."""
-    here = state(request)
-    _own(here, here.replies.in_background(id))
-    await here.replies.cancel(id)
-    row = await _row(here, id)
+    here, who = state(request), principal(request)
+    _pending(here, who, id)
+    await here.gateway.cancel(id)
+    row = await _row(here, who, id)
     if not row["response"]["background"]:
         raise ProtocolError("only a response with background: true can be cancelled", "id")
     return JSONResponse(dialect.encode_stored(row))
@@ -98,9 +101,10 @@ async def input_items(
     after: Annotated[str | None, Query(max_length=200)] = None,
 ) -> dict[str, Any]:
     """The items that the response was asked with, not those of the responses before it."""
-    here = state(request)
+    here, who = state(request), principal(request)
     _check(include)
-    items = dialect.encode_items(_pending(here, id) or await _row(here, id))
+    reply = _pending(here, who, id)
+    items = dialect.encode_items(generation(reply) if reply else await _row(here, who, id))
     if order == "desc":
         items.reverse()
     if after is not None:
@@ -113,47 +117,42 @@ async def input_items(
     return {"object": "list", "data": page, **ends, "has_more": len(items) > limit}
 
 
-async def _previous(here: State, id: str | None) -> dict[str, Any] | None:
+async def _previous(here: State, who: Principal, id: str | None) -> dict[str, Any] | None:
     """The generation to be continued. Raises ProtocolError naming it."""
     if id is None:
         return None
     field, code = "previous_response_id", "previous_response_not_found"
-    if here.replies.in_background(id) and _pending(here, id):
+    if _pending(here, who, id):
         raise ProtocolError(f"{field} names {id!r:.100}, which has not ended", field, "response_not_ended")
     row = await asyncio.to_thread(here.store.get_generation, id)
-    if row is None or not _readable(here, row):
+    if row is None or not _readable(who, row):
         raise ProtocolError(f"{field} names {id!r:.100}, which is not stored here", field, code)
     return row
 
 
-async def _view(here: State, id: str) -> dict[str, Any]:
-    reply = here.replies.in_background(id)
-    if pending := _pending(here, id):
-        return dialect.encode_stored(pending, "in_progress" if reply and reply.started else "queued")
-    return dialect.encode_stored(await _row(here, id))
+async def _view(here: State, who: Principal, id: str) -> dict[str, Any]:
+    if reply := _pending(here, who, id):
+        return dialect.encode_stored(generation(reply), "in_progress" if reply.started else "queued")
+    return dialect.encode_stored(await _row(here, who, id))
 
 
-def _pending(here: State, id: str) -> dict[str, Any] | None:
-    """The generation, as far as it goes, of a response that is being made in the background."""
-    reply = here.replies.in_background(id)
-    _own(here, reply)
-    return generation(reply, 0, reply.began) if reply else None
+def _pending(here: State, who: Principal, id: str) -> Reply | None:
+    """The response, if it is being made in the background, and the caller's own."""
+    reply = here.gateway.in_background(id)
+    if reply and reply.key != who.name:
+        raise _unknown(id)
+    return reply
 
 
-def _own(here: State, reply: Any) -> None:
-    if reply and reply.key != here.keys.name:
-        raise _unknown(reply.id)
-
-
-async def _row(here: State, id: str) -> dict[str, Any]:
+async def _row(here: State, who: Principal, id: str) -> dict[str, Any]:
     row = await asyncio.to_thread(here.store.get_generation, id)
-    if row is None or not _readable(here, row):
+    if row is None or not _readable(who, row):
         raise _unknown(id)
     return row
 
 
-def _readable(here: State, row: dict[str, Any]) -> bool:
-    return row["response"] is not None and row["key"] == here.keys.name
+def _readable(who: Principal, row: dict[str, Any]) -> bool:
+    return row["response"] is not None and row["key"] == who.name
 
 
 def _unknown(id: str) -> Exception:

@@ -54,7 +54,7 @@ class Server(uvicorn.Server):
         self.should_exit = True
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        replies = self.here.replies
+        replies = self.here.gateway
         replies.closing = True
         if replies.in_flight:
             left = f"finishing {replies.in_flight} replies, at most {DRAIN:.0f} s"

@@ -1,31 +1,36 @@
 """Where the server listens, where it keeps things, and who may call it."""
 
-import hashlib
-import hmac
 import ipaddress
 import os
 import re
 import socket
+import tomllib
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, TypeVar
 
 from herd.errors import HerdError
+from herd.gateway.secrets import secret
 from herd.registry.home import home as default_home
 
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 WILDCARD = frozenset({"0.0.0.0", "::"})
+TOML = "herd.toml"
 MAX_BODY = 4 * 1024 * 1024
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Settings:
-    """The server's settings; `from_environment` reads HERD_* and lets arguments win."""
+    """The server's settings; `from_environment` reads them."""
 
     home: Path
+    config: Path | None = None  # None: herd.toml in `home`, if it is there
     host: str = "127.0.0.1"
     port: int = 8000
     api_key: str | None = field(default=None, repr=False)
-    database: str | None = None  # None: herd.db in `home`
+    database: str | None = field(default=None, repr=False)  # a URL; None: herd.db in `home`
     hosts: frozenset[str] = frozenset()  # further names in the Host header that are ours
     origins: frozenset[str] = frozenset()  # pages elsewhere that may call, as "https://app.example"
     memory: int | None = None  # bytes for models; None: a share of what is free at the start
@@ -43,25 +48,41 @@ class Settings:
 
     @classmethod
     def from_environment(
-        cls, *, home: Path | None = None, host: str | None = None, port: int | None = None
+        cls,
+        *,
+        home: Path | None = None,
+        host: str | None = None,
+        port: int | None = None,
+        config: Path | None = None,
     ) -> "Settings":
-        env = os.environ.get
-        port_text = env("HERD_PORT") or "8000"
-        if port is None and not port_text.isdecimal():
-            raise HerdError(
-                f"HERD_PORT is {port_text!r}, which is not a number; set it to a port such as 8000"
-            )
+        """The table [server] of herd.toml, then HERD_*, then the arguments. Raises HerdError for a wrong one."""
+        home = home or default_home()
+        if config is None and os.environ.get("HERD_CONFIG"):
+            config = Path(os.environ["HERD_CONFIG"])
+        file = config or home / TOML
+        table = _server_table(file)
+
+        def of(name: str, variable: str, read: Callable[[Any, str], T]) -> T:
+            """What `read` makes of a setting, and of its name where it was found."""
+            text = os.environ.get(variable)
+            return read(text, variable) if text else read(table.get(name), f"{file}: server.{name}")
+
         return cls(
-            home=home or default_home(),
-            host=host or env("HERD_HOST") or "127.0.0.1",
-            port=int(port_text) if port is None else port,
-            api_key=env("HERD_API_KEY") or None,
-            database=env("HERD_DATABASE_URL") or None,
-            hosts=_words(env("HERD_HOSTS")),
-            origins=_words(env("HERD_ORIGINS")),
-            memory=_bytes(env("HERD_MEMORY")),
-            keep_alive=_seconds(env("HERD_KEEP_ALIVE")),
+            home=home,
+            config=config,
+            host=host or of("host", "HERD_HOST", _text) or "127.0.0.1",
+            port=of("port", "HERD_PORT", _port) if port is None else port,
+            api_key=os.environ.get("HERD_API_KEY") or _secret(table.get("key"), f"{file}: server.key"),
+            database=of("database", "HERD_DATABASE_URL", _text),
+            hosts=of("hosts", "HERD_HOSTS", _words),
+            origins=of("origins", "HERD_ORIGINS", _words),
+            memory=of("memory", "HERD_MEMORY", _bytes),
+            keep_alive=of("keep_alive", "HERD_KEEP_ALIVE", _seconds),
         )
+
+    @property
+    def config_file(self) -> Path:
+        return self.config or self.home / TOML
 
     @property
     def store(self) -> str | Path:
@@ -93,47 +114,58 @@ class Settings:
         return origin.partition("://")[2] == host_header or origin in self.origins
 
 
-class KeyRing:
-    """Compares keys in constant time, holding only hashes.
-
-    The cookie is derived from the key, so that a stolen cookie does not give the key away.
-    """
-
-    def __init__(self, key: str | None) -> None:
-        self.open = key is None
-        self._key = _sha256(key or "")
-        self.name = None if key is None else self._key.hex()[:16]  # says which key, not the key
-        self.cookie = hmac.new((key or "").encode(), b"herd cookie", hashlib.sha256).hexdigest()
-
-    def accepts(self, key: str) -> bool:
-        return self.open or hmac.compare_digest(_sha256(key), self._key)
-
-    def accepts_cookie(self, value: str) -> bool:
-        return self.open or hmac.compare_digest(_sha256(value), _sha256(self.cookie))
+def _server_table(file: Path) -> dict[str, Any]:
+    """The table [server] of a herd.toml that need not be there. What else it says, `herd.gateway.config` checks."""
+    try:
+        table = tomllib.loads(file.read_text(encoding="utf-8")).get("server", {})
+    except (FileNotFoundError, NotADirectoryError):
+        return {}
+    except (OSError, ValueError, RecursionError) as error:
+        raise HerdError(f"{file}: {getattr(error, 'strerror', None) or error}") from None
+    return table if isinstance(table, dict) else {}
 
 
-def _sha256(text: str) -> bytes:
-    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).digest()
+def _secret(value: Any, name: str) -> str | None:
+    try:
+        return None if value is None else secret(str(value), os.environ)
+    except HerdError as error:
+        raise HerdError(f"{name}: {error}") from None
 
 
-def _words(text: str | None) -> frozenset[str]:
-    return frozenset(word for word in (text or "").lower().replace(",", " ").split())
+def _text(value: Any, name: str) -> str | None:
+    if value is not None and not isinstance(value, str):
+        raise HerdError(f"{name} is {value!r}, which is no text; put it in quotes")
+    return value or None
 
 
-def _bytes(text: str | None) -> int | None:
+def _port(value: Any, name: str) -> int:
+    text = str("8000" if value is None else value)
+    if not text.isdecimal():
+        raise HerdError(f"{name} is {value!r}, which is not a number; set it to a port such as 8000")
+    return int(text[:9])
+
+
+def _words(value: Any, name: str) -> frozenset[str]:
+    words = value.replace(",", " ").split() if isinstance(value, str) else value or []
+    if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
+        raise HerdError(f"{name} must be a list of texts")
+    return frozenset(word.lower() for word in words)
+
+
+def _bytes(value: Any, name: str) -> int | None:
     """ "6GiB", "800 MB" or plain bytes."""
-    match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?) ?(|[kmgt]i?)b?", (text or "0").strip().lower())
+    match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?) ?(|[kmgt]i?)b?", str(value or 0).strip().lower())
     if match is None:
-        raise HerdError(f"HERD_MEMORY is {text!r}, which is no size; set it as in HERD_MEMORY=6GiB")
+        raise HerdError(f"{name} is {value!r}, which is no size; set it as in 6GiB")
     number, unit = match.groups()
     base = 1024 if unit.endswith("i") else 1000
     return int(float(number) * base ** " kmgt".index(unit[:1] or " ")) or None
 
 
-def _seconds(text: str | None) -> float:
-    if not re.fullmatch(r"[0-9]{1,9}(\.[0-9]+)?", text or "0"):
-        raise HerdError(f"HERD_KEEP_ALIVE is {text!r}, which is no number of seconds")
-    return float(text or 0)
+def _seconds(value: Any, name: str) -> float:
+    if not re.fullmatch(r"[0-9]{1,9}(\.[0-9]+)?", str(value or 0)):
+        raise HerdError(f"{name} is {value!r}, which is no number of seconds")
+    return float(value or 0)
 
 
 def _host_name(header: str) -> str:

@@ -4,27 +4,43 @@ from dataclasses import dataclass
 
 from fastapi import Request
 
+from herd.gateway.gateway import Gateway
+from herd.gateway.keys import Keys, Principal
+from herd.gateway.ledger import Ledger
+from herd.gateway.reload import Reloader
 from herd.registry.registry import Registry
 from herd.server.engines import Engines
 from herd.server.metrics import Metrics
-from herd.server.replies import Replies
 from herd.server.runs import Scheduler
-from herd.server.settings import KeyRing, Settings
+from herd.server.settings import Settings
 from herd.store import Store
 
 
 @dataclass
 class State:
     settings: Settings
-    keys: KeyRing
+    keys: Keys
+    ledger: Ledger
     registry: Registry
     store: Store
     engines: Engines
     metrics: Metrics
-    replies: Replies
+    gateway: Gateway
+    reloader: Reloader
     scheduler: Scheduler
+
+    @property
+    def problem(self) -> str | None:
+        """What stands in the engine's way, where no provider can do without it."""
+        return None if self.gateway.reaches_out else self.engines.problem
 
 
 def state(request: Request) -> State:
     found: State = request.app.state.herd
+    return found
+
+
+def principal(request: Request) -> Principal:
+    """Who calls, as the door has found out."""
+    found: Principal = request.scope["state"]["principal"]
     return found

@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator, Awaitable
+from collections.abc import AsyncGenerator, Awaitable, Mapping
 from contextlib import aclosing
 from typing import Any, TypeVar
 
@@ -41,24 +41,28 @@ async def unless_gone(receive: Receive, work: Awaitable[T]) -> T:
 class EventStream(Response):
     """`data:` lines from an iterator of JSON values or text, closed when it ends or the client leaves.
 
-    `named`: each JSON value's "type" is its event's name.
+    Bytes are whole events and go as they are. `named`: each JSON value's "type" is its event's name.
     """
 
     media_type = "text/event-stream"
 
-    def __init__(self, events: AsyncGenerator[dict[str, Any] | str, None], *, named: bool = False) -> None:
+    def __init__(
+        self,
+        events: AsyncGenerator[dict[str, Any] | str | bytes, None],
+        *,
+        named: bool = False,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
         self.events, self.named = events, named
         self.status_code, self.background = 200, None
-        self.init_headers({"Cache-Control": "no-store", "X-Accel-Buffering": "no"})
+        self.init_headers({"Cache-Control": "no-store", "X-Accel-Buffering": "no", **(headers or {})})
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async def pump() -> None:
             await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
             async with aclosing(self.events) as events:
                 async for event in events:
-                    text = event if isinstance(event, str) else json.dumps(event, ensure_ascii=False)
-                    name = f"event: {event['type']}\n" if self.named and isinstance(event, dict) else ""
-                    body = f"{name}data: {text}\n\n".encode()
+                    body = event if isinstance(event, bytes) else self._encode(event)
                     await send({"type": "http.response.body", "body": body, "more_body": True})
             await send({"type": "http.response.body", "body": b"", "more_body": False})
 
@@ -66,3 +70,8 @@ class EventStream(Response):
             await unless_gone(receive, pump())
         except ClientGone:
             pass
+
+    def _encode(self, event: dict[str, Any] | str) -> bytes:
+        text = event if isinstance(event, str) else json.dumps(event, ensure_ascii=False)
+        name = f"event: {event['type']}\n" if self.named and isinstance(event, dict) else ""
+        return f"{name}data: {text}\n\n".encode()

@@ -5,15 +5,17 @@ import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import JSON, Connection, RowMapping, Select, Table, delete, insert, or_, select, text, update
-from sqlalchemy.dialects.sqlite import insert as insert_new
+from sqlalchemy import JSON, Connection, Select, Table, delete, insert, or_, select, text, update
+from sqlalchemy.dialects.postgresql import insert as insert_new
 
 from herd.errors import HerdError
 from herd.store.database import Database, rows
-from herd.store.tables import conversations, generations, messages, votes
+from herd.store.generations import drop_text
+from herd.store.tables import conversations, feedback, generations, messages, votes
 
 FIELDS = ("title", "route", "system", "settings")
 OWN = ("key", "response", "deleted")  # columns that are this server's alone: neither exported nor imported
+LISTS = ("calls", "use", "dropped")  # what is a list in JSON; the rest are objects
 _HEAD = [conversations.c[name] for name in ("id", *FIELDS, "created", "updated")]
 _MESSAGE = [messages.c[name] for name in ("id", "parent", "role", "content", "generation", "created")]
 
@@ -93,21 +95,13 @@ class Conversations(Database):
             if not connection.execute(update(conversations).where(live).values(gone)).rowcount:
                 return False
             connection.execute(delete(messages).where(messages.c.conversation == id))
-            of = generations.c.conversation == id
-            for row in connection.execute(select(generations).where(of)).mappings().all():
-                kept = update(generations).where(generations.c.id == row["id"])
-                connection.execute(kept.values(without_text(row)))
+            drop_text(connection, generations.c.conversation == id)
             return True
 
         deleted = self._write(work)
         if deleted:
             self._cut_log()
         return deleted
-
-    def _cut_log(self) -> None:
-        """After a deletion: the log still has the old pages. A reader may prevent it; then the next deletion does it."""
-        with self._engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-            connection.execute(text("PRAGMA wal_checkpoint(TRUNCATE)")).close()
 
     def add_message(
         self,
@@ -150,7 +144,8 @@ class Conversations(Database):
         return self._fetch(_messages(conversation))
 
     def export_conversations(self, ids: Sequence[str] | None = None) -> list[dict[str, Any]]:
-        """Conversations (all, or those named) with "messages", "generations" and "votes", as import takes them."""
+        """Conversations (all, or those named) with "messages", "generations", "votes" and "feedback", as import
+        takes them."""
         with self._read() as connection:
             query = select(*_HEAD).where(~conversations.c.deleted).order_by(conversations.c.updated)
             heads = rows(connection, query if ids is None else query.where(conversations.c.id.in_(ids)))
@@ -162,6 +157,9 @@ class Conversations(Database):
                 made = select(*columns).where(own).order_by(generations.c.created)
                 head["generations"] = rows(connection, made)
                 head["votes"] = rows(connection, select(votes).where(voted).order_by(votes.c.created))
+                said = [column for column in feedback.c if column.name not in OWN]
+                of = select(*said).where(feedback.c.generation.in_(select(generations.c.id).where(own)))
+                head["feedback"] = rows(connection, of.order_by(feedback.c.created))
             return heads
 
     def import_conversations(self, exported: Iterable[Mapping[str, Any]]) -> int:
@@ -190,22 +188,6 @@ class Conversations(Database):
         return self._write(work)
 
 
-def without_text(row: Mapping[str, Any] | RowMapping) -> dict[str, Any]:
-    """What of a generation's row changes so that no text of prompt, reply or labels is left."""
-    request = dict(row["request"])
-    for text_field in ("prompt", "tools", "tool_name", "format", "labels"):
-        request.pop(text_field, None)
-    blank = [{"role": message["role"], "content": ""} for message in request.get("messages", [])]
-    sampling = {**request.get("sampling", {}), "stop": []}
-    return {
-        "request": {**request, "messages": blank, "sampling": sampling},
-        "reply": "",
-        "calls": None,
-        "response": None,
-        "labels": {},
-    }
-
-
 def _find(id: str) -> Select[Any]:
     return select(*_HEAD).where(conversations.c.id == id, ~conversations.c.deleted)
 
@@ -231,11 +213,11 @@ Parts = list[tuple[Table, list[dict[str, Any]]]]
 
 
 def _exported(item: Any, place: int) -> tuple[dict[str, Any], Parts]:
-    """An exported conversation as rows: its own, and those of its messages, generations and votes."""
+    """An exported conversation as rows: its own, and those of what belongs to it."""
     where = f"conversations[{place}]"
     head = {**_row(item, conversations, where), "deleted": False}
     parts: Parts = []
-    for table in (messages, generations, votes):
+    for table in (messages, generations, votes, feedback):
         items, own = item.get(table.name, []), f"{where}.{table.name}"
         if not isinstance(items, list):
             raise HerdError(f"{own} must be a list")
@@ -254,7 +236,7 @@ def _row(item: Any, table: Table, where: str, **own: Any) -> dict[str, Any]:
             continue
         value = own.get(column.name, item.get(column.name))
         kind: type = dict if isinstance(column.type, JSON) else column.type.python_type
-        if column.name == "calls":
+        if column.name in LISTS:
             kind = list
         allowed = (int, float) if kind is float else (kind,)
         if value is None and column.nullable:

@@ -1,5 +1,6 @@
-"""One SQLite database: reads on connections of their own, writes on one thread that commits them in groups."""
+"""One database: reads on connections of their own, writes on one thread that commits them in groups."""
 
+import asyncio
 import queue
 import threading
 from collections.abc import Callable, Iterator
@@ -8,28 +9,25 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
-from sqlalchemy import URL, Connection, Engine, Select, create_engine, event, make_url
-from sqlalchemy.exc import (
-    ArgumentError,
-    DBAPIError,
-    IntegrityError,
-    OperationalError,
-    SQLAlchemyError,
-    StatementError,
-)
+from sqlalchemy import URL, Connection, Engine, Select
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from herd.errors import HerdError
-from herd.store.migrations import behind, migrate
+from herd.store.engines import database_url, failure, lost, make_engine, spoils_group, try_again
+from herd.store.migrations import MIGRATIONS, behind, migrate, version
 
 MAX_GROUP = 256  # writes in one commit
-PATIENCE = 10.0  # seconds to wait for another process's lock
 
 T = TypeVar("T")
 Write = Callable[[Connection], Any]
 
 
 class Database:
-    """Reads see the last commit. A write returns when its commit is on the disk (WAL, synchronous=FULL)."""
+    """Reads see the last commit. A write is done when its commit is on the disk.
+
+    On PostgreSQL, which gateways may share, a write holds a lock of theirs until it is committed, as on SQLite it holds
+    the file's: what it has read is still so when it writes, and no two writes wait for each other.
+    """
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
@@ -41,24 +39,25 @@ class Database:
 
     @classmethod
     def open(cls, url_or_path: str | Path) -> Self:
-        """A path or "sqlite:///path"; made if it is not there. Raises HerdError if it cannot be used."""
-        url = _url(url_or_path)
-        assert url.database is not None
-        try:
-            Path(url.database).parent.mkdir(parents=True, exist_ok=True)
-            options = {"timeout": PATIENCE, "check_same_thread": False}
-            engine = create_engine(url, pool_size=8, max_overflow=56, connect_args=options)
-            event.listen(engine, "connect", _configure)
-            event.listen(engine, "begin", _begin)
+        """A path, "sqlite:///path" (made if it is not there) or "postgresql://user:password@host/name".
+
+        Raises HerdError if it cannot be used.
+        """
+        with _opening(url_or_path) as url:
+            if url.database and url.get_backend_name() == "sqlite":
+                Path(url.database).parent.mkdir(parents=True, exist_ok=True)
+            engine = make_engine(url)
             with engine.connect() as connection:
                 outdated = behind(connection)
             if outdated:  # otherwise nothing is written: a command may read beside the server
-                with engine.connect().execution_options(herd_write=True) as connection, connection.begin():
+                with _writing(engine) as connection, connection.begin():
                     migrate(connection)
-        except (OSError, SQLAlchemyError) as error:
-            reason = f"cannot open the database {url.database}: {getattr(error, 'orig', None) or error}"
-            raise HerdError(reason, status=500, code="store") from None
         return cls(engine)
+
+    @property
+    def shared(self) -> bool:
+        """Whether other gateways may use the same database now."""
+        return self._engine.dialect.name == "postgresql"
 
     def close(self) -> None:
         """Finish the waiting writes, then close."""
@@ -69,13 +68,18 @@ class Database:
         self._writer.join()
         self._engine.dispose()
 
+    def write(self, work: Callable[[Connection], T]) -> "asyncio.Future[T]":
+        """As `_write`, for a coroutine to await. Writes are done in the order of the calls, awaited or not; giving up
+        the wait does not stop one. `work` may run more than once, so it changes nothing but the database."""
+        return asyncio.wrap_future(self._submit(work))
+
     @contextmanager
     def _read(self) -> Iterator[Connection]:
         try:
             with self._engine.connect() as connection:
                 yield connection
         except DBAPIError as error:
-            raise _failure(error) from error
+            raise failure(error) from error
 
     def _fetch(self, query: Select[Any]) -> list[dict[str, Any]]:
         with self._read() as connection:
@@ -84,91 +88,118 @@ class Database:
     def _write(self, work: Callable[[Connection], T]) -> T:
         """Run `work` on the writing connection; its result, once it is durable.
 
-        Raises what `work` raised (nothing of it is kept then), or HerdError with status 507 for a full disk.
+        Raises what `work` raised (nothing of it is kept then), or HerdError with status 507 for a full disk, 503 for a
+        database that cannot be reached.
         """
+        return self._submit(work).result()
+
+    def _cut_log(self) -> None:
+        """After a deletion: SQLite's log still has the old pages. A reader may prevent it; then the next deletion does
+        it. (PostgreSQL has the words in dead rows until its vacuum, and in its log until that is recycled.)"""
+        if not self.shared:
+            with self._engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+                connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)").close()
+
+    def _submit(self, work: Callable[[Connection], T]) -> "Future[T]":
         done: Future[T] = Future()
+        done.set_running_or_notify_cancel()  # from now on nobody can cancel it
         with self._closing:
             if self._closed:
                 raise HerdError("the store is closed", status=503, code="store_closed")
             self._writes.put((work, done))
-        return done.result()
+        return done
 
     def _work(self) -> None:
-        closing = False
-        with self._engine.connect().execution_options(herd_write=True) as connection:
-            while not closing:
-                group = [self._writes.get()]
-                with suppress(queue.Empty):
-                    while len(group) < MAX_GROUP and group[-1] is not None:
-                        group.append(self._writes.get_nowait())
-                closing = group[-1] is None
-                if writes := [item for item in group if item]:
-                    _commit(connection, writes)
+        closing, connection = False, None
+        while not closing:
+            group = [self._writes.get()]
+            with suppress(queue.Empty):
+                while len(group) < MAX_GROUP and group[-1] is not None:
+                    group.append(self._writes.get_nowait())
+            closing = group[-1] is None
+            if writes := [item for item in group if item]:
+                connection = _commit(self._engine, connection, writes)
+        if connection is not None:
+            connection.close()
+
+
+def describe(url_or_path: str | Path) -> str:
+    """The kind of a database and its schema version, as in "PostgreSQL 15.3, schema version 3"; nothing is written.
+
+    Raises HerdError if it cannot be used.
+    """
+    with _opening(url_or_path) as url:
+        if url.get_backend_name() == "sqlite" and not Path(url.database or "").is_file():
+            return "SQLite, not made yet"
+        engine = make_engine(url)
+        with engine.connect() as connection:
+            found = version(connection)
+            numbers = ".".join(str(n) for n in engine.dialect.server_version_info or ())
+        engine.dispose()
+    kind = {"sqlite": "SQLite", "postgresql": "PostgreSQL"}[engine.dialect.name]
+    newer = "" if found == len(MIGRATIONS) else f" (this Herd makes it {len(MIGRATIONS)})"
+    return f"{kind} {numbers}, schema version {found}{newer}"
+
+
+@contextmanager
+def _opening(url_or_path: str | Path) -> Iterator[URL]:
+    url = database_url(url_or_path)
+    try:
+        yield url
+    except (OSError, SQLAlchemyError) as error:
+        where = url.database if url.get_backend_name() == "sqlite" else url.render_as_string()
+        reason = f"cannot open the database {where}: {getattr(error, 'orig', None) or error}"
+        raise HerdError(" ".join(reason.split()), status=500, code="store") from None
+
+
+def _writing(engine: Engine) -> Connection:
+    return engine.connect().execution_options(herd_write=True, preserve_rowcount=True)
 
 
 def rows(connection: Connection, query: Select[Any]) -> list[dict[str, Any]]:
     return [dict(row) for row in connection.execute(query).mappings()]
 
 
-def _commit(connection: Connection, group: list[tuple[Write, "Future[Any]"]]) -> None:
-    """One transaction for the group. A write that fails is undone alone; a failing database fails them all."""
-    outcomes: list[tuple[Callable[[Any], None], Any]] = []
-    try:
-        with connection.begin():
-            for work, done in group:
-                try:
-                    connection.exec_driver_sql("SAVEPOINT one")
-                    outcomes.append((done.set_result, work(connection)))
-                except OperationalError:
-                    raise
-                except Exception as error:
-                    connection.exec_driver_sql("ROLLBACK TO one")
-                    outcomes.append((done.set_exception, _failure(error)))
-                connection.exec_driver_sql("RELEASE one")
-    except Exception as error:  # whatever it is, nobody may wait for ever
-        for _, done in group:
-            done.set_exception(_failure(error))
-        return
+Outcome = tuple[Callable[[Any], None], Any]
+
+
+def _commit(
+    engine: Engine, connection: Connection | None, group: list[tuple[Write, "Future[Any]"]]
+) -> Connection | None:
+    """One transaction for the group, on a new connection if there is none. A write that fails is undone alone; a failing
+    database fails them all. The connection for the next group, None if this one is lost."""
+    for last_try in (False, False, True):
+        outcomes: list[Outcome] = []
+        committing = False
+        try:
+            connection = connection or _writing(engine)
+            with connection.begin():
+                _run(connection, group, outcomes)
+                committing = True
+        except Exception as error:  # whatever it is, nobody may wait for ever
+            if connection is not None and lost(error):
+                connection.close()
+                connection = None
+            if try_again(error, committing) and not last_try:
+                continue
+            outcomes = [(done.set_exception, failure(error, committing)) for _, done in group]
+        break
     for tell, outcome in outcomes:
         tell(outcome)
+    return connection
 
 
-def _failure(error: Exception) -> Exception:
-    """The error for the caller: HerdError for the database's, others as they are."""
-    if not isinstance(error, StatementError):
-        return error
-    reason = str(error.orig)
-    if isinstance(error, IntegrityError):
-        return HerdError(f"the store cannot keep this: {reason}")
-    if "disk is full" in reason:
-        full = "the disk is full: nothing was kept; make room and try again"
-        return HerdError(full, status=507, code="disk_full")
-    return HerdError(f"the database failed: {reason}", status=500, code="store")
-
-
-def _url(url_or_path: str | Path) -> URL:
-    text = str(url_or_path)
-    try:
-        url = make_url(text) if "://" in text else URL.create("sqlite", database=text)
-    except (ArgumentError, ValueError):
-        raise HerdError(f"not a database URL: {text!r:.200}; sqlite:///path is one") from None
-    if url.get_backend_name() != "sqlite" or url.database in (None, "", ":memory:"):
-        raise HerdError(f"not a database that Herd can use: {url.render_as_string()}; use sqlite:///path")
-    return url
-
-
-def _configure(connection: Any, record: Any) -> None:
-    connection.isolation_level = None  # the driver's own BEGIN would come too late for savepoints
-    # SQLite's lower() knows ASCII only; LIKE in searches is made of it.
-    connection.create_function("lower", 1, _lower, deterministic=True)
-    for pragma in ("journal_mode=WAL", "synchronous=FULL", "secure_delete=ON"):
-        connection.execute(f"PRAGMA {pragma}").close()
-
-
-def _lower(value: Any) -> Any:
-    return value.lower() if isinstance(value, str) else value
-
-
-def _begin(connection: Connection) -> None:
-    write = connection.get_execution_options().get("herd_write")
-    connection.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")
+def _run(connection: Connection, group: list[tuple[Write, "Future[Any]"]], outcomes: list[Outcome]) -> None:
+    alone = len(group) == 1  # then the transaction itself is its savepoint
+    for work, done in group:
+        try:
+            if not alone:
+                connection.exec_driver_sql("SAVEPOINT one")
+            outcomes.append((done.set_result, work(connection)))
+        except Exception as error:
+            if alone or spoils_group(error):
+                raise
+            connection.exec_driver_sql("ROLLBACK TO one")
+            outcomes.append((done.set_exception, failure(error)))
+        if not alone:
+            connection.exec_driver_sql("RELEASE one")

@@ -31,7 +31,60 @@ MIGRATIONS: list[list[str]] = [
         "ALTER TABLE generations ADD COLUMN calls JSON",
         "ALTER TABLE generations ADD COLUMN response JSON",
     ],
+    [
+        "ALTER TABLE generations ADD COLUMN reply_id TEXT",
+        "ALTER TABLE generations ADD COLUMN provider TEXT",
+        "ALTER TABLE generations ADD COLUMN cost BIGINT",
+        'ALTER TABLE generations ADD COLUMN "use" JSON',
+        "ALTER TABLE generations ADD COLUMN expires FLOAT",
+        "ALTER TABLE generations ADD COLUMN dropped JSON",
+        "ALTER TABLE generations ADD COLUMN reasoning TEXT",
+        "ALTER TABLE generations ADD COLUMN attempts INTEGER",
+        "ALTER TABLE generations ADD COLUMN shadow_of TEXT",
+        "CREATE INDEX generations_created ON generations (created)",
+        "CREATE INDEX generations_reply ON generations (reply_id)",
+        "CREATE INDEX generations_shadow ON generations (shadow_of)",
+        "CREATE INDEX generations_expires ON generations (expires)",
+        """CREATE TABLE routes (
+            name TEXT NOT NULL, version INTEGER NOT NULL, definition JSON, author TEXT, note TEXT,
+            created FLOAT NOT NULL, PRIMARY KEY (name, version))""",
+        """CREATE TABLE keys (
+            id TEXT NOT NULL PRIMARY KEY, hash TEXT NOT NULL UNIQUE, shown TEXT NOT NULL, application TEXT NOT NULL,
+            scopes JSON NOT NULL, limits JSON NOT NULL, keep TEXT, "use" JSON, created FLOAT NOT NULL,
+            expires FLOAT, revoked FLOAT, changed INTEGER NOT NULL)""",
+        "CREATE INDEX keys_changed ON keys (changed)",
+        """CREATE TABLE quotas (
+            owner TEXT NOT NULL, unit TEXT NOT NULL, period TEXT NOT NULL, start BIGINT NOT NULL,
+            reserved BIGINT NOT NULL, spent BIGINT NOT NULL, PRIMARY KEY (owner, unit, period, start))""",
+        """CREATE TABLE attempts (
+            id TEXT NOT NULL PRIMARY KEY, generation TEXT NOT NULL, number INTEGER NOT NULL, route TEXT NOT NULL,
+            target TEXT NOT NULL, provider TEXT NOT NULL, url TEXT NOT NULL, "key" TEXT, application TEXT,
+            shadow BOOLEAN NOT NULL, created FLOAT NOT NULL, state TEXT NOT NULL, status INTEGER, code TEXT,
+            error TEXT, prompt_tokens BIGINT, completion_tokens BIGINT, cached_tokens BIGINT, written_tokens BIGINT,
+            reasoning_tokens BIGINT, estimated BOOLEAN NOT NULL, cost BIGINT NOT NULL, reserved JSON NOT NULL,
+            gateway TEXT NOT NULL, first_token_ms FLOAT, total_ms FLOAT)""",
+        "CREATE INDEX attempts_created ON attempts (created)",
+        "CREATE INDEX attempts_generation ON attempts (generation)",
+        "CREATE INDEX attempts_state ON attempts (state, gateway)",
+        "CREATE TABLE gateways (name TEXT NOT NULL PRIMARY KEY, seen FLOAT NOT NULL)",
+        """CREATE TABLE feedback (
+            id TEXT NOT NULL PRIMARY KEY, generation TEXT NOT NULL, kind TEXT NOT NULL, value FLOAT, text TEXT,
+            "key" TEXT, created FLOAT NOT NULL)""",
+        "CREATE INDEX feedback_generation ON feedback (generation)",
+        """CREATE TABLE findings (
+            id TEXT NOT NULL PRIMARY KEY, target TEXT NOT NULL, kind TEXT NOT NULL, said TEXT NOT NULL,
+            "before" JSON, "after" JSON, created FLOAT NOT NULL, seen FLOAT)""",
+        """CREATE TABLE probes (
+            id TEXT NOT NULL PRIMARY KEY, target TEXT NOT NULL, created FLOAT NOT NULL, results JSON NOT NULL)""",
+        "CREATE INDEX probes_target ON probes (target, created)",
+    ],
 ]
+
+# What PostgreSQL needs beside them, by the version that it leads to.
+POSTGRESQL: dict[int, list[str]] = {
+    # SQLite's tables have it: the order in which rows were made.
+    1: ["ALTER TABLE messages ADD COLUMN rowid BIGINT NOT NULL GENERATED ALWAYS AS IDENTITY"],
+}
 
 
 def version(connection: Connection) -> int:
@@ -62,7 +115,8 @@ def migrate(connection: Connection) -> None:
     if found == 0:
         connection.execute(text("CREATE TABLE schema_version (version INTEGER NOT NULL)"))
         connection.execute(text("INSERT INTO schema_version VALUES (0)"))
-    for statements in MIGRATIONS[found:]:
-        for statement in statements:
+    postgresql = connection.dialect.name == "postgresql"
+    for number, statements in enumerate(MIGRATIONS[found:], found + 1):
+        for statement in statements + (POSTGRESQL.get(number, []) if postgresql else []):
             connection.execute(text(statement))
     connection.execute(text("UPDATE schema_version SET version = :v"), {"v": len(MIGRATIONS)})

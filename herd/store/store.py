@@ -1,17 +1,22 @@
-"""Generations, votes, and the preferences that they make."""
+"""The whole store: its parts, votes, and the preferences that they make."""
 
 import time
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any
 
-from sqlalchemy import Connection, Select, bindparam, select, update
-from sqlalchemy.dialects.sqlite import insert as insert_new
+from sqlalchemy import Connection, bindparam, select
+from sqlalchemy.dialects.postgresql import insert as insert_new
 
 from herd.errors import HerdError
-from herd.store.conversations import Conversations, without_text
-from herd.store.tables import conversations, generations, votes
+from herd.store.conversations import Conversations
+from herd.store.feedback import Feedback
+from herd.store.generations import Generations, Keep, about
+from herd.store.routes import Routes
+from herd.store.tables import generations, votes
+from herd.store.traffic import Traffic
 
-Keep = Literal["none", "metadata", "text"]
+__all__ = ["OUTCOMES", "Keep", "Store"]
+
 OUTCOMES = ("a", "b", "tie", "both_bad")
 
 # Built once: votes come in bursts, and building a statement costs more than running it.
@@ -20,54 +25,9 @@ _VOTE = select(votes).where(votes.c.id == bindparam("id"))
 _BOTH = select(generations.c.id).where(generations.c.id.in_((bindparam("a"), bindparam("b"))))
 
 
-class Store(Conversations):
-    """Everything that Herd keeps: see `Conversations` and `Database` for the rest of it.
-
-    A generation is a dict with the columns of its table, tokens as {"prompt", "completion", "cached"} and latency
-    as {"queue", "first_token", "total"}. Methods that add return when what they added is durable.
-    """
-
-    def add_generation(self, row: Mapping[str, Any], keep: Keep = "text") -> None:
-        """Keep a generation, with the columns of the table as keys; one that is kept already stays as it is.
-
-        keep: "metadata" leaves all text out, as a deleted conversation does; "none" keeps nothing.
-        """
-        if unknown := row.keys() - set(generations.c.keys()):
-            raise HerdError(f"a generation has no field {min(unknown)!r}", status=500)
-        if keep == "none":
-            return
-        values = {"labels": {}, "created": time.time(), **row}
-
-        def work(connection: Connection) -> None:
-            gone = select(conversations.c.deleted).where(conversations.c.id == row.get("conversation"))
-            if keep == "metadata" or connection.execute(gone).scalar():
-                values.update(without_text(values))
-            connection.execute(insert_new(generations).values(values).on_conflict_do_nothing())
-
-        self._write(work)
-
-    def forget(self, id: str) -> None:
-        """Remove all text of a generation, as the deletion of its conversation would; its numbers and votes stay."""
-
-        def work(connection: Connection) -> None:
-            one = generations.c.id == id
-            row = connection.execute(select(generations).where(one)).mappings().first()
-            if row:
-                connection.execute(update(generations).where(one).values(without_text(row)))
-
-        self._write(work)
-        self._cut_log()
-
-    def get_generation(self, id: str) -> dict[str, Any] | None:
-        found = self._generations(select(generations).where(generations.c.id == id))
-        return found[0] if found else None
-
-    def generations(
-        self, *, route: str | None = None, conversation: str | None = None, limit: int = 100
-    ) -> list[dict[str, Any]]:
-        """The newest first."""
-        query = select(generations).order_by(generations.c.created.desc()).limit(limit)
-        return self._generations(_about(query, route, conversation))
+class Store(Conversations, Generations, Feedback, Routes, Traffic):
+    """Everything that Herd keeps: see its parts for the rest of it. Methods that add return when what they added is
+    durable."""
 
     def add_vote(
         self,
@@ -106,7 +66,8 @@ class Store(Conversations):
     def votes(self, *, route: str | None = None, conversation: str | None = None) -> list[dict[str, Any]]:
         """The oldest first; those on a route's generations, or on a conversation's."""
         query = select(votes).join(generations, generations.c.id == votes.c.a)
-        return self._fetch(_about(query, route, conversation).order_by(votes.c.created, votes.c.id))
+        wanted = about(query, {"route": route, "conversation": conversation})
+        return self._fetch(wanted.order_by(votes.c.created, votes.c.id))
 
     def pairs(self, route: str) -> list[dict[str, Any]]:
         """The votes on a route with what they are about, the oldest first.
@@ -130,19 +91,6 @@ class Store(Conversations):
             if any(m["content"] for m in row["prompt"]) and _said(row["prompt"]) == _said(other):
                 pairs.append(row)
         return pairs
-
-    def _generations(self, query: Select[Any]) -> list[dict[str, Any]]:
-        found = self._fetch(query)
-        for row in found:
-            row["tokens"] = {part: row.pop(f"{part}_tokens") for part in ("prompt", "completion", "cached")}
-            row["latency"] = {part: row.pop(f"{part}_ms") for part in ("queue", "first_token", "total")}
-        return found
-
-
-def _about(query: Select[Any], route: str | None, conversation: str | None) -> Select[Any]:
-    """Only what is about generations of this route and conversation, as far as they are given."""
-    given = {generations.c.route: route, generations.c.conversation: conversation}
-    return query.where(*(column == value for column, value in given.items() if value is not None))
 
 
 def _prompt(request: Mapping[str, Any]) -> list[dict[str, str]]:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
+import socket
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -117,3 +120,63 @@ def tiny(tmp_path: Path) -> Path:
     model = tiny_llama(tiny_config(tokenizer, max_positions=64))
     hf.save(model, directory, tokenizer=tokenizer, dtype=torch.float32)
     return directory
+
+
+@pytest.fixture(params=["alone", "served"])
+def home(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A home with the targets of none; "served": a server, which holds its lock, answers for it."""
+    import uvicorn
+
+    from herd.cli.local import NoEngine
+    from herd.registry import Registry
+    from herd.registry.home import lock
+    from herd.server.app import create_app
+    from herd.server.engines import Engines
+    from herd.server.serve import config
+    from herd.server.settings import Settings
+
+    monkeypatch.setattr("herd.registry.registry.BUNDLED", tmp_path / "nothing-bundled")
+    home = tmp_path / "home"
+    monkeypatch.setenv("HERD_HOME", str(home))
+    monkeypatch.setenv("HERD_PORT", "9")  # nobody listens there
+    for name in (
+        "HERD_HOST",
+        "HERD_API_KEY",
+        "HERD_DATABASE_URL",
+        "HERD_CONFIG",
+        "OPENAI_API_KEY",
+        "ANTHROPIC_API_KEY",
+    ):
+        monkeypatch.delenv(name, raising=False)
+    if request.param == "alone":
+        yield home
+        return
+    with lock(home), socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        monkeypatch.setenv("HERD_PORT", str(port))
+        engines = Engines(NoEngine(), Registry(home))  # type: ignore[arg-type]
+        server = uvicorn.Server(config(create_app(Settings(home=home, port=port), engines)))
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+        thread.start()
+        while not server.started and thread.is_alive():
+            time.sleep(0.01)
+        yield home
+        server.should_exit = True
+        thread.join(10)
+
+
+Herd = Callable[..., Any]
+
+
+@pytest.fixture
+def herd(home: Path, capsys: pytest.CaptureFixture[str]) -> Herd:
+    """Run a command: what it prints as JSON; with another `status` than 0, what it says of the error."""
+    from herd.cli import run
+
+    def call(*args: str, status: int = 0) -> Any:
+        got = run([*args, *(["--json"] if status == 0 else [])])
+        out, err = capsys.readouterr()
+        assert got == status, err
+        return json.loads(out) if status == 0 else err
+
+    return call

@@ -1,5 +1,6 @@
 """A model in this process, as `herd.load` gives it."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -40,6 +41,18 @@ def test_the_targets_defaults_hold_until_something_else_is_said(tiny: Model) -> 
     assert tiny.generate("The", temperature=1.5, seed=1) == tiny.generate("The", temperature=1.5, seed=1)
     word = tiny.generate("The little")[2:5]
     assert word not in tiny.generate("The little", stop=word)
+
+
+def test_a_schema_binds_the_reply(tiny: Model) -> None:
+    schema = {
+        "type": "object",
+        "properties": {"n": {"enum": [1, 2]}},
+        "required": ["n"],
+        "additionalProperties": False,
+    }
+    assert json.loads(tiny.chat("hello", schema=schema, max_tokens=60))["n"] in (1, 2)
+    with pytest.raises(HerdError, match="type"):
+        tiny.chat("hello", schema={"type": "nonsense"})
 
 
 def test_mistakes_are_one_line(tiny: Model, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -338,7 +338,7 @@ def test_without_kernels_pytorch_serves(fresh: None, monkeypatch: pytest.MonkeyP
 
 def test_what_is_asked_for_and_cannot_be_had_is_said(fresh: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HERD_KERNELS", "sse")
-    with pytest.raises(HerdError, match="amx, avx512, avx2, none"):
+    with pytest.raises(HerdError, match="amx, avx512, vnni, avx2, none"):
         kernels.available()
     monkeypatch.setattr(kernels, "cpu_flags", lambda: frozenset({"sse2"}))
     monkeypatch.setenv("HERD_KERNELS", "avx2")

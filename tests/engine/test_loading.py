@@ -46,12 +46,13 @@ def test_auto_is_what_the_environment_says_else_int8_on_kernels(
 def test_the_cache_takes_half_of_free_memory_at_most_but_holds_one_sequence(
     model_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def blocks(free: int | None) -> int:
+    def blocks(free: int | None, promised: int = 0) -> int:
         monkeypatch.setattr(loading, "available_memory", lambda: free)
-        return open_engine(model_dir).scheduler.cache.count
+        return open_engine(model_dir, promised=promised).scheduler.cache.count
 
     engine = open_engine(model_dir)
     block, one = engine.runner.block_bytes, needed(engine.context)
     assert blocks(2 * (one + 3) * block) == one + 3
+    assert blocks(2 * (one + 3) * block + engine.cache_bytes, engine.cache_bytes) == one + 3
     assert blocks(0) == one
     assert blocks(None) == blocks(1 << 40) == min(loading.SLOTS * one, loading.CACHE_BYTES // block)

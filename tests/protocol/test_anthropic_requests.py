@@ -10,10 +10,13 @@ from hypothesis import strategies as st
 
 from herd.protocol import Format, Message, ProtocolError, Request, Tool, ToolCall
 from herd.protocol.anthropic import FIELDS, decode_count, decode_message
+from herd.protocol.fields import unsupported
+from herd.protocol.refusals import unsupported_fields
 
 USER = {"role": "user", "content": "hi"}
 SCHEMA = {"type": "object", "properties": {"city": {"type": "string"}}}
 TOOL = {"name": "weather", "description": "Now.", "input_schema": SCHEMA}
+IMAGE = {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": "aGk="}}
 EPHEMERAL = {"type": "ephemeral"}
 
 
@@ -22,8 +25,10 @@ def message(**fields: Any) -> Request:
 
 
 def refused(**fields: Any) -> str:
+    """What the dialect refuses, or else the local engine."""
     with pytest.raises(ProtocolError) as caught:
-        message(**fields)
+        for path, why in unsupported_fields(message(**fields)).items():
+            raise unsupported(path, why)
     assert "\n" not in str(caught.value) and caught.value.status == 400 and caught.value.param
     return caught.value.param
 
@@ -94,7 +99,13 @@ def test_turns_of_one_role_are_one_turn_and_results_are_messages() -> None:
     assert request.messages == (
         Message("system", "One. Two."),
         Message("user", "a\nbc"),
-        Message("assistant", "I look.", tool_calls=(call, ToolCall("2", "weather", call.arguments))),
+        Message(
+            "assistant",
+            "I look.",
+            tool_calls=(call, ToolCall("2", "weather", call.arguments)),
+            reasoning="hm",
+            signature="s",
+        ),
         Message("tool", "sun", tool_call_id="2"),
         Message("tool", "Error: no city", tool_call_id="1"),
         Message("user", "So?"),
@@ -185,7 +196,12 @@ def test_defaults_are_accepted() -> None:
          "messages[0].content[0].caller"),
         ({"messages": [{"role": "assistant", "content": [use(), use()]}]}, "messages[0].content[1].id"),
         ({"messages": [{"role": "assistant", "content": [use()]}, {"role": "user", "content": [
-            result(content=[{"type": "image"}])]}]}, "messages[1].content[0].content[0]"),
+            result(content=[IMAGE])]}]}, "messages[1].content[0].content[0]"),
+        ({"messages": [{"role": "user", "content": [IMAGE]}]}, "messages[0].content[0]"),
+        ({"messages": [{"role": "user", "content": [{"type": "image", "source": {"type": "url", "url": "x"}}]}]},
+         "messages[0].content[0].source.url"),
+        ({"thinking": {"type": "enabled"}}, "thinking.budget_tokens"),
+        ({"output_config": {"effort": "huge"}}, "output_config.effort"),
         ({"messages": [{"role": "assistant", "content": [use()]}, {"role": "user", "content": [
             result(content=0)]}]}, "messages[1].content[0].content"),
         ({"messages": [{"role": "assistant", "content": [use()]}, {"role": "user", "content": [

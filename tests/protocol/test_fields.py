@@ -16,7 +16,8 @@ from typing_extensions import get_type_hints, is_typeddict
 
 from herd.protocol import ProtocolError, anthropic, responses
 from herd.protocol import openai as dialect
-from herd.protocol.fields import Field, known
+from herd.protocol.fields import Field, known, notes, unsupported
+from herd.protocol.refusals import unsupported_fields
 
 USER = {"role": "user", "content": "hi"}
 
@@ -103,15 +104,20 @@ def test_the_walk_finds_what_is_there() -> None:
 
 
 def refused(decode: Any, **body: Any) -> ProtocolError:
+    """What the dialect refuses, or else the local engine."""
     with pytest.raises(ProtocolError) as caught:
-        decode({"model": "cria", "messages": [USER], **body})
+        request = decode({"model": "cria", "messages": [USER], **body})
+        for path, why in unsupported_fields(getattr(request, "request", request)).items():
+            raise unsupported(path, why)
     assert caught.value.code in ("unsupported_field", "unknown_field")
     return caught.value
 
 
 def test_openai_variants_are_read_or_refused_by_name() -> None:
-    for kind in kinds(chat.ChatCompletionContentPartParam).keys() - {"text"}:
-        said = [{"role": "user", "content": [{"type": kind, kind: {}}]}]
+    parts = kinds(chat.ChatCompletionContentPartParam)
+    assert parts["image_url"] <= dialect.PARTS["image part"].keys()
+    for kind in parts.keys() - {"text"}:
+        said = [{"role": "user", "content": [{"type": kind, kind: {"url": "https://a.example/b"}}]}]
         assert repr(kind) in str(refused(dialect.decode_chat, messages=said))
     for kind in kinds(get_type_hints(chat.ChatCompletionAssistantMessageParam)["content"]).keys() - {"text"}:
         said = [{"role": "assistant", "content": [{"type": kind, kind: "x"}]}]
@@ -129,16 +135,24 @@ def test_responses_items_and_tools_are_read_or_refused_by_name() -> None:
         body.pop("messages")
         return responses.decode_response({"input": "hi", **body})
 
-    read = {"message", "function_call", "function_call_output"}
+    read = {
+        "message": "message",
+        "function_call": "function_call",
+        "function_call_output": "function_call_output",
+        "reasoning": "reasoning item",
+    }
     items = kinds(reply.ResponseInputItemParam)
-    assert read < items.keys()
+    assert read.keys() < items.keys()
     for kind, names in items.items():
         if kind in read:
-            assert names <= responses.PARTS[kind].keys()
+            assert names <= responses.PARTS[read[kind]].keys()
         else:
             assert repr(kind) in str(refused(decode, input=[{"type": kind}]))
-    for kind in kinds(reply.ResponseInputContentParam).keys() - {"input_text"}:
-        said = [{"role": "user", "content": [{"type": kind}]}]
+    contents = kinds(reply.ResponseInputContentParam)
+    assert contents["input_image"] <= responses.PARTS["image part"].keys()
+    for kind in contents.keys() - {"input_text"}:
+        where = {"image_url": "https://a.example/b"} if kind == "input_image" else {}
+        said = [{"role": "user", "content": [{"type": kind, **where}]}]
         assert repr(kind) in str(refused(decode, input=said))
     for kind in kinds(reply.ToolParam).keys() - {"function"}:
         assert repr(kind) in str(refused(decode, tools=[{"type": kind}]))
@@ -161,8 +175,22 @@ def test_anthropic_blocks_and_tools_are_read_or_refused_by_name() -> None:
                 assert repr(kind) in str(error)
         else:
             assert names <= table.keys(), kind
+    source = {"type": "url", "url": "https://a.example/b"}
+    assert "'image'" in str(
+        refused(decode, messages=[{"role": "user", "content": [{"type": "image", "source": source}]}])
+    )
+    for kind, names in kinds(get_type_hints(claude.ImageBlockParam)["source"]).items():
+        if kind in ("base64", "url"):
+            assert names <= anthropic.PARTS["image source"].keys()
+        else:
+            said = [{"role": "user", "content": [{"type": "image", "source": {"type": kind}}]}]
+            assert repr(kind) in str(refused(decode, messages=said))
     for kind in kinds(get_type_hints(claude.ToolResultBlockParam)["content"]).keys() - {"text"}:
-        result = {"type": "tool_result", "tool_use_id": "1", "content": [{"type": kind}]}
+        result = {
+            "type": "tool_result",
+            "tool_use_id": "1",
+            "content": [{"type": kind, **({"source": source} if kind == "image" else {})}],
+        }
         use = {"type": "tool_use", "id": "1", "name": "f", "input": {}}
         said = [{"role": "assistant", "content": [use]}, {"role": "user", "content": [result]}]
         assert repr(kind) in str(refused(decode, messages=said))
@@ -171,7 +199,7 @@ def test_anthropic_blocks_and_tools_are_read_or_refused_by_name() -> None:
     for kind in tools.keys() - {"custom"}:
         assert repr(kind) in str(refused(decode, tools=[{"type": kind, "name": "x"}]))
     for kind in kinds(MESSAGES["thinking"]).keys() - {"disabled"}:
-        assert refused(decode, thinking={"type": kind}).param == "thinking"
+        assert refused(decode, thinking={"type": kind, "budget_tokens": 1024}).param == "thinking"
     assert set(kinds(MESSAGES["tool_choice"])) == {"auto", "any", "tool", "none"}
 
 
@@ -185,22 +213,29 @@ TABLES = [
 @pytest.mark.parametrize("table", TABLES)
 def test_recorded_fields_are_kept_and_refused_ones_are_not_taken(table: Mapping[str, Field]) -> None:
     for name, field in table.items():
-        if field.treatment == "honoured":
-            assert field.accepts == ()
-        elif isinstance(field.accepts, tuple):
+        if field == Field("honoured"):
+            continue
+        if isinstance(field.accepts, tuple):
             for value in field.accepts:
-                labels: dict[str, Any] = {}
-                assert known({name: value}, table, "here", labels) == {name: value}
-                assert labels == ({f"here.{name}": value} if field.treatment == "recorded" else {})
+                kept = notes()
+                assert known({name: value}, table, "here", kept) == {name: value}
+                assert kept == ({f"here.{name}": value} if field.treatment == "recorded" else {}, {})
             for wrong in ({"no": 1}, 7, "no", True):
                 with pytest.raises(ProtocolError) as caught:
                     known({name: wrong}, table, "here")
                 assert caught.value.param == f"here.{name}"
+                if field.treatment == "honoured":
+                    with pytest.raises(ProtocolError, match="here"):
+                        known({name: wrong}, table, "here", notes())
+                else:  # the codec hands on what a provider may take
+                    kept = notes()
+                    assert known({name: wrong}, table, "here", kept) == {name: wrong}
+                    assert kept == ({}, {f"here.{name}": wrong})
         else:
-            labels = {}
+            kept = notes()
             value = field.accepts()
-            known({name: value}, table, labels=labels)
-            assert field.treatment == "recorded" and labels == {name: value}
+            known({name: value}, table, notes=kept)
+            assert field.treatment == "recorded" and kept == ({name: value}, {})
             with pytest.raises(ProtocolError, match=name):
-                known({name: 7}, table)
+                known({name: 7}, table, notes=kept)
         assert known({name: None}, table) == {}

@@ -8,7 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from herd.protocol import Message, ProtocolError, Request
+from herd.protocol.fields import unsupported
 from herd.protocol.openai import FIELDS, PARTS, decode_chat, decode_completion, decode_embeddings
+from herd.protocol.refusals import unsupported_fields
 
 USER = {"role": "user", "content": "hi"}
 
@@ -27,8 +29,10 @@ def embedding(**fields: Any) -> Any:
 
 
 def refused(call: Any, **fields: Any) -> ProtocolError:
+    """What the dialect refuses, or else the local engine."""
     with pytest.raises(ProtocolError) as caught:
-        call(**fields)
+        for path, why in unsupported_fields(call(**fields)).items():
+            raise unsupported(path, why)
     assert "\n" not in str(caught.value) and len(str(caught.value)) < 400
     assert caught.value.status == 400
     return caught.value
@@ -242,7 +246,15 @@ def test_messages() -> None:
         ({"role": "user", "content": 5}, "messages[0].content"),
         ({"role": "user", "content": []}, "messages[0].content"),
         (
-            {"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]},
+            {"role": "user", "content": [{"type": "image_url", "image_url": {"url": "https://x"}}]},
+            "messages[0].content[0]",
+        ),
+        (
+            {"role": "user", "content": [{"type": "image_url", "image_url": {"url": "file:///etc/passwd"}}]},
+            "messages[0].content[0].image_url.url",
+        ),
+        (
+            {"role": "assistant", "content": [{"type": "image_url", "image_url": {"url": "https://x"}}]},
             "messages[0].content[0]",
         ),
         ({"role": "user", "content": ["text"]}, "messages[0].content[0]"),

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from herd.protocol import Request, anthropic, responses
+from herd.protocol import Request, anthropic, responses, upstream_anthropic, upstream_openai
 from herd.protocol import openai as dialect
+from herd.protocol.refusals import leave_out
 from herd.server.guard import CORS_HEADERS, CORS_PREFIXES
 
 RECORDED = json.loads(Path(__file__).with_name("other_clients.json").read_text(encoding="utf-8"))
@@ -26,6 +28,7 @@ SAMPLING = {
     "frequency_penalty",
     "presence_penalty",
 }
+BACK = {"chat": "/v1/chat/completions", "completion": "/v1/completions", "embedding": "/v1/embeddings"}
 DECODERS: dict[str, Callable[[Mapping[str, Any]], Request]] = {
     "/v1/chat/completions": dialect.decode_chat,
     "/v1/completions": lambda body: dialect.decode_completion(body)[0],
@@ -57,6 +60,32 @@ def test_taken_whole(sent: dict[str, Any]) -> None:
     said = json.dumps(body, ensure_ascii=False)
     for message in request.messages:
         assert message.content in said
+
+
+@pytest.mark.parametrize("sent", REQUESTS, ids=lambda sent: sent["what"])
+def test_goes_on_to_providers_of_both_dialects(sent: dict[str, Any]) -> None:
+    """Each asks what the client asked, or says by name what it cannot be asked."""
+    request = replace(DECODERS[sent["path"]](sent["body"]), labels={})
+    same = replace(request, store=True, include_usage=request.stream)
+    if request.count:
+        assert set(upstream_openai.unsupported(request)) == {"model"}
+    else:
+        assert upstream_openai.unsupported(request, extended=True) == {}
+        body = upstream_openai.encode(request, "cria", extended=True)
+        again = DECODERS[BACK[request.kind]](body)
+        assert again == same
+    lost = upstream_anthropic.unsupported(request)
+    assert set(lost) <= {"model", "n", "seed", "logprobs", "logit_bias", "frequency_penalty", "presence_penalty",
+                         "temperature", "response_format", "text.format", "messages[1].name"}  # fmt: skip
+    if "model" not in lost:
+        body = upstream_anthropic.encode(leave_out(request, lost), "cria")
+        claude = DECODERS["/v1/messages/count_tokens" if request.count else "/v1/messages"](body)
+        assert [m.content for m in claude.messages] == [m.content for m in request.messages]
+        assert (claude.tools, claude.tool_choice, claude.tool_name) == (
+            request.tools,
+            request.tool_choice,
+            request.tool_name,
+        )
 
 
 def named(tool: dict[str, Any]) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from herd.protocol import (
     Delta,
     Event,
     Finished,
+    Reasoned,
     Request,
     Sampling,
     Started,
@@ -31,16 +32,21 @@ RAW: TypeAdapter[Any] = TypeAdapter(RawMessageStreamEvent)
 
 @st.composite
 def replies(draw: st.DrawFn, choices: int) -> list[Event]:
-    """Events of a whole reply: texts and calls of all choices in any order, then how each ended."""
-    index = st.integers(0, choices - 1)
-    made = draw(st.lists(st.tuples(index, st.text(max_size=4) | st.integers(0, 99)), max_size=12))
+    """Events of a whole reply: texts, thoughts and calls of all choices in any order, then how each ended."""
+    index, thought = st.integers(0, choices - 1), st.tuples(st.text(max_size=4), st.sampled_from(["", "sig"]))
+    made = draw(st.lists(st.tuples(index, st.text(max_size=4) | st.integers(0, 99) | thought), max_size=12))
     events: list[Event] = [Started(7, 3)]
     for i, (choice, what) in enumerate(made):
-        call = ToolCall(f"call_{i}", "f", json.dumps({"x": what}))
-        events.append(Delta(choice, what, (1,)) if isinstance(what, str) else Called(choice, call))
+        if isinstance(what, str):
+            events.append(Delta(choice, what, (1,)))
+        elif isinstance(what, tuple):
+            events.append(Reasoned(choice, *what))
+        else:
+            events.append(Called(choice, ToolCall(f"call_{i}", "f", json.dumps({"x": what}))))
     for choice in draw(st.permutations(range(choices))):
-        events.append(Finished(choice, draw(st.sampled_from(["stop", "length", "tool_calls", "cancelled"]))))
-    return [*events, Usage(7, len(made), 3)]
+        why = st.sampled_from(["stop", "length", "tool_calls", "cancelled", "content_filter"])
+        events.append(Finished(choice, draw(why)))  # type: ignore[arg-type]
+    return [*events, Usage(7, len(made), 3, 2, 1)]
 
 
 @given(replies(3))
@@ -60,6 +66,9 @@ def test_chat(events: list[Event]) -> None:
     ):
         assert one["finish_reason"] == other["finish_reason"]
         assert (one["message"].get("content") or "") == (other["message"]["content"] or "")
+        assert (one["message"].get("reasoning_content") or "") == other["message"].get(
+            "reasoning_content", ""
+        )
         calls = [{k: v for k, v in c.items() if k != "index"} for c in one["message"].get("tool_calls") or []]
         assert [(c["id"], c["function"]["arguments"]) for c in calls] == [
             (c["id"], c["function"]["arguments"]) for c in other["message"].get("tool_calls", [])
@@ -77,12 +86,17 @@ def put_together(raw: list[dict[str, Any]]) -> dict[str, Any]:
             texts.append("")
         elif event["type"] == "content_block_delta":
             assert event["index"] == len(texts) - 1
-            texts[-1] += event["delta"].get("text") or event["delta"].get("partial_json")
+            delta = event["delta"]
+            if delta["type"] == "signature_delta":
+                message["content"][-1]["signature"] += delta["signature"]
+            else:
+                texts[-1] += delta.get("text") or delta.get("thinking") or delta.get("partial_json")
         elif event["type"] == "message_delta":
             message |= event["delta"]
             message["usage"] |= event["usage"]
     for block, text in zip(message["content"], texts, strict=True):
-        block |= {"text": text} if block["type"] == "text" else {"input": json.loads(text)}
+        kind: str = block["type"]
+        block |= {"input": json.loads(text)} if kind == "tool_use" else {kind: text}
     return message
 
 

@@ -187,7 +187,7 @@ def test_a_reply_that_cannot_be_kept_is_not_called_complete(
     def full(*_: Any, **__: Any) -> None:
         raise HerdError("the disk is full", status=507, code="disk_full")
 
-    monkeypatch.setattr("herd.store.Store.add_generation", full)
+    monkeypatch.setattr("herd.gateway.ledger.put_generation", full)
     answer = client.post("/v1/chat/completions", json=chat(stream=stream))
     assert "the disk is full" in answer.text and "[DONE]" not in answer.text
     assert answer.status_code == (200 if stream else 507)

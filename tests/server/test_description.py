@@ -12,7 +12,7 @@ DIALECTS = {
     "/v1/messages": anthropic.FIELDS["message"],
     "/v1/messages/count_tokens": anthropic.FIELDS["count"],
 }
-WITHOUT_BODY = ("/api/reload", "/cancel", "/load", "/unload", "/rollback")
+WITHOUT_BODY = ("/api/reload", "/cancel", "/load", "/unload", "/rollback", "/revoke", "/seen")
 
 
 def test_every_route_has_its_body_and_its_errors(client: TestClient) -> None:
@@ -23,7 +23,7 @@ def test_every_route_has_its_body_and_its_errors(client: TestClient) -> None:
     for path, operations in paths.items():
         for method, operation in operations.items():
             assert "default" in operation["responses"] and "422" not in operation["responses"]
-            if method in ("post", "patch") and not path.endswith(WITHOUT_BODY):
+            if method in ("post", "put", "patch") and not path.endswith(WITHOUT_BODY):
                 assert operation["requestBody"]["content"]["application/json"]["schema"]["properties"], path
     vote = paths["/api/votes"]["post"]["requestBody"]["content"]["application/json"]["schema"]
     assert vote["required"] == ["a", "b"] and vote["properties"]["outcome"] == {"type": ["string", "null"]}

@@ -11,13 +11,18 @@ from fastapi.testclient import TestClient
 
 from herd.engine.client import EngineClient
 from herd.engine.step import BLOCK
+from herd.gateway.config import Config
+from herd.gateway.gateway import Gateway
+from herd.gateway.keys import Principal
+from herd.gateway.ledger import Ledger
+from herd.gateway.prices import Prices
 from herd.model import hf
 from herd.model.tokenizer import train_bpe
 from herd.protocol import Request, Sampling, Usage
 from herd.registry import Registry
 from herd.server.engines import Engines
+from herd.server.local import LocalEngine
 from herd.server.metrics import Metrics
-from herd.server.replies import Replies
 from herd.store import Store
 
 from ..tiny import tiny_config, tiny_llama
@@ -36,13 +41,17 @@ def test_only_requests_of_one_key_share_prefixes(tmp_path: Path, monkeypatch: py
 
     async def cached_tokens(*keys: str | None) -> list[int]:
         store, engines = Store.open(tmp_path / "herd.db"), Engines(EngineClient(), registry)
-        replies = Replies(engines, store, Metrics())
+        gateway = Gateway(
+            Config(), local=LocalEngine(engines), store=store, ledger=Ledger(store, name="test"), observe=Metrics(),
+            build=lambda spec: pytest.fail("there is no provider"), price=lambda config: Prices.load(),
+        )  # fmt: skip
         request = Request("tiny", "completion", prompt=PROMPT, sampling=Sampling(max_tokens=2))
         found = []
         engines.start()
         try:
             for key in keys:
-                events = [event async for event in replies.events(replies.begin(request, None, key))]
+                reply = gateway.begin(request, principal=Principal(key or ""))
+                events = [event async for event in gateway.events(reply)]
                 assert isinstance(events[-1], Usage), events[-1]
                 found.append(events[-1].cached_tokens)
         finally:
@@ -61,12 +70,20 @@ def test_only_requests_of_one_key_share_prefixes(tmp_path: Path, monkeypatch: py
 def test_the_salt_is_the_key_however_it_is_sent(
     start: Callable[..., TestClient], engine: Any, chat: Callable[..., Any]
 ) -> None:
-    for key in ("one", "two", None):
-        client = start(api_key=key)
+    guarded, secrets = start(api_key="one"), ["one"]
+    for _ in range(2):
+        made = guarded.post(
+            "/api/keys",
+            json={"application": "app", "scopes": ["use:*"]},
+            headers={"Authorization": "Bearer one"},
+        )
+        secrets.append(made.json()["secret"])
+    for client, key in (*((guarded, secret) for secret in secrets), (start(), "")):
         headers = {"Authorization": f"Bearer {key}"} if key else {}
         client.post("/v1/chat/completions", json=chat(), headers=headers)
-        client.post("/api/session", json={"key": key or ""})  # from now on by cookie
+        client.post("/api/session", json={"key": key})  # from now on by cookie
         client.post("/v1/chat/completions", json=chat())
+        client.cookies.clear()
     assert engine.salts[0::2] == engine.salts[1::2]
-    assert len(set(engine.salts)) == 3 and engine.salts[-1] == ""
-    assert "one" not in engine.salts  # the engine need not know the key itself
+    assert len(set(engine.salts)) == 4 and engine.salts[-1] == ""
+    assert not set(secrets) & set(engine.salts)  # the engine need not know the key itself

@@ -26,6 +26,15 @@ assert _spec and _spec.loader
 bodies = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(bodies)
 
+KEY = {
+    "application": "x", "scopes": ["use:cria"], "limits": [{"unit": "tokens", "amount": 9, "period": "day"}],
+    "expires_days": 1.5, "keep": "text", "use": ["train"],
+}  # fmt: skip
+ROUTE = {
+    "targets": ["cria", {"target": "tale", "weight": 2}], "fallbacks": ["tale"], "retries": 1, "keep": "text",
+    "timeout": {"first_token": 1.5, "total": 9}, "drop": ["seed"], "shadow": {"target": "tale", "share": 0.5},
+    "use": ["evaluate"], "redact": ["email"], "retain_days": 1.5, "concurrency": 3,
+}  # fmt: skip
 # Herd's own routes: one good body each. A run's name is one that nobody serves, so that none begins.
 OWN: dict[str, list[dict[str, Any]]] = {
     "/api/session": [{"key": "x"}],
@@ -40,10 +49,16 @@ OWN: dict[str, list[dict[str, Any]]] = {
         {"conversations": [{"id": "x", "title": "x", "messages": [{"role": "user", "content": "x"}]}]}
     ],
     "/api/votes": [{"id": "x", "a": "x", "b": "y", "outcome": "a", "source": "regenerate"}],
+    "/api/feedback": [{"id": "x", "generation": "x", "kind": "thumbs", "value": 1, "text": "x"}],
+    "/api/keys": [KEY],
+    "/api/keys/{id}": [KEY],
+    "/api/routes/{name}": [{"definition": ROUTE, "expect": 1, "note": "x"}],
+    "/api/routes/{name}/restore": [{"version": 1}],
+    "/api/routes/check": [{"name": "x", "definition": ROUTE}],
     "/api/runs": [{"kind": "improve", "args": {"name": "nobody"}}],
 }
 NO_BODY = {"/v1/responses/{id}/cancel", "/api/models/{name}/load", "/api/models/{name}/unload", "/api/runs/{id}/cancel",
-           "/api/routes/{name}/rollback", "/api/reload"}  # fmt: skip
+           "/api/routes/{name}/rollback", "/api/reload", "/api/keys/{id}/revoke", "/api/findings/{id}/seen"}  # fmt: skip
 
 
 def shape(value: Any) -> dict[str, Any]:
@@ -62,7 +77,7 @@ def described(document: dict[str, Any], ids: dict[str, str]) -> dict[str, Any]:
     """The description with bodies, which routes read by themselves, and with ids that exist among the parameters."""
     for path, methods in document["paths"].items():
         for method, operation in methods.items():
-            if method in ("post", "patch") and path not in NO_BODY:
+            if method in ("post", "put", "patch") and path not in NO_BODY:
                 examples = bodies.GOOD.get(path) or OWN[path]
                 content = {"schema": {"anyOf": [shape(example) for example in examples]}}
                 operation["requestBody"] = {"required": True, "content": {"application/json": content}}

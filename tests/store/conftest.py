@@ -1,7 +1,6 @@
 """A store in a file of its own, and a conversation with two replies."""
 
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -44,8 +43,8 @@ def generation() -> Callable[..., dict[str, Any]]:
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    store = Store.open(tmp_path / "herd.db")
+def store(database: str) -> Iterator[Store]:
+    store = Store.open(database)
     yield store
     store.close()
 

@@ -13,7 +13,7 @@ from herd.store import Store
 
 Row = Callable[..., dict[str, Any]]
 
-HARD = "naïve 🦙 日本語 \u0000 \u202e %_\\ '\";-- \U0010ffff"
+HARD = "naïve 🦙 日本語 \u0000 \uffff0000 \u202e %_\\ '\";-- \U0010ffff"
 
 
 def test_a_conversation_is_a_tree_of_messages(talk: Store) -> None:
@@ -79,11 +79,11 @@ def test_search_takes_words_as_they_are(store: Store, words: str, found: list[st
     assert [c["id"] for c in store.list_conversations(search=words)] == found
 
 
-def test_any_text_comes_back(store: Store, tmp_path: Path) -> None:
+def test_any_text_comes_back(store: Store, database: str) -> None:
     store.create_conversation(id=HARD, title=HARD, system=HARD, settings={HARD: [1.5, None, HARD]})
     store.add_message(conversation=HARD, id=HARD, role="user", content=HARD)
     store.close()
-    again = Store.open(tmp_path / "herd.db")
+    again = Store.open(database)
     found = again.get_conversation(HARD)
     assert (
         found and found["title"] == found["system"] == HARD and found["settings"] == {HARD: [1.5, None, HARD]}

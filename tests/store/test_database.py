@@ -92,7 +92,7 @@ def test_a_newer_file_is_refused(tmp_path: Path) -> None:
         Store.open(file)
 
 
-@pytest.mark.parametrize("url", ["postgresql://localhost/herd", "sqlite://", ":memory:", "no such://thing"])
+@pytest.mark.parametrize("url", ["mysql://localhost/herd", "sqlite://", ":memory:", "no such://thing"])
 def test_what_is_no_database_file_is_refused(url: str) -> None:
     with pytest.raises(HerdError, match="sqlite:///path"):
         Store.open(url)
@@ -106,7 +106,8 @@ def test_a_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
         Store.open(tmp_path)
 
 
-def test_a_full_disk_is_said_and_the_store_lives_on(store: Store, tmp_path: Path, generation: Row) -> None:
+def test_a_full_disk_is_said_and_the_store_lives_on(tmp_path: Path, generation: Row) -> None:
+    store = Store.open(tmp_path / "herd.db")
     store.create_conversation(id="c")
     limit = store._write(lambda connection: connection.exec_driver_sql("PRAGMA page_count").scalar_one())
     store._write(lambda c: c.exec_driver_sql(f"PRAGMA max_page_count={limit + 2}").scalar())
@@ -117,6 +118,7 @@ def test_a_full_disk_is_said_and_the_store_lives_on(store: Store, tmp_path: Path
     store._write(lambda c: c.exec_driver_sql("PRAGMA max_page_count=1000000").scalar())
     store.add_generation(generation("big", text="x" * 100_000))
     assert store.get_generation("big")
+    store.close()
 
 
 def test_a_failing_write_does_not_undo_its_group(store: Store) -> None:
@@ -151,8 +153,9 @@ def test_a_failing_write_does_not_undo_its_group(store: Store) -> None:
     assert all((results[f"m{i}"] == "kept") == bool(i % 2) for i in range(10))
 
 
-def test_a_reader_beside_the_server(store: Store, tmp_path: Path) -> None:
+def test_a_reader_beside_the_server(tmp_path: Path) -> None:
     """A command opens the file while the server writes: it reads what is committed and writes nothing."""
+    store = Store.open(tmp_path / "herd.db")
     before = (tmp_path / "herd.db-wal").stat()
     beside = Store.open(tmp_path / "herd.db")
     after = (tmp_path / "herd.db-wal").stat()
@@ -160,6 +163,7 @@ def test_a_reader_beside_the_server(store: Store, tmp_path: Path) -> None:
     store.create_conversation(id="c")
     assert [c["id"] for c in beside.list_conversations()] == ["c"]
     beside.close()
+    store.close()
 
 
 def test_a_closed_store_says_so(tmp_path: Path) -> None:

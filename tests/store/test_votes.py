@@ -6,7 +6,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -30,14 +29,11 @@ for worker in range(8):
 """
 
 
-def test_kill_9_under_load_loses_no_acknowledged_vote(talk: Store, tmp_path: Path) -> None:
+def test_kill_9_under_load_loses_no_acknowledged_vote(talk: Store, database: str) -> None:
     talk.close()
-    file = tmp_path / "herd.db"
     acknowledged: set[str] = set()
     for _ in range(2):
-        process = subprocess.Popen(
-            [sys.executable, "-c", VOTER, str(file)], stdout=subprocess.PIPE, text=True
-        )
+        process = subprocess.Popen([sys.executable, "-c", VOTER, database], stdout=subprocess.PIPE, text=True)
         assert process.stdout is not None
         lines = [process.stdout.readline() for _ in range(150)]
         process.send_signal(signal.SIGKILL)
@@ -45,7 +41,7 @@ def test_kill_9_under_load_loses_no_acknowledged_vote(talk: Store, tmp_path: Pat
         process.wait()
         acknowledged |= {line.strip() for line in lines if line.endswith("\n")}
         assert len(acknowledged) >= 150
-        store = Store.open(file)
+        store = Store.open(database)
         assert acknowledged <= {vote["id"] for vote in store.votes()}
         store.close()
 

@@ -1,7 +1,7 @@
 """The CPU kernels: which library this machine runs, weights packed for it, and the same in plain PyTorch.
 
-`setup.py` builds one library per instruction set, where a compiler is; `HERD_KERNELS` (amx, avx512, avx2 or none) names
-another than the best that this CPU has. Where there is none, `pack` gives a `PlainWeight` instead of a `PackedWeight`:
+`setup.py` builds one library per instruction set, where a compiler is; `HERD_KERNELS` (amx, avx512, vnni, avx2 or none)
+names another than the best that this CPU has. Where there is none, `pack` gives a `PlainWeight`, no `PackedWeight`:
 the same quantised values, exact products too, only slower.
 """
 
@@ -28,8 +28,14 @@ REACHES = (-8.0, -8.7, -7.4, -6.8, 7.0)  # where a group's largest weight may co
 MAX_INPUTS = 65536  # that many products of 255 · 127 fit an int32
 
 AVX2 = ("avx2", "fma", "f16c")
-AVX512 = (*AVX2, *(f"avx512{part}" for part in ("f", "bw", "vl", "dq", "_vnni", "_bf16")))
-FEATURES = {"amx": (*AVX512, "amx_tile", "amx_int8", "amx_bf16"), "avx512": AVX512, "avx2": AVX2}
+VNNI = (*AVX2, *(f"avx512{part}" for part in ("f", "bw", "vl", "dq", "_vnni")))  # as Ice Lake has it
+AVX512 = (*VNNI, "avx512_bf16")
+FEATURES = {
+    "amx": (*AVX512, "amx_tile", "amx_int8", "amx_bf16"),
+    "avx512": AVX512,
+    "vnni": VNNI,
+    "avx2": AVX2,
+}
 
 
 class Weight(ctypes.Structure):

@@ -1,6 +1,7 @@
 // The inner products: R rows with N panels over one unit of 64 inputs, results in registers. AVX-512 or AVX2.
 #pragma once
 #include "layout.h"
+#include "simd.h"
 
 #include <immintrin.h>
 
@@ -83,7 +84,7 @@ struct Bf16 {
       each<N>([&](auto p) FLAT { line[p] = load(w + p * apart + i * 64); });
       each<R>([&](auto r) FLAT {
         I pair = quad(a + r * stride + i * 4);
-        each<N>([&](auto p) FLAT { acc[r][p] = _mm512_dpbf16_ps(acc[r][p], (__m512bh)pair, (__m512bh)line[p]); });
+        each<N>([&](auto p) FLAT { acc[r][p] = herd::dot2(acc[r][p], pair, line[p]); });
       });
     }
   }

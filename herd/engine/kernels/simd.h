@@ -46,13 +46,6 @@ static inline F scale2(F v, F n) { return _mm512_scalef_ps(v, n); }
 static inline F nearest(F v) { return _mm512_roundscale_ps(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
 static inline uint32_t above(F a, F b) { return _mm512_cmp_ps_mask(a, b, _CMP_GT_OQ); }
 static inline uint32_t least(F a, F b) { return _mm512_cmp_ps_mask(a, b, _CMP_GE_OQ); }
-// acc + a₀·b₀ + a₁·b₁ of the bf16 pair in each lane.
-static inline F dot2(F acc, I a, I b) { return _mm512_dpbf16_ps(acc, (__m512bh)a, (__m512bh)b); }
-// 32 numbers to bf16.
-static inline void bf16x32(const float* x, uint16_t* y) {
-  const __m512bh v = _mm512_cvtne2ps_pbh(load(x + 16), load(x));
-  std::memcpy(y, &v, 64);
-}
 #else
 constexpr int W = 8;
 using F = __m256;
@@ -96,6 +89,17 @@ static inline F scale2(F v, F n) {
   const F b = floats(_mm256_slli_epi32(_mm256_add_epi32(rest, bias), 23));
   return mul(mul(v, a), b);
 }
+#endif
+
+#ifdef __AVX512BF16__
+// acc + a₀·b₀ + a₁·b₁ of the bf16 pair in each lane.
+static inline F dot2(F acc, I a, I b) { return _mm512_dpbf16_ps(acc, (__m512bh)a, (__m512bh)b); }
+// 32 numbers to bf16.
+static inline void bf16x32(const float* x, uint16_t* y) {
+  const __m512bh v = _mm512_cvtne2ps_pbh(load(x + 16), load(x));
+  std::memcpy(y, &v, 64);
+}
+#else
 static inline F dot2(F acc, I a, I b) {
   const I top = set1i(0xffff0000u);
   acc = fma(floats(high(a)), floats(high(b)), acc);

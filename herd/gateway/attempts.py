@@ -1,0 +1,262 @@
+"""From a request to its events: one attempt after the other until one is good, and never two in one reply."""
+
+import asyncio
+import random
+import re
+import time
+import uuid
+from collections.abc import AsyncGenerator, Awaitable
+from contextlib import aclosing
+from dataclasses import replace
+from typing import TYPE_CHECKING, Literal, TypeVar
+
+from herd.errors import HerdError
+from herd.gateway.breaker import Replica
+from herd.gateway.config import LOCAL
+from herd.gateway.ledger import Attempt
+from herd.gateway.provider import Chunk, UpstreamError
+from herd.gateway.redact import redact
+from herd.gateway.reply import Item, Reply, tokens_of
+from herd.protocol import Failed, Usage
+
+if TYPE_CHECKING:
+    from herd.gateway.gateway import Gateway
+
+BACKOFF = (0.25, 8.0)  # seconds before the first retry, and at most: twice as long each time
+LONG = 2.0  # seconds of Retry-After for which a fallback does not wait
+UNSAID = 1024  # tokens of a reply for which room is reserved if the request has no limit of its own
+CANCELLED = 499
+FOREVER = 10**6  # seconds
+TURNED_AWAY = (429, 503)  # before it started: counted, not kept, so that an overload costs no writes
+
+_ID = re.compile(
+    rb'"id"\s*:\s*"([\x21\x23-\x5b\x5d-\x7e]{1,200})"'
+)  # the first in what a provider says is the reply's
+
+State = Literal["done", "failed", "cancelled", "refused"]
+T = TypeVar("T")
+
+
+class Alarm:
+    """Ends a reply from outside: its time is up, or its key was revoked. One for a reply, not one for each token."""
+
+    def __init__(self) -> None:
+        self.error: HerdError | None = None
+        self._task: asyncio.Task[object] | None = None
+
+    def later(self, seconds: float, error: HerdError) -> asyncio.TimerHandle:
+        return asyncio.get_running_loop().call_later(min(seconds, FOREVER), self.ring, error)
+
+    def ring(self, error: HerdError) -> None:
+        if self.error is None or _passing(self.error):
+            self.error = error
+        if self._task is not None:
+            self._task.cancel()
+            self._task = None
+
+    def forget(self) -> None:
+        """The end of one attempt need not be that of the reply."""
+        if self.error is not None and _passing(self.error):
+            self.error = None
+
+    async def wait(self, work: Awaitable[T]) -> T:
+        """The result of `work`. Raises the alarm's error as soon as there is one."""
+        if self.error is not None:
+            if asyncio.iscoroutine(work):
+                work.close()
+            raise self.error
+        task = asyncio.current_task()
+        assert task is not None
+        cancels, self._task = task.cancelling(), task
+        try:
+            return await work
+        except BaseException:
+            if self._task is None and task.uncancel() <= cancels:
+                assert self.error is not None
+                raise self.error from None
+            raise
+        finally:
+            self._task = None
+
+
+def _passing(error: HerdError) -> bool:
+    return isinstance(error, UpstreamError) and error.retryable
+
+
+async def attempts(gateway: "Gateway", reply: Reply) -> AsyncGenerator[Item, None]:
+    """The items of the first attempt that is good. Raises HerdError: of the last that was not, or in the middle of it."""
+    route, tried = reply.route, set[str]()
+    while True:
+        for again in range(route.retries + 1):
+            try:
+                async with aclosing(_attempt(gateway, reply, tried)) as items:
+                    async for item in items:
+                        yield item
+                return
+            except UpstreamError as error:
+                if reply.committed or not error.retryable:
+                    raise
+                failure, asked = error, error.retry_after or 0.0
+            if again == route.retries or failure.code == "upstream_resting" or (reply.names and asked > LONG):
+                break
+            pause = max(asked, min(BACKOFF[0] * 2**again, BACKOFF[1])) * random.uniform(1, 1.25)
+            if time.perf_counter() + pause > reply.began + route.total:
+                break
+            await reply.alarm.wait(asyncio.sleep(pause))
+        if not gateway.aim(reply):
+            raise failure
+        tried.clear()
+
+
+async def _attempt(gateway: "Gateway", reply: Reply, tried: set[str]) -> AsyncGenerator[Item, None]:
+    """One attempt: booked, made, and settled with what it used, however it ends.
+
+    Items are held back until there is content, and again from the end on until the reply is kept; all of them if the
+    caller does not read a stream.
+    """
+    provider = reply.table.providers[reply.target.provider]
+    replica = gateway.replicas.choose(provider.name, provider.urls, tried)
+    tried.add(replica.url)
+    reply.restart()
+    reply.attempts += 1
+    async with replica.places.one(provider.name):
+        booked, began = _booking(reply, replica), time.perf_counter()
+        held: list[Item] = []
+        state: State = "cancelled"
+        status, sent, content, failure = CANCELLED, False, False, None
+        slow = _slow(reply)
+        replica.begin()
+        try:
+            await gateway.ledger.open(booked, **_reserve(reply))
+            sent = True
+            async with aclosing(provider.generate(replace(reply.call, url=replica.url))) as source:
+                while (item := await reply.alarm.wait(anext(source, None))) is not None:
+                    if isinstance(item, Chunk) and reply.reply_id is None and (id := _ID.search(item.data)):
+                        reply.reply_id = id[1].decode()
+                    for event in item.events if isinstance(item, Chunk) else (item,):
+                        if isinstance(event, Failed):
+                            raise _error(event)
+                        content = reply.see(event) or content
+                    held.append(item)
+                    if content and reply.asked.stream and not reply.ended:
+                        if not reply.committed:
+                            slow.cancel()
+                            _commit(gateway, reply)
+                        for one in held:
+                            yield one
+                        held.clear()
+            if not reply.complete:
+                message = f"{provider.name} stopped before the reply was complete"
+                raise UpstreamError(message, code="upstream_incomplete")
+            state, status = "done", 200
+        except HerdError as error:
+            turned_away = reply.started is None and error.status in TURNED_AWAY
+            state, status = "refused" if turned_away else "failed", error.status
+            failure = error
+            raise
+        except Exception as error:
+            state, status, failure = "failed", 500, HerdError(type(error).__name__, status=500)
+            raise
+        finally:
+            slow.cancel()
+            reply.alarm.forget()
+            _tell(replica, state, failure, reply, began)
+            if sent or failure is None:  # else the ledger has refused it
+                await _settle(gateway, reply, booked, state, status, failure)
+        if not reply.committed:
+            _commit(gateway, reply)
+        for one in held:
+            yield one
+
+
+def _commit(gateway: "Gateway", reply: Reply) -> None:
+    """From now on something of this attempt may have been sent."""
+    reply.committed = True
+    gateway.shadows.cast(reply)
+
+
+def _slow(reply: Reply) -> asyncio.TimerHandle:
+    """Rings if no content comes in time; a reply that does not stream has until its end for that."""
+    seconds = reply.route.first_token if reply.asked.stream else FOREVER
+    message = f"{reply.target.provider} sent nothing within {seconds:g} s"
+    return reply.alarm.later(seconds, UpstreamError(message, status=504, code="upstream_timeout"))
+
+
+def _error(event: Failed) -> UpstreamError:
+    return UpstreamError(event.message, status=event.status, code=event.code, retry_after=event.retry_after)
+
+
+def _booking(reply: Reply, replica: Replica) -> Attempt:
+    shadow = reply.shadow_of is not None
+    return Attempt(
+        id=uuid.uuid4().hex,
+        generation=reply.id,
+        number=reply.attempts - 1,
+        route=reply.route.name,
+        target=reply.target.name,
+        provider=replica.provider,
+        url=replica.url,
+        key=reply.key,
+        application=reply.principal.application,
+        shadow=shadow,
+        owner=f"experiment:{reply.route.name}" if shadow else f"key:{reply.principal.id}",
+        limits=reply.principal.limits,
+        created=time.time(),
+    )
+
+
+def _reserve(reply: Reply) -> dict[str, int]:
+    """What an attempt may use, to be held until it is known; nothing where nothing is limited."""
+    if not reply.principal.limits:
+        return {"tokens": 0, "cost": 0}
+    prompt, request = tokens_of(reply.request), reply.request
+    most = request.sampling.max_tokens
+    written = (
+        0 if request.count or request.kind == "embedding" else request.n * (UNSAID if most is None else most)
+    )
+    return {"tokens": prompt + written, "cost": reply.table.cost(reply.target, Usage(prompt, written))}
+
+
+def _tell(replica: Replica, state: State, failure: HerdError | None, reply: Reply, began: float) -> None:
+    """Let the address's health know. That it is busy, or that the request was wrong, says nothing against it."""
+    if state == "done":
+        replica.succeeded(None if reply.first is None else reply.first - began)
+    elif isinstance(failure, UpstreamError) and failure.retryable and failure.status != 429:
+        replica.failed(failure.code)
+    else:
+        replica.ended()
+
+
+async def _settle(
+    gateway: "Gateway", reply: Reply, booked: Attempt, state: State, status: int, failure: HerdError | None
+) -> None:
+    now = time.perf_counter()
+    # What was sent and then left alone may be billed, though nothing has come back.
+    left = state == "cancelled" or status == 504
+    usage = reply.used(sent=left and reply.target.provider != LOCAL)
+    cost = 0 if usage is None else reply.table.cost(reply.target, usage)
+    reply.cost += cost
+    kept = state == "done" and not reply.asked.count
+    said = str(failure) if failure and reply.keep == "text" else None  # it may quote the prompt
+    settled = gateway.ledger.settle(
+        booked,
+        state=state,
+        usage=usage,
+        cost=cost,
+        status=status,
+        code=failure.code if failure else None,
+        error=said and redact(said, reply.route.redact),
+        first_token_ms=_ms(reply.first, reply.began),
+        total_ms=_ms(now, reply.began),
+        generation_row=gateway.row(reply, 0) if kept else None,
+        keep=reply.keep,
+    )
+    await settled
+    reply.kept = int(kept)
+    if kept:
+        await gateway.keep(reply)
+    gateway.observe.attempt(booked.provider, state)
+
+
+def _ms(until: float | None, since: float) -> float | None:
+    return None if until is None else round((until - since) * 1000, 3)

@@ -1,0 +1,281 @@
+"""Whether a provider's model still is what it was: a few frozen prompts now and then, and what has changed since.
+
+The probes go through the gateway as a route "drift" of their own: booked to "experiment:drift", never kept as generations.
+"""
+
+import asyncio
+import json
+import logging
+import random
+import time
+import uuid
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from herd.errors import HerdError
+from herd.gateway.changes import BASE, CONFIRM, JUDGES, LONG, suspicious
+from herd.gateway.config import LOCAL
+from herd.gateway.keys import Principal
+from herd.gateway.prices import own_price
+from herd.gateway.reply import Reply
+from herd.gateway.route import Route, Weighted
+from herd.protocol import Failed, Format, Message, Request, Sampling, Tool
+from herd.store import Store
+
+if TYPE_CHECKING:
+    from herd.gateway.gateway import Gateway
+
+log = logging.getLogger("herd.drift")
+
+DAY = 86_400
+TICK = 60.0  # seconds between two looks at what is due
+JITTER = 0.1  # of the time between two rounds
+AT_ONCE = 2  # targets
+PAUSE = 5.0  # seconds before a round is made again
+KEPT = 4 * (BASE + CONFIRM)  # rounds that are read
+MAX_TOKENS = 120
+SHOWN = 500  # characters of an answer
+GONE_STATUS = (404, 410)
+GONE = frozenset(
+    {"model_not_found", "not_found_error", "model_decommissioned", "model_not_active", "model_deprecated"}
+)
+
+_CAPITAL = {"type": "object", "properties": {"country": {"type": "string"}, "capital": {"type": "string"}},
+            "required": ["country", "capital"], "additionalProperties": False}  # fmt: skip
+_WEATHER = Tool("weather", "The weather of a town.", {"type": "object", "properties": {"town": {"type": "string"}},
+                                                      "required": ["town"]})  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Probe:
+    """`good`: whether a reply is as the prompt asks; what it says is not judged, but compared."""
+
+    prompt: str
+    good: Callable[[Reply], bool] = lambda reply: True
+    asks: Mapping[str, Any] | None = None  # fields of the request
+    stop: tuple[str, ...] = ()
+
+
+def _text(reply: Reply) -> str:
+    return "".join(reply.texts.get(0, ()))
+
+
+def _lines(reply: Reply) -> bool:
+    lines = _text(reply).strip().splitlines()
+    return len(lines) == 3 and all(line.strip().isalpha() and line == line.lower() for line in lines)
+
+
+def _capital(reply: Reply) -> bool:
+    value = json.loads(_text(reply))
+    return set(value) == {"country", "capital"} and all(isinstance(v, str) for v in value.values())
+
+
+def _weather(reply: Reply) -> bool:
+    (call,) = reply.calls[0]
+    return call.name == "weather" and isinstance(json.loads(call.arguments)["town"], str)
+
+
+# Frozen: whoever changes one begins a new history, so give it a new name.
+PROBES: Mapping[str, Probe] = {
+    "arithmetic": Probe("What is 17 * 23? Answer with the number only.", lambda reply: "391" in _text(reply)),
+    "lines": Probe(
+        "Name the three primary colours of paint in lower case, one a line, and nothing else.", _lines
+    ),
+    "schema": Probe(
+        "Give the capital of Kenya as JSON.", _capital, {"format": Format("json_schema", _CAPITAL)}
+    ),
+    "tool": Probe(
+        "What is the weather in Lyon?", _weather, {"tools": (_WEATHER,), "tool_choice": "required"}
+    ),
+    "fact": Probe("In one sentence: what did Johannes Gutenberg introduce to Europe, and about when?"),
+    "stop": Probe(
+        "Count from 1 to 20 with single spaces between.", lambda reply: "12" not in _text(reply), stop=("12",)
+    ),
+}
+
+
+class Drift:
+    """Probes `targets` and keeps what it finds: in the store, where the page looks, and in the log "herd.drift".
+
+    A change is told once; from then on it is what is usual. A provider that cannot be reached is no change.
+    """
+
+    def __init__(
+        self,
+        gateway: "Gateway",
+        store: Store,
+        *,
+        clock: Callable[[], float] = time.time,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
+        self._gateway, self._store, self._clock, self._sleep = gateway, store, clock, sleep
+        self._running: dict[str, asyncio.Task[None]] = {}
+
+    def targets(self) -> list[str]:
+        """Those of [drift], or all that are remote: of [targets] and of the routes."""
+        now = self._gateway.now
+        if now.config.drift.targets:
+            return [name for name in now.config.drift.targets if self._provider(name)]
+        named = dict.fromkeys(now.config.targets)
+        for route in now.routes.values():
+            named |= dict.fromkeys((*(one.target for one in route.targets), *route.fallbacks))
+            named |= dict.fromkeys([route.shadow.target] if route.shadow else [])
+        return [name for name in named if self._provider(name) not in (None, LOCAL)]
+
+    async def loop(self) -> None:
+        """Probe each target every [drift] every_hours, also across restarts; until it is cancelled."""
+        running = self._running
+        places = asyncio.Semaphore(AT_ONCE)
+        try:
+            while True:
+                if hours := self._gateway.now.config.drift.every_hours:
+                    for name in self.targets():
+                        idle = name not in running or running[name].done()
+                        if idle and await asyncio.to_thread(self._due, name, hours * 3600):
+                            running[name] = asyncio.create_task(self._probed(name, places))
+                await self._sleep(TICK)
+        finally:
+            for task in running.values():
+                task.cancel()
+
+    async def run_once(self, target: str) -> list[dict[str, Any]]:
+        """A round of probes, and what it finds. What looks changed is asked again before it is called so."""
+        found: list[dict[str, Any]] = []
+        for again in range(CONFIRM):
+            if again:
+                await self._sleep(PAUSE)
+            results = await self._round(target) | ({"again": True} if again else {})
+            await asyncio.to_thread(self._store.add_probe, target, results)
+            found += await asyncio.to_thread(self._judge, target)
+            if found or not await asyncio.to_thread(self._doubtful, target, again + 1):
+                break
+        for finding in found:
+            log.warning("%s: %s", target, finding["said"])
+        return found
+
+    def _provider(self, name: str) -> str | None:
+        try:
+            return self._gateway.now.target(name).provider
+        except HerdError:
+            return None
+
+    def _due(self, target: str, seconds: float) -> bool:
+        last = self._store.probes(target, limit=1)
+        if not last:
+            return True
+        jitter = random.Random(last[0]["id"]).uniform(-JITTER, JITTER)  # the same after a restart
+        return self._clock() >= float(last[0]["created"]) + seconds * (1 + jitter)
+
+    async def _probed(self, target: str, places: asyncio.Semaphore) -> None:
+        async with places:
+            try:
+                await self.run_once(target)
+            except HerdError as error:  # of the store, or of a target that is not there any more
+                log.info("%s was not probed: %s", target, error)
+
+    async def _round(self, name: str) -> dict[str, Any]:
+        """{"digest", "price", "probes": {name: {"text", "ok", "first_ms", "per_s"}}, "failed": {name: code}}."""
+        now = self._gateway.now
+        target = now.target(name)
+        spec = now.config.targets.get(name)
+        # A price by the hour of the day is no change: that of midnight counts.
+        price = now.prices.price(target.provider, target.model, self._clock() // DAY * DAY)
+        if spec and spec.price is not None:
+            price = own_price(spec.price)
+        done: dict[str, Any] = {}
+        failed: dict[str, str] = {}
+        gone = 0
+        for probe_name, probe in PROBES.items():
+            reply = await self._ask(name, probe)
+            if reply.failed is None:
+                done[probe_name] = _result(reply, probe)
+            else:
+                failed[probe_name] = reply.failed.code
+                gone += reply.failed.status in GONE_STATUS or reply.failed.code in GONE
+        told = json.loads(json.dumps(price, default=float))
+        return {
+            "digest": target.digest,
+            "price": told,
+            "probes": done,
+            "failed": failed,
+            "gone": gone == len(PROBES),
+        }
+
+    async def _ask(self, target: str, probe: Probe) -> Reply:
+        request = Request(
+            target, "chat", (Message("user", probe.prompt),), stream=True, include_usage=True,
+            sampling=Sampling(temperature=0.0, max_tokens=MAX_TOKENS, stop=probe.stop),
+            explicit=frozenset({"temperature", "max_tokens", "stop"}), **(probe.asks or {}),
+        )  # fmt: skip
+        route = Route("drift", (Weighted(target),), retries=0, total=120.0, drop=frozenset("*"), keep="none")
+        payer = Principal(application="drift", keep="none", use=frozenset())
+        reply = Reply(
+            f"drift-{uuid.uuid4().hex}", request, route, payer, None, self._gateway.now, shadow_of="drift"
+        )
+        try:
+            self._gateway.aim(reply, first=True)
+        except HerdError as error:
+            reply.failed = Failed(str(error), error.code, error.status)
+            return reply
+        async with aclosing(self._gateway.events(reply)) as items:
+            async for _ in items:
+                pass
+        return reply
+
+    def _rounds(self, target: str, kind: str | None) -> list[dict[str, Any]]:
+        """The oldest first: of this target as it is now, and since the last finding of this kind."""
+        digest = self._gateway.now.target(target).digest
+        told = [
+            f["created"]
+            for f in self._store.findings(limit=1000)
+            if f["target"] == target and f["kind"] == kind
+        ]
+        since = max(told, default=0.0)
+        rows = reversed(self._store.probes(target, limit=KEPT))
+        rounds = [
+            row["results"] for row in rows if row["created"] > since and row["results"]["digest"] == digest
+        ]
+        return [one for one in rounds if one["probes"] or one["gone"]]
+
+    def _doubtful(self, target: str, newest: int) -> bool:
+        rounds = self._rounds(target, "retired")
+        if not rounds or rounds[-1]["gone"]:
+            return any(one["probes"] for one in rounds)
+        return suspicious([one for one in self._rounds(target, "answers") if one["probes"]], newest)
+
+    def _judge(self, target: str) -> list[dict[str, Any]]:
+        found = []
+        for kind, judge in JUDGES.items():
+            # Each price is compared with the one before it; the others with all that was usual since they were told.
+            rounds = [one for one in self._rounds(target, None if kind == "price" else kind) if one["probes"]]
+            if len(rounds) > 1 and (finding := judge(rounds)):
+                found.append(self._store.add_finding(target, kind, *finding))
+        rounds = self._rounds(target, "retired")
+        last = [one["gone"] for one in rounds[-2:]]
+        if last == [True, True] and any(one["probes"] for one in rounds):
+            after = {"failed": sorted(set(rounds[-1]["failed"].values()))}
+            found.append(
+                self._store.add_finding(
+                    target, "retired", "the provider does not have this model any more", None, after
+                )
+            )
+        return found
+
+
+def _result(reply: Reply, probe: Probe) -> dict[str, Any]:
+    try:
+        ok: bool | None = probe.good(reply)
+    except (ValueError, KeyError, TypeError):
+        ok = False
+    if reply.dropped:  # it was not asked for
+        ok = None
+    said = _text(reply) + "".join(f" {call.name}({call.arguments})" for call in reply.calls.get(0, ()))
+    tokens, seconds = reply.completion_tokens, (reply.last or 0.0) - (reply.first or 0.0)
+    return {
+        "text": said[:SHOWN],
+        "ok": ok,
+        "first_ms": None if reply.first is None else round((reply.first - reply.began) * 1000, 1),
+        "per_s": round(tokens / seconds, 2) if tokens >= LONG and seconds > 0.05 else None,
+    }

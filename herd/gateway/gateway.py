@@ -1,0 +1,478 @@
+"""The gateway: what a name means now, and replies from their beginning to their end."""
+
+import asyncio
+import hashlib
+import json
+import logging
+import math
+import time
+import uuid
+from collections import defaultdict
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+from herd.errors import HerdError
+from herd.gateway.attempts import FOREVER, TURNED_AWAY, Alarm, attempts
+from herd.gateway.breaker import Places, Replicas
+from herd.gateway.config import LOCAL, Config, ConfigError, parse_route
+from herd.gateway.keys import Principal
+from herd.gateway.ledger import Ledger
+from herd.gateway.provider import Call, Dialect, Provider, Target, UpstreamError
+from herd.gateway.redact import redact_row
+from herd.gateway.reply import Item, Reply, Watch, generation
+from herd.gateway.route import ProviderSpec, Route, Weighted
+from herd.gateway.shadow import Shadows
+from herd.nearest import nearest
+from herd.protocol import Failed, ProtocolError, Request, Usage
+from herd.protocol.refusals import leave_out
+from herd.store import Store
+
+log = logging.getLogger("herd.gateway")
+
+MAX_ROUTE = 200  # characters
+MAX_BACKGROUND = 256
+LISTED = 600.0  # seconds for which a provider's list of models is good
+MAX_OWN = 4096  # names of models whose meaning is remembered
+PREFIX = {"chat": "chatcmpl-", "completion": "cmpl-", "embedding": "embd-"}
+
+
+class Local(Provider, Protocol):
+    """The local engine: a provider that knows targets by the registry's names."""
+
+    def target(self, name: str) -> Target:
+        """Raises HerdError 404 with the nearest name, 503 for a broken one."""
+        ...
+
+    def names(self) -> Mapping[str, float]:
+        """When each was made, in unix seconds."""
+        ...
+
+
+class Pricing(Protocol):
+    def known(self, provider: str, model: str) -> bool: ...
+    def cost(
+        self, provider: str, model: str, usage: Usage, override: Mapping[str, float] | None = None
+    ) -> int: ...
+    def price(self, provider: str, model: str, at: float | None = None) -> Sequence[Any] | None: ...
+
+
+class Observer(Protocol):
+    """Who counts."""
+
+    def watch(self, route: str) -> Watch: ...
+    def attempt(self, provider: str, state: str) -> None: ...
+    def shadow(self, route: str, outcome: str) -> None: ...
+
+
+@dataclass(frozen=True)
+class Table:
+    """What was configured when a reply began: it goes on with it, whatever is configured since."""
+
+    config: Config
+    routes: Mapping[str, Route]
+    providers: Mapping[str, Provider]
+    prices: Pricing
+    local: Local
+
+    def target(self, name: str) -> Target:
+        """The target of a name of [targets] or the registry, or of "provider/model". Raises HerdError."""
+        if spec := self.config.targets.get(name):
+            if spec.provider != LOCAL:
+                return _remote(name, spec.provider, spec.model, spec.system, spec.sampling)
+            base = self.local.target(spec.model)
+            system, sampling = spec.system or base.system, {**base.sampling, **spec.sampling}
+            digest = _digest(base.digest, system, sampling)
+            return replace(base, name=name, digest=digest, system=system, sampling=sampling)
+        provider, _, model = name.partition("/")
+        if model and provider == LOCAL:
+            return self.local.target(model)
+        if model and provider in self.providers:
+            return _remote(name, provider, model, None, {})
+        return self.local.target(name)
+
+    def cost(self, target: Target, usage: Usage) -> int:
+        """10⁻¹² dollars."""
+        if target.provider == LOCAL:
+            return 0
+        spec = self.config.targets.get(target.name)
+        return self.prices.cost(target.provider, target.model, usage, spec.price if spec else None)
+
+
+class Gateway:
+    """Answers requests by routes; knows how many are in flight.
+
+    `build` makes a provider of its specification, `price` prices of a configuration's.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        *,
+        local: Local,
+        store: Store,
+        ledger: Ledger,
+        observe: Observer,
+        build: Callable[[ProviderSpec], Provider],
+        price: Callable[[Config], Pricing],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.store, self.ledger, self.observe = store, ledger, observe
+        self.in_flight = 0
+        self.closing = False
+        self.on_change: Callable[[], None] = lambda: None
+        self.replicas, self.shadows = Replicas(clock), Shadows(self)
+        self._build, self._price = build, price
+        self._background: dict[str, tuple[Reply, asyncio.Task[None]]] = {}
+        self._active: dict[str, Reply] = {}
+        self._retired: list[Provider] = []
+        self._places: dict[str, Places] = defaultdict(Places)
+        self._stored: dict[str, tuple[int, Any]] = {}
+        self._listed: dict[str, list[str]] = {}
+        self._own: dict[str, Route] = {}
+        self._chores: list[asyncio.Task[None]] = []
+        self.now = Table(Config(), {}, {LOCAL: local}, price(Config()), local)
+        self._stored = self._read_stored()
+        self._set(config)
+
+    # --- what names mean
+
+    def route(self, name: str, principal: Principal) -> Route:
+        """The route that answers for `name`. Raises HerdError: 403 for a key that may not use it, 404 for no such name."""
+        if len(name) > MAX_ROUTE:
+            raise ProtocolError("no model has so long a name", "model", "model_not_found", 404)
+        if not principal.may(f"use:{name}"):
+            message = f"this key may not use {name!r}; its scopes do not have use:{name}"
+            raise HerdError(message, status=403, code="missing_scope")
+        return self.now.routes.get(name) or self._own.get(name) or self._own_route(name)
+
+    def routes(self) -> list[Route]:
+        """The configured ones, of the file and of the store."""
+        return list(self.now.routes.values())
+
+    def models(self) -> dict[str, float]:
+        """All names that can be asked for, and when each was made (0 where nobody knows)."""
+        found = dict.fromkeys((*self.now.routes, *self.now.config.targets), 0.0)
+        found |= self.now.local.names()
+        return found | {f"{name}/{m}": 0.0 for name in self.now.providers for m in self._listed.get(name, ())}
+
+    def _own_route(self, name: str) -> Route:
+        """Whatever is no route is one of its own: a target, a model here, or one of a provider."""
+        now, provider = self.now, name.partition("/")[0]
+        spec = now.config.targets.get(name)
+        if (spec and spec.provider != LOCAL) or (provider != name and provider in now.config.providers):
+            return Route(name, (Weighted(name),))
+        try:
+            now.target(name)
+        except HerdError as error:
+            if error.status != 404:
+                raise
+            if owner := self._provider_of(name):
+                if len(self._own) >= MAX_OWN:
+                    self._own.clear()
+                return self._own.setdefault(name, Route(name, (Weighted(f"{owner}/{name}"),)))
+            if near := nearest(name, self.models()):
+                text = f"no model {name[:80]!r}; did you mean {near!r}?"
+                raise HerdError(text, status=404, code="model_not_found") from None
+            raise
+        # The engine has a queue that says so when it is full, and no other place to go to.
+        return Route(name, (Weighted(name),), retries=0, first_token=FOREVER, total=FOREVER)
+
+    def _provider_of(self, model: str) -> str | None:
+        """Who has a model of this name: the first that lists it or has a price for it, or the only one there is, as long
+        as it has not said what it has."""
+        names = list(self.now.config.providers)
+        for name in names:
+            if model in self._listed.get(name, ()) or self.now.prices.known(name, model):
+                return name
+        return names[0] if len(names) == 1 and names[0] not in self._listed else None
+
+    # --- replies
+
+    def begin(
+        self,
+        request: Request,
+        *,
+        principal: Principal,
+        conversation: str | None = None,
+        dialect: Dialect | None = None,
+        body: dict[str, Any] | None = None,
+        prefix: str | None = None,
+    ) -> Reply:
+        """A reply whose id begins with `prefix` (by default, what OpenAI's ids of this kind begin with).
+
+        Raises HerdError: 404 for an unknown model, 403 for one that is not the key's, 400 for what the target cannot do.
+        """
+        if self.closing:
+            raise HerdError("the server is stopping", status=503, code="stopping")
+        route = self.route(request.route, principal)
+        id = (PREFIX[request.kind] if prefix is None else prefix) + uuid.uuid4().hex
+        reply = Reply(id, request, route, principal, conversation, self.now, dialect, body)
+        self.aim(reply, first=True)
+        return reply
+
+    def aim(self, reply: Reply, first: bool = False) -> bool:
+        """Let a reply's next attempts go to the next target that can answer it; False if there is none left.
+
+        With `first`, to the conversation's own. Raises HerdError if that refuses the request, or none can be reached.
+        """
+        if first:
+            reply.names = [sticky(reply.route, reply.conversation or reply.id), *reply.route.fallbacks]
+        error: HerdError | None = None
+        while reply.names:
+            try:
+                self._prepare(reply, reply.table.target(reply.names.pop(0)))
+                return True
+            except HerdError as wrong:
+                if first and error is None and isinstance(wrong, ProtocolError) and wrong.status < 404:
+                    raise
+                error = error or wrong
+        if first and error is not None:
+            raise error
+        return False
+
+    def _prepare(self, reply: Reply, target: Target) -> None:
+        request, provider = reply.asked, reply.table.providers[target.provider]
+        if target.system or target.sampling:
+            request = request.for_target(target.system, target.sampling)
+        passes = reply.body is not None and reply.dialect in provider.passes and request == reply.asked
+        call = Call(
+            request, target, salt=reply.key or "", dialect=reply.dialect, body=reply.body if passes else None
+        )
+        refused, may = provider.unsupported(call), reply.route.drop
+        for field, reason in refused.items():
+            if field not in may and "*" not in may:
+                raise ProtocolError(f"{field} {reason}", field, "unsupported_field")
+        if refused:
+            call = replace(call, request=leave_out(request, refused), body=None)
+        reply.call, reply.dropped = call, tuple(refused)
+
+    async def events(self, reply: Reply) -> AsyncGenerator[Item, None]:
+        """The reply's events; the generation is durable before the iterator ends, however it ends.
+
+        A failure, or a provider that stops before the end, is a last event `Failed`. Closing the iterator cancels the
+        request.
+        """
+        route = reply.route
+        reply.watch, reply.alarm = self.observe.watch(route.name), Alarm()
+        message = f"no whole reply within {route.total:g} s"
+        late = UpstreamError(message, status=504, code="timeout", retryable=False)
+        timer = reply.alarm.later(route.total, late)
+        self._active[reply.id] = reply
+        self._count(+1)
+        try:
+            async with self._place(route).one(route.name), aclosing(attempts(self, reply)) as items:
+                async for item in items:
+                    yield item
+        except HerdError as error:
+            wait = getattr(error, "retry_after", None)
+            reply.failed = Failed(str(error), error.code, error.status, wait)
+        except Exception as error:  # whatever went wrong in a provider, the caller gets an error event
+            log.exception("reply %s failed", reply.id)
+            reply.failed = Failed(str(error) or type(error).__name__, "engine_error", 500)
+        finally:
+            timer.cancel()
+            self._count(-1)
+            del self._active[reply.id]
+            await asyncio.shield(self._end(reply))
+        if reply.failed is not None:
+            yield reply.failed
+
+    async def _end(self, reply: Reply) -> None:
+        """Count a reply that has ended, and keep what is not kept yet."""
+        failed = reply.failed
+        turned_away = reply.started is None and failed is not None and failed.status in TURNED_AWAY
+        counts = not (turned_away and not reply.background)
+        if not reply.asked.count:
+            reply.watch.ended(reply, time.perf_counter() - reply.began, counts)
+        try:
+            if counts and not reply.asked.count:
+                await self.keep(reply)
+        except HerdError as error:  # a full disk, say: a reply that is not kept is not called complete
+            reply.failed = failed or Failed(str(error), error.code, error.status)
+        for provider in [p for p in self._retired if not self._used(p)]:
+            self._retired.remove(provider)
+            await provider.close()
+
+    def row(self, reply: Reply, index: int) -> dict[str, Any]:
+        """The generation of a choice as it is kept, redacted as the route says."""
+        row = generation(reply, index)
+        return redact_row(row, reply.route.redact) if reply.route.redact else row
+
+    async def keep(self, reply: Reply) -> None:
+        """Keep the generations that are not yet."""
+        while reply.kept < reply.asked.n:
+            row = self.row(reply, reply.kept)
+            await asyncio.to_thread(self.store.add_generation, row, reply.keep)
+            reply.kept += 1
+
+    def run_in_background(self, reply: Reply) -> None:
+        """Let the reply be made though nobody reads it. Raises HerdError 429 if many are on their way."""
+        if len(self._background) >= MAX_BACKGROUND:
+            raise HerdError(
+                f"{MAX_BACKGROUND} replies are made in the background already", status=429, code="queue_full"
+            )
+
+        async def work() -> None:
+            try:
+                async for _ in self.events(reply):
+                    pass
+            finally:
+                del self._background[reply.id]
+
+        reply.background = True
+        self._background[reply.id] = (reply, asyncio.create_task(work()))
+
+    def in_background(self, id: str) -> Reply | None:
+        """The reply of this id, if it is still being made in the background."""
+        return self._background[id][0] if id in self._background else None
+
+    async def cancel(self, id: str) -> None:
+        """Stop a reply in the background; returns when what was said is kept."""
+        if id in self._background:
+            task = self._background[id][1]
+            task.cancel()
+            await asyncio.wait({task})
+
+    def revoke(self, key: str) -> None:
+        """End the replies of a key that is not valid any more."""
+        for reply in self._active.values():
+            if reply.principal.id == key:
+                reply.alarm.ring(HerdError("this key was revoked", status=401, code="invalid_api_key"))
+
+    def _count(self, change: int) -> None:
+        self.in_flight += change
+        self.on_change()
+
+    def _place(self, route: Route) -> Places:
+        places = self._places[route.name] if route.concurrency else Places()
+        places.most = route.concurrency
+        return places
+
+    # --- what is configured
+
+    async def apply(self, config: Config) -> None:
+        """Let `config` count from now on, all of it at once. Raises ConfigError, and nothing has changed then."""
+        self._stored = await asyncio.to_thread(self._read_stored)
+        self._set(config)
+
+    async def refresh(self) -> None:
+        """Read the store's routes again: after a change here, and now and then for changes elsewhere."""
+        stored = await asyncio.to_thread(self._read_stored)
+        if stored != self._stored:
+            self._stored = stored
+            self._set(self.now.config)
+
+    def _read_stored(self) -> dict[str, tuple[int, Any]]:
+        return self.store.routes()
+
+    def _set(self, config: Config) -> None:
+        if both := next((name for name in config.routes if name in self._stored), None):
+            fix = "rename or remove it here, or `herd routes remove` the other"
+            raise ConfigError(("routes", both), f"the store has a route of this name too; {fix}")
+        before = self.now
+        providers: dict[str, Provider] = {LOCAL: before.local}
+        for name, spec in config.providers.items():
+            kept = before.config.providers.get(name) == spec
+            providers[name] = before.providers[name] if kept else self._made(spec)
+        routes = dict(config.routes)
+        for name, (version, definition) in self._stored.items():
+            try:
+                route = parse_route(name, definition, config)
+                routes[name] = replace(route, source="store", version=version)
+            except ConfigError as error:  # of a provider that is gone, say: the others go on
+                log.warning("the stored route %s does not count: %s", name, error)
+        named = {(name, url) for name, provider in providers.items() for url in provider.urls}
+        self.replicas.keep(named)
+        for name, spec in config.providers.items():
+            for replica in self.replicas.of(name, providers[name].urls):
+                replica.places.most = spec.concurrency
+        self.now = Table(config, routes, providers, self._price(config), before.local)
+        self._own.clear()
+        self._retired += [p for n, p in before.providers.items() if providers.get(n) is not p]
+
+    def _made(self, spec: ProviderSpec) -> Provider:
+        try:
+            return self._build(spec)
+        except HerdError as error:
+            raise ConfigError(("providers", spec.name), str(error)) from None
+
+    def _used(self, provider: Provider) -> bool:
+        return any(reply.table.providers.get(provider.name) is provider for reply in self._active.values())
+
+    def start(self) -> None:
+        """Begin to ask providers for their models, now and again."""
+        self._chores = [asyncio.create_task(self._list())]
+
+    async def close(self) -> None:
+        """Wait for what runs in the background, once the engine makes no more of it."""
+        for chore in self._chores:
+            chore.cancel()
+        await self.shadows.close()
+        if tasks := [task for _, task in self._background.values()]:
+            await asyncio.wait(tasks)
+        for provider in (*self._retired, *self.now.providers.values()):
+            await provider.close()
+
+    async def _list(self) -> None:
+        while True:
+            for name, provider in list(self.now.providers.items()):
+                if name != LOCAL:
+                    try:
+                        async with asyncio.timeout(LISTED / 10):
+                            self._listed[name] = await provider.models()
+                    except (HerdError, TimeoutError) as error:
+                        log.info("%s does not list its models: %s", name, error)
+            await asyncio.sleep(LISTED)
+
+    # --- how it is
+
+    @property
+    def reaches_out(self) -> bool:
+        """Whether there is a provider other than the local engine."""
+        return len(self.now.providers) > 1
+
+    @property
+    def ready(self) -> bool:
+        """Whether a provider other than the local engine can be asked."""
+        return any(
+            self.replicas.of(n, p.urls) and not self._rests(n, p)
+            for n, p in self.now.providers.items()
+            if n != LOCAL
+        )
+
+    def _rests(self, name: str, provider: Provider) -> bool:
+        return all(replica.state == "open" for replica in self.replicas.of(name, provider.urls))
+
+    def health(self) -> list[dict[str, Any]]:
+        """Each address: provider, url, state (closed | open | half-open), in_flight, error, latency_ms."""
+        providers = self.now.providers.items()
+        return [replica.describe() for n, p in providers for replica in self.replicas.of(n, p.urls)]
+
+
+def sticky(route: Route, conversation: str) -> str:
+    """The target of a conversation on a route: by weight, and the same as long as the weights are.
+
+    Each target draws -ln(u) / weight with u from a hash, and the least wins (weighted rendezvous hashing): a change of
+    weights moves no more conversations than it must.
+    """
+    if len(route.targets) == 1:
+        return route.targets[0].target
+
+    def draw(one: Weighted) -> float:
+        text = f"{route.name}\0{conversation}\0{one.target}".encode()
+        u = (int.from_bytes(hashlib.sha256(text).digest()[:8], "big") + 1) / (2**64 + 1)
+        return -math.log(u) / one.weight if one.weight else math.inf
+
+    return min(route.targets, key=draw).target
+
+
+def _remote(name: str, provider: str, model: str, system: str | None, sampling: Mapping[str, Any]) -> Target:
+    digest = _digest(f"{provider}/{model}", system, sampling)
+    return Target(name, provider, model, digest, system, sampling)
+
+
+def _digest(base: str, system: str | None, sampling: Mapping[str, Any]) -> str:
+    parts = json.dumps([base, system, dict(sampling)], sort_keys=True)
+    return hashlib.sha256(parts.encode()).hexdigest()

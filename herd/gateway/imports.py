@@ -1,0 +1,215 @@
+"""`herd import logs`: what other systems have logged becomes generations, so that evidence exists on the first day."""
+
+import codecs
+import gzip
+import json
+import re
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from io import BufferedReader
+from itertools import islice
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from herd.errors import HerdError
+from herd.gateway.prices import Prices
+from herd.gateway.records import Row, herd, langfuse, litellm, openai
+from herd.gateway.redact import redact_row
+from herd.protocol import Usage
+from herd.store import Store
+from herd.store.tables import generations
+
+MAX_LINE = 64 * 2**20  # bytes
+BATCH = 200  # rows on their way to the store
+SHOWN = 100  # problems that are named; all are counted
+
+_KINDS = {c.name: c.type.python_type for c in generations.c if c.type.python_type in (int, float, str)}
+_GAP = re.compile(r"[\s,\[]*")
+Source = Literal["auto", "openai", "litellm", "langfuse", "herd"]
+
+
+@dataclass
+class Report:
+    """`skipped`: records that are no generations, by kind. `problems`: line and reason of the first bad ones."""
+
+    lines: int = 0
+    kept: int = 0
+    known: int = 0  # those that the store had already
+    bad: int = 0
+    skipped: Counter[str] = field(default_factory=Counter)
+    problems: list[tuple[int, str]] = field(default_factory=list)
+
+    def to_json(self) -> dict[str, Any]:
+        named = [{"line": line, "reason": reason} for line, reason in self.problems]
+        return {**vars(self), "skipped": dict(self.skipped), "problems": named}
+
+
+def import_file(path: Path, source: Source, store: Store, **options: Any) -> Report:
+    """`import_lines` of a file of JSON Lines or one JSON array, perhaps with gzip. Raises HerdError if it cannot be read."""
+    try:
+        with path.open("rb") as plain:
+            packed = plain.read(2) == b"\x1f\x8b"
+            plain.seek(0)
+            stream: Any = gzip.GzipFile(fileobj=plain) if packed else plain
+            return import_lines(entries(stream), source, store, **options)
+    except (OSError, EOFError) as error:
+        raise HerdError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from None
+
+
+def import_lines(
+    lines: Iterable[str | bytes | Mapping[str, Any]],
+    source: Source,
+    store: Store,
+    *,
+    route: str | None = None,
+    prices: Prices | None = None,
+    use: Sequence[str] = ("evaluate",),
+    redact: Sequence[str] = (),
+    progress: Callable[[Report], None] = lambda report: None,
+) -> Report:
+    """Keep what the lines hold as generations; `lines` may also be parsed records already.
+
+    A record has the same id whenever it is imported, so that the same file again adds nothing, and one that was
+    interrupted goes on. A bad line is counted and named, and the next one read. source: "auto" asks each line. route: in
+    place of the names that the records have. prices: for what has tokens but no cost.
+    """
+    if source not in get_args(Source):
+        raise HerdError(f"no format {source!r:.60}; there are {', '.join(get_args(Source))}")
+    report = Report()
+
+    def read() -> Iterator[Row]:
+        for line in lines:
+            report.lines += 1
+            try:
+                if isinstance(line, (str, bytes)):
+                    if not line.strip():
+                        continue
+                    line = _parsed(line)
+                made = _rows_of(line, source, report)
+                yield from (_finished(row, route, prices, use, redact) for row in made)
+            except _WRONG as error:
+                report.bad += 1
+                if len(report.problems) < SHOWN:
+                    reason = f"no {error}" if isinstance(error, KeyError) else str(error)
+                    report.problems.append((report.lines, reason[:300]))
+
+    rows = read()
+    while batch := list(islice(rows, BATCH)):
+        new = store.add_generations(batch)
+        report.kept, report.known = report.kept + new, report.known + len(batch) - new
+        progress(report)
+    return report
+
+
+def entries(stream: BufferedReader | gzip.GzipFile) -> Iterator[str | bytes]:
+    """The lines of a stream; or, if it is one JSON array, or objects that take several lines, the text of each of them.
+
+    None is read beyond MAX_LINE. Where an array breaks, the rest of it is the last record.
+    """
+    start = stream.peek(2**16)[: 2**16].lstrip()
+    if not (start.startswith(b"[") or re.match(rb"\{\s*\n", start)):
+        while line := stream.readline(MAX_LINE):
+            yield line
+            while len(line) == MAX_LINE and not line.endswith(b"\n"):  # the rest of what is too long
+                line = stream.readline(MAX_LINE)
+        return
+    decoder, decode = json.JSONDecoder(), codecs.getincrementaldecoder("utf-8")("surrogateescape").decode
+    array, text, at, step = start.startswith(b"["), "", 0, 2**18
+    while more := stream.read(step):
+        text, at = text[at:] + decode(more), 0
+        while (gap := _GAP.match(text, at)) and (at := gap.end()) < len(text) and text[at] != "]":
+            try:
+                _, end = decoder.raw_decode(text, at)
+            except (ValueError, RecursionError):
+                break
+            yield text[at:end]
+            at, step = end, 2**18
+        else:
+            if text[at : at + 1] == "]":
+                return
+            continue
+        if len(text) - at > MAX_LINE:
+            break
+        step *= 2  # so that a long record is tried anew only a few times
+    if array or text[at:].strip():
+        yield text[at:] or "["
+
+
+_WRONG = (ValueError, KeyError, TypeError, AttributeError, ArithmeticError, RecursionError, HerdError)
+
+
+def _parsed(line: str | bytes) -> Any:
+    if len(line) >= MAX_LINE:
+        raise ValueError(f"longer than {MAX_LINE // 2**20} MiB")
+    try:
+        text = line if isinstance(line, str) else line.decode()
+        return json.loads(text, parse_constant=_no_number)
+    except UnicodeDecodeError:
+        raise ValueError("not UTF-8") from None
+    except ValueError as error:
+        raise ValueError(f"not JSON: {error}") from None
+
+
+def _no_number(name: str) -> None:
+    raise ValueError(f"{name} is no number of JSON")
+
+
+def _rows_of(item: Any, source: str, report: Report) -> list[Row]:
+    if not isinstance(item, Mapping):
+        raise ValueError("not an object")
+    rows = _FORMS[source if source != "auto" else _source(item)](item)
+    if not rows:
+        report.skipped[str(item.get("type") or "TRACE").lower()] += 1
+    return rows
+
+
+def _source(item: Mapping[str, Any]) -> str:
+    """Whose record this is."""
+    if {"route", "request", "reply", "created"} <= item.keys():
+        return "herd"
+    if "standard_logging_object" in item or "startTime" in item and ("call_type" in item or "spend" in item):
+        return "litellm"
+    if "observations" in item or item.keys() & {
+        "traceId",
+        "trace_id",
+        "sessionId",
+        "projectId",
+        "project_id",
+    }:
+        return "langfuse"
+    return "openai"
+
+
+def _finished(
+    row: Row, route: str | None, prices: Prices | None, use: Sequence[str], redact: Sequence[str]
+) -> Row:
+    """The row as the store can take it. Raises ValueError for what no column holds."""
+    if "use" not in row:  # not Herd's own, which is as it was
+        model, tokens = row["model_ref"] or "", (row["prompt_tokens"], row["completion_tokens"])
+        if prices and not row["provider"] and (provider := prices.provider_of(model)):
+            row |= {"provider": provider, "target": f"{provider}/{model.removeprefix(provider + '/')}"}
+            row["model_ref"] = row["target"].removeprefix(f"{provider}/")
+        if prices and row["cost"] is None and row["provider"] and None not in tokens:
+            used = Usage(*tokens, cached_tokens=row["cached_tokens"] or 0)
+            row["cost"] = prices.cost(row["provider"], row["model_ref"], used, at=row["created"])
+        row["use"] = list(use)
+        row["created"] = time.time() if row["created"] is None else row["created"]
+    if route:
+        row |= {"route": route, "request": {**row["request"], "route": route}}
+    for name, kind in _KINDS.items():
+        value = row.get(name)
+        good = isinstance(value, (int, float) if kind is float else kind)
+        if kind is int and good:
+            good = 0 <= value < (2**63 if name == "cost" else 2**31)  # type: ignore[operator]
+        if value is not None and not good:
+            raise ValueError(f"{name} is {value!r:.60}")
+    row = redact_row(row, redact)
+    json.dumps(row, allow_nan=False, ensure_ascii=False).encode()  # what a database could not keep either
+    return row
+
+
+_FORMS: Mapping[str, Callable[[Mapping[str, Any]], list[Row]]] = {
+    "openai": openai, "litellm": litellm, "langfuse": langfuse, "herd": herd
+}  # fmt: skip

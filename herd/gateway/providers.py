@@ -1,0 +1,25 @@
+"""Providers out of their tables."""
+
+from collections.abc import Mapping
+
+from herd.gateway.provider import Provider
+from herd.gateway.route import ProviderSpec
+
+
+def build(spec: ProviderSpec, environ: Mapping[str, str]) -> Provider:
+    """The provider, not yet connected. Raises HerdError (code "bad_provider") for an address that no provider may have,
+    a secret that is not there, or a package that is missing."""
+    # Imported here: one dialect need not cost the start the others' time.
+    match spec.dialect:
+        case "openai":
+            from herd.gateway.openai import OpenAI
+
+            return OpenAI(spec, environ)
+        case "anthropic":
+            from herd.gateway.anthropic import Anthropic
+
+            return Anthropic(spec, environ)
+        case "any-llm":
+            from herd.gateway.anyllm import AnyLLM
+
+            return AnyLLM(spec, environ)

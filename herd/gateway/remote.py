@@ -1,0 +1,140 @@
+"""What the dialects' providers share: a call becomes a body, a reply's bytes become events, and nothing is trusted."""
+
+import asyncio
+from abc import ABC, abstractmethod
+from collections.abc import AsyncGenerator, Iterator, Mapping
+from contextlib import aclosing, suppress
+from types import MappingProxyType
+from typing import Any, ClassVar, Protocol
+
+from herd.gateway.addresses import check_url
+from herd.gateway.http import BOUNDS, EVENTS, Bounds, Client
+from herd.gateway.provider import Call, Chunk, Dialect
+from herd.gateway.route import ProviderSpec
+from herd.gateway.secrets import Secrets
+from herd.protocol import Event, Request, Usage, upstream
+from herd.protocol.sse import Parser, ServerSent
+
+LISTING = 60.0  # seconds for the list of models
+
+
+class Stream(Protocol):
+    hidden: bool
+
+    def feed(self, event: str | None, data: str) -> tuple[Event, ...]: ...
+
+    def end(self) -> tuple[Event, ...]: ...
+
+
+class Remote(ABC):
+    """A provider over HTTP. Raises HerdError for an address or a secret that cannot be."""
+
+    home: ClassVar[str]  # the address of the dialect's author
+    auth: ClassVar[tuple[str, str]]
+    fixed: ClassVar[Mapping[str, str]] = MappingProxyType({})
+    listing: ClassVar[str] = "/models"
+    passes: frozenset[Dialect]
+
+    def __init__(self, spec: ProviderSpec, environ: Mapping[str, str], bounds: Bounds = BOUNDS) -> None:
+        self.name, self.spec = spec.name, spec
+        self.urls = tuple(check_url(url, spec.private) for url in spec.urls or (self.home,))
+        self.secrets = Secrets(spec.name, environ)
+        self.client = Client(spec, self.secrets, self.auth, self.fixed, bounds)
+
+    @abstractmethod
+    def unsupported(self, call: Call) -> Mapping[str, str]: ...
+
+    @abstractmethod
+    def path(self, request: Request) -> str:
+        """Where it goes, after the address."""
+
+    @abstractmethod
+    def body(self, call: Call) -> dict[str, Any]: ...
+
+    @abstractmethod
+    def stream(self, request: Request) -> Stream: ...
+
+    @abstractmethod
+    def decode(self, body: bytes, request: Request) -> tuple[Event, ...]: ...
+
+    async def generate(self, call: Call) -> AsyncGenerator[Event | Chunk, None]:
+        url = call.url or self.urls[0]
+        if url not in self.urls:
+            raise ValueError(f"{url!r:.200} is not one of the addresses of {self.name}")
+        url, body, problem = url + self.path(call.request), self.body(call), None
+        try:
+            if not call.request.stream:
+                data = await self.client.whole("POST", url, body)
+                events = self.decode(data, call.request)
+                for item in events if call.body is None else (Chunk(events, data),):
+                    yield item
+                return
+            reader, held = _Reader(self, call), list[Event | Chunk]()
+            async with aclosing(self.client.pieces("POST", url, body, EVENTS)) as pieces:
+                async for piece in pieces:
+                    for item in reader.feed(piece):
+                        if reader.done:
+                            held.append(item)
+                        else:
+                            yield item
+                    if reader.done:
+                        break
+                held += reader.end()
+                # The reply has ended; it is complete if nothing follows, and HTTP's end does or is not waited for.
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(self.client.bounds.grace):
+                        async for piece in pieces:
+                            held += reader.feed(piece)
+                for item in held:
+                    yield item
+        except upstream.ErrorEvent as error:
+            problem = self.secrets.told(error.told)
+        except ValueError as error:
+            problem = self.secrets.error(str(error), "upstream_malformed")
+        if problem is not None:
+            raise problem
+
+    async def models(self) -> list[str]:
+        try:
+            async with asyncio.timeout(LISTING):
+                found = upstream.read(await self.client.whole("GET", self.urls[0] + self.listing))
+            return [
+                upstream.part(upstream.part({"m": model}, "m", dict), "id", str)
+                for model in upstream.part(found, "data", list)
+            ]
+        except TimeoutError:
+            raise self.secrets.error("it does not answer in time", "upstream_timeout", 504) from None
+        except ValueError as error:
+            raise self.secrets.error(str(error), "upstream_malformed") from None
+
+    async def close(self) -> None:
+        await self.client.close()
+
+
+class _Reader:
+    """A stream's bytes in, its events out; with their bytes where they pass through. `done`: the reply is complete."""
+
+    def __init__(self, provider: Remote, call: Call) -> None:
+        self.clean, self.passing, self.done = provider.secrets.clean, call.body is not None, False
+        self.parser, self.stream = Parser(provider.client.bounds.event), provider.stream(call.request)
+
+    def feed(self, piece: bytes) -> Iterator[Event | Chunk]:
+        """Raises ValueError."""
+        return self._items(self.parser.feed(piece))
+
+    def end(self) -> Iterator[Event | Chunk]:
+        """What is left when the bytes have ended. Raises ValueError if the reply is not complete."""
+        yield from self._items(self.parser.end())
+        yield from self.stream.end()
+
+    def _items(self, found: list[ServerSent]) -> Iterator[Event | Chunk]:
+        for name, data, raw in found:
+            if (clean := self.clean(raw)) is not raw:
+                raw, data = clean, self.clean(data.encode()).decode()
+            self.stream.hidden = False
+            events = self.stream.feed(name, data)
+            self.done = self.done or any(isinstance(event, Usage) for event in events)
+            if self.passing and not self.stream.hidden:
+                yield Chunk(events, raw)
+            else:
+                yield from events

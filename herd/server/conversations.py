@@ -1,0 +1,131 @@
+"""Conversations as the pages keep them, and votes: under /api."""
+
+import hashlib
+import uuid
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Query, Request
+from fastapi.responses import Response
+
+from herd.protocol import ProtocolError
+from herd.server import body
+from herd.server.errors import found
+from herd.server.state import principal, state
+from herd.store.store import OUTCOMES
+
+router = APIRouter(prefix="/api")
+
+SOURCES = ("regenerate", "battle", "thumbs", "correction", "judge")
+ROLES = ("system", "user", "assistant", "tool")
+MAX_IDS = 1000
+CONVERSATION: dict[str, Any] = {"title": str, "route": str, "system": str, "settings": dict}
+MESSAGE: dict[str, Any] = dict.fromkeys(("id", "parent", "role", "content", "generation"), str)
+VOTE: dict[str, Any] = dict.fromkeys(("id", "a", "b", "outcome", "source"), str)
+
+
+@router.get("/conversations")
+def conversations(
+    request: Request,
+    query: Annotated[str, Query(max_length=200)] = "",
+    limit: Annotated[int, Query(ge=1, le=200)] = 50,
+    before: Annotated[float | None, Query(allow_inf_nan=False)] = None,
+) -> dict[str, Any]:
+    rows = state(request).store.list_conversations(search=query or None, limit=limit + 1, before=before)
+    return {"data": rows[:limit], "more": len(rows) > limit}
+
+
+@router.post("/conversations", status_code=201)
+def create_conversation(
+    request: Request, given: Annotated[dict[str, Any], Depends(body.Fields(id=str, **CONVERSATION))]
+) -> dict[str, Any]:
+    return state(request).store.create_conversation(**given)
+
+
+@router.get("/conversations/export")
+def export(request: Request, ids: str = "") -> dict[str, Any]:
+    """All conversations, or those whose ids are named, separated by commas."""
+    wanted = [word for word in ids.split(",") if word] or None
+    if wanted and len(wanted) > MAX_IDS:
+        raise ProtocolError(f"at most {MAX_IDS} ids at once; without ids, all are exported", "ids")
+    return {"conversations": state(request).store.export_conversations(wanted)}
+
+
+@router.post("/conversations/import")
+def import_(
+    request: Request,
+    given: Annotated[dict[str, Any], Depends(body.Fields("conversations", conversations=list))],
+) -> dict[str, Any]:
+    return {"imported": state(request).store.import_conversations(given["conversations"])}
+
+
+@router.get("/conversations/{id}")
+def conversation(request: Request, id: str) -> dict[str, Any]:
+    """The conversation with its messages, what is known of each reply, and the votes among them."""
+    store = state(request).store
+    whole = found(store.get_conversation(id), "conversation", id)
+    messages = store.messages(id)
+    records = {record["id"]: record for record in store.generations(conversation=id, limit=MAX_IDS)}
+    for message in messages:
+        if record := records.get(message["generation"]):
+            message["stats"] = _stats(record)
+    return {**whole, "messages": messages, "votes": store.votes(conversation=id)}
+
+
+@router.patch("/conversations/{id}")
+def update_conversation(
+    request: Request,
+    id: str,
+    given: Annotated[dict[str, Any], Depends(body.Fields(nulls=True, **CONVERSATION))],
+) -> dict[str, Any]:
+    return found(state(request).store.update_conversation(id, **given), "conversation", id)
+
+
+@router.delete("/conversations/{id}", status_code=204)
+def delete_conversation(request: Request, id: str) -> Response:
+    found(state(request).store.delete_conversation(id), "conversation", id)
+    return Response(status_code=204)
+
+
+@router.post("/conversations/{id}/messages", status_code=201)
+def add_message(
+    request: Request,
+    id: str,
+    given: Annotated[dict[str, Any], Depends(body.Fields("content", created=body.NUMBER, **MESSAGE))],
+) -> dict[str, Any]:
+    body.one_of("role", given.get("role"), ROLES)
+    return state(request).store.add_message(conversation=id, **given)
+
+
+@router.post("/votes", status_code=201)
+def add_vote(
+    request: Request, given: Annotated[dict[str, Any], Depends(body.Fields("a", "b", **VOTE))]
+) -> dict[str, Any]:
+    """Keeps a vote; it is durable when the reply is sent. The same id again is the same vote."""
+    here = state(request)
+    body.one_of("outcome", given.get("outcome"), OUTCOMES)
+    body.one_of("source", given.setdefault("source", "regenerate"), SOURCES)
+    if given["a"] == given["b"]:
+        raise ProtocolError("a and b are the same generation", "b")
+    caller = f"{principal(request).name}|{request.headers.get('user-agent', '')}"
+    voter = hashlib.sha256(caller.encode()).hexdigest()[:16]
+    given.setdefault("id", uuid.uuid4().hex)
+    return here.store.add_vote(**given, voter=voter)
+
+
+@router.get("/votes")
+def votes(request: Request, route: str | None = None) -> dict[str, Any]:
+    return {"data": state(request).store.votes(route=route)}
+
+
+def _stats(record: dict[str, Any]) -> dict[str, Any]:
+    """What the page shows under a reply, from its generation."""
+    tokens, latency = record["tokens"], record["latency"]
+    writing = (latency["total"] or 0) - (latency["first_token"] or 0)
+    count = tokens["completion"] or 0
+    return {
+        "prompt_tokens": tokens["prompt"],
+        "completion_tokens": count,
+        "first_token_ms": latency["first_token"],
+        "tokens_per_second": (count - 1) * 1000 / writing if count > 1 and writing > 0 else None,
+        "finish": record["finish"],
+    }

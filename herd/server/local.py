@@ -1,0 +1,79 @@
+"""The engine on this machine, as a provider like any other."""
+
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import aclosing
+from dataclasses import dataclass
+
+import herd.registry
+from herd.errors import HerdError
+from herd.gateway.config import LOCAL
+from herd.gateway.provider import Call, Dialect, Target, UpstreamError
+from herd.protocol import Event, Failed, Usage
+from herd.protocol.refusals import unsupported_fields
+from herd.server.engines import Engines
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LocalTarget(Target):
+    """A registry's target: `entry` is what answers, also if the name means another one by then."""
+
+    entry: herd.registry.Target
+
+
+class LocalEngine:
+    """`Engines`, as `herd.gateway` asks for them: held while they answer, and hot to swap."""
+
+    name = LOCAL
+    urls: tuple[str, ...] = ("",)
+    passes: frozenset[Dialect] = frozenset()
+
+    def __init__(self, engines: Engines) -> None:
+        self.engines = engines
+
+    def target(self, name: str) -> LocalTarget:
+        """Raises HerdError 404 with the nearest name, 503 for a broken one."""
+        entry = self.engines.target(name)
+        ref = (entry.adapter or entry.model).ref
+        return LocalTarget(name, LOCAL, ref, entry.digest, entry.system, entry.sampling, entry=entry)
+
+    def names(self) -> Mapping[str, float]:
+        return {target.name: target.model.created or 0.0 for target in self.engines.registry.targets()}
+
+    def unsupported(self, call: Call) -> Mapping[str, str]:
+        return unsupported_fields(call.request)
+
+    async def generate(self, call: Call) -> AsyncGenerator[Event, None]:
+        assert isinstance(call.target, LocalTarget)
+        entry, engine, whole = call.target.entry, self.engines.engine, False
+        try:
+            async with (
+                self.engines.hold(entry.name, entry) as key,
+                # Whose prefixes are cached is not for others to find out by how soon a reply begins.
+                aclosing(engine.generate(key, call.request, salt=call.salt)) as events,
+            ):
+                async for event in events:
+                    if isinstance(event, Failed):
+                        raise HerdError(event.message, status=event.status, code=event.code)
+                    whole = isinstance(event, Usage)
+                    yield event
+            if not whole:
+                raise HerdError(
+                    "the engine stopped before the reply was complete", status=503, code="engine_gone"
+                )
+        except UpstreamError:
+            raise
+        except HerdError as error:
+            full = error.status == 429
+            raise UpstreamError(
+                str(error),
+                status=error.status,
+                code=error.code,
+                retryable=full or error.status >= 500,
+                retry_after=float(engine.retry_after) if full else None,
+            ) from None
+
+    async def models(self) -> list[str]:
+        return list(self.names())
+
+    async def close(self) -> None:
+        """The engines are closed by whoever started them."""

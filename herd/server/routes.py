@@ -1,0 +1,214 @@
+"""Routes under /api/routes, and what they may point at: /api/targets, /api/providers. For admins.
+
+A route that herd.toml writes is read-only here; one that is made here has versions in the store, and each can be
+brought back.
+"""
+
+import asyncio
+from contextlib import suppress
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Request
+from fastapi.responses import Response
+
+from herd.errors import HerdError
+from herd.gateway.config import LOCAL, parse_route
+from herd.gateway.route import Route, Shadow, Weighted
+from herd.protocol import ProtocolError
+from herd.server import body
+from herd.server.errors import found, not_found
+from herd.server.state import State, principal, state
+
+router = APIRouter(prefix="/api")
+
+MAX_NOTE, MAX_NAME = 500, 200
+CHANGE: dict[str, Any] = {"definition": dict, "expect": int, "note": str}
+
+
+@router.get("/routes")
+def list_routes(request: Request) -> dict[str, Any]:
+    """Those of herd.toml and of the store, then each target and model under its own name."""
+    return {"data": [_view(state(request), route) for route in _all(state(request)).values()]}
+
+
+@router.get("/targets")
+def list_targets(request: Request) -> dict[str, Any]:
+    """What a route may point at: kind "target" is one of [targets], "model" one that is here, "remote" a provider's."""
+    gateway, data = state(request).gateway, []
+    configured = gateway.now.config.targets.keys()
+    for name in sorted(gateway.models().keys() - gateway.now.routes.keys() | configured):
+        with suppress(HerdError):  # a broken model is nothing to point at
+            target = gateway.now.target(name)
+            kind = "model" if target.provider == LOCAL else "remote"
+            data.append(
+                {"name": name, "provider": target.provider, "model": target.model,
+                 "kind": "target" if name in configured else kind}
+            )  # fmt: skip
+    return {"data": data}
+
+
+@router.get("/providers")
+def list_providers(request: Request) -> dict[str, Any]:
+    """Each with its addresses and how they are; where its key is to be found, but no key."""
+    here = state(request)
+    specs, health = here.gateway.now.config.providers, here.gateway.health()
+    about = {name: {"dialect": spec.dialect, "key": spec.key} for name, spec in specs.items()}
+    return {
+        "data": [
+            {"name": name, "dialect": None, **about.get(name, {}),
+             "urls": [one for one in health if one["provider"] == name]}
+            for name in here.gateway.now.providers
+        ]
+    }  # fmt: skip
+
+
+@router.post("/routes/check")
+async def check_route(
+    request: Request,
+    given: Annotated[dict[str, Any], Depends(body.Fields("name", "definition", name=str, definition=dict))],
+) -> dict[str, bool]:
+    """Whether a definition would be taken; the error's `param` says what of it is wrong."""
+    _check(state(request), given["name"], given["definition"])
+    return {"ok": True}
+
+
+@router.get("/routes/{name:path}")
+def get_route(request: Request, name: str) -> dict[str, Any]:
+    """The route with its versions, the newest first.
+
+    Without a version it does not count: it was removed, and has no definition, or what it points at is gone.
+    """
+    here = state(request)
+    versions, route = here.store.route_versions(name), _all(here).get(name)
+    if route is not None:
+        return {**_view(here, route), "versions": versions}
+    newest = found(versions, "route", name)[0]
+    gone = {"name": name, "source": "store", "version": None, "editable": True, "health": []}
+    return {**gone, "definition": newest["definition"], "versions": versions}
+
+
+@router.put("/routes/{name:path}")
+async def put_route(
+    request: Request,
+    name: str,
+    given: Annotated[dict[str, Any], Depends(body.Fields("definition", **CHANGE))],
+) -> dict[str, Any]:
+    """Make the route, or its next version. `expect`: the version that the change is of; another one is a 409."""
+    here = state(request)
+    _check(here, name, given["definition"])
+    return await _keep(request, name, given["definition"], given.get("note"), given.get("expect"))
+
+
+@router.delete("/routes/{name:path}", status_code=204)
+async def remove_route(request: Request, name: str) -> Response:
+    here = state(request)
+    _editable(here, name)
+    found((await asyncio.to_thread(here.store.routes)).get(name), "route", name)
+    await _keep(request, name, None, "removed")
+    return Response(status_code=204)
+
+
+@router.post("/routes/{name:path}/restore")
+async def restore_route(
+    request: Request,
+    name: str,
+    given: Annotated[dict[str, Any], Depends(body.Fields("version", version=int))],
+) -> dict[str, Any]:
+    """Make an old version the newest one."""
+    here, number = state(request), given["version"]
+    rows = await asyncio.to_thread(here.store.route_versions, name)
+    definition = next((row["definition"] for row in rows if row["version"] == number), None)
+    if definition is None:
+        raise not_found(f"route {name!r:.100} has no version {number} to go back to")
+    _check(here, name, definition)
+    return await _keep(request, name, definition, f"version {number} again")
+
+
+@router.post("/routes/{name}/rollback")
+async def rollback(request: Request, name: str) -> dict[str, Any]:
+    """Let a model's own route serve the version before."""
+    here = state(request)
+    entry = here.registry.rollback(name)
+    await here.engines.reload()
+    return {"name": name, "current": entry.ref}
+
+
+def _check(here: State, name: str, definition: dict[str, Any]) -> Route:
+    """The route. Raises HerdError 409 for a name of herd.toml's, ProtocolError that names the wrong field."""
+    _editable(here, name)
+    if not 0 < len(name) <= MAX_NAME or not name.isprintable() or " " in name:
+        raise ProtocolError(f"a route's name has 1 to {MAX_NAME} printable characters and no spaces", "name")
+    now = here.gateway.now
+    return parse_route(name, definition, now.config, now.local.names())
+
+
+def _editable(here: State, name: str) -> None:
+    if name in here.gateway.now.config.routes:
+        message = f"route {name!r:.100} is written in {here.settings.config_file}: change it there"
+        raise HerdError(message, status=409, code="read_only")
+
+
+async def _keep(
+    request: Request,
+    name: str,
+    definition: dict[str, Any] | None,
+    note: str | None,
+    expect: int | None = None,
+) -> dict[str, Any]:
+    here, author = state(request), principal(request)
+    if note and len(note) > MAX_NOTE:
+        raise ProtocolError(f"note has over {MAX_NOTE} characters", "note")
+    by = author.application or author.name
+    version = await asyncio.to_thread(here.store.put_route, name, definition, by, note, expect)
+    await here.gateway.refresh()
+    return {"name": name, "version": version}
+
+
+def _all(here: State) -> dict[str, Route]:
+    now = here.gateway.now
+    own = sorted((now.config.targets.keys() | now.local.names().keys()) - now.routes.keys())
+    return dict(now.routes) | {name: Route(name, (Weighted(name),)) for name in own}
+
+
+def _view(here: State, route: Route) -> dict[str, Any]:
+    names = dict.fromkeys((*(one.target for one in route.targets), *route.fallbacks))
+    health, all_of = [], here.gateway.health()
+    for name in names:
+        with suppress(HerdError):
+            provider = here.gateway.now.target(name).provider
+            health += [{"target": name, **one} for one in all_of if one["provider"] == provider]
+    return {
+        "name": route.name,
+        "source": route.source,
+        "version": route.version or None,
+        "editable": route.source == "store",
+        "definition": definition(route),
+        "health": health,
+    }
+
+
+def definition(route: Route) -> dict[str, Any]:
+    """The route as its table in herd.toml would say it; what is at its default is left out."""
+    plain = Route("", ())
+
+    def changed(of: Any, plain: Any, *names: str) -> dict[str, Any]:
+        given = {name: getattr(of, name) for name in names if getattr(of, name) != getattr(plain, name)}
+        return {
+            name: sorted(value) if isinstance(value, frozenset) else value for name, value in given.items()
+        }
+
+    table: dict[str, Any] = {
+        "targets": [
+            one.target if one.weight == 1 else {"target": one.target, "weight": one.weight}
+            for one in route.targets
+        ]
+    }
+    for name in ("fallbacks", "redact"):
+        table |= {name: list(getattr(route, name))} if getattr(route, name) else {}
+    table |= changed(route, plain, "retries", "concurrency", "drop", "keep", "use", "retain_days")
+    if times := changed(route, plain, "first_token", "total"):
+        table["timeout"] = times
+    if route.shadow:
+        more = changed(route.shadow, Shadow(""), "share", "concurrency", "budget")
+        table["shadow"] = {"target": route.shadow.target, **more}
+    return table
