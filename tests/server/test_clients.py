@@ -142,6 +142,34 @@ def test_a_request_is_answered_in_its_dialect(served: TestClient, sent: dict[str
     assert read(reply, sent["body"].get("stream", False)) == ("tools" if called else said(sent))
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_the_ai_sdk_refers_to_what_it_was_told(served: TestClient, backend: str) -> None:
+    """The second step of its Responses client with tools: the text that came before the call is named, not repeated."""
+    ask = {"role": "user", "content": [{"type": "input_text", "text": "Weather in Oslo?"}]}
+    tool = {"type": "function", "name": "weather", "parameters": {"type": "object"}}
+    body = {"model": f"{backend}-tools", "input": [ask], "tools": [tool], "tool_choice": "auto"}
+    first = served.post("/v1/responses", json=body).json()
+    told, call = first["output"]
+    assert told["type"] == "message" and call["type"] == "function_call"
+    steps = [
+        {"type": "item_reference", "id": told["id"]},
+        {"type": "function_call", **{name: call[name] for name in ("call_id", "name", "arguments")}},
+        {"type": "function_call_output", "call_id": call["call_id"], "output": '{"sky":"sun"}'},
+    ]
+    second = served.post("/v1/responses", json={**body, "model": f"{backend}-ok", "input": [ask, *steps]})
+    assert second.status_code == 200 and response(second, False) == TEXT
+    kept = served.get(f"/api/generations/{second.json()['id']}").json()["request"]["messages"]
+    assert [message["content"] for message in kept] == ["Weather in Oslo?", TEXT, '{"sky":"sun"}']
+    by_id = {"type": "item_reference", "id": call["id"]}
+    again = served.post("/v1/responses", json={**body, "input": [ask, steps[0], by_id, steps[2]]})
+    assert again.status_code == 200, again.text
+    for wrong in ("msg_" + "0" * 32, "x", "msg_" + "1" * 10_000):
+        refused = served.post(
+            "/v1/responses", json={**body, "input": [ask, {"type": "item_reference", "id": wrong}]}
+        )
+        assert refused.status_code == 400 and refused.json()["error"]["param"] == "input[1].id"
+
+
 def said(sent: dict[str, Any]) -> str:
     return {"/v1/embeddings": "vectors", "/v1/messages/count_tokens": "tokens"}.get(sent["path"], TEXT)
 
@@ -231,6 +259,9 @@ def message(reply: Any, stream: bool) -> str:
         uses = [block.input for block in whole.content if block.type == "tool_use"]
         assert whole.stop_reason == ("tool_use" if uses else "end_turn")
         text = "".join(block.text for block in whole.content if block.type == "text")
+        assert not [
+            block for block in reply.json()["content"] if None in block.values()
+        ]  # the AI SDK takes no null
     else:
         adapter: TypeAdapter[Any] = TypeAdapter(RawMessageStreamEvent)
         found = [adapter.validate_python(event) for event in events(reply.text) if event["type"] != "ping"]
