@@ -47,7 +47,7 @@ class MessageStream:
                 message = _message(self.request, self.id, [], Usage(prompt_tokens, 0, cached_tokens), None)
                 return [{"type": "message_start", "message": message}, {"type": "ping"}]
             case Delta(text=text) if text:
-                start = self._start({"type": "text", "text": "", "citations": None}, goes_on=True)
+                start = self._start({"type": "text", "text": ""}, goes_on=True)
                 return [*start, self._delta({"type": "text_delta", "text": text})]
             case Reasoned(text=text, signature=signature) if text or signature:
                 told = self._start({"type": "thinking", "thinking": "", "signature": ""}, goes_on=True)
@@ -97,7 +97,7 @@ def encode_message(request: Request, events: Iterable[Event], id: str, *_: Any) 
         match event:
             case Delta(text=text) if text:
                 if not content or content[-1]["type"] != "text":
-                    content.append({"type": "text", "text": "", "citations": None})
+                    content.append({"type": "text", "text": ""})
                 content[-1]["text"] += text
             case Reasoned(text=text, signature=signature) if text or signature:
                 if not content or content[-1]["type"] != "thinking" or content[-1]["signature"]:

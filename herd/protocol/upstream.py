@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
 from time import time
@@ -178,6 +178,12 @@ def set_sampling(request: Request) -> dict[str, Any]:
     names = Sampling.__dataclass_fields__
     chosen = {name: getattr(request.sampling, name) for name in names}
     return {n: v for n, v in chosen.items() if n in request.explicit or v != getattr(default, n)}
+
+
+def steering(request: Request, names: Collection[str]) -> set[str]:
+    """Those of the sampling's `names` that are not at their defaults, which any provider may leave out."""
+    default = Sampling()
+    return {name for name in names if getattr(request.sampling, name) != getattr(default, name)}
 
 
 def pieces(message: Message) -> list[Any]:

@@ -49,7 +49,7 @@ def unsupported(request: Request, *, whole: bool = False) -> dict[str, str]:
     why = "is not known to the Anthropic dialect: leave it out"
     lost = upstream.extra(request, OWN, whole)
     sampling = upstream.set_sampling(request)
-    lost |= dict.fromkeys(sampling.keys() & set(_UNKNOWN), why)
+    lost |= dict.fromkeys(upstream.steering(request, _UNKNOWN), why)
     if request.kind != "chat":
         lost["model"] = f"is one of a provider that answers chats only, no {request.kind}"
     if sampling.get("temperature", 1) > 1:

@@ -46,7 +46,7 @@ def unsupported(request: Request, *, extended: bool = False, whole: bool = False
     why = "is not known to the OpenAI dialect: leave it out"
     lost = upstream.extra(request, OWN, whole)
     if not extended:
-        lost |= dict.fromkeys(upstream.set_sampling(request).keys() & _EXTENDED, why)
+        lost |= dict.fromkeys(upstream.steering(request, _EXTENDED), why)
         if request.format and (request.format.kind in ("regex", "lark") or request.kind == "completion"):
             lost[format_path(request)] = why
     if request.count:
@@ -69,6 +69,8 @@ def encode(
         body["input"] = _prompt(request)
         return _labelled(body, request)
     sampling = upstream.set_sampling(request)
+    if not extended:
+        sampling = {name: value for name, value in sampling.items() if name not in _EXTENDED}
     limit, logprobs = sampling.pop("max_tokens", None), sampling.pop("logprobs", None)
     body |= {name: list(v) if name == "stop" else v for name, v in sampling.items() if v is not None}
     if limit is not None:

@@ -1,6 +1,7 @@
 """The Responses dialect under /v1/responses: made while the caller waits or in the background, stored, continued."""
 
 import asyncio
+import re
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query, Request
@@ -11,19 +12,25 @@ from herd.gateway.keys import Principal
 from herd.gateway.reply import Reply, generation
 from herd.protocol import Event, ProtocolError
 from herd.protocol import Request as Canonical
+from herd.protocol.fields import MAX_MESSAGES
 from herd.server import body
 from herd.server.answer import asked_of, conversation, send
 from herd.server.errors import not_found
 from herd.server.state import State, principal, state
 
 router = APIRouter(prefix="/v1/responses")
+ITEM = re.compile(r"[a-z]+_([0-9a-f]{32})(?:_\w+)?")  # its response's id is in an item's
 Include = Annotated[tuple[str, ...], Query(alias="include[]", max_length=16)]
 
 
 @router.post("", openapi_extra=body.described(dialect.FIELDS["response"], "model", "input"))
 async def create(request: Request) -> Response:
     here, who = state(request), principal(request)
-    asked, _ = await asked_of(request, dialect.decode_response)
+    asked, given = await asked_of(
+        request, lambda given: None if _refers(given) else dialect.decode_response(given)
+    )
+    if asked is None:
+        asked = await asyncio.to_thread(_resolved, here, who, given)
     before = await _previous(here, who, asked.previous)
     past = dialect.history(before) if before else ()
     canonical = asked.after(past)
@@ -115,6 +122,40 @@ async def input_items(
     page = items[:limit]
     ends = {"first_id": page[0]["id"], "last_id": page[-1]["id"]} if page else {"first_id": "", "last_id": ""}
     return {"object": "list", "data": page, **ends, "has_more": len(items) > limit}
+
+
+def _refers(given: dict[str, Any]) -> bool:
+    items = given.get("input")
+    return isinstance(items, list) and any(_is_reference(item) for item in items[:MAX_MESSAGES])
+
+
+def _is_reference(item: Any) -> bool:
+    return isinstance(item, dict) and item.get("type") == "item_reference"
+
+
+def _resolved(here: State, who: Principal, given: dict[str, Any]) -> dialect.Asked:
+    """Decode a body with references to items of stored responses: each stands for the whole item."""
+    found: dict[str, dict[str, Any]] = {}
+
+    def item(where: str, reference: dict[str, Any]) -> dict[str, Any]:
+        id = reference.get("id")
+        if reference.keys() != {"type", "id"} or not isinstance(id, str):
+            raise ProtocolError(f"{where} must have a type and an id, which is text", where)
+        if id not in found and (match := ITEM.fullmatch(id)):
+            row = here.store.get_generation(f"resp_{match[1]}")
+            if row is not None and _readable(who, row):
+                items = [*dialect.encode_stored(row)["output"], *dialect.encode_items(row)]
+                found.update({one["id"]: one for one in items})
+        if id not in found:
+            message = f"{where}.id: the item_reference names {id!r:.100}, which is not stored here"
+            raise ProtocolError(message, f"{where}.id", "item_not_found")
+        return found[id]
+
+    items = [
+        item(f"input[{i}]", one) if i < MAX_MESSAGES and _is_reference(one) else one
+        for i, one in enumerate(given["input"])
+    ]
+    return dialect.decode_response({**given, "input": items})
 
 
 async def _previous(here: State, who: Principal, id: str | None) -> dict[str, Any] | None:

@@ -82,7 +82,8 @@ def config(app: Any, *, factory: bool = False) -> uvicorn.Config:
 def bind(host: str, port: int) -> socket.socket:
     """A listening socket. Raises HerdError that names the port, or the address, and what to do."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
+    # With the protocol named, asyncio sends small writes at once; without, each waits for the last one to be acknowledged.
+    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((host, port))

@@ -41,7 +41,7 @@ def test_a_whole_message() -> None:
     reply = whole(TEXT)
     assert (reply.id, reply.type, reply.role, reply.model) == ("msg_1", "message", "assistant", "cria")
     assert [block.to_dict() for block in reply.content] == [
-        {"type": "text", "text": "Hi 🦙", "citations": None}
+        {"type": "text", "text": "Hi 🦙"}
     ]
     assert (reply.stop_reason, reply.stop_sequence) == ("end_turn", None)
     usage = reply.usage

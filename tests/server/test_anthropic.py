@@ -39,7 +39,7 @@ def test_whole(claude: anthropic.Anthropic, engine: Any) -> None:
         model="cria", max_tokens=9, messages=USER, system="Be brief.", stop_sequences=["END"],
         metadata={"user_id": "u"}, extra_body={"temperature": 0.5, "top_k": 3, "top_p": 0.9},
     )  # fmt: skip
-    assert [block.to_dict() for block in reply.content] == [{"type": "text", "text": TEXT, "citations": None}]
+    assert [block.to_dict() for block in reply.content] == [{"type": "text", "text": TEXT}]
     assert (reply.model, reply.role, reply.stop_reason) == ("cria", "assistant", "end_turn")
     usage = reply.usage
     assert (usage.input_tokens, usage.cache_read_input_tokens, usage.output_tokens) == (2, 1, 4)
