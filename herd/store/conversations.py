@@ -5,7 +5,7 @@ import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import JSON, Connection, Select, Table, delete, insert, or_, select, text, update
+from sqlalchemy import JSON, Connection, Select, Table, delete, func, insert, or_, select, text, update
 from sqlalchemy.dialects.postgresql import insert as insert_new
 
 from herd.errors import HerdError
@@ -86,22 +86,23 @@ class Conversations(Database):
     def delete_conversation(self, id: str) -> bool:
         """Remove the conversation and all text of it, in its generations too; False if there is none of this id.
 
-        Its id stays known, so that a reply still on its way brings no text back. Votes stay, as numbers.
+        Its id and the time stay known, so that a reply still on its way brings no text back. Votes stay, as numbers.
         """
 
         def work(connection: Connection) -> bool:
-            live = (conversations.c.id == id) & ~conversations.c.deleted
-            gone: dict[str, Any] = {"deleted": True, "title": None, "system": None, "settings": {}}
-            known = select(conversations.c.id).where(conversations.c.id == id)
-            about = select(generations.c.id).where(generations.c.conversation == id).limit(1)
-            if not connection.execute(known).first() and connection.execute(about).first():
-                now = time.time()  # an application's: it has generations only
-                new = insert(conversations).values(
-                    id=id, settings={}, created=now, updated=now, deleted=False
-                )
-                connection.execute(new)
-            if not connection.execute(update(conversations).where(live).values(gone)).rowcount:
-                return False
+            gone: dict[str, Any] = {"title": None, "system": None, "settings": {}, "deleted": True}
+            gone["updated"] = time.time()
+            known = conversations.c.id == id
+            if not connection.execute(
+                update(conversations).where(known, ~conversations.c.deleted).values(gone)
+            ).rowcount:
+                # An application's has generations only; so has one that was spoken in again.
+                before = select(conversations.c.updated).where(known).scalar_subquery()
+                of = (generations.c.conversation == id) & (generations.c.created > func.coalesce(before, 0.0))
+                if not connection.execute(select(generations.c.id).where(of).limit(1)).first():
+                    return False
+                connection.execute(delete(conversations).where(known))
+                connection.execute(insert(conversations).values(id=id, created=gone["updated"], **gone))
             connection.execute(delete(messages).where(messages.c.conversation == id))
             drop_text(connection, generations.c.conversation == id)
             return True

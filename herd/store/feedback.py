@@ -50,7 +50,8 @@ class Feedback(Database):
         row = {"id": id or uuid.uuid4().hex, "kind": kind, "value": value, "text": text, "key": key}
 
         def work(connection: Connection) -> dict[str, Any]:
-            known = select(generations.c.id, conversations.c.deleted).outerjoin(
+            gone = conversations.c.deleted & (conversations.c.updated >= generations.c.created)
+            known = select(generations.c.id, gone.label("deleted")).outerjoin(
                 conversations, conversations.c.id == generations.c.conversation
             )
             wanted = known.where(called(generation)).order_by(generations.c.created)

@@ -35,7 +35,11 @@ KEPT_QUOTAS = 2 * 86400  # seconds for which minutes and hours that are over sta
 
 # Built once: building a statement costs more than running it.
 _INSERT = insert_new(generations).on_conflict_do_nothing()
-_GONE = select(conversations.c.deleted).where(conversations.c.id == bindparam("id"))
+_GONE = select(conversations.c.id).where(
+    conversations.c.id == bindparam("id"),
+    conversations.c.deleted,
+    conversations.c.updated >= bindparam("created"),
+)  # a conversation that was deleted after the generation began
 
 
 class Generations(Database):
@@ -145,7 +149,9 @@ def put_generation(connection: Connection, row: Mapping[str, Any], keep: Keep) -
         return False
     values = {"labels": {}, "created": time.time(), **row}
     talk = row.get("conversation")
-    if keep == "metadata" or (talk and connection.execute(_GONE, {"id": talk}).scalar()):
+    if keep == "metadata" or (
+        talk and connection.execute(_GONE, {"id": talk, "created": values["created"]}).scalar()
+    ):
         values.update(without_text(values))
     return connection.execute(_INSERT, values).rowcount > 0
 

@@ -94,10 +94,17 @@ def test_any_text_comes_back(store: Store, database: str) -> None:
 
 def test_a_conversation_that_is_only_traffic_is_deleted_too(tmp_path: Path, generation: Row) -> None:
     store = Store.open(tmp_path / "herd.db")
+    began = time.time()
     store.add_generation(generation("g1", "auto-1", text="a secret"))
     assert store.delete_conversation("auto-1") and not store.delete_conversation("auto-1")
-    store.add_generation(generation("late", "auto-1", text="a secret"))
-    assert [store.get_generation(id)["reply"] for id in ("g1", "late")] == ["", ""]  # type: ignore[index]
+    store.add_generation({**generation("late", "auto-1", text="a secret"), "created": began})
+    store.add_generation(generation("g2", "auto-1", text="the same opening again"))
+
+    def replies() -> list[str]:
+        return [store.get_generation(id)["reply"] for id in ("g1", "late", "g2")]  # type: ignore[index]
+
+    assert replies() == ["", "", "the same opening again"]
+    assert store.delete_conversation("auto-1") and replies() == ["", "", ""]
     store.close()
 
 
@@ -106,6 +113,7 @@ def test_deletion_leaves_no_text_on_the_disk(tmp_path: Path, generation: Row) ->
     secret = "a most secret sentence"
     store.create_conversation(id="c", title=secret, system=secret)
     store.add_message(conversation="c", role="user", content=secret * 500)
+    began = time.time()
     for name in ("g1", "g2"):
         request = {"messages": [{"role": "user", "content": secret}], "sampling": {"stop": [secret]}}
         store.add_generation(generation(name, text=secret, request=request, labels={"user": secret}))
@@ -122,7 +130,7 @@ def test_deletion_leaves_no_text_on_the_disk(tmp_path: Path, generation: Row) ->
     assert kept and kept["reply"] == "" and kept["tokens"]["completion"] == 3
     assert secret.encode() not in b"".join(f.read_bytes() for f in tmp_path.iterdir())
 
-    store.add_generation(generation("late", text=secret))  # was on its way when the conversation was deleted
+    store.add_generation({**generation("late", text=secret), "created": began})  # on its way at the deletion
     assert secret not in json.dumps(store.get_generation("late"))
     with pytest.raises(HerdError) as caught:
         store.add_message(conversation="c", role="user", content=secret)

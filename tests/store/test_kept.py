@@ -42,6 +42,7 @@ def full(generation: Row, id: str, **changes: Any) -> dict[str, Any]:
 
 def test_deletion_takes_the_words_from_everywhere(store: Store, generation: Row) -> None:
     store.create_conversation(id="c", title=SECRET)
+    began = time.time()
     store.add_generation(full(generation, "g1"))
     store.add_generation(full(generation, "g2", conversation=None, shadow_of="g1"))
     store.add_feedback(generation="g1", kind="correction", text=SECRET, id="f1")
@@ -49,7 +50,7 @@ def test_deletion_takes_the_words_from_everywhere(store: Store, generation: Row)
     assert store.delete_conversation("c")
     assert SECRET not in rows_of(store)
     store.add_feedback(generation="g1", kind="comment", text=SECRET)  # too late
-    store.add_generation(full(generation, "late"))
+    store.add_generation(full(generation, "late", created=began))
     assert SECRET not in rows_of(store)
     kept = store.get_generation("g1")
     assert kept and kept["cost"] == 12 and kept["dropped"] == ["seed"] and kept["finish"] == "stop"
