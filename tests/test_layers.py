@@ -5,7 +5,18 @@ import sys
 
 import pytest
 
-WITHOUT_TORCH = ["protocol", "registry", "store", "evidence", "server", "server.app", "engine.client", "cli"]
+WITHOUT_TORCH = [
+    "protocol",
+    "registry",
+    "store",
+    "evidence",
+    "gateway",
+    "gateway.gateway",
+    "server",
+    "server.app",
+    "engine.client",
+    "cli",
+]
 
 
 @pytest.mark.parametrize("room", WITHOUT_TORCH)

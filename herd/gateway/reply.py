@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from herd.gateway.keys import Principal
 from herd.gateway.provider import Call, Chunk, Dialect, Target
 from herd.gateway.route import Keep, Route
+from herd.gateway.table import Table
 from herd.protocol import (
     Called,
     Delta,
@@ -24,7 +25,6 @@ from herd.protocol import (
 
 if TYPE_CHECKING:
     from herd.gateway.attempts import Alarm
-    from herd.gateway.gateway import Table
 
 Item = Event | Chunk
 KEEPS: tuple[Keep, ...] = ("none", "metadata", "text")  # the least first
@@ -54,7 +54,7 @@ class Reply:
     route: Route
     principal: Principal
     conversation: str | None
-    table: "Table"  # the configuration with which it began
+    table: Table  # the configuration with which it began
     dialect: Dialect | None = None
     body: dict[str, Any] | None = None
     shadow_of: str | None = None

@@ -11,11 +11,11 @@ import pytest
 
 from herd.errors import HerdError
 from herd.gateway.config import Config
-from herd.gateway.gateway import sticky
 from herd.gateway.keys import Principal
 from herd.gateway.provider import Chunk
 from herd.gateway.reply import Reply, generation
 from herd.gateway.route import Route, TargetSpec, Weighted
+from herd.gateway.table import sticky
 from herd.protocol import Delta, Embedded, Finished, Message, ProtocolError, Usage
 
 from .fakes import ANYBODY, Fake, FakeLocal, Made, ask, config, route, run, says
