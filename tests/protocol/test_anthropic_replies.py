@@ -40,9 +40,7 @@ def stream(events: list[Event]) -> list[dict[str, Any]]:
 def test_a_whole_message() -> None:
     reply = whole(TEXT)
     assert (reply.id, reply.type, reply.role, reply.model) == ("msg_1", "message", "assistant", "cria")
-    assert [block.to_dict() for block in reply.content] == [
-        {"type": "text", "text": "Hi 🦙"}
-    ]
+    assert [block.to_dict() for block in reply.content] == [{"type": "text", "text": "Hi 🦙"}]
     assert (reply.stop_reason, reply.stop_sequence) == ("end_turn", None)
     usage = reply.usage
     assert (usage.input_tokens, usage.cache_read_input_tokens, usage.output_tokens) == (8, 4, 3)
