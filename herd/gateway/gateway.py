@@ -29,6 +29,7 @@ from herd.store import Store
 
 log = logging.getLogger("herd.gateway")
 
+WHOLE = ("model", "messages")  # not a field of a request, but all of it: nothing is left where it is left out
 MAX_ROUTE = 200  # characters
 MAX_BACKGROUND = 256
 LISTED = 600.0  # seconds for which a provider's list of models is good
@@ -186,7 +187,7 @@ class Gateway:
         )
         refused, may = provider.unsupported(call), reply.route.drop
         for field, reason in refused.items():
-            if field not in may and "*" not in may:
+            if field in WHOLE or (field not in may and "*" not in may):
                 raise ProtocolError(f"{field} {reason}", field, "unsupported_field")
         if refused:
             call = replace(call, request=leave_out(request, refused), body=None)

@@ -47,8 +47,7 @@ WHOLLY = {
     "/v1/embeddings",
     "/v1/completions",
     "/v1/messages/count_tokens",
-    "image",
-}  # without which nothing is left to do
+}  # of which nothing can be left out
 CANNOT = {
     "local": {"image": ".content["},
     "openai": {"/v1/messages/count_tokens": "model"},
@@ -131,6 +130,7 @@ def test_a_request_is_answered_in_its_dialect(served: TestClient, sent: dict[str
         problem = reply.json()["error"]["message"]
         assert any(CANNOT[backend][name] in problem for name in cannot), problem
         if cannot & WHOLLY:
+            assert ask(f"{route}-drops").status_code == 400
             return
         reply = ask(f"{route}-drops")
         assert reply.headers["x-herd-dropped"]
