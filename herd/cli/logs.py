@@ -20,10 +20,9 @@ from herd.errors import HerdError
 
 TEXT = ("request", "reply", "reasoning", "calls", "response", "labels")  # what of a generation may hold text
 AGES = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
-LONGEST = (
-    900.0  # seconds that a reply may take, and rows in that time, which `--follow` looks through EVERY second
-)
-MOST_RECENT, PAGE, EVERY = 1000, 200, 1.0
+# What `--follow` looks through EVERY second: the rows of so long (a reply may take that), and at most so many.
+LONGEST, MOST_RECENT, EVERY = 900.0, 1000, 1.0
+PAGE = 200
 
 
 def _filters(command: Callable[..., Any]) -> Callable[..., Any]:
