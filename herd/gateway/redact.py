@@ -17,7 +17,7 @@ from herd.errors import HerdError
 
 MAX_RULES, MAX_PATTERN = 50, 500
 MAX_WIDTH = 1000  # characters that an expression may match
-MAX_WAYS = 256  # in which it may try to match at one place: the time is at most this often the text's length
+MAX_WAYS = 100  # in which it may try to match at one place: the time is at most this often the text's length
 MAX_PASSES = 8
 
 # Each pattern begins where a word or number does, so that a long run of characters is read once.

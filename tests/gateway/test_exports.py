@@ -20,8 +20,8 @@ LOGS = Path(__file__).parent / "logs"
 
 
 @pytest.fixture
-def stores(tmp_path: Path) -> Iterator[tuple[Store, Store]]:
-    one, other = Store.open(tmp_path / "one.db"), Store.open(tmp_path / "other.db")
+def stores(database: str, tmp_path: Path) -> Iterator[tuple[Store, Store]]:
+    one, other = Store.open(database), Store.open(tmp_path / "other.db")
     yield one, other
     one.close()
     other.close()
