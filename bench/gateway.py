@@ -351,9 +351,9 @@ def main() -> None:
             times[gateway.name].append(here.started)
             here.key = gateway.key(here.url)
             every.append(here)
-        warm = Load(False, 4, 40)
         for here in every:
-            measure(here, generator, warm)
+            for stream in (False, True):
+                measure(here, generator, Load(stream, 4, 40))
             here.idle = memory(here.process.pid)
         direct: dict[Load, list[Cell]] = {}
         for number in range(rounds):
