@@ -23,7 +23,7 @@ up: $(VENV)/.local
 test: $(VENV)/.dev
 	@test -n "$(strip $(CHROMIUM))" || { echo "The page tests need Chromium: apt-get install chromium," \
 	  "or $(BIN)/playwright install chromium" >&2; exit 1; }
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest --numprocesses auto --dist loadfile $(ARGS)
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

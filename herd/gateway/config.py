@@ -30,7 +30,7 @@ VENDORS: dict[str, tuple[Literal["openai", "anthropic"], str]] = {
     "cohere": ("openai", "https://api.cohere.ai/compatibility/v1"),
 }  # those that <NAME>_API_KEY alone configures: their dialect and address
 SERVER: dict[str, tuple[type, ...]] = {
-    "host": (str,), "port": (int,), "hosts": (list,), "origins": (list,), "memory": (str,),
+    "host": (str,), "port": (int,), "key": (str,), "hosts": (list,), "origins": (list,), "memory": (str, int),
     "keep_alive": (int, float), "database": (str,),
 }  # fmt: skip
 

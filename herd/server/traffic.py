@@ -17,6 +17,7 @@ from herd.errors import HerdError
 from herd.gateway import exports
 from herd.gateway.imports import Source, import_lines
 from herd.gateway.prices import Prices
+from herd.gateway.redact import redact
 from herd.gateway.route import Use
 from herd.protocol import ProtocolError
 from herd.server import body
@@ -137,7 +138,9 @@ def import_(
     source = body.one_of("format", given.get("format", "auto"), get_args(Source))
     here = state(request)
     prices = Prices.load(providers=here.gateway.now.config.providers)
-    report = import_lines(lines, source, here.store, route=given.get("route"), prices=prices, use=use)  # type: ignore[arg-type]
+    route: str | None = given.get("route")
+    rules = _rules(request, route or "")
+    report = import_lines(lines, source, here.store, route=route, prices=prices, use=use, redact=rules)  # type: ignore[arg-type]
     return report.to_json()
 
 
@@ -168,10 +171,17 @@ def add_feedback(
     elif value is None or not (value in (-1, 1) if kind == "thumbs" else 0 <= value <= 1):
         raise ProtocolError("value must be " + ("-1 or 1" if kind == "thumbs" else "from 0 to 1"), "value")
     row = _generation(request, given["generation"], "vote")
-    id = given.get("id") or uuid.uuid4().hex
+    id, rules = given.get("id") or uuid.uuid4().hex, _rules(request, row["route"])
+    text = text and redact(text, rules)
     return state(request).store.add_feedback(
         generation=row["id"], kind=kind, value=value, text=text, key=principal(request).name or None, id=id
     )
+
+
+def _rules(request: Request, route: str) -> tuple[str, ...]:
+    """What is redacted in what is kept of a route."""
+    found = state(request).gateway.now.routes.get(route)
+    return found.redact if found else ()
 
 
 @router.get("/findings")

@@ -191,7 +191,7 @@ async def main():
     limits = (Limit("dollars", 2**62, "total"), Limit("tokens", 2**62, "minute"), Limit("requests", 2**62, "month"))
     async def work(worker):
         for i in itertools.count():
-            id, cost = f"{seed}-{worker}-{i}", dice.randrange(1, 9_007_199_254_740_881)
+            id, cost = f"{seed}-{worker}-{i}", dice.randrange(1, 2**48)
             one = Attempt(id, id, 0, "r", "t", "p", "u", "k", "a", False, "key:k", limits, time.time())
             await ledger.open(one, tokens=dice.randrange(10**6), cost=cost)
             row = {"id": id, "route": "r", "request": {}, "reply": "said"}
