@@ -110,11 +110,11 @@ def parse_route(
     read = _fields({
         "targets": _list(weighted), "fallbacks": _list(target), "retries": _whole(0, 10),
         "timeout": _fields({"first_token": seconds, "total": seconds}), "concurrency": _whole(1, 100_000),
-        "drop": _list(_text, frozenset), "keep": _one_of(get_args(Keep)),
+        "drop": _list(_text, frozenset),
         "shadow": _fields({
             "target": target, "share": _number(0, 1), "concurrency": _whole(1, 1000), "budget": _number(0, 1e9)
         }, "target", make=Shadow),
-        "use": _list(_one_of(get_args(Use)), frozenset), "redact": _list(_pattern),
+        "keep": _one_of(get_args(Keep)), "use": _list(_one_of(get_args(Use)), frozenset), "redact": _list(_pattern),
         "retain_days": _number(0.001, 36_500),
     }, "targets")(place, table)  # fmt: skip
     names = [one.target for one in read["targets"]]
@@ -178,11 +178,12 @@ def _provider(place: Place, name: str, value: Any, env: Mapping[str, str]) -> Pr
         text = _text(at, value)
         return secret(at, text) if text.startswith(("env:", "file:")) else text
 
-    url = partial(_url, private=isinstance(value, dict) and value.get("private") is True)
+    url = partial(_url, private=isinstance(value, dict) and value.get("private", False) is not False)
     spec = _fields({
-        "private": _flag, "dialect": _one_of(DIALECTS), "key": secret, "vendor": _text, "headers": _entries(header),
+        "dialect": _one_of(DIALECTS),
         "base_url": lambda at, given: (url(at, given),) if isinstance(given, str) else _list(url)(at, given),
-        "concurrency": _whole(1, 100_000),
+        "key": secret, "private": _flag, "vendor": _text, "concurrency": _whole(1, 100_000),
+        "headers": _entries(header),
     }, "dialect")(place, value)  # fmt: skip
     dialect, urls = spec["dialect"], spec.pop("base_url", ())
     if (dialect == "any-llm") != ("vendor" in spec):
