@@ -120,6 +120,12 @@ def api(*, write: bool = False) -> Iterator[Server]:
         yield here
 
 
+def ask(method: str, path: str, body: Any = None) -> Any:
+    """One call of the API, as `Server.call`; other than a GET it writes."""
+    with api(write=method != "GET") as server:
+        return server.call(method, path, body)
+
+
 def reload() -> bool:
     """Let a running server serve what the registry says now; whether there is one."""
     server = Server.running()

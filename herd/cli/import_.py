@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -19,7 +18,6 @@ from herd.server.settings import MAX_BODY
 PATH = "/api/generations/import"
 MAX_LINE = MAX_BODY // 2  # bytes as JSON in JSON, which grows when it is sent
 BATCH = MAX_BODY // 4  # bytes of lines in one request
-EMPTY: dict[str, Any] = {"lines": 0, "kept": 0, "known": 0, "bad": 0, "problems": [], "skipped": {}}
 SHOWN = 20  # problems of a file that are named
 
 
@@ -63,26 +61,23 @@ def _import(server: Server, file: Path, options: dict[str, Any]) -> dict[str, An
     """What became of all lines of a file."""
     from herd.gateway.imports import entries
 
-    whole: dict[str, Any] = {**EMPTY, "problems": []}
-    skipped: Counter[str] = Counter()
+    counts, skipped = Counter(dict.fromkeys(("lines", "kept", "known", "bad"), 0)), Counter[str]()
+    problems: list[dict[str, Any]] = []
     try:
-        with file.open("rb") as plain:
-            packed = plain.read(2) == b"\x1f\x8b"
-            plain.seek(0)
-            for lines, problem in _batches(entries(gzip.GzipFile(fileobj=plain) if packed else plain)):
-                part = server.call("POST", PATH, {**options, "lines": lines}, timeout=600) if lines else EMPTY
-                for one in part["problems"]:
-                    whole["problems"].append({**one, "line": whole["lines"] + one["line"]})
-                for name in ("lines", "kept", "known", "bad"):
-                    whole[name] += part[name]
-                skipped.update(part["skipped"])
+        with file.open("rb") as stream:
+            for lines, problem in _batches(entries(stream)):
+                if lines:
+                    part = server.call("POST", PATH, {**options, "lines": lines}, timeout=600)
+                    for one in part.pop("problems"):
+                        problems.append({**one, "line": counts["lines"] + one["line"]})
+                    skipped.update(part.pop("skipped"))
+                    counts.update(part)
                 if problem:
-                    whole["lines"] += 1
-                    whole["bad"] += 1
-                    whole["problems"].append({"line": whole["lines"], "reason": problem})
+                    counts.update(lines=1, bad=1)
+                    problems.append({"line": counts["lines"], "reason": problem})
     except (OSError, EOFError) as error:
         raise HerdError(f"cannot read {file}: {getattr(error, 'strerror', None) or error}") from None
-    return {**whole, "skipped": dict(skipped)}
+    return {**counts, "problems": problems, "skipped": dict(skipped)}
 
 
 def _batches(lines: Iterable[str | bytes]) -> Iterator[tuple[list[str], str | None]]:
@@ -90,15 +85,13 @@ def _batches(lines: Iterable[str | bytes]) -> Iterator[tuple[list[str], str | No
     batch: list[str] = []
     size = 0
     for line in lines:
-        problem = None
+        problem, length = None, 0
         try:
             text = line.decode() if isinstance(line, bytes) else line
             length = len(json.dumps(text, ensure_ascii=False).encode())
+            problem = f"longer than {MAX_LINE >> 20} MiB" if length > MAX_LINE else None
         except UnicodeError:
             problem = "not UTF-8"
-        else:
-            if length > MAX_LINE:
-                problem = f"longer than {MAX_LINE >> 20} MiB"
         if problem or size + length > BATCH:
             yield batch, problem
             batch, size = [], 0

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from herd.cli.client import api
+from herd.cli.client import api, ask
 from herd.cli.output import emit, facts, json_option, note, table, when
 from herd.errors import HerdError
 
@@ -52,24 +52,16 @@ def list_() -> None:
 @click.option(
     "--limit", "limits", multiple=True, help="As in 5dollars/month, 60requests/minute, 1000000tokens/day."
 )
-@click.option("--days", type=float, help="How long it holds; for ever if not given.")
+@click.option("--days", "expires_days", type=float, help="How long it holds; for ever if not given.")
 @click.option(
     "--keep", type=click.Choice(["none", "metadata", "text"]), help="What is kept, in place of the route's."
 )
 @click.option("--use", multiple=True, help="evaluate or train: what kept text may be used for.")
 @json_option
-def create(application: str, scopes: tuple[str, ...], limits: tuple[str, ...], **given: Any) -> None:
+def create(**given: Any) -> None:
     """Make a key for APPLICATION. Its secret is shown this once."""
-    body = {
-        "application": application,
-        "scopes": list(scopes),
-        "limits": [_limit(text) for text in limits],
-        "expires_days": given["days"],
-        "keep": given["keep"],
-        "use": list(given["use"]) or None,
-    }
-    with api(write=True) as server:
-        made = server.call("POST", "/api/keys", body)
+    changed = {"limits": [_limit(text) for text in given["limits"]], "use": given["use"] or None}
+    made = ask("POST", "/api/keys", given | changed)
     emit(made, lambda: click.echo(made["secret"]))
     note(f"this is {made['id']}; keep it now, since only its hash is kept here")
 
@@ -79,8 +71,7 @@ def create(application: str, scopes: tuple[str, ...], limits: tuple[str, ...], *
 @json_option
 def show(id: str) -> None:
     """Show the key ID and what it has spent."""
-    with api() as server:
-        key = server.call("GET", f"/api/keys/{_word(id)}")
+    key = ask("GET", f"/api/keys/{_word(id)}")
     times = {name: when(key[name]) for name in ("created", "expires", "revoked") if key[name]}
     shown = {
         name: ", ".join(sorted(v)) if isinstance(v, list) else v
@@ -95,8 +86,7 @@ def show(id: str) -> None:
 @json_option
 def revoke(id: str) -> None:
     """Revoke the key ID: from now on it opens nothing, and what it runs ends."""
-    with api(write=True) as server:
-        key = server.call("POST", f"/api/keys/{_word(id)}/revoke")
+    key = ask("POST", f"/api/keys/{_word(id)}/revoke")
     emit(key, f"{id} ({key['application']}) is revoked")
 
 
@@ -113,11 +103,8 @@ def _limit(text: str) -> dict[str, Any]:
             f"--limit {text!r} is not understood; write it as in 5dollars/month or 60requests/minute"
         )
     amount, unit, period = match.groups()
-    return {
-        "unit": unit,
-        "amount": int(Decimal(amount) * (PICO if unit == "dollars" else 1)),
-        "period": period,
-    }
+    whole = int(Decimal(amount) * (PICO if unit == "dollars" else 1))
+    return {"unit": unit, "amount": whole, "period": period}
 
 
 def _spend(key: dict[str, Any]) -> list[str]:

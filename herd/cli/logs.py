@@ -54,7 +54,7 @@ def logs(context: click.Context, /, count: int, text: bool, follow: bool, **give
         found = [_slim(row, text) for row in _newest(server, chosen, count)][::-1]
         if not follow:
             none = "no traffic is kept that fits; one base_url line sends it here, and `herd up` shows it"
-            emit(found, (lambda: _print(found)) if found else none)
+            emit(found, "\n".join(map(_line, found)) or none)
             return
         as_json = context.meta[JSON]
         seen |= {row["id"] for row in found}
@@ -135,11 +135,6 @@ def _moment(name: str, text: str) -> float:
 
 def _slim(row: dict[str, Any], text: bool) -> dict[str, Any]:
     return row if text else {name: value for name, value in row.items() if name not in TEXT}
-
-
-def _print(found: list[dict[str, Any]]) -> None:
-    for row in found:
-        click.echo(_line(row))
 
 
 def _line(row: dict[str, Any]) -> str:

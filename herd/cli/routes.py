@@ -11,7 +11,7 @@ from urllib.parse import quote
 
 import click
 
-from herd.cli.client import api
+from herd.cli.client import ask
 from herd.cli.output import emit, facts, json_option, table, when
 from herd.errors import HerdError
 
@@ -29,8 +29,7 @@ def routes(context: click.Context) -> None:
 @json_option
 def list_() -> None:
     """List the routes."""
-    with api() as server:
-        found = server.call("GET", "/api/routes")["data"]
+    found = ask("GET", "/api/routes")["data"]
     rows = [
         (
             route["name"],
@@ -49,8 +48,7 @@ def list_() -> None:
 @json_option
 def show(name: str) -> None:
     """Show the route NAME, its definition and its versions."""
-    with api() as server:
-        route = server.call("GET", _path(name))
+    route = ask("GET", _path(name))
 
     def say() -> None:
         facts({"route": route["name"], "from": route["source"], "version": route["version"]})
@@ -75,9 +73,7 @@ def show(name: str) -> None:
 @json_option
 def set_(name: str, file: Path, note: str | None, expect: int | None) -> None:
     """Make the route NAME as FILE says: what stands in its table, as TOML or JSON."""
-    body = {"definition": _read(file), "note": note, "expect": expect}
-    with api(write=True) as server:
-        made = server.call("PUT", _path(name), body)
+    made = ask("PUT", _path(name), {"definition": _read(file), "note": note, "expect": expect})
     emit(made, f"{name} is at version {made['version']}; `herd routes restore {name} N` goes back")
 
 
@@ -86,8 +82,7 @@ def set_(name: str, file: Path, note: str | None, expect: int | None) -> None:
 @json_option
 def remove(name: str) -> None:
     """Remove the route NAME; its versions stay."""
-    with api(write=True) as server:
-        server.call("DELETE", _path(name))
+    ask("DELETE", _path(name))
     emit(
         {"name": name, "removed": True},
         f"{name} is removed; `herd routes show {name}` lists what can be restored",
@@ -100,8 +95,7 @@ def remove(name: str) -> None:
 @json_option
 def restore(name: str, version: int) -> None:
     """Bring VERSION of the route NAME back, as a new version."""
-    with api(write=True) as server:
-        made = server.call("POST", f"{_path(name)}/restore", {"version": version})
+    made = ask("POST", f"{_path(name)}/restore", {"version": version})
     emit(made, f"{name} is as it was at version {version}, now version {made['version']}")
 
 

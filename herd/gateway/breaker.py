@@ -9,15 +9,11 @@ from typing import Any, Literal
 
 from herd.gateway.provider import UpstreamError
 
-IN_A_ROW, OF_LAST, SHARE = (
-    5,
-    20,
-    0.5,
-)  # failures that open a circuit: one after the other, or half of the last twenty
+IN_A_ROW, OF_LAST, SHARE = 5, 20, 0.5  # failures that open a circuit: so many, or this share of the last ones
 REST = (
     5.0,
     60.0,
-)  # seconds that it stays open at first, and at most: twice as long each time that a probe fails
+)  # seconds that it stays open at first, and at most: twice as long after each probe that fails
 PATIENCE = 10.0  # seconds to wait for a place
 QUEUE = 4  # requests that may wait for each place
 

@@ -21,13 +21,16 @@ STEP = 0.02  # in similarity
 CHANCE = 0.002  # of failing CONFIRM times in a row, at which a target does not fail by accident
 LONG = 8  # tokens of a reply from which its speed can be told
 
-Round = Mapping[str, Any]  # {"probes": {name: {"text", "ok", "first_ms", "per_s"}}, "price", "again"}
+Round = Mapping[
+    str, Any
+]  # as `Drift` makes it: {"digest", "price", "probes": {name: {"text", "ok", "first_ms", "per_s"}},
+#                            "failed": {name: code}, "gone", "again"}
 Finding = tuple[str, Any, Any]  # what to say, before, after
 
 
 def answers(rounds: Sequence[Round], confirm: int = CONFIRM) -> Finding | None:
     """rounds: the oldest first, the newest `confirm` of them to be judged."""
-    base, new = rounds[:-confirm][-BASE:], rounds[-confirm:]
+    base, new = _split(rounds, confirm)
     if len(base) < LEAST:
         return None
     usual = [likeness(one, [*base[:i], *base[i + 1 :]]) for i, one in enumerate(base)]
@@ -37,50 +40,41 @@ def answers(rounds: Sequence[Round], confirm: int = CONFIRM) -> Finding | None:
     apart = {name: likeness(new[-1], base, [name]) for name in new[-1]["probes"]}
     name = min(apart, key=lambda name: apart[name])
     said = f"answers differ: {median(now):.2f} like those before, which are {min(usual):.2f} or more like each other"
-    texts = [one["probes"].get(name, {}).get("text") for one in (base[-1], new[-1])]
-    before = {"likeness": round(min(usual), 3), "probe": name, "answer": texts[0]}
-    return (
-        f"{said}; most so to the probe {name!r}",
-        before,
-        {"likeness": round(median(now), 3), "probe": name, "answer": texts[1]},
+    before, after = (
+        {"likeness": round(like, 3), "probe": name, "answer": one["probes"].get(name, {}).get("text")}
+        for like, one in ((min(usual), base[-1]), (median(now), new[-1]))
     )
+    return f"{said}; most so to the probe {name!r}", before, after
 
 
 def speed(rounds: Sequence[Round]) -> Finding | None:
     """Of the rounds that came at their time: those that confirm another are too close together to tell."""
-    rounds = [one for one in rounds if not one.get("again")]
-    base, new = rounds[:-CONFIRM][-BASE:], rounds[-CONFIRM:]
-    for figure, words in (("first_ms", "ms to the first token"), ("per_s", "tokens a second")):
+    base, new = _split([one for one in rounds if not one.get("again")])
+    for figure, words, noticed in (
+        ("first_ms", "ms to the first token", NOTICED),
+        ("per_s", "tokens a second", 0.0),
+    ):
         usual, now = _figures(base, figure), _figures(new, figure)
         if len(usual) < LEAST or len(now) < CONFIRM:
             continue
         before, after = median(usual), median(now)
         apart = min(now) > max(usual) or max(now) < min(usual)
-        if figure == "first_ms" and abs(after - before) < NOTICED:
-            continue
-        if apart and max(before, after) >= FACTOR * min(before, after):
-            return (
-                f"{after:.4g} {words}, before {before:.4g}",
-                {figure: round(before, 2)},
-                {figure: round(after, 2)},
-            )
+        if apart and abs(after - before) >= noticed and max(before, after) >= FACTOR * min(before, after):
+            said = f"{after:.4g} {words}, before {before:.4g}"
+            return said, {figure: round(before, 2)}, {figure: round(after, 2)}
     return None
 
 
 def conformance(rounds: Sequence[Round], confirm: int = CONFIRM) -> Finding | None:
     """A probe whose reply was as asked for, and is not any more."""
-    base, new = rounds[:-confirm][-BASE:], rounds[-confirm:]
+    base, new = _split(rounds, confirm)
     for name in new[-1]["probes"]:
         was, now = ([r["probes"][name]["ok"] for r in some if name in r["probes"]] for some in (base, new))
-        was = [ok for ok in was if ok is not None]
-        failing = len(now) == confirm and all(ok is False for ok in now)
-        if failing and len(was) >= LEAST and ((was.count(False) + 1) / (len(was) + 2)) ** CONFIRM < CHANCE:
-            counted = {"good": was.count(True), "of": len(was)}
-            return (
-                f"the probe {name!r} is not answered as it asks any more",
-                counted,
-                {"good": 0, "of": confirm},
-            )
+        good, bad = was.count(True), was.count(False)
+        failing = now == [False] * confirm and good + bad >= LEAST
+        if failing and ((bad + 1) / (good + bad + 2)) ** CONFIRM < CHANCE:
+            said = f"the probe {name!r} is not answered as it asks any more"
+            return said, {"good": good, "of": good + bad}, {"good": 0, "of": confirm}
     return None
 
 
@@ -92,14 +86,27 @@ def price(rounds: Sequence[Round]) -> Finding | None:
     return f"the price is {_dollars(after)}, before {_dollars(before)}", before, after
 
 
+def retired(rounds: Sequence[Round]) -> Finding | None:
+    """What two rounds in a row did not find, and an earlier one did."""
+    if not all(one["gone"] for one in rounds[-2:]) or not any(one["probes"] for one in rounds):
+        return None
+    failed = sorted(set(rounds[-1]["failed"].values()))
+    return "the provider does not have this model any more", None, {"failed": failed}
+
+
 JUDGES: Mapping[str, Callable[[Sequence[Round]], Finding | None]] = {
-    "answers": answers, "speed": speed, "conformance": conformance, "price": price
+    "answers": answers, "speed": speed, "conformance": conformance, "price": price,
+    "retired": retired,
 }  # fmt: skip
 
 
 def suspicious(rounds: Sequence[Round], newest: int) -> bool:
     """Whether the newest rounds alone look so that another should be made."""
     return (answers(rounds, newest) or conformance(rounds, newest)) is not None
+
+
+def _split(rounds: Sequence[Round], confirm: int = CONFIRM) -> tuple[Sequence[Round], Sequence[Round]]:
+    return rounds[:-confirm][-BASE:], rounds[-confirm:]
 
 
 def likeness(one: Round, others: Sequence[Round], names: Sequence[str] | None = None) -> float:

@@ -5,6 +5,7 @@ import re
 import tomllib
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args
 from urllib.parse import urlsplit
@@ -34,9 +35,8 @@ SERVER: dict[str, tuple[type, ...]] = {
     "keep_alive": (int, float), "database": (str,),
 }  # fmt: skip
 
-_ROUTE, _SHADOW = Route("", ()), Shadow("")  # whose fields are the defaults
-
 Place = tuple[str | int, ...]
+Reader = Callable[[Place, Any], Any]  # what a value means; raises ConfigError
 T = TypeVar("T")
 
 
@@ -100,74 +100,51 @@ def parse_route(
 ) -> Route:
     """The route of a table [routes.NAME], which is at `place`. Raises ConfigError."""
     _check_name(place, name)
+    target = partial(_target_name, config=config, local=local)
+    entry = _fields({"target": target, "weight": _number(0, 1e6)}, "target", make=Weighted)
 
-    def target(at: Place, value: Any) -> str:
-        return _target_name(at, value, config, local)
+    def weighted(at: Place, value: Any) -> Any:
+        return Weighted(target(at, value)) if isinstance(value, str) else entry(at, value)
 
-    def weighted(at: Place, value: Any) -> Weighted:
-        if isinstance(value, str):
-            return Weighted(target(at, value))
-        entry = _Table(at, value, ("target", "weight"))
-        return Weighted(entry.get("target", target), entry.number("weight", 1.0, 0, 1e6))
-
-    def shadow(at: Place, value: Any) -> Shadow:
-        entry = _Table(at, value, ("target", "share", "concurrency", "budget"))
-        return Shadow(
-            entry.get("target", target),
-            entry.number("share", _SHADOW.share, 0, 1),
-            entry.whole("concurrency", _SHADOW.concurrency, 1, 1000),
-            entry.number("budget", None, 0, 1e9),
-        )
-
-    keys = ("targets", "fallbacks", "retries", "timeout", "concurrency", "drop", "shadow", "keep", "use", "redact",
-            "retain_days")  # fmt: skip
-    read = _Table(place, table, keys)
-    targets = read.items("targets", weighted)
-    names = [one.target for one in targets]
-    if not targets or not sum(one.weight for one in targets):
+    seconds = _number(0.001, 86_400)
+    read = _fields({
+        "targets": _list(weighted), "fallbacks": _list(target), "retries": _whole(0, 10),
+        "timeout": _fields({"first_token": seconds, "total": seconds}), "concurrency": _whole(1, 100_000),
+        "drop": _list(_text, frozenset),
+        "shadow": _fields({
+            "target": target, "share": _number(0, 1), "concurrency": _whole(1, 1000), "budget": _number(0, 1e9)
+        }, "target", make=Shadow),
+        "keep": _one_of(get_args(Keep)), "use": _list(_one_of(get_args(Use)), frozenset), "redact": _list(_pattern),
+        "retain_days": _number(0.001, 36_500),
+    }, "targets")(place, table)  # fmt: skip
+    names = [one.target for one in read["targets"]]
+    if not sum(one.weight for one in read["targets"]):
         raise ConfigError(
             (*place, "targets"), 'needs a target with a weight above 0, as in targets = ["cria"]'
         )
     if twice := next((n for n in names if names.count(n) > 1), None):
         raise ConfigError((*place, "targets"), f"{twice} stands here twice; give it one weight", twice)
-    times = _Table((*place, "timeout"), table.get("timeout", {}), ("first_token", "total"))
-    return Route(
-        name,
-        targets,
-        fallbacks=read.items("fallbacks", target, ()),
-        retries=read.whole("retries", _ROUTE.retries, 0, 10),
-        first_token=times.number("first_token", _ROUTE.first_token, 0.001, 86_400),
-        total=times.number("total", _ROUTE.total, 0.001, 86_400),
-        concurrency=read.whole("concurrency", None, 1, 100_000),
-        drop=frozenset(read.items("drop", _text, ())),
-        shadow=read.get("shadow", shadow, None),
-        keep=read.get("keep", _one_of(get_args(Keep)), _ROUTE.keep),
-        use=frozenset(read.items("use", _one_of(get_args(Use)), ("evaluate",))),
-        redact=read.items("redact", _pattern, ()),
-        retain_days=read.number("retain_days", None, 0.001, 36_500),
-    )
+    return Route(name, **read.pop("timeout", {}), **read)
 
 
 def _config(table: dict[str, Any], env: Mapping[str, str], local: Collection[str] | None) -> Config:
-    read = _Table((), table, ("providers", "targets", "routes", "drift", "server"))
-    providers = _vendors(env) | read.tables(
-        "providers", lambda at, name, value: _provider(at, name, value, env)
-    )
-    targets = read.tables("targets", lambda at, name, value: _target(at, name, value, providers, local))
+    _fields(dict.fromkeys(("providers", "targets", "routes", "drift", "server"), _raw))((), table)
+
+    def section(name: str, reader: Reader) -> Any:
+        return reader((name,), table.get(name, {}))
+
+    providers = _vendors(env) | section("providers", _entries(partial(_provider, env=env)))
+    targets = section("targets", _entries(partial(_target, providers=providers, local=local)))
     known = Config(providers, targets)
 
-    def route(at: Place, name: str, value: Any) -> Route:
-        return replace(parse_route(name, value, known, local, at), source="file")
+    def route(place: Place, name: str, value: Any) -> Route:
+        return replace(parse_route(name, value, known, local, place), source="file")
 
-    routes = read.tables("routes", route)
-    drift = _Table(("drift",), table.get("drift", {}), ("every_hours", "targets"))
-    probed = drift.items("targets", lambda at, value: _target_name(at, value, known, local), ())
-    drifting = DriftSpec(drift.number("every_hours", None, 0.01, 8760), probed)
-    server = _Table(("server",), table.get("server", {}), tuple(SERVER)).table
-    for name, value in server.items():
-        if not isinstance(value, SERVER[name]) or isinstance(value, bool):
-            raise ConfigError(("server", name), f"must be {_KINDS[SERVER[name][0]]}", value)
-    return Config(providers, targets, routes, drifting, server)
+    routes = section("routes", _entries(route))
+    named = _list(partial(_target_name, config=known, local=local))
+    drift = section("drift", _fields({"every_hours": _number(0.01, 8760), "targets": named}, make=DriftSpec))
+    server = section("server", _fields({name: _kind(kinds) for name, kinds in SERVER.items()}))
+    return Config(providers, targets, routes, drift, server)
 
 
 def _vendors(env: Mapping[str, str]) -> dict[str, ProviderSpec]:
@@ -188,20 +165,6 @@ def _provider(place: Place, name: str, value: Any, env: Mapping[str, str]) -> Pr
     _check_name(place, name)
     if name == LOCAL:
         raise ConfigError(place, f"{LOCAL!r} is this machine's engine; choose another name")
-    read = _Table(place, value, ("dialect", "base_url", "key", "private", "vendor", "concurrency", "headers"))
-    dialect = read.get("dialect", _one_of(DIALECTS))
-    private = read.get("private", _flag, False)
-    if isinstance(read.table.get("base_url"), str):
-        urls: tuple[str, ...] = (read.get("base_url", lambda at, url: _url(at, url, private)),)
-    else:
-        urls = read.items("base_url", lambda at, url: _url(at, url, private), ())
-    vendor = read.get("vendor", _text, None)
-    if (dialect == "any-llm") != (vendor is not None):
-        raise ConfigError(
-            (*place, "vendor"), 'is any-llm\'s name of the provider, with dialect = "any-llm" only'
-        )
-    if not urls and dialect in VENDORS:
-        urls = (VENDORS[dialect][1],)
 
     def secret(at: Place, value: Any) -> str:
         kind, _, word = _text(at, value).partition(":")
@@ -215,46 +178,42 @@ def _provider(place: Place, name: str, value: Any, env: Mapping[str, str]) -> Pr
         text = _text(at, value)
         return secret(at, text) if text.startswith(("env:", "file:")) else text
 
-    return ProviderSpec(
-        name,
-        dialect,
-        urls,
-        read.get("key", secret, None),
-        private,
-        vendor,
-        read.whole("concurrency", None, 1, 100_000),
-        read.tables("headers", header),
-    )
+    url = partial(_url, private=isinstance(value, dict) and value.get("private", False) is not False)
+    spec = _fields({
+        "dialect": _one_of(DIALECTS),
+        "base_url": lambda at, given: (url(at, given),) if isinstance(given, str) else _list(url)(at, given),
+        "key": secret, "private": _flag, "vendor": _text, "concurrency": _whole(1, 100_000),
+        "headers": _entries(header),
+    }, "dialect")(place, value)  # fmt: skip
+    dialect, urls = spec["dialect"], spec.pop("base_url", ())
+    if (dialect == "any-llm") != ("vendor" in spec):
+        problem = 'is any-llm\'s name of the provider, with dialect = "any-llm" only'
+        raise ConfigError((*place, "vendor"), problem)
+    if not urls and dialect in VENDORS:
+        urls = (VENDORS[dialect][1],)
+    return ProviderSpec(name, urls=urls, **spec)
 
 
 def _target(
-    place: Place,
-    name: str,
-    value: Any,
-    providers: Mapping[str, ProviderSpec],
-    local: Collection[str] | None,
+    place: Place, name: str, value: Any, providers: Mapping[str, ProviderSpec], local: Collection[str] | None
 ) -> TargetSpec:
     _check_name(place, name)
-    read = _Table(place, value, ("provider", "model", "system", "sampling", "price"))
-    provider, model = read.get("provider", _one_of((*providers, LOCAL))), read.get("model", _text)
-    if provider == LOCAL and local is not None:
-        _local_name((*place, "model"), model, local)
 
     def sampling(at: Place, table: Any) -> Mapping[str, Any]:
+        given: dict[str, Any] = _fields(dict.fromkeys(Sampling.__dataclass_fields__, _raw))(at, table)
         try:
-            Sampling.from_json(_Table(at, table, tuple(Sampling.__dataclass_fields__)).table)
+            Sampling.from_json(given)
         except (TypeError, ValueError) as error:
             raise ConfigError(at, str(error)) from None
-        return dict(table)
+        return given
 
-    def price(at: Place, table: Any) -> Mapping[str, float]:
-        entry = _Table(at, table, PRICES)
-        return {name: entry.number(name, None, 0, 1e9) for name in entry.table}
-
-    system = read.get("system", _text, None)
-    return TargetSpec(
-        name, provider, model, system, read.get("sampling", sampling, {}), read.get("price", price, None)
-    )
+    spec = _fields({
+        "provider": _one_of((*providers, LOCAL)), "model": _text, "system": _text, "sampling": sampling,
+        "price": _fields(dict.fromkeys(PRICES, _number(0, 1e9))),
+    }, "provider", "model")(place, value)  # fmt: skip
+    if spec["provider"] == LOCAL and local is not None:
+        _local_name((*place, "model"), spec["model"], local)
+    return TargetSpec(name, **spec)
 
 
 def _target_name(place: Place, value: Any, config: Config, local: Collection[str] | None) -> str:
@@ -278,57 +237,77 @@ def _local_name(place: Place, name: str, known: Collection[str]) -> None:
         raise ConfigError(place, f"no target or model {name!r:.80}; {hint}", name)
 
 
-class _Table:
-    """A table of which only `keys` are known; an unknown one is refused with the nearest known."""
+def _fields(readers: Mapping[str, Reader], *needed: str, make: Callable[..., Any] = dict) -> Reader:
+    """A table of these keys, as `make` takes it; an unknown one is refused with the nearest known."""
 
-    def __init__(self, place: Place, table: Any, keys: tuple[str, ...] | None = None) -> None:
-        if not isinstance(table, dict):
-            raise ConfigError(place, f"must be a table, not {table!r:.60}")
-        for key in table:
-            if keys is not None and key not in keys:
-                near = nearest(key[:100], keys)
-                hint = f"did you mean {near!r}?" if near else f"known: {', '.join(keys)}"
+    def read(place: Place, table: Any) -> Any:
+        for key in _table(place, table):
+            if key not in readers:
+                near = nearest(key[:100], readers)
+                hint = f"did you mean {near!r}?" if near else f"known: {', '.join(readers)}"
                 raise ConfigError((*place, key), f"unknown key; {hint}")
-        self.place, self.table = place, table
+        for key in needed:
+            if key not in table:
+                raise ConfigError(place, f"{key} is missing")
+        return make(**{key: read((*place, key), table[key]) for key, read in readers.items() if key in table})
 
-    def get(self, name: str, check: Callable[[Place, Any], T], *default: Any) -> T:
-        """The value of `name` as `check` gives it, or the default; without one it must be there."""
-        if name in self.table:
-            return check((*self.place, name), self.table[name])
-        if default:
-            return default[0]  # type: ignore[no-any-return]
-        raise ConfigError(self.place, f"{name} is missing")
+    return read
 
-    def items(self, name: str, check: Callable[[Place, Any], T], *default: Any) -> tuple[T, ...]:
-        def listed(at: Place, value: Any) -> tuple[T, ...]:
-            if not isinstance(value, list) or len(value) > MAX_LIST:
-                raise ConfigError(at, f"must be a list of at most {MAX_LIST}")
-            return tuple(check((*at, i), item) for i, item in enumerate(value))
 
-        return self.get(name, listed, *default)
+def _entries(reader: Callable[[Place, str, Any], T]) -> Callable[[Place, Any], dict[str, T]]:
+    """A table whose keys are names."""
+    return lambda place, table: {
+        name: reader((*place, name), name, value) for name, value in _table(place, table).items()
+    }
 
-    def tables(self, name: str, check: Callable[[Place, str, Any], T]) -> dict[str, T]:
-        """The entries of a table whose keys are names."""
-        at = (*self.place, name)
-        entries = _Table(at, self.table.get(name, {})).table
-        return {key: check((*at, key), key, value) for key, value in entries.items()}
 
-    def number(self, name: str, default: Any, least: float, most: float) -> Any:
-        def number(at: Place, value: Any) -> float:
-            if isinstance(value, bool) or not isinstance(value, (int, float)) or not least <= value <= most:
-                raise ConfigError(at, f"must be a number from {least:g} to {most:g}, not {value!r:.40}")
-            return value
+def _table(place: Place, value: Any) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise ConfigError(place, f"must be a table, not {value!r:.60}")
+    return value
 
-        return self.get(name, number, default)
 
-    def whole(self, name: str, default: Any, least: int, most: int) -> Any:
-        value = self.number(name, default, least, most)
-        if name in self.table and not isinstance(value, int):
-            raise ConfigError((*self.place, name), f"must be a whole number, not {value!r}")
+def _list(reader: Reader, make: Callable[..., Any] = tuple) -> Reader:
+    def read(place: Place, value: Any) -> Any:
+        if not isinstance(value, list) or len(value) > MAX_LIST:
+            raise ConfigError(place, f"must be a list of at most {MAX_LIST}")
+        return make(reader((*place, i), item) for i, item in enumerate(value))
+
+    return read
+
+
+def _number(least: float, most: float) -> Reader:
+    def read(place: Place, value: Any) -> Any:
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not least <= value <= most:
+            raise ConfigError(place, f"must be a number from {least:g} to {most:g}, not {value!r:.40}")
         return value
+
+    return read
+
+
+def _whole(least: int, most: int) -> Reader:
+    def read(place: Place, value: Any) -> Any:
+        if not isinstance(_number(least, most)(place, value), int):
+            raise ConfigError(place, f"must be a whole number, not {value!r}")
+        return value
+
+    return read
 
 
 _KINDS: dict[type, str] = {str: "text", int: "a whole number", list: "a list of names"}
+
+
+def _kind(kinds: tuple[type, ...]) -> Reader:
+    def read(place: Place, value: Any) -> Any:
+        if not isinstance(value, kinds) or isinstance(value, bool):
+            raise ConfigError(place, f"must be {_KINDS[kinds[0]]}", value)
+        return value
+
+    return read
+
+
+def _raw(place: Place, value: Any) -> Any:
+    return value
 
 
 def _text(place: Place, value: Any) -> str:
@@ -343,7 +322,7 @@ def _flag(place: Place, value: Any) -> bool:
     return value
 
 
-def _one_of(choices: tuple[str, ...]) -> Callable[[Place, Any], Any]:
+def _one_of(choices: tuple[str, ...]) -> Reader:
     def check(place: Place, value: Any) -> Any:
         if value not in choices:
             near = isinstance(value, str) and nearest(value, choices)

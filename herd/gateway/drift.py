@@ -180,31 +180,21 @@ class Drift:
                 log.info("%s was not probed: %s", target, error)
 
     async def _round(self, name: str) -> dict[str, Any]:
-        """{"digest", "price", "probes": {name: {"text", "ok", "first_ms", "per_s"}}, "failed": {name: code}}."""
         now = self._gateway.now
-        target = now.target(name)
-        spec = now.config.targets.get(name)
+        target, spec = now.target(name), now.config.targets.get(name)
         # A price by the hour of the day is no change: that of midnight counts.
         price = now.prices.price(target.provider, target.model, self._clock() // DAY * DAY)
         if spec and spec.price is not None:
             price = own_price(spec.price)
-        done: dict[str, Any] = {}
-        failed: dict[str, str] = {}
-        gone = 0
-        for probe_name, probe in PROBES.items():
-            reply = await self._ask(name, probe)
-            if reply.failed is None:
-                done[probe_name] = _result(reply, probe)
-            else:
-                failed[probe_name] = reply.failed.code
-                gone += reply.failed.status in GONE_STATUS or reply.failed.code in GONE
-        told = json.loads(json.dumps(price, default=float))
+        replies = {probe_name: await self._ask(name, probe) for probe_name, probe in PROBES.items()}
+        failed = {probe_name: reply.failed for probe_name, reply in replies.items() if reply.failed}
         return {
             "digest": target.digest,
-            "price": told,
-            "probes": done,
-            "failed": failed,
-            "gone": gone == len(PROBES),
+            "price": json.loads(json.dumps(price, default=float)),
+            "probes": {n: _result(reply, PROBES[n]) for n, reply in replies.items() if n not in failed},
+            "failed": {n: failure.code for n, failure in failed.items()},
+            "gone": len(failed) == len(PROBES)
+            and all(f.status in GONE_STATUS or f.code in GONE for f in failed.values()),
         }
 
     async def _ask(self, target: str, probe: Probe) -> Reply:
@@ -228,43 +218,28 @@ class Drift:
                 pass
         return reply
 
-    def _rounds(self, target: str, kind: str | None) -> list[dict[str, Any]]:
+    def _rounds(self, target: str, kind: str) -> list[dict[str, Any]]:
         """The oldest first: of this target as it is now, and since the last finding of this kind."""
         digest = self._gateway.now.target(target).digest
-        told = [
-            f["created"]
-            for f in self._store.findings(limit=1000)
-            if f["target"] == target and f["kind"] == kind
-        ]
-        since = max(told, default=0.0)
-        rows = reversed(self._store.probes(target, limit=KEPT))
-        rounds = [
-            row["results"] for row in rows if row["created"] > since and row["results"]["digest"] == digest
-        ]
-        return [one for one in rounds if one["probes"] or one["gone"]]
+        told = [f for f in self._store.findings(limit=1000) if (f["target"], f["kind"]) == (target, kind)]
+        # Each price is compared with the one before it; the others with all that was usual since they were told.
+        since = 0.0 if kind == "price" else max((f["created"] for f in told), default=0.0)
+        rows = [row for row in self._store.probes(target, limit=KEPT) if row["created"] > since][::-1]
+        rounds = [row["results"] for row in rows if row["results"]["digest"] == digest]
+        return [one for one in rounds if one["probes"] or one["gone"] and kind == "retired"]
 
     def _doubtful(self, target: str, newest: int) -> bool:
         rounds = self._rounds(target, "retired")
         if not rounds or rounds[-1]["gone"]:
             return any(one["probes"] for one in rounds)
-        return suspicious([one for one in self._rounds(target, "answers") if one["probes"]], newest)
+        return suspicious(self._rounds(target, "answers"), newest)
 
     def _judge(self, target: str) -> list[dict[str, Any]]:
         found = []
         for kind, judge in JUDGES.items():
-            # Each price is compared with the one before it; the others with all that was usual since they were told.
-            rounds = [one for one in self._rounds(target, None if kind == "price" else kind) if one["probes"]]
+            rounds = self._rounds(target, kind)
             if len(rounds) > 1 and (finding := judge(rounds)):
                 found.append(self._store.add_finding(target, kind, *finding))
-        rounds = self._rounds(target, "retired")
-        last = [one["gone"] for one in rounds[-2:]]
-        if last == [True, True] and any(one["probes"] for one in rounds):
-            after = {"failed": sorted(set(rounds[-1]["failed"].values()))}
-            found.append(
-                self._store.add_finding(
-                    target, "retired", "the provider does not have this model any more", None, after
-                )
-            )
         return found
 
 

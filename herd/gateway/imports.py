@@ -6,7 +6,7 @@ import json
 import re
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from io import BufferedReader
 from itertools import islice
@@ -14,7 +14,7 @@ from typing import Any, Literal, get_args
 
 from herd.errors import HerdError
 from herd.gateway.prices import Prices
-from herd.gateway.records import Row, herd, langfuse, litellm, openai
+from herd.gateway.records import Row, rows_of
 from herd.gateway.redact import redact_row
 from herd.protocol import Usage
 from herd.store import Store
@@ -73,7 +73,10 @@ def import_lines(
                     if not line.strip():
                         continue
                     line = _parsed(line)
-                made = _rows_of(line, source, report)
+                if not isinstance(line, Mapping):
+                    raise ValueError("not an object")
+                if not (made := rows_of(line, source)):
+                    report.skipped[str(line.get("type") or "TRACE").lower()] += 1
                 yield from (_finished(row, route, prices, use, redact) for row in made)
             except _WRONG as error:
                 report.bad += 1
@@ -143,32 +146,6 @@ def _no_number(name: str) -> None:
     raise ValueError(f"{name} is no number of JSON")
 
 
-def _rows_of(item: Any, source: str, report: Report) -> list[Row]:
-    if not isinstance(item, Mapping):
-        raise ValueError("not an object")
-    rows = _FORMS[source if source != "auto" else _source(item)](item)
-    if not rows:
-        report.skipped[str(item.get("type") or "TRACE").lower()] += 1
-    return rows
-
-
-def _source(item: Mapping[str, Any]) -> str:
-    """Whose record this is."""
-    if {"route", "request", "reply", "created"} <= item.keys():
-        return "herd"
-    if "standard_logging_object" in item or "startTime" in item and ("call_type" in item or "spend" in item):
-        return "litellm"
-    if "observations" in item or item.keys() & {
-        "traceId",
-        "trace_id",
-        "sessionId",
-        "projectId",
-        "project_id",
-    }:
-        return "langfuse"
-    return "openai"
-
-
 def _finished(
     row: Row, route: str | None, prices: Prices | None, use: Sequence[str], redact: Sequence[str]
 ) -> Row:
@@ -195,8 +172,3 @@ def _finished(
     row = redact_row(row, redact)
     json.dumps(row, allow_nan=False, ensure_ascii=False).encode()  # what a database could not keep either
     return row
-
-
-_FORMS: Mapping[str, Callable[[Mapping[str, Any]], list[Row]]] = {
-    "openai": openai, "litellm": litellm, "langfuse": langfuse, "herd": herd
-}  # fmt: skip

@@ -218,10 +218,8 @@ def _ways(parsed: Any) -> float:
             total *= sum(min(each, 1e9) ** min(n, 30) for n in range(low, high + 1))
         elif kind is sre.BRANCH:
             total *= sum(_ways(branch) for branch in value[1])
-        elif kind is sre.SUBPATTERN:
+        elif kind in (sre.SUBPATTERN, sre.ASSERT, sre.ASSERT_NOT):
             total *= _ways(value[-1])
-        elif kind in (sre.ASSERT, sre.ASSERT_NOT):
-            total *= _ways(value[1])
         elif kind is sre.ATOMIC_GROUP:
             total *= _ways(value)
         elif kind in (sre.GROUPREF, sre.GROUPREF_EXISTS):

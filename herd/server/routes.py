@@ -6,6 +6,7 @@ brought back.
 
 import asyncio
 from contextlib import suppress
+from dataclasses import fields
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Request
@@ -189,26 +190,21 @@ def _view(here: State, route: Route) -> dict[str, Any]:
 
 def definition(route: Route) -> dict[str, Any]:
     """The route as its table in herd.toml would say it; what is at its default is left out."""
-    plain = Route("", ())
-
-    def changed(of: Any, plain: Any, *names: str) -> dict[str, Any]:
-        given = {name: getattr(of, name) for name in names if getattr(of, name) != getattr(plain, name)}
-        return {
-            name: sorted(value) if isinstance(value, frozenset) else value for name, value in given.items()
-        }
-
-    table: dict[str, Any] = {
-        "targets": [
-            one.target if one.weight == 1 else {"target": one.target, "weight": one.weight}
-            for one in route.targets
-        ]
-    }
-    for name in ("fallbacks", "redact"):
-        table |= {name: list(getattr(route, name))} if getattr(route, name) else {}
-    table |= changed(route, plain, "retries", "concurrency", "drop", "keep", "use", "retain_days")
-    if times := changed(route, plain, "first_token", "total"):
+    table = _changed(route, Route(route.name, (), source=route.source, version=route.version))
+    if times := {name: table.pop(name) for name in ("first_token", "total") if name in table}:
         table["timeout"] = times
-    if route.shadow:
-        more = changed(route.shadow, Shadow(""), "share", "concurrency", "budget")
-        table["shadow"] = {"target": route.shadow.target, **more}
     return table
+
+
+def _changed(of: Any, plain: Any) -> dict[str, Any]:
+    values = {one.name: getattr(of, one.name) for one in fields(of)}
+    return {name: _plain(value) for name, value in values.items() if value != getattr(plain, name)}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, (tuple, frozenset)):
+        return [_plain(one) for one in (value if isinstance(value, tuple) else sorted(value))]
+    if isinstance(value, (Shadow, Weighted)):
+        table = _changed(value, type(value)(""))
+        return table if isinstance(value, Shadow) or len(table) > 1 else value.target
+    return value

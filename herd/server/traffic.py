@@ -44,7 +44,7 @@ Moment = Annotated[float | None, Query(allow_inf_nan=False, ge=0, le=1e11)]
 
 
 def filters(
-    query: Word = None,
+    text: Annotated[str | None, Query(alias="query", max_length=200)] = None,
     route: Word = None,
     target: Word = None,
     key: Word = None,
@@ -54,12 +54,8 @@ def filters(
     since: Moment = None,
     until: Moment = None,
 ) -> dict[str, Any]:
-    """What is searched for: all conditions that are given."""
-    given = {
-        "text": query, "route": route, "target": target, "key": key, "finish": finish, "conversation": conversation,
-        "feedback": feedback, "since": since, "until": until,
-    }  # fmt: skip
-    return {name: value for name, value in given.items() if value is not None}
+    """What is searched for: all conditions that are given, by the names that the store has for them."""
+    return {name: value for name, value in locals().items() if value is not None}
 
 
 Filters = Annotated[dict[str, Any], Depends(filters)]
