@@ -240,6 +240,9 @@ async def _settle(
     # What was sent and then left alone may be billed, though nothing has come back.
     left = state == "cancelled" or status == 504
     usage = reply.used(sent=left and reply.target.provider != LOCAL)
+    if usage is not None:  # the generation's row says what is booked, estimated or not
+        reply.prompt_tokens, reply.cached_tokens = usage.prompt_tokens, usage.cached_tokens
+        reply.completion_tokens = usage.completion_tokens
     cost = 0 if usage is None else reply.table.cost(reply.target, usage)
     reply.cost += cost
     kept = state == "done" and not reply.asked.count
