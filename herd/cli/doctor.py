@@ -67,7 +67,8 @@ def torch_build() -> Check:
     try:
         import torch
     except ImportError:
-        return Check("torch", "bad", "not installed", "pip install 'openherd[local]'")
+        found = "not installed: the gateway alone, no models of this machine"
+        return Check("torch", "note", found, "pip install 'openherd[local]' adds them")
     try:
         flags = Path("/proc/cpuinfo").read_text().partition("flags")[2].partition("\n")[0].split()
     except OSError:  # not Linux

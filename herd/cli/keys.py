@@ -112,7 +112,8 @@ def _spend(key: dict[str, Any]) -> list[str]:
     said = []
     for one in key["spend"]:
         by = PICO if one["unit"] == "dollars" else 1
-        said.append(f"{one['spent'] / by:,.6g} of {one['amount'] / by:,.6g} {one['unit']} ({one['period']})")
+        spent, amount = (Decimal(one[name]) / by for name in ("spent", "amount"))
+        said.append(f"{spent:,f} of {amount:,f} {one['unit']} ({one['period']})")
     return said
 
 

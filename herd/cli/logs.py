@@ -145,7 +145,7 @@ def _line(row: dict[str, Any]) -> str:
     tokens, total = row["tokens"], row["latency"]["total"]
     at = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(row["created"]))
     parts = [
-        at, row["id"], row["route"] + (f" → {row['target']}" if row["target"] != row["route"] else ""),
+        at, row["id"], row["route"] + (f" → {row['target']}" if row["target"] not in (None, row["route"]) else ""),
         row["finish"] or "", f"{tokens['prompt'] or 0}+{tokens['completion'] or 0} tokens",
         f"{total:.0f} ms" if total is not None else "", f"${row['cost'] / 1e12:.6f}" if row["cost"] else "",
         row["error"] or "",

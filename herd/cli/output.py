@@ -54,7 +54,9 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     grid = Table(box=None, pad_edge=False, header_style="dim")
     for i, column in enumerate(columns):
         numeric = bool(cells) and all(row[i].replace(",", "").isdecimal() for row in cells)
-        grid.add_column(column, justify="right" if numeric else "left", overflow="fold")
+        # The first says which one it is, for the next command: it is copied whole.
+        least = None if i else min(max((len(row[0]) for row in cells), default=0), 40)
+        grid.add_column(column, justify="right" if numeric else "left", overflow="fold", min_width=least)
     for row in cells:
         grid.add_row(*row)
     console().print(grid)

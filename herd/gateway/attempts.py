@@ -219,10 +219,15 @@ def _reserve(reply: Reply) -> dict[str, int]:
 
 def _tell(replica: Replica, state: State, failure: HerdError | None, reply: Reply, began: float) -> None:
     """Let the address's health know. That it is busy, or has no such model, or that the request was wrong, says nothing
-    against it."""
+    against it; neither does an experiment that fails: a bad candidate must not keep others from the address."""
     if state == "done":
         replica.succeeded(None if reply.first is None else reply.first - began)
-    elif isinstance(failure, UpstreamError) and failure.retryable and failure.status not in (404, 429):
+    elif (
+        isinstance(failure, UpstreamError)
+        and failure.retryable
+        and failure.status not in (404, 429)
+        and reply.shadow_of is None
+    ):
         replica.failed(failure.code)
     else:
         replica.ended()
@@ -235,6 +240,9 @@ async def _settle(
     # What was sent and then left alone may be billed, though nothing has come back.
     left = state == "cancelled" or status == 504
     usage = reply.used(sent=left and reply.target.provider != LOCAL)
+    if usage is not None:  # the generation's row says what is booked, estimated or not
+        reply.prompt_tokens, reply.cached_tokens = usage.prompt_tokens, usage.cached_tokens
+        reply.completion_tokens = usage.completion_tokens
     cost = 0 if usage is None else reply.table.cost(reply.target, usage)
     reply.cost += cost
     kept = state == "done" and not reply.asked.count

@@ -54,7 +54,9 @@ def install(app: FastAPI) -> None:
     async def known(request: Request, error: Exception) -> Response:
         assert isinstance(error, HerdError)
         answer = response(error, request.scope)
-        if error.status == 429 or getattr(error, "retry_after", None):
+        if error.code == "budget_exhausted":  # no wait helps: the SDKs of both dialects do not retry then
+            answer.headers["X-Should-Retry"] = "false"
+        elif error.status == 429 or getattr(error, "retry_after", None):
             wait = getattr(error, "retry_after", None) or state(request).engines.engine.retry_after
             answer.headers["Retry-After"] = str(math.ceil(wait))
         return answer

@@ -1,6 +1,7 @@
 import json
 import socket
 import sqlite3
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -72,3 +73,9 @@ def test_backup_never_overwrites(home: Path, tmp_path: Path, capsys: pytest.Capt
     (home / "herd.db").touch()
     assert run(["doctor", "--backup", str(tmp_path / "copy.db")]) == 1
     assert "exists" in capsys.readouterr().err and (tmp_path / "copy.db").read_text() == "precious"
+
+
+def test_without_torch_the_gateway_is_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torch", None)
+    check = doctor.torch_build()
+    assert check.state == "note" and "gateway" in check.found and "openherd[local]" in check.fix

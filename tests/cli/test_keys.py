@@ -52,3 +52,19 @@ def test_the_secret_alone_is_on_standard_output(home: Path, capsys: pytest.Captu
 def test_a_mistake_is_one_line(herd: Herd, args: tuple[str, ...], said: str) -> None:
     error = herd("keys", *args, status=1)
     assert said in error and error.count("\n") == 1
+
+
+def test_for_people_ids_are_whole_and_amounts_are_numbers(
+    herd: Herd, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    made = herd(
+        "keys", "create", "shop", "--scope", "use:a-route-of-some-length",
+        "--limit", "0.00001dollars/month", "--limit", "20000000tokens/day",
+    )  # fmt: skip
+    assert run(["keys"]) == 0
+    out = capsys.readouterr().out
+    assert made["id"] in out
+    assert run(["keys", "show", made["id"]]) == 0
+    out = capsys.readouterr().out
+    assert "0 of 0.00001 dollars" in out and "0 of 20,000,000 tokens" in out

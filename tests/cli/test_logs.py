@@ -56,6 +56,19 @@ def test_for_people_a_line_has_no_control_characters(
     assert run(["logs"]) == 0 and "owned" not in capsys.readouterr().out
 
 
+def test_a_target_that_nobody_knows_is_not_named(
+    herd: Herd, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "tuned.jsonl"
+    path.write_text(
+        json.dumps(
+            {"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]}
+        )
+    )
+    herd("import", "logs", str(path))
+    assert run(["logs"]) == 0 and "None" not in capsys.readouterr().out
+
+
 def test_the_same_again_adds_nothing_and_bad_lines_are_named(
     herd: Herd, file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

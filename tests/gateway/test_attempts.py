@@ -151,7 +151,12 @@ def test_a_caller_who_leaves_stops_the_provider_and_pays(seen: int) -> None:
     (row,) = made.ledger.rows
     assert a.ended == 1 and row["state"] == "cancelled" and row["status"] == 499
     assert row["usage"].prompt_tokens and (row["usage"].completion_tokens > 0) == (seen > 0)
-    assert made.store.kept[0][0]["finish"] == "cancelled" and not made.ledger.open_
+    kept = made.store.kept[0][0]
+    assert kept["finish"] == "cancelled" and not made.ledger.open_
+    assert (kept["prompt_tokens"], kept["completion_tokens"]) == (
+        row["usage"].prompt_tokens,
+        row["usage"].completion_tokens,
+    )
     assert made.gateway.in_flight == 0
 
 

@@ -10,7 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import anthropic
+import openai
 import pytest
+from anthropic import AsyncAnthropic
+from openai import AsyncOpenAI
 
 from .serving import serving
 from .upstream import TEXT, Upstream
@@ -161,3 +165,24 @@ def test_a_wrong_file_is_shown_and_the_old_one_counts(through: Callable[..., Non
             assert reply.status == 200
 
     through(work, '[routes.r]\ntargets = ["openai/ok"]\n')
+
+
+def test_the_sdks_do_not_ask_again_where_a_budget_is_spent(through: Callable[..., None]) -> None:
+    async def work(session: aiohttp.ClientSession, upstream: Upstream, home: Path) -> None:
+        url = str(session._base_url).rstrip("/")
+        limit = {"unit": "tokens", "amount": 1, "period": "month"}
+        asked = {"application": "a", "scopes": ["use:*"], "limits": [limit]}
+        async with session.post("/api/keys", json=asked) as reply:
+            secret = (await reply.json())["secret"]
+        spoken = [{"role": "user", "content": "Hi"}]
+        chat = AsyncOpenAI(base_url=url + "/v1", api_key=secret).chat.completions
+        with pytest.raises(openai.RateLimitError) as one:
+            await chat.create(model="ok", messages=spoken)  # type: ignore[call-overload]
+        messages = AsyncAnthropic(base_url=url, api_key=secret).messages
+        with pytest.raises(anthropic.RateLimitError) as two:
+            await messages.create(model="ok", max_tokens=9, messages=spoken)  # type: ignore[call-overload]
+        for error in (one.value, two.value):
+            assert "retry-after" not in error.response.headers and "1 token" in str(error)
+            assert error.response.request.headers["x-stainless-retry-count"] == "0"
+
+    through(work)

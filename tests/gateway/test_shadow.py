@@ -64,6 +64,22 @@ def test_one_that_fails_or_hangs_is_never_noticed() -> None:
     assert {row["attempt"].number for row in made.ledger.rows} == {0}  # a copy is tried once
 
 
+def test_a_bad_candidate_does_not_close_its_address_to_others() -> None:
+    bad = [fails()] * 20
+    made = Made(
+        Fake("a"), Fake("b", *bad), routes=(route("r", "a/m", shadow=Shadow("b/m", 1.0)), route("s", "b/m"))
+    )
+
+    async def work() -> None:
+        for _ in range(10):
+            await _all(made, 1)
+        made.providers["b"].script.clear()
+        assert text((await made.ask("s"))[1]) == "ok"
+
+    run(work())
+    assert made.gateway.health()[-1]["state"] == "closed"
+
+
 def test_one_without_money_is_left_out() -> None:
     made = _made(Shadow("b/m", 1.0, budget=1.0))
     opened = made.ledger.open

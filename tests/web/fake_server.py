@@ -49,6 +49,7 @@ class State:
                                               digest="beef0042" * 8, bytes=410_000, current=False)]  # fmt: skip
         self.runs: list[dict[str, Any]] = []
         self.serving = "cria@1"
+        self.remote: tuple[str, ...] = ()  # targets of gpt-4o, by their names
         self.engine = {"state": "idle", "running": 0, "waiting": 0}
         self.runs_active = 0
         self.keys: list[str] = []
@@ -269,6 +270,7 @@ def status(state: State, **_: Any) -> dict[str, Any]:
     routes = [
         {"name": "cria", "target": "cria", "model": state.serving, "kind": "model"},
         {"name": "tale", "target": "tale", "model": "cria@1", "kind": "target"},
+        *({"name": n, "target": n, "model": "gpt-4o", "kind": "remote"} for n in state.remote),
     ]
     return {
         "version": "0.1.0",

@@ -135,9 +135,14 @@ def test_a_route_of_the_file_says_why_it_cannot_be_changed(full: FakeServer, vis
 
 
 def test_a_key_is_made_and_its_secret_shown_once(full: FakeServer, visit: Open) -> None:
+    full.state.remote = ("helper", "openai/gpt-4o")
     page = visit("/keys", errors="400")
     page.get_by_role("button", name="New key").click()
     expect(field(page, "Application")).to_be_focused()
+    expect(page.get_by_label("use helper")).to_be_visible()
+    expect(page.get_by_label("use openai/gpt-4o")).to_have_count(
+        0
+    )  # one of the hundred that the provider lists
     page.keyboard.type("chat widget")
     page.get_by_label("use every route").uncheck()
     page.get_by_label("use cria").check()

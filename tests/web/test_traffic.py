@@ -14,7 +14,7 @@ from .fake_server import FakeServer
 from .tools import ASK, DESKTOP, PHONE, SHIFTS, Open, accessible
 
 FINDING: dict[str, Any] = {
-    "id": "x1", "target": "openai/gpt-4o-mini", "kind": "answers", "said": "gpt-4o-mini answers differently since Tuesday",
+    "id": "x1", "target": "openai/gpt-4o-mini", "kind": "answers", "said": "answers differ: 0.61 like those before",
     "before": {"agreement": 0.97}, "after": {"agreement": 0.61}, "created": time.time() - 90_000, "seen": None,
 }  # fmt: skip
 
@@ -138,7 +138,7 @@ def test_what_the_probes_noticed_is_said_and_seen(full: FakeServer, visit: Open)
     full.state.gateway.findings = [dict(FINDING)]
     page = visit("/traffic")
     note = page.get_by_role("region", name="What changed")
-    expect(note).to_contain_text("gpt-4o-mini answers differently since Tuesday")
+    expect(note).to_contain_text("openai/gpt-4o-mini: answers differ: 0.61")
     note.get_by_role("button", name="What changed").click()
     expect(note).to_contain_text("agreement 0.97")
     expect(note).to_contain_text("agreement 0.61")

@@ -16,7 +16,8 @@ export function Create({ made, close }) {
   const [form, setForm] = useState(START);
   const [error, setError] = useState(null);
   const [busy, setBusy] = useState(false);
-  const routes = status.use().data?.routes ?? [];
+  // Not the models that a provider only lists, which may be hundreds: `herd keys create --scope` names one of those.
+  const routes = (status.use().data?.routes ?? []).filter(({ name, kind, model }) => kind !== "remote" || !name.endsWith(`/${model}`));
   const set = (patch) => { setForm({ ...form, ...patch }); setError(null); };
   const wrong = (path) => (error?.param && (error.param === path || error.param.startsWith(`${path}.`)) ? error.message : null);
   const number = (text) => (text.trim() === "" || Number.isNaN(Number(text)) ? text : Number(text));

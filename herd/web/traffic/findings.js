@@ -12,7 +12,7 @@ export function Findings({ data, changed }) {
   const seen = ({ id }) => post(`findings/${encodeURIComponent(id)}/seen`).then(changed, (error) => notify(`It is still marked as new. ${error.message}`));
   const newest = fresh[0] ?? data[0];
   return html`<section class=${`findings ${fresh.length ? "fresh" : ""}`} aria-label="What changed">
-    <p><i class=${`dot ${fresh.length ? "caution" : "quiet"}`}></i>${open ? html`<b>What the probes noticed</b>` : fresh.length ? html`<b>${newest.said}</b>` : html`<span class="soft">${newest ? "Nothing new from the probes." : "No target has been seen to change."}</span>`}
+    <p><i class=${`dot ${fresh.length ? "caution" : "quiet"}`}></i>${open ? html`<b>What the probes noticed</b>` : fresh.length ? html`<b>${newest.target}: ${newest.said}</b>` : html`<span class="soft">${newest ? "Nothing new from the probes." : "No target has been seen to change."}</span>`}
       ${data.length > 0 && html`<button class="quiet unfolds" aria-expanded=${String(open)} onClick=${() => setOpen(!open)}>${fresh.length > 1 && !open ? `and ${fresh.length - 1} more` : open ? "Close" : "What changed"}</button>`}
       <i class="fill"></i>${fresh.length > 0 && !open && html`<button onClick=${() => seen(newest)}>Seen</button>`}</p>
     ${open && html`<ul>${data.map((one) => html`<li key=${one.id}><b>${one.said}</b> <span class="soft">${one.target}, noticed ${moment(one.created)}${one.seen ? ", seen" : ""}</span>
