@@ -4,7 +4,6 @@ import asyncio
 import random
 import re
 import time
-import uuid
 from collections.abc import AsyncGenerator, Awaitable
 from contextlib import aclosing
 from dataclasses import replace
@@ -189,7 +188,7 @@ def _error(event: Failed) -> UpstreamError:
 def _booking(reply: Reply, replica: Replica) -> Attempt:
     shadow = reply.shadow_of is not None
     return Attempt(
-        id=uuid.uuid4().hex,
+        id=f"{reply.id}.{reply.attempts - 1}",
         generation=reply.id,
         number=reply.attempts - 1,
         route=reply.route.name,

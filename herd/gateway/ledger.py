@@ -83,7 +83,8 @@ class Ledger:
     async def open(self, attempt: Attempt, *, tokens: int, cost: int) -> None:
         """Reserve what the attempt may need at most, and keep its row as open; all of it or nothing.
 
-        Raises LimitError. Returns when that is durable, or without limits at once. If it is cancelled, `settle` the
+        Raises LimitError. Returns when that is kept, or without limits at once. On SQLite a power cut, but no kill, may
+        forget the attempts opened since the last settlement; on PostgreSQL nothing does. If it is cancelled, `settle` the
         attempt all the same.
         """
         needs = {"requests": int(attempt.number == 0), "tokens": tokens, "dollars": cost}
@@ -103,7 +104,7 @@ class Ledger:
             connection.execute(_OPEN, row)
 
         self._open[attempt.id] = reserved
-        opened = self.store.write(work, soon=bool(reserved))
+        opened = self.store.write(work, soon=bool(reserved), synced=False)
         if not reserved:
             opened.add_done_callback(_log_failure)
             return
@@ -133,7 +134,8 @@ class Ledger:
         A caller that is cancelled meanwhile does not stop it. Raises HerdError as `Store.add_generation` does; what was
         spent is booked even so.
         """
-        used = asdict(usage or Usage(0, 0))
+        used = (usage or Usage(0, 0)).to_json()
+        del used["type"]
         values = {
             "its_id": attempt.id,
             "state": state,

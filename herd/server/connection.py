@@ -4,10 +4,10 @@ import asyncio
 import json
 import resource
 import socket
-import sys
+from http import HTTPStatus
 
-import h11
-from uvicorn.protocols.http import h11_impl
+import httptools
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from herd.errors import HerdError
 from herd.protocol.openai import encode_error
@@ -32,15 +32,18 @@ def max_connections() -> int:
     return MAX_CONNECTIONS if soft == resource.RLIM_INFINITY else max(min(soft - SPARE, MAX_CONNECTIONS), 64)
 
 
-class Connection(h11_impl.H11Protocol):
+class Connection(HttpToolsProtocol):
     """uvicorn's HTTP/1.1 with limits: one connection too many gets a 503, and a peer that stalls is dropped.
 
-    A reader that takes nothing for STALL seconds loses its connection, and so what was being made for it ends.
+    A reader that takes nothing for STALL seconds loses its connection, and so what was being made for it ends. A request
+    that is sent before the last one was answered is not read: the connection closes with the answer.
     """
 
     most, stall = MAX_CONNECTIONS, STALL
     _waiting: asyncio.TimerHandle | None = None  # for the rest of a request's headers
     _unread: asyncio.TimerHandle | None = None  # for a reader
+    _deaf = False
+    _size = 0  # bytes since there was something of a body, or headers were complete
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -53,10 +56,45 @@ class Connection(h11_impl.H11Protocol):
             self._await_headers()
 
     def data_received(self, data: bytes) -> None:
-        if self.transport.is_closing():
+        if self._deaf or self.transport.is_closing():
             return
-        super().data_received(data)
+        self._unset_keepalive_if_required()
+        self._size += len(data)
+        rest = b""
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade as offer:  # it is not taken: HTTP/1.1 goes on
+            self.parser, rest = httptools.HttpRequestParser(self), data[offer.args[0] :]
+        except httptools.HttpParserError as error:
+            if not self._deaf:
+                reason = error.__context__ or error  # what a method below has found
+                self._refuse(400, f"not an HTTP request: {reason!s:.200}", "invalid_http")
+        if self._size > HEADER_BYTES and not self.transport.is_closing():
+            message = f"the request's headers are over {HEADER_BYTES >> 10} KiB"
+            self._refuse(431, message, "headers_too_large")
         self._await_headers()
+        if rest:
+            self.data_received(rest)
+
+    def on_message_begin(self) -> None:
+        if self._running:
+            self._deaf, self.cycle.keep_alive = True, False
+            raise ValueError("a request before the last one was answered")
+        super().on_message_begin()
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if not self._running:  # else it is behind a body, and says nothing to us
+            super().on_header(name, value)
+
+    def on_headers_complete(self) -> None:
+        self._size = 0
+        if [name for name, _ in self.headers].count(b"host") != 1 and self.parser.get_http_version() == "1.1":
+            raise ValueError("it must have one Host header")
+        super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        self._size = 0
+        super().on_body(body)
 
     def connection_lost(self, exc: Exception | None) -> None:
         for timer in (self._waiting, self._unread):
@@ -78,24 +116,17 @@ class Connection(h11_impl.H11Protocol):
         super().timeout_keep_alive_handler()
         self._watch(self.transport.get_write_buffer_size())
 
-    def send_400_response(self, msg: str) -> None:
-        """For bytes that are no request. h11 says in its error which status they deserve."""
-        error = sys.exc_info()[1]
-        status = getattr(error, "error_status_hint", 400)
-        if status == 431:
-            message, code = f"the request's headers are over {HEADER_BYTES >> 10} KiB", "headers_too_large"
-        else:
-            message, code = f"not an HTTP request: {error}", "invalid_http"
-        self._refuse(status, message, code)
+    @property
+    def _running(self) -> bool:
+        """Whether there is a request that has not been answered to its end."""
+        return self.cycle is not None and not self.cycle.response_complete
 
     def _await_headers(self) -> None:
         """A request's headers have their time to come; so has the rest of a body that nobody will read any more."""
-        theirs = self.conn.their_state
-        waiting = theirs is h11.IDLE or (theirs is h11.SEND_BODY and self.cycle.response_complete)
-        if not waiting and self._waiting:
+        if self._running and self._waiting:
             self._waiting.cancel()
             self._waiting = None
-        elif waiting and self._waiting is None:
+        elif not self._running and self._waiting is None:
             self._waiting = self.loop.call_later(self.stall, self._headers_late)
 
     def _headers_late(self) -> None:
@@ -117,16 +148,15 @@ class Connection(h11_impl.H11Protocol):
         self._unread = self.loop.call_later(self.stall, late)
 
     def _refuse(self, status: int, message: str, code: str) -> None:
-        body = json.dumps(encode_error(HerdError(message, status=status, code=code))).encode()
-        headers = [
-            ("Content-Type", "application/json"), ("Content-Length", str(len(body))), ("Connection", "close"),
-            ("X-Request-Id", new_request_id()), *[("Retry-After", "1")] * (status == 503),
-        ]  # fmt: skip
-        if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
-            head = self.conn.send(h11.Response(status_code=status, headers=headers))
-            parts = (head, self.conn.send(h11.Data(data=body)), self.conn.send(h11.EndOfMessage()))
-            self.transport.write(b"".join(part or b"" for part in parts))
-        if self.cycle and not self.cycle.response_complete:  # a body that is no HTTP, behind good headers
+        if not (self._running and self.cycle.response_started):
+            body = json.dumps(encode_error(HerdError(message, status=status, code=code))).encode()
+            lines = [
+                f"HTTP/1.1 {status} {HTTPStatus(status).phrase}", "Content-Type: application/json",
+                f"Content-Length: {len(body)}", "Connection: close", f"X-Request-Id: {new_request_id()}",
+                *["Retry-After: 1"] * (status == 503), "\r\n",
+            ]  # fmt: skip
+            self.transport.write("\r\n".join(lines).encode() + body)
+        if self._running:  # a body that is no HTTP, behind good headers
             self.cycle.disconnected = True  # its answer was given: what the application says goes nowhere
             self.cycle.message_event.set()
         self.transport.close()

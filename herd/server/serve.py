@@ -70,11 +70,10 @@ class Server(uvicorn.Server):
 def config(app: Any, *, factory: bool = False) -> uvicorn.Config:
     """How uvicorn serves the application: with limits of ours, and without a word of its own."""
     from herd.server.connection import IDLE, Connection
-    from herd.server.guard import HEADER_BYTES
 
     return uvicorn.Config(
-        app, factory=factory, http=Connection, h11_max_incomplete_event_size=HEADER_BYTES, timeout_keep_alive=IDLE,
-        log_config=None, access_log=False, backlog=BACKLOG, proxy_headers=False, server_header=False, ws="none",
+        app, factory=factory, http=Connection, timeout_keep_alive=IDLE, log_config=None, access_log=False,
+        backlog=BACKLOG, proxy_headers=False, server_header=False, ws="none",
         timeout_graceful_shutdown=SAY_GOODBYE,
     )  # fmt: skip
 

@@ -14,7 +14,15 @@ from sqlalchemy import URL, Connection, Engine, Select
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from herd.errors import HerdError
-from herd.store.engines import database_url, failure, lost, make_engine, spoils_group, try_again
+from herd.store.engines import (
+    database_url,
+    failure,
+    lost,
+    make_engine,
+    spoils_group,
+    try_again,
+    wait_for_disk,
+)
 from herd.store.migrations import MIGRATIONS, behind, migrate, version
 
 MAX_GROUP = 256  # writes in one commit
@@ -22,7 +30,9 @@ LINGER = 0.25  # seconds for which a write that nobody waits for may wait for ot
 
 T = TypeVar("T")
 Work = Callable[[Connection], Any]
-Write = tuple[Work, "Future[Any]", bool]  # what to do, whom to tell, and whether somebody waits
+Write = tuple[
+    Work, "Future[Any]", bool, bool
+]  # what to do, whom to tell, whether somebody waits, and for the disk
 
 
 class Database:
@@ -71,13 +81,16 @@ class Database:
         self._writer.join()
         self._engine.dispose()
 
-    def write(self, work: Callable[[Connection], T], *, soon: bool = True) -> "asyncio.Future[T]":
+    def write(
+        self, work: Callable[[Connection], T], *, soon: bool = True, synced: bool = True
+    ) -> "asyncio.Future[T]":
         """As `_write`, for a coroutine to await. Writes are done in the order of the calls, awaited or not; giving up
         the wait does not stop one. `work` may run more than once, so it changes nothing but the database.
 
         soon: False, where nobody waits, lets it share the commit of a later write.
+        synced: False does not wait for SQLite's disk: the system has it, and the next synced write makes it durable.
         """
-        return asyncio.wrap_future(self._submit(work, soon))
+        return asyncio.wrap_future(self._submit(work, soon, synced))
 
     @contextmanager
     def _read(self) -> Iterator[Connection]:
@@ -106,13 +119,13 @@ class Database:
             with self._engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
                 connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)").close()
 
-    def _submit(self, work: Callable[[Connection], T], soon: bool = True) -> "Future[T]":
+    def _submit(self, work: Callable[[Connection], T], soon: bool = True, synced: bool = True) -> "Future[T]":
         done: Future[T] = Future()
         done.set_running_or_notify_cancel()  # from now on nobody can cancel it
         with self._closing:
             if self._closed:
                 raise HerdError("the store is closed", status=503, code="store_closed")
-            self._writes.put((work, done, soon))
+            self._writes.put((work, done, soon, synced))
         return done
 
     def _work(self) -> None:
@@ -185,6 +198,7 @@ def _commit(engine: Engine, connection: Connection | None, group: list[Write]) -
         committing = False
         try:
             connection = connection or _writing(engine)
+            wait_for_disk(connection, any(synced for *_, synced in group))
             with connection.begin():
                 _run(connection, group, outcomes)
                 committing = True
@@ -194,7 +208,7 @@ def _commit(engine: Engine, connection: Connection | None, group: list[Write]) -
                 connection = None
             if try_again(error, committing) and not last_try:
                 continue
-            outcomes = [(done.set_exception, failure(error, committing)) for _, done, _ in group]
+            outcomes = [(done.set_exception, failure(error, committing)) for _, done, *_ in group]
         break
     for tell, outcome in outcomes:
         tell(outcome)
@@ -203,7 +217,7 @@ def _commit(engine: Engine, connection: Connection | None, group: list[Write]) -
 
 def _run(connection: Connection, group: list[Write], outcomes: list[Outcome]) -> None:
     alone = len(group) == 1  # then the transaction itself is its savepoint
-    for work, done, _ in group:
+    for work, done, *_ in group:
         try:
             if not alone:
                 connection.exec_driver_sql("SAVEPOINT one")

@@ -99,6 +99,14 @@ def _begin_postgresql(connection: Connection) -> None:
         connection.exec_driver_sql("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY").close()
 
 
+def wait_for_disk(connection: Connection, wait: bool) -> None:
+    """Whether SQLite's next commit is on the disk when it returns, or only with the system. PostgreSQL's always is."""
+    if connection.dialect.name == "sqlite":
+        level = "FULL" if wait else "NORMAL"
+        # By the driver: with SQLAlchemy a transaction would begin, in which this cannot be said.
+        connection.connection.execute(f"PRAGMA synchronous={level}").close()  # type: ignore[attr-defined]
+
+
 def lost(error: Exception) -> bool:
     """Whether the connection is of no more use."""
     return isinstance(error, DBAPIError) and error.connection_invalidated

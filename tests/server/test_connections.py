@@ -123,6 +123,48 @@ def test_what_is_not_http(url: str, data: bytes) -> None:
         assert status == 400 and error["code"] == "invalid_http"
 
 
+def test_an_offered_upgrade_is_not_taken_and_the_connection_goes_on(url: str) -> None:
+    """Java's client offers HTTP/2 so with its first request."""
+    offer = b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAARAAAAA\r\n\r\n"
+    with connect(url) as peer:
+        for more in (offer, b"\r\n", offer, b"Connection: close\r\n\r\n"):
+            peer.sendall(GET + more)
+            reply = http.client.HTTPResponse(peer)
+            reply.begin()
+            assert reply.status == 200 and reply.read()
+        assert peer.recv(1) == b""
+
+
+def test_a_request_before_the_last_was_answered_ends_the_connection(url: str, engine: Any, chat: Any) -> None:
+    """Whole answers or none: the first reply is not cut, and what came too early is not run."""
+    with connect(url) as peer:
+        peer.sendall(request(chat()) * 2000)
+        reply = http.client.HTTPResponse(peer)
+        reply.begin()
+        assert reply.status == 200 and json.loads(reply.read())["choices"]
+        assert reply.headers["Connection"] == "close" and peer.recv(1) == b""
+    assert len(engine.requests) == 1
+
+
+@pytest.mark.parametrize("hosts", [b"", b"Host: localhost\r\nHost: other\r\n"])
+def test_one_host_is_named(url: str, hosts: bytes) -> None:
+    with connect(url) as peer:
+        peer.sendall(b"GET /health HTTP/1.1\r\n" + hosts + b"\r\n")
+        status, error, _ = answer(peer)
+        assert status == 400 and "Host" in error["message"]
+
+
+def test_headers_behind_a_body_and_of_chunks_have_an_end(url: str) -> None:
+    head = POST.replace(b"Content-Length: ", b"Transfer-Encoding: chunked")
+    for endless in (b"0\r\nX: " + b"a" * 2 * HEADER_BYTES, b"1;" + b"a" * 2 * HEADER_BYTES):
+        with connect(url) as peer:
+            peer.sendall(head + b"\r\n\r\n2\r\n{}\r\n")
+            time.sleep(0.1)
+            peer.sendall(endless)
+            status, error, _ = answer(peer)
+            assert status == 431 and error["code"] == "headers_too_large"
+
+
 @pytest.mark.parametrize("media", [b"application/json", b"text/plain"])
 def test_a_body_that_is_not_http_is_answered_once(
     url: str, media: bytes, caplog: pytest.LogCaptureFixture

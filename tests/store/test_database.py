@@ -1,5 +1,6 @@
 """The file: its schema, its migrations, and what happens when it cannot be used."""
 
+import asyncio
 import json
 import sqlite3
 import threading
@@ -8,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import create_engine, inspect
+from sqlalchemy import Connection, create_engine, inspect
 
 from herd.errors import HerdError
 from herd.store import Store, migrations
@@ -151,6 +152,37 @@ def test_a_failing_write_does_not_undo_its_group(store: Store) -> None:
         thread.join()
     assert {m["id"] for m in store.messages("c")} == {f"m{i}" for i in range(1, 10, 2)}
     assert all((results[f"m{i}"] == "kept") == bool(i % 2) for i in range(10))
+
+
+def test_only_writes_that_ask_for_it_wait_for_the_disk(tmp_path: Path) -> None:
+    """SQLite's `synchronous`: 2 syncs the log with each commit, 1 leaves that to the system. One that asks is enough."""
+    store = Store.open(tmp_path / "herd.db")
+    held, release = threading.Event(), threading.Event()
+    found: dict[str, int] = {}
+
+    def note(name: str) -> Callable[[Connection], None]:
+        def work(connection: Connection) -> None:
+            found[name] = connection.exec_driver_sql("PRAGMA synchronous").scalar_one()
+
+        return work
+
+    def hold(connection: Connection) -> None:
+        held.set()
+        release.wait(10)
+
+    async def main() -> None:
+        await store.write(note("loose"), synced=False)
+        await store.write(note("plain"))
+        await store.write(note("loose again"), synced=False)
+        first = store.write(hold, synced=False)
+        await asyncio.to_thread(held.wait, 10)
+        group = [store.write(note("beside"), synced=False), store.write(note("synced"))]
+        release.set()
+        await asyncio.gather(first, *group)
+
+    asyncio.run(main())
+    store.close()
+    assert found == {"loose": 1, "plain": 2, "loose again": 1, "beside": 2, "synced": 2}
 
 
 def test_a_reader_beside_the_server(tmp_path: Path) -> None:
