@@ -118,8 +118,8 @@ async def _attempt(gateway: "Gateway", reply: Reply, tried: set[str]) -> AsyncGe
     replica = gateway.replicas.choose(provider.name, provider.urls, tried)
     tried.add(replica.url)
     reply.restart()
-    reply.attempts += 1
     async with replica.places.one(provider.name):
+        reply.attempts += 1
         booked, began = _booking(reply, replica), time.perf_counter()
         held: list[Item] = []
         state: State = "cancelled"
@@ -162,7 +162,7 @@ async def _attempt(gateway: "Gateway", reply: Reply, tried: set[str]) -> AsyncGe
             reply.alarm.forget()
             _tell(replica, state, failure, reply, began)
             if sent or failure is None:  # else the ledger has refused it
-                await _settle(gateway, reply, booked, state, status, failure)
+                await _settle(gateway, reply, booked, state, status, failure, sent)
         if not reply.committed:
             _commit(gateway, reply)
         for one in held:
@@ -207,13 +207,11 @@ def _booking(reply: Reply, replica: Replica) -> Attempt:
 
 def _reserve(reply: Reply) -> dict[str, int]:
     """What an attempt may use, to be held until it is known; nothing where nothing is limited."""
-    if not reply.principal.limits:
+    if not reply.principal.limits or reply.asked.count:
         return {"tokens": 0, "cost": 0}
     prompt, request = tokens_of(reply.request), reply.request
     most = request.sampling.max_tokens
-    written = (
-        0 if request.count or request.kind == "embedding" else request.n * (UNSAID if most is None else most)
-    )
+    written = 0 if request.kind == "embedding" else request.n * (UNSAID if most is None else most)
     return {"tokens": prompt + written, "cost": reply.table.cost(reply.target, Usage(prompt, written))}
 
 
@@ -229,12 +227,18 @@ def _tell(replica: Replica, state: State, failure: HerdError | None, reply: Repl
 
 
 async def _settle(
-    gateway: "Gateway", reply: Reply, booked: Attempt, state: State, status: int, failure: HerdError | None
+    gateway: "Gateway",
+    reply: Reply,
+    booked: Attempt,
+    state: State,
+    status: int,
+    failure: HerdError | None,
+    sent: bool,
 ) -> None:
     now = time.perf_counter()
-    # What was sent and then left alone may be billed, though nothing has come back.
-    left = state == "cancelled" or status == 504
-    usage = reply.used(sent=left and reply.target.provider != LOCAL)
+    # What was sent and then left alone may be billed, though nothing has come back. To count is free.
+    left = sent and (state == "cancelled" or status == 504)
+    usage = None if reply.asked.count else reply.used(sent=left and reply.target.provider != LOCAL)
     cost = 0 if usage is None else reply.table.cost(reply.target, usage)
     reply.cost += cost
     kept = state == "done" and not reply.asked.count

@@ -71,6 +71,7 @@ class Gateway:
         self._build, self._price = build, price
         self._background: dict[str, tuple[Reply, asyncio.Task[None]]] = {}
         self._active: dict[str, Reply] = {}
+        self._revoked: set[str] = set()
         self._retired: list[Provider] = []
         self._places: dict[str, Places] = defaultdict(Places)
         self._stored: dict[str, tuple[int, Any]] = {}
@@ -205,6 +206,8 @@ class Gateway:
         late = UpstreamError(message, status=504, code="timeout", retryable=False)
         timer = reply.alarm.later(route.total, late)
         self._active[reply.id] = reply
+        if reply.principal.id in self._revoked:  # while its body came
+            self._end_revoked(reply)
         self._count(+1)
         try:
             async with self._place(route).one(route.name), aclosing(attempts(self, reply)) as items:
@@ -281,10 +284,14 @@ class Gateway:
             await asyncio.wait({task})
 
     def revoke(self, key: str) -> None:
-        """End the replies of a key that is not valid any more."""
+        """End the replies of a key that is not valid any more, and those that it begins yet."""
+        self._revoked.add(key)
         for reply in self._active.values():
             if reply.principal.id == key:
-                reply.alarm.ring(HerdError("this key was revoked", status=401, code="invalid_api_key"))
+                self._end_revoked(reply)
+
+    def _end_revoked(self, reply: Reply) -> None:
+        reply.alarm.ring(HerdError("this key was revoked", status=401, code="invalid_api_key"))
 
     def _count(self, change: int) -> None:
         self.in_flight += change
