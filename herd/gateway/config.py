@@ -11,6 +11,8 @@ from urllib.parse import urlsplit
 
 from herd.errors import HerdError
 from herd.gateway.lines import line_of
+from herd.gateway.prices import MAX_OWN
+from herd.gateway.prices import OWN as PRICES
 from herd.gateway.redact import check_rules
 from herd.gateway.route import Keep, ProviderSpec, Route, Shadow, TargetSpec, Use, Weighted
 from herd.nearest import nearest
@@ -21,7 +23,6 @@ LOCAL = "local"  # the provider that is this machine's engine
 MAX_LIST = 100
 MAX_TEXT = 100_000  # characters
 DIALECTS = ("openai", "anthropic", "any-llm")
-PRICES = ("input", "output", "cached", "written")
 VENDORS: dict[str, tuple[Literal["openai", "anthropic"], str]] = {
     "openai": ("openai", "https://api.openai.com/v1"),
     "anthropic": ("anthropic", "https://api.anthropic.com"),
@@ -249,7 +250,7 @@ def _target(
 
     def price(at: Place, table: Any) -> Mapping[str, float]:
         entry = _Table(at, table, PRICES)
-        return {name: entry.number(name, None, 0, 1e9) for name in entry.table}
+        return {name: entry.number(name, None, 0, MAX_OWN) for name in entry.table}
 
     system = read.get("system", _text, None)
     return TargetSpec(
@@ -283,7 +284,7 @@ class _Table:
 
     def __init__(self, place: Place, table: Any, keys: tuple[str, ...] | None = None) -> None:
         if not isinstance(table, dict):
-            raise ConfigError(place, f"must be a table, not {table!r:.60}")
+            raise ConfigError(place, f"must be a table, not {_kind(table)}")
         for key in table:
             if keys is not None and key not in keys:
                 near = nearest(key[:100], keys)
@@ -331,15 +332,22 @@ class _Table:
 _KINDS: dict[type, str] = {str: "text", int: "a whole number", list: "a list of names"}
 
 
+def _kind(value: Any) -> str:
+    """What a value is: to repeat it might tell a secret that was written in the wrong place."""
+    if value == "":
+        return "an empty one"
+    return {**_KINDS, bool: "true or false", list: "a list", dict: "a table"}.get(type(value), "a number")
+
+
 def _text(place: Place, value: Any) -> str:
     if not isinstance(value, str) or not 0 < len(value) <= MAX_TEXT:
-        raise ConfigError(place, f"must be text, not {value!r:.60}")
+        raise ConfigError(place, f"must be text of 1 to {MAX_TEXT:,} characters, not {_kind(value)}")
     return value
 
 
 def _flag(place: Place, value: Any) -> bool:
     if not isinstance(value, bool):
-        raise ConfigError(place, f"must be true or false, not {value!r:.60}")
+        raise ConfigError(place, f"must be true or false, not {_kind(value)}")
     return value
 
 
