@@ -1,6 +1,6 @@
 """How fast Herd reads prompts and writes replies on this CPU, beside its peers in the same run.
 
-    python bench/serve_cpu.py --peers PYTHON [--shape llama-3.2-1b|llama-125m|cria] [--quick] [--json FILE]
+    python bench/serve_cpu.py --peers PYTHON [--shape llama-3.2-1b|llama-125m|cria] [--quick | --rounds N] [--json FILE]
 
 The same random weights for all, written once to --cache and converted there; tables compare equal precisions. PYTHON
 has the peers installed (bench/peers/README.md); without it, or where a peer is missing or crashes, its column says so.
@@ -215,7 +215,7 @@ def measure(name: str, args: argparse.Namespace, limits: machine.Limits) -> dict
     }
     systems = [s for group in groups.values() for s in group]
     convert(args.peers, folder, systems)
-    rounds = 1 if quick else plan.rounds
+    rounds = 1 if quick else args.rounds or plan.rounds
     cases: list[Callable[[System, int], None]] = [
         lambda s, seed, n=n: prefill(s, n, config.vocab_size, seed)  # type: ignore[misc]
         for n in PREFILL
@@ -259,6 +259,7 @@ def main() -> None:
     parser.add_argument("--peers", default=sys.executable, metavar="PYTHON")
     parser.add_argument("--cache", type=Path, default=Path(tempfile.gettempdir()) / "herd-bench")
     parser.add_argument("--quick", action="store_true", help="one round, Herd and each row's best peer")
+    parser.add_argument("--rounds", type=int, metavar="N", help="in place of each shape's own number")
     parser.add_argument("--json", type=Path, metavar="FILE", help="all numbers, too")
     args = parser.parse_args()
     began = time.perf_counter()
