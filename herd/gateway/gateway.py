@@ -29,9 +29,14 @@ from herd.store import Store
 
 log = logging.getLogger("herd.gateway")
 
-WHOLE = ("model", "messages", "n")  # not a field of a request, but all of it; or how many replies there must be
+WHOLE = (
+    "model",
+    "messages",
+    "n",
+)  # not a field of a request, but all of it; or how many replies there must be
 MAX_ROUTE = 200  # characters
 MAX_BACKGROUND = 256
+MAX_LISTED = 5000  # of a provider's names: all of them are looked through where one is unknown
 LISTED = 600.0  # seconds for which a provider's list of models is good
 MAX_OWN = 4096  # names of models whose meaning is remembered
 PREFIX = {"chat": "chatcmpl-", "completion": "cmpl-", "embedding": "embd-"}
@@ -79,7 +84,9 @@ class Gateway:
         self._own: dict[str, Route] = {}
         self._chores: list[asyncio.Task[None]] = []
         self.now = Table(Config(), {}, {LOCAL: local}, price(Config()), local)
-        self._one = asyncio.Lock()  # a change of what is configured at a time: the last read is the last to count
+        self._one = (
+            asyncio.Lock()
+        )  # a change of what is configured at a time: the last read is the last to count
         self._set(config, self._read_stored())
 
     # --- what names mean
@@ -380,7 +387,7 @@ class Gateway:
             await asyncio.sleep(LISTED)
 
     def _heard(self, provider: str, models: list[str]) -> None:
-        self._listed[provider] = models
+        self._listed[provider] = [name for name in models if len(name) <= MAX_ROUTE][:MAX_LISTED]
         self._own.clear()
 
     # --- how it is

@@ -78,7 +78,9 @@ class Ledger:
     def __init__(self, store: Store, *, name: str) -> None:
         self.store, self.name = store, name
         self._open: dict[str, list[list[Any]]] = {}  # by attempt what it reserved, as its row has it
-        self._ended: list[str] = []  # those of them that need not be known any more from the next `recover` on
+        self._ended: list[
+            str
+        ] = []  # those of them that need not be known any more from the next `recover` on
         self._watching: tuple[float, float] | None = None  # since when, and until when, without a gap
 
     async def open(self, attempt: Attempt, *, tokens: int, cost: int) -> None:

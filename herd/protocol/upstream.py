@@ -14,7 +14,9 @@ from herd.protocol.calls import arguments
 from herd.protocol.types import Called, Message, ProtocolError, Request, Sampling, ToolCall, Usage
 
 MAX_MESSAGE = 500  # characters of a provider's error that are shown
-MAX_TOKENS = 10**8  # of a prompt or a reply: what is more is no count, and its price would pass what a ledger holds
+MAX_TOKENS = (
+    10**8
+)  # of a prompt or a reply: what is more is no count, and its price would pass what a ledger holds
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 MAX_WAIT = 86_400.0  # seconds; nobody is left alone for longer
 _GONE = {"insufficient_quota", "billing_error", "billing_hard_limit_reached", "credit_balance_too_low"}

@@ -284,7 +284,7 @@ def test_a_secret_in_the_wrong_place_is_not_repeated(tmp_path: Path, text: str) 
 
 
 def test_a_price_that_no_ledger_could_book_is_refused_at_once(tmp_path: Path) -> None:
-    price = "[targets.t]\nprovider = \"local\"\nmodel = \"cria\"\nprice = {{ input = {} }}"
+    price = '[targets.t]\nprovider = "local"\nmodel = "cria"\nprice = {{ input = {} }}'
     assert _load(tmp_path, price.format(10**4)).targets["t"].price == {"input": 10**4}
     with pytest.raises(ConfigError, match="from 0 to 10000"):
         _load(tmp_path, price.format(10**4 + 1))

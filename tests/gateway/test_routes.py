@@ -269,3 +269,10 @@ def test_a_field_in_a_list_is_dropped_and_a_choice_never() -> None:
     b.refuses = {"n": "must be 1"}
     with pytest.raises(ProtocolError, match="n must be 1"):
         made.begin("r", n=2)
+
+
+def test_a_provider_may_not_list_without_end() -> None:
+    made = Made(Fake("a"))
+    made.gateway._heard("a", ["x" * 10**6, *(f"m{number}" for number in range(10**5))])
+    names = made.gateway.models()
+    assert "a/m0" in names and len(names) < 10**4 and max(map(len, names)) < 300

@@ -175,7 +175,9 @@ def test_a_key_means_its_own_reply_by_an_id_that_a_provider_gives_everybody(guar
     store = guarded.app.state.herd.store  # type: ignore[attr-defined]
     for number, key in enumerate((one, other)):
         row = {"id": f"g{number}", "reply_id": "chatcmpl-123", "key": key["id"], "created": 1.0 + number}
-        store.add_generation({**row, "route": "cria", "request": {"kind": "chat", "messages": []}, "reply": "x"})
+        store.add_generation(
+            {**row, "route": "cria", "request": {"kind": "chat", "messages": []}, "reply": "x"}
+        )
     for number, key in enumerate((one, other)):
         body = {"generation": "chatcmpl-123", "kind": "thumbs", "value": 1}
         said = guarded.post("/api/feedback", json=body, headers=key["header"])

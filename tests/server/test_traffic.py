@@ -245,7 +245,9 @@ def test_two_servers_share_one_postgresql(
 
 def test_half_a_character_in_a_log_spoils_no_page(client: TestClient) -> None:
     """JSON may hold half a surrogate pair, which nothing can be written with."""
-    line = r'{"messages": [{"role": "user", "content": "\ud83d"}, {"role": "assistant", "content": "\ude00 y"}]}'
+    line = (
+        r'{"messages": [{"role": "user", "content": "\ud83d"}, {"role": "assistant", "content": "\ude00 y"}]}'
+    )
     made = client.post("/api/generations/import", json={"lines": [line], "format": "openai", "route": "x"})
     assert made.status_code == 200, made.text
     assert client.get("/api/generations").status_code == 200

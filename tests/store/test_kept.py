@@ -204,7 +204,9 @@ def test_an_error_that_quotes_a_deleted_conversation_goes_with_it(store: Store, 
     store.create_conversation(id="c", title="t")
     began = time.time()
     store.delete_conversation("c")
-    attempt: dict[str, Any] = {name: "x" for name in ("id", "route", "target", "provider", "url", "gateway", "state")}
+    attempt: dict[str, Any] = dict.fromkeys(
+        ("id", "route", "target", "provider", "url", "gateway", "state"), "x"
+    )
     attempt |= {"generation": "late", "number": 0, "shadow": False, "created": began, "error": SECRET}
     attempt |= {"estimated": False, "cost": 0, "reserved": []}
     store._write(lambda connection: connection.execute(insert(attempts), attempt).rowcount)
@@ -214,9 +216,15 @@ def test_an_error_that_quotes_a_deleted_conversation_goes_with_it(store: Store, 
 
 def test_an_id_of_ours_is_no_other_providers(store: Store, generation: Row) -> None:
     """A provider may call its replies as it likes, and all of them the same."""
-    store.add_generation(generation("g1", conversation=None, created=1.0) | {"reply_id": "g2", "key": "key_a"})
-    store.add_generation(generation("g2", conversation=None, created=2.0) | {"reply_id": "same", "key": "key_a"})
-    store.add_generation(generation("g3", conversation=None, created=3.0) | {"reply_id": "same", "key": "key_b"})
+    store.add_generation(
+        generation("g1", conversation=None, created=1.0) | {"reply_id": "g2", "key": "key_a"}
+    )
+    store.add_generation(
+        generation("g2", conversation=None, created=2.0) | {"reply_id": "same", "key": "key_a"}
+    )
+    store.add_generation(
+        generation("g3", conversation=None, created=3.0) | {"reply_id": "same", "key": "key_b"}
+    )
     assert (store.get_generation("g2") or {})["id"] == "g2"
     assert store.add_feedback(generation="g2", kind="comment", text="x")["generation"] == "g2"
     assert (store.get_generation("same", key="key_b") or {})["id"] == "g3"
