@@ -45,7 +45,7 @@ def ticket(question: str) -> dict:
     reply = client.chat.completions.create(
         model=MODEL,
         messages=[{"role": "user", "content": f"File this question of a customer: {question}"}],
-        max_tokens=40,
+        max_tokens=300,
         response_format={
             "type": "json_schema",
             "json_schema": {"name": "ticket", "schema": TICKET, "strict": True},

@@ -8,11 +8,13 @@ import subprocess
 import time
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.request import urlopen
 
 import pytest
 
-from .postgresql import PostgreSQL
+if TYPE_CHECKING:
+    from .postgresql import PostgreSQL
 
 StartHerd = Callable[[list[str], dict[str, str], Path], str]
 try:
@@ -40,6 +42,8 @@ def shared_data() -> Path:
 @pytest.fixture(scope="session")
 def postgresql() -> Iterator[PostgreSQL]:
     """A running PostgreSQL server; skipped where none is installed."""
+    from .postgresql import PostgreSQL
+
     server = PostgreSQL()
     yield server
     server.close()
