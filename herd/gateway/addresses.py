@@ -61,7 +61,9 @@ def check_url(url: str, private: bool) -> str:
     if parts.user is not None or parts.password is not None or "@" in url:
         raise wrong("must not hold a name or password: use key", "")
     if parts.scheme not in ("http", "https") or not host:
-        raise wrong("must begin with https:// or http:// and a host")
+        raise wrong(
+            "must begin with https:// or http:// and a host", ""
+        )  # it may be a key, in the wrong place
     if "?" in url or "#" in url:
         raise wrong("must end with its path")
     if parts.scheme == "http" and not private:

@@ -117,8 +117,8 @@ async def _attempt(gateway: "Gateway", reply: Reply, tried: set[str]) -> AsyncGe
     replica = gateway.replicas.choose(provider.name, provider.urls, tried)
     tried.add(replica.url)
     reply.restart()
-    reply.attempts += 1
     async with replica.places.one(provider.name):
+        reply.attempts += 1
         booked, began = _booking(reply, replica), time.perf_counter()
         held: list[Item] = []
         state: State = "cancelled"
@@ -161,7 +161,7 @@ async def _attempt(gateway: "Gateway", reply: Reply, tried: set[str]) -> AsyncGe
             reply.alarm.forget()
             _tell(replica, state, failure, reply, began)
             if sent or failure is None:  # else the ledger has refused it
-                await _settle(gateway, reply, booked, state, status, failure)
+                await _settle(gateway, reply, booked, state, status, failure, sent)
         if not reply.committed:
             _commit(gateway, reply)
         for one in held:
@@ -206,13 +206,11 @@ def _booking(reply: Reply, replica: Replica) -> Attempt:
 
 def _reserve(reply: Reply) -> dict[str, int]:
     """What an attempt may use, to be held until it is known; nothing where nothing is limited."""
-    if not reply.principal.limits:
+    if not reply.principal.limits or reply.asked.count:
         return {"tokens": 0, "cost": 0}
     prompt, request = tokens_of(reply.request), reply.request
     most = request.sampling.max_tokens
-    written = (
-        0 if request.count or request.kind == "embedding" else request.n * (UNSAID if most is None else most)
-    )
+    written = 0 if request.kind == "embedding" else request.n * (UNSAID if most is None else most)
     return {"tokens": prompt + written, "cost": reply.table.cost(reply.target, Usage(prompt, written))}
 
 
@@ -233,12 +231,18 @@ def _tell(replica: Replica, state: State, failure: HerdError | None, reply: Repl
 
 
 async def _settle(
-    gateway: "Gateway", reply: Reply, booked: Attempt, state: State, status: int, failure: HerdError | None
+    gateway: "Gateway",
+    reply: Reply,
+    booked: Attempt,
+    state: State,
+    status: int,
+    failure: HerdError | None,
+    sent: bool,
 ) -> None:
     now = time.perf_counter()
-    # What was sent and then left alone may be billed, though nothing has come back.
-    left = state == "cancelled" or status == 504
-    usage = reply.used(sent=left and reply.target.provider != LOCAL)
+    # What was sent and then left alone may be billed, though nothing has come back. To count is free.
+    left = sent and (state == "cancelled" or status == 504)
+    usage = None if reply.asked.count else reply.used(sent=left and reply.target.provider != LOCAL)
     if usage is not None:  # the generation's row says what is booked, estimated or not
         reply.prompt_tokens, reply.cached_tokens = usage.prompt_tokens, usage.cached_tokens
         reply.completion_tokens = usage.completion_tokens

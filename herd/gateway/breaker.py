@@ -59,7 +59,7 @@ class Places:
         except BaseException as error:
             if place.done() and not place.cancelled():  # it was given at the same moment
                 self.used -= 1
-            else:
+            elif place in self._waiting:  # whoever woke others may have passed it over already
                 self._waiting.remove(place)
             self._wake()
             if isinstance(error, TimeoutError):

@@ -12,6 +12,8 @@ from urllib.parse import urlsplit
 
 from herd.errors import HerdError
 from herd.gateway.lines import line_of
+from herd.gateway.prices import MAX_OWN
+from herd.gateway.prices import OWN as PRICES
 from herd.gateway.redact import check_rules
 from herd.gateway.route import Keep, ProviderSpec, Route, Shadow, TargetSpec, Use, Weighted
 from herd.nearest import nearest
@@ -22,7 +24,6 @@ LOCAL = "local"  # the provider that is this machine's engine
 MAX_LIST = 100
 MAX_TEXT = 100_000  # characters
 DIALECTS = ("openai", "anthropic", "any-llm")
-PRICES = ("input", "output", "cached", "written")
 VENDORS: dict[str, tuple[Literal["openai", "anthropic"], str]] = {
     "openai": ("openai", "https://api.openai.com/v1"),
     "anthropic": ("anthropic", "https://api.anthropic.com"),
@@ -143,7 +144,7 @@ def _config(table: dict[str, Any], env: Mapping[str, str], local: Collection[str
     routes = section("routes", _entries(route))
     named = _list(partial(_target_name, config=known, local=local))
     drift = section("drift", _fields({"every_hours": _number(0.01, 8760), "targets": named}, make=DriftSpec))
-    server = section("server", _fields({name: _kind(kinds) for name, kinds in SERVER.items()}))
+    server = section("server", _fields({name: _of_kind(kinds) for name, kinds in SERVER.items()}))
     return Config(providers, targets, routes, drift, server)
 
 
@@ -209,7 +210,7 @@ def _target(
 
     spec = _fields({
         "provider": _one_of((*providers, LOCAL)), "model": _text, "system": _text, "sampling": sampling,
-        "price": _fields(dict.fromkeys(PRICES, _number(0, 1e9))),
+        "price": _fields(dict.fromkeys(PRICES, _number(0, MAX_OWN))),
     }, "provider", "model")(place, value)  # fmt: skip
     if spec["provider"] == LOCAL and local is not None:
         _local_name((*place, "model"), spec["model"], local)
@@ -263,7 +264,7 @@ def _entries(reader: Callable[[Place, str, Any], T]) -> Callable[[Place, Any], d
 
 def _table(place: Place, value: Any) -> dict[str, Any]:
     if not isinstance(value, dict):
-        raise ConfigError(place, f"must be a table, not {value!r:.60}")
+        raise ConfigError(place, f"must be a table, not {_kind(value)}")
     return value
 
 
@@ -278,8 +279,10 @@ def _list(reader: Reader, make: Callable[..., Any] = tuple) -> Reader:
 
 def _number(least: float, most: float) -> Reader:
     def read(place: Place, value: Any) -> Any:
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not least <= value <= most:
-            raise ConfigError(place, f"must be a number from {least:g} to {most:g}, not {value!r:.40}")
+        number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        if not number or not least <= value <= most:
+            shown = f"{value!r:.40}" if number else _kind(value)
+            raise ConfigError(place, f"must be a number from {least:g} to {most:g}, not {shown}")
         return value
 
     return read
@@ -297,7 +300,7 @@ def _whole(least: int, most: int) -> Reader:
 _KINDS: dict[type, str] = {str: "text", int: "a whole number", list: "a list of names"}
 
 
-def _kind(kinds: tuple[type, ...]) -> Reader:
+def _of_kind(kinds: tuple[type, ...]) -> Reader:
     def read(place: Place, value: Any) -> Any:
         if not isinstance(value, kinds) or isinstance(value, bool):
             raise ConfigError(place, f"must be {_KINDS[kinds[0]]}", value)
@@ -310,15 +313,22 @@ def _raw(place: Place, value: Any) -> Any:
     return value
 
 
+def _kind(value: Any) -> str:
+    """What a value is: to repeat it might tell a secret that was written in the wrong place."""
+    if value == "":
+        return "an empty one"
+    return {**_KINDS, bool: "true or false", list: "a list", dict: "a table"}.get(type(value), "a number")
+
+
 def _text(place: Place, value: Any) -> str:
     if not isinstance(value, str) or not 0 < len(value) <= MAX_TEXT:
-        raise ConfigError(place, f"must be text, not {value!r:.60}")
+        raise ConfigError(place, f"must be text of 1 to {MAX_TEXT:,} characters, not {_kind(value)}")
     return value
 
 
 def _flag(place: Place, value: Any) -> bool:
     if not isinstance(value, bool):
-        raise ConfigError(place, f"must be true or false, not {value!r:.60}")
+        raise ConfigError(place, f"must be true or false, not {_kind(value)}")
     return value
 
 

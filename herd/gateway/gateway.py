@@ -24,14 +24,19 @@ from herd.gateway.shadow import Shadows
 from herd.gateway.table import Local, Pricing, Table, sticky
 from herd.nearest import nearest
 from herd.protocol import Failed, ProtocolError, Request
-from herd.protocol.refusals import leave_out
+from herd.protocol.refusals import leave_out, may_drop
 from herd.store import Store
 
 log = logging.getLogger("herd.gateway")
 
-WHOLE = ("model", "messages")  # not a field of a request, but all of it: nothing is left where it is left out
+WHOLE = (
+    "model",
+    "messages",
+    "n",
+)  # not a field of a request, but all of it; or how many replies there must be
 MAX_ROUTE = 200  # characters
 MAX_BACKGROUND = 256
+MAX_LISTED = 5000  # of a provider's names: all of them are looked through where one is unknown
 LISTED = 600.0  # seconds for which a provider's list of models is good
 MAX_OWN = 4096  # names of models whose meaning is remembered
 PREFIX = {"chat": "chatcmpl-", "completion": "cmpl-", "embedding": "embd-"}
@@ -71,6 +76,7 @@ class Gateway:
         self._build, self._price = build, price
         self._background: dict[str, tuple[Reply, asyncio.Task[None]]] = {}
         self._active: dict[str, Reply] = {}
+        self._revoked: set[str] = set()
         self._retired: list[Provider] = []
         self._places: dict[str, Places] = defaultdict(Places)
         self._stored: dict[str, tuple[int, Any]] = {}
@@ -78,8 +84,10 @@ class Gateway:
         self._own: dict[str, Route] = {}
         self._chores: list[asyncio.Task[None]] = []
         self.now = Table(Config(), {}, {LOCAL: local}, price(Config()), local)
-        self._stored = self._read_stored()
-        self._set(config)
+        self._one = (
+            asyncio.Lock()
+        )  # a change of what is configured at a time: the last read is the last to count
+        self._set(config, self._read_stored())
 
     # --- what names mean
 
@@ -185,9 +193,9 @@ class Gateway:
         call = Call(
             request, target, salt=reply.key or "", dialect=reply.dialect, body=reply.body if passes else None
         )
-        refused, may = provider.unsupported(call), reply.route.drop
+        refused = provider.unsupported(call)
         for field, reason in refused.items():
-            if field in WHOLE or (field not in may and "*" not in may):
+            if field in WHOLE or not may_drop(field, reply.route.drop):
                 raise ProtocolError(f"{field} {reason}", field, "unsupported_field")
         if refused:
             call = replace(call, request=leave_out(request, refused), body=None)
@@ -205,6 +213,8 @@ class Gateway:
         late = UpstreamError(message, status=504, code="timeout", retryable=False)
         timer = reply.alarm.later(route.total, late)
         self._active[reply.id] = reply
+        if reply.principal.id in self._revoked:  # while its body came
+            self._end_revoked(reply)
         self._count(+1)
         try:
             async with self._place(route).one(route.name), aclosing(attempts(self, reply)) as items:
@@ -281,10 +291,14 @@ class Gateway:
             await asyncio.wait({task})
 
     def revoke(self, key: str) -> None:
-        """End the replies of a key that is not valid any more."""
+        """End the replies of a key that is not valid any more, and those that it begins yet."""
+        self._revoked.add(key)
         for reply in self._active.values():
             if reply.principal.id == key:
-                reply.alarm.ring(HerdError("this key was revoked", status=401, code="invalid_api_key"))
+                self._end_revoked(reply)
+
+    def _end_revoked(self, reply: Reply) -> None:
+        reply.alarm.ring(HerdError("this key was revoked", status=401, code="invalid_api_key"))
 
     def _count(self, change: int) -> None:
         self.in_flight += change
@@ -299,21 +313,21 @@ class Gateway:
 
     async def apply(self, config: Config) -> None:
         """Let `config` count from now on, all of it at once. Raises ConfigError, and nothing has changed then."""
-        self._stored = await asyncio.to_thread(self._read_stored)
-        self._set(config)
+        async with self._one:
+            self._set(config, await asyncio.to_thread(self._read_stored))
 
     async def refresh(self) -> None:
         """Read the store's routes again: after a change here, and now and then for changes elsewhere."""
-        stored = await asyncio.to_thread(self._read_stored)
-        if stored != self._stored:
-            self._stored = stored
-            self._set(self.now.config)
+        async with self._one:
+            stored = await asyncio.to_thread(self._read_stored)
+            if stored != self._stored:
+                self._set(self.now.config, stored)
 
     def _read_stored(self) -> dict[str, tuple[int, Any]]:
         return self.store.routes()
 
-    def _set(self, config: Config) -> None:
-        if both := next((name for name in config.routes if name in self._stored), None):
+    def _set(self, config: Config, stored: dict[str, tuple[int, Any]]) -> None:
+        if both := next((name for name in config.routes if name in stored), None):
             fix = "rename or remove it here, or `herd routes remove` the other"
             raise ConfigError(("routes", both), f"the store has a route of this name too; {fix}")
         before = self.now
@@ -322,7 +336,7 @@ class Gateway:
             kept = before.config.providers.get(name) == spec
             providers[name] = before.providers[name] if kept else self._made(spec)
         routes = dict(config.routes)
-        for name, (version, definition) in self._stored.items():
+        for name, (version, definition) in stored.items():
             try:
                 route = parse_route(name, definition, config)
                 routes[name] = replace(route, source="store", version=version)
@@ -334,6 +348,7 @@ class Gateway:
             for replica in self.replicas.of(name, providers[name].urls):
                 replica.places.most = spec.concurrency
         self.now = Table(config, routes, providers, self._price(config), before.local)
+        self._stored = stored
         self._own.clear()
         self._retired += [p for n, p in before.providers.items() if providers.get(n) is not p]
 
@@ -372,7 +387,7 @@ class Gateway:
             await asyncio.sleep(LISTED)
 
     def _heard(self, provider: str, models: list[str]) -> None:
-        self._listed[provider] = models
+        self._listed[provider] = [name for name in models if len(name) <= MAX_ROUTE][:MAX_LISTED]
         self._own.clear()
 
     # --- how it is

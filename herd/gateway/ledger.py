@@ -78,6 +78,9 @@ class Ledger:
     def __init__(self, store: Store, *, name: str) -> None:
         self.store, self.name = store, name
         self._open: dict[str, list[list[Any]]] = {}  # by attempt what it reserved, as its row has it
+        self._ended: list[
+            str
+        ] = []  # those of them that need not be known any more from the next `recover` on
         self._watching: tuple[float, float] | None = None  # since when, and until when, without a gap
 
     async def open(self, attempt: Attempt, *, tokens: int, cost: int) -> None:
@@ -92,8 +95,10 @@ class Ledger:
             [attempt.owner, limit.unit, limit.period, limit.start(attempt.created), needs[limit.unit]]
             for limit in attempt.limits
         ]
+        limited = {limit.unit for limit in attempt.limits}
         row = {name: getattr(attempt, name) for name in _COLUMNS}
-        row |= {"state": "open", "prompt_tokens": tokens, "cost": cost, "estimated": True}
+        row |= {"state": "open", "estimated": True}
+        row |= {"prompt_tokens": tokens * ("tokens" in limited), "cost": cost * ("dollars" in limited)}
         row |= {"reserved": reserved, "gateway": self.name}
 
         def work(connection: Connection) -> None:
@@ -146,7 +151,7 @@ class Ledger:
         }
         values |= {"cost": cost, "first_token_ms": first_token_ms, "total_ms": total_ms}
         spent = {"tokens": used["prompt_tokens"] + used["completion_tokens"], "dollars": cost}
-        reserved = self._open.pop(attempt.id, None)
+        reserved = self._open.get(attempt.id)
 
         def book(connection: Connection) -> None:
             if reserved is not None and connection.execute(_SETTLE, values).rowcount:
@@ -163,6 +168,8 @@ class Ledger:
             if generation_row is not None and failure.status < 500:
                 await self.store.write(book)
             raise
+        finally:
+            self._ended.append(attempt.id)
 
     async def spend(self, owner: str, limits: Sequence[Limit]) -> list[dict[str, Any]]:
         """For each limit its current period: unit, period, amount, start, spent, reserved."""
@@ -199,6 +206,9 @@ class Ledger:
                     lost += 1
             return lost
 
+        # Writes go in their order: of those that ended before, all is booked by then.
+        while self._ended:
+            self._open.pop(self._ended.pop(), None)
         return await self.store.write(work)
 
     def _alive(self, connection: Connection) -> frozenset[str] | None:

@@ -21,7 +21,7 @@ from herd.protocol import Usage
 
 PER_TOKEN, PER_REQUEST = 10**6, 10**9  # of what costs a dollar for a million tokens, for a thousand requests
 OWN = ("input", "output", "cached", "written")
-MAX_OWN = 10**6  # dollars for a million tokens
+MAX_OWN = 10**4  # dollars for a million tokens: as many as a reply can have cost what a ledger can keep
 _DAY = re.compile(r"-(20\d\d)(0[1-9]|1[0-2])(0[1-9]|[12]\d|3[01])(?=[-:]|$)")
 
 Price = Sequence[Any]

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
@@ -9,9 +10,14 @@ from time import time
 from typing import Any
 from uuid import uuid4
 
-from herd.protocol.types import Called, Message, Request, Sampling, ToolCall, Usage
+from herd.protocol.calls import arguments
+from herd.protocol.types import Called, Message, ProtocolError, Request, Sampling, ToolCall, Usage
 
 MAX_MESSAGE = 500  # characters of a provider's error that are shown
+MAX_TOKENS = (
+    10**8
+)  # of a prompt or a reply: what is more is no count, and its price would pass what a ledger holds
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 MAX_WAIT = 86_400.0  # seconds; nobody is left alone for longer
 _GONE = {"insufficient_quota", "billing_error", "billing_hard_limit_reached", "credit_balance_too_low"}
 _KINDS = {  # of error events, which come without a status
@@ -107,10 +113,14 @@ def _seconds(text: str) -> float:
 
 
 def read(data: str | bytes | Mapping[str, Any]) -> Mapping[str, Any]:
-    """A payload as an object. Raises ValueError."""
+    """A payload as an object, where U+FFFD stands for half a character. Raises ValueError."""
     if isinstance(data, str | bytes):
         try:
-            data = json.loads(data)
+            text = data.decode() if isinstance(data, bytes) else data
+            data = json.loads(text)
+            if _SURROGATE.search(text):  # half a pair could not be written to anybody
+                plain = json.dumps(data, ensure_ascii=False).encode("utf-16", "surrogatepass")
+                data = json.loads(plain.decode("utf-16", "replace"))
         except (ValueError, RecursionError):
             raise ValueError("the provider sent malformed JSON") from None
     whole: Mapping[str, Any] = part({"reply": data}, "reply", dict)
@@ -133,7 +143,7 @@ def part(given: Mapping[str, Any], name: str, kind: type[Any], default: Any = No
 def count(given: Mapping[str, Any], name: str) -> int:
     """A number of tokens, 0 if it is not said. Raises ValueError."""
     value: int = part(given, name, int, 0)
-    if not 0 <= value < 2**40:
+    if not 0 <= value <= MAX_TOKENS:
         raise ValueError(f"the provider sent a number of tokens, {name!r}, that none can be")
     return value
 
@@ -150,11 +160,9 @@ class Asking:
         """The whole call; None if its arguments are not the JSON text of an object. Raises ValueError."""
         if not self.name:
             raise ValueError("the provider called a tool without a name")
-        text = "".join(self.pieces).strip() or "{}"
         try:
-            if not isinstance(json.loads(text), dict):
-                return None
-        except (ValueError, RecursionError):
+            text = arguments("".join(self.pieces).strip(), "arguments")
+        except ProtocolError:
             return None
         return Called(index, ToolCall(self.id or f"call_{uuid4().hex}", self.name, text))
 

@@ -31,7 +31,8 @@ def status(request: Request) -> dict[str, Any]:
         "version": version("openherd"),
         "engine": {"state": state_, "running": engine["running"], "waiting": engine["waiting"]},
         "problem": here.problem,
-        "config_problem": here.reloader.problem,  # why the running configuration is not that of herd.toml
+        # Why the running configuration is not that of herd.toml: not for a publishable key.
+        "config_problem": here.reloader.problem if asking.may("read") else None,
         "routes": [_served(here, name) for name in names],
         "default_route": default if default in names else next(iter(names), None),
         "runs_active": here.scheduler.active,

@@ -151,6 +151,10 @@ async def _every(seconds: float, work: Callable[[], Awaitable[object]]) -> None:
             await work()
         except HerdError as error:  # of the database, say, which may be back in a while
             log.warning("%s", error)
+        except (
+            Exception
+        ):  # the next time may be better; without it no key would be revoked elsewhere any more
+            log.exception("a chore failed")
         await asyncio.sleep(seconds)
 
 

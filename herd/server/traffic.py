@@ -198,8 +198,8 @@ def see_finding(request: Request, id: str) -> dict[str, Any]:
 
 def _generation(request: Request, id: str, scope: str = "read") -> dict[str, Any]:
     """The generation of this id, or of this reply's. One that the key may not see is as good as none."""
-    row = found(state(request).store.get_generation(id), "generation", id)
     asking = principal(request)
+    row = found(state(request).store.get_generation(id, asking.name), "generation", id)
     if not (asking.may(scope) or row["key"] == asking.name):
         raise not_found(f"no generation {id!r:.100}")
     return row

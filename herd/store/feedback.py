@@ -54,7 +54,9 @@ class Feedback(Database):
             known = select(generations.c.id, gone.label("deleted")).outerjoin(
                 conversations, conversations.c.id == generations.c.conversation
             )
-            wanted = known.where(called(generation)).order_by(generations.c.created)
+            wanted = known.where(called(generation)).order_by(
+                generations.c.id != generation, generations.c.created
+            )
             found = connection.execute(wanted).first()
             if found is None:
                 raise HerdError(f"no generation {generation!r:.100}", status=404, code="not_found")

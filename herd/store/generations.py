@@ -57,9 +57,10 @@ class Generations(Database):
         """As `add_generation`, all of them in one write; how many were not kept already."""
         return self._write(lambda connection: sum([put_generation(connection, row, keep) for row in rows]))
 
-    def get_generation(self, id: str) -> dict[str, Any] | None:
-        """The one with this id, or this `reply_id`."""
-        found = self._generations(select(generations).where(called(id)).order_by(generations.c.created))
+    def get_generation(self, id: str, key: str | None = None) -> dict[str, Any] | None:
+        """The one with this id, or this `reply_id`; of several replies with the same one, sooner one of `key`."""
+        others = (generations.c.id != id, generations.c.key.is_distinct_from(key), generations.c.created)
+        found = self._generations(select(generations).where(called(id)).order_by(*others).limit(1))
         return found[0] if found else None
 
     def generations(
@@ -149,10 +150,12 @@ def put_generation(connection: Connection, row: Mapping[str, Any], keep: Keep) -
         return False
     values = {"labels": {}, "created": time.time(), **row}
     talk = row.get("conversation")
-    if keep == "metadata" or (
-        talk and connection.execute(_GONE, {"id": talk, "created": values["created"]}).scalar()
-    ):
+    gone = talk and connection.execute(_GONE, {"id": talk, "created": values["created"]}).scalar()
+    if keep == "metadata" or gone:
         values.update(without_text(values))
+    if gone:  # an attempt that failed after the deletion may quote it
+        failed = attempts.c.generation == row["id"]
+        connection.execute(update(attempts).where(failed).values(error=None))
     return connection.execute(_INSERT, values).rowcount > 0
 
 

@@ -13,7 +13,7 @@ from herd.gateway import breaker
 from herd.gateway.keys import Principal
 from herd.gateway.ledger import Limit
 from herd.gateway.provider import UpstreamError
-from herd.protocol import Delta, Failed, Finished, Usage
+from herd.protocol import Delta, Failed, Finished, Started, Usage
 
 from .fakes import Fake, FakeLocal, Made, config, fails, hangs, route, run, says, text, until
 
@@ -374,3 +374,89 @@ def test_an_error_of_ours_is_an_event_and_is_settled() -> None:
 def test_upstream_errors_know_themselves() -> None:
     error = UpstreamError("x", retry_after=3.0)
     assert (error.status, error.retryable, error.retry_after) == (502, True, 3.0)
+
+
+def test_a_busy_provider_is_no_attempt(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who waited for a place in vain has asked nobody: the attempt at the fallback is the first, which limits count."""
+    monkeypatch.setattr(breaker, "PATIENCE", 0.1)
+    a, b = Fake("a", hangs("one ")), Fake("b", says("Hi"))
+    rules = route("r", "a/m", fallbacks=("b/m",), retries=0)
+    made = Made(a, b, routes=(rules,))
+
+    async def work() -> None:
+        await made.gateway.apply(config(a, b, routes=(rules,), concurrency=1))
+        first = asyncio.create_task(made.ask("r"))
+        await until(lambda: a.running)
+        reply, items = await made.ask("r")
+        assert text(items) == "Hi" and reply.attempts == 1
+        assert [row["attempt"].number for row in made.ledger.rows] == [0]
+        first.cancel()
+        await asyncio.wait({first})
+
+    run(work())
+
+
+def test_what_was_never_sent_costs_nothing() -> None:
+    """A caller may leave while room for his request is reserved."""
+    made = Made(Fake("a"), routes=(route("r", "a/m"),))
+
+    async def leave() -> None:
+        async def never(*_: Any, **__: Any) -> None:
+            made.ledger.open_[_[0].id] = _[0]
+            await asyncio.Event().wait()
+
+        monkey = made.ledger
+        monkey.open = never  # type: ignore[method-assign]
+        task = asyncio.create_task(made.ask("r", who=Principal("k", limits=(Limit("tokens", 10**6, "day"),))))
+        await until(lambda: monkey.open_)
+        task.cancel()
+        await asyncio.wait({task})
+
+    run(leave())
+    (row,) = made.ledger.rows
+    assert row["state"] == "cancelled" and row["cost"] == 0 and row["usage"] is None
+
+
+def test_counting_tokens_costs_nothing() -> None:
+    async def counts(call: Any) -> Any:
+        yield Started(1000)
+        yield Usage(1000, 0)
+
+    made = Made(Fake("a", counts), routes=(route("r", "a/m"),))
+    who = Principal("k", limits=(Limit("dollars", 10**12, "day"),))
+    reply, items = run(made.ask("r", count=True, stream=False, who=who))
+    assert items[-1] == Usage(1000, 0) and reply.failed is None
+    (row,) = made.ledger.rows
+    assert row["cost"] == 0 and row["usage"] is None and made.ledger.reserved == [(0, 0)]
+
+
+def test_a_key_revoked_while_its_request_was_read_gets_no_reply() -> None:
+    """The door let it in, then its body took half a minute."""
+    a = Fake("a", hangs("one "))
+    made = Made(a, routes=(route("r", "a/m"),))
+    made.gateway.revoke("bad")
+    _, items = run(made.ask("r", who=Principal("bad")))
+    assert isinstance(items[-1], Failed) and items[-1].status == 401 and not a.running
+
+
+def test_a_place_is_given_up_as_another_becomes_free() -> None:
+    """The waiting one is cancelled, and taken out of the queue by who leaves, before it runs again."""
+
+    async def work() -> tuple[int, Any]:
+        places = breaker.Places(1)
+
+        async def take() -> None:
+            async with places.one("x"):
+                await asyncio.sleep(1)
+
+        first, second = asyncio.create_task(take()), asyncio.create_task(take())
+        await asyncio.sleep(0.5)
+        assert places.wanted == 2
+        second.cancel()
+        places._wake()  # nothing is free; then a place is
+        places.most = 2
+        places._wake()
+        await asyncio.wait({first, second})
+        return places.used, second.cancelled()
+
+    assert run(work()) == (0, True)

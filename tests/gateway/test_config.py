@@ -13,7 +13,10 @@ from hypothesis import strategies as st
 from herd.errors import HerdError
 from herd.gateway.config import Config, ConfigError, DriftSpec, load, parse_route
 from herd.gateway.lines import line_of
+from herd.gateway.prices import Prices
 from herd.gateway.route import ProviderSpec, Route, Shadow, TargetSpec, Weighted
+from herd.protocol import Usage
+from herd.protocol.upstream import MAX_TOKENS
 
 ENV = {"OPENAI_API_KEY": "sk-secret-1", "ANTHROPIC_API_KEY": "sk-secret-2", "VLLM_KEY": "sk-secret-3"}
 LOCAL = ("cria", "tale")
@@ -256,3 +259,34 @@ def test_the_line_of_a_key(parts: list[str], above: int) -> None:
     assert tomllib.loads(headed)
     assert line_of(headed, names) == above + 1 and line_of(headed, [*names, "x"]) == above + 2
     assert line_of("\n" * above + f"{'.'.join(parts)} = 1\n", names) == above + 1
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '[providers]\nopenai = "{}"',
+        'providers = "{}"',
+        '[providers.a]\ndialect = "openai"\nkey = ["{}"]',
+        '[providers.a]\ndialect = "openai"\nkey = {{ is = "{}" }}',
+        '[providers.a]\ndialect = "openai"\nkey = "{}"',
+        '[providers.a]\ndialect = "openai"\nprivate = "{}"',
+        '[providers.a]\ndialect = "openai"\nbase_url = ["{}"]',
+        '[providers.a]\ndialect = "openai"\nheaders = "{}"',
+        '[providers.a]\ndialect = "openai"\nheaders = {{ Authorization = ["{}"] }}',
+        '[server]\nkey = ["{}"]',
+    ],
+)
+def test_a_secret_in_the_wrong_place_is_not_repeated(tmp_path: Path, text: str) -> None:
+    """The message goes to a log and to pages."""
+    with pytest.raises(ConfigError) as caught:
+        _load(tmp_path, text.format("sk-canary-0123456789"))
+    assert "canary" not in str(caught.value), str(caught.value)
+
+
+def test_a_price_that_no_ledger_could_book_is_refused_at_once(tmp_path: Path) -> None:
+    price = '[targets.t]\nprovider = "local"\nmodel = "cria"\nprice = {{ input = {} }}'
+    assert _load(tmp_path, price.format(10**4)).targets["t"].price == {"input": 10**4}
+    with pytest.raises(ConfigError, match="from 0 to 10000"):
+        _load(tmp_path, price.format(10**4 + 1))
+    most = Usage(MAX_TOKENS, MAX_TOKENS)
+    assert Prices.load().cost("a", "m", most, {"input": 10**4, "output": 10**4}) < 2**62

@@ -372,3 +372,36 @@ def test_periods_hold_their_moments(at: float) -> None:
         assert start <= at and Limit("requests", 1, period).start(start) == start
         seconds = {"minute": 60, "hour": 3600, "day": 86400, "week": 604_800, "month": 31 * 86400}.get(period)
         assert seconds is None or at - start < seconds
+
+
+def test_the_sign_of_life_takes_no_attempt_that_is_being_settled(ledger: Ledger) -> None:
+    """`recover` runs beside `settle`: what it finds open may be booked by the very next write."""
+
+    async def play() -> None:
+        one = attempt("beside")
+        await ledger.open(one, tokens=10, cost=1000)
+        lost = asyncio.create_task(ledger.recover())
+        await asyncio.sleep(0)  # it is on its way to the writer
+        await ledger.settle(one, state="done", usage=usage(3, 4), cost=77)
+        assert await lost == 0
+        (row,) = await asyncio.to_thread(ledger.store.attempts, "g-beside")
+        assert (row["state"], row["cost"], row["prompt_tokens"], row["estimated"]) == ("done", 77, 3, False)
+        assert await ledger.recover() == 0 and not ledger._open
+
+    asyncio.run(play())
+
+
+def test_what_may_need_more_than_a_column_holds(ledger: Ledger) -> None:
+    """A caller may ask for 2⁶² tokens: that is too much where they are limited, and nothing to reserve where they are not."""
+    requests, tokens = Limit("requests", 7, "minute"), Limit("tokens", 2**62, "day")
+
+    async def play() -> None:
+        await ledger.open(attempt("free", limits=(requests,)), tokens=2**63, cost=2**80)
+        with pytest.raises(LimitError) as refused:
+            await ledger.open(attempt("bound", limits=(requests, tokens)), tokens=2**63, cost=2**80)
+        assert refused.value.code == "budget_exhausted"
+        await Ledger(ledger.store, name="here").recover()
+        (row,) = await asyncio.to_thread(ledger.store.attempts, "g-free")
+        assert (row["state"], row["cost"], row["prompt_tokens"]) == ("lost", 0, 0)
+
+    asyncio.run(play())

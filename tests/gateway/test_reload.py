@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -204,3 +205,43 @@ def test_a_stop_turns_new_requests_away_and_ends_what_runs_behind() -> None:
     run(work())
     ((row, keep),) = made.store.kept
     assert (row["finish"], row["reply"], keep) == ("cancelled", "one ", "text") and a.closed
+
+
+def test_of_two_changes_of_the_store_the_later_counts() -> None:
+    """The first reading may take longer than the second, which must not be undone by it."""
+    made = Made(Fake("a", says("a")), Fake("b", says("b")))
+    read, slow = made.store.routes, threading.Event()
+
+    def routes() -> Any:
+        found = read()
+        if found and found["s"][0] == 1:
+            slow.wait(5)
+        return found
+
+    async def work() -> None:
+        made.store.routes = routes  # type: ignore[method-assign]
+        made.store.stored["s"] = (1, {"targets": ["a/m"]})
+        first = asyncio.create_task(made.gateway.apply(made.config))
+        await asyncio.sleep(0.2)
+        made.store.stored["s"] = (2, {"targets": ["b/m"]})
+        second = asyncio.create_task(made.gateway.refresh())
+        await asyncio.sleep(0.2)
+        slow.set()
+        await asyncio.gather(first, second)
+        assert [found.version for found in made.gateway.routes()] == [2]
+
+    asyncio.run(work())
+
+
+def test_what_the_store_says_beside_a_wrong_file_counts_with_the_old_one() -> None:
+    a = Fake("a")
+    made = Made(a)
+
+    async def work() -> None:
+        made.store.stored["r"] = (1, {"targets": ["a/m"]})
+        with pytest.raises(ConfigError):
+            await made.gateway.apply(config(a, routes=(route("r", "a/m"),)))
+        await made.gateway.refresh()
+        assert [(found.name, found.source) for found in made.gateway.routes()] == [("r", "store")]
+
+    run(work())

@@ -54,7 +54,7 @@ def _made() -> Made:
         "brief": TargetSpec("brief", "a", "gpt-4o", "Be brief.", {"temperature": 0.5}),
         "shy": TargetSpec("shy", "local", "cria", "Be shy."),
     }
-    made.gateway._set(Config(made.config.providers, targets, made.config.routes))
+    run(made.gateway.apply(Config(made.config.providers, targets, made.config.routes)))
     return made
 
 
@@ -133,9 +133,8 @@ def test_the_body_passes_only_where_nothing_is_changed() -> None:
         provider.passes = frozenset({"chat"})
     assert passed("assistant") and not passed("assistant", "messages") and not passed("brief")
     made.providers["a"].refuses = {"seed": "is not known"}
-    made.gateway._set(
-        config(*made.providers.values(), routes=(route("assistant", "a/gpt", drop=frozenset("*")),))
-    )
+    dropping = route("assistant", "a/gpt", drop=frozenset("*"))
+    run(made.gateway.apply(config(*made.providers.values(), routes=(dropping,))))
     assert not passed("assistant")
 
 
@@ -259,3 +258,21 @@ def test_an_embedding_and_a_count() -> None:
     _, counted = run(made.ask("r", count=True, stream=False))
     assert embedded == [Embedded(0, (1.0,)), Usage(4, 0)] and counted == [Usage(4, 0)]
     assert [row["generation_row"] is None for row in made.ledger.rows] == [False, True]  # a count is not kept
+
+
+def test_a_field_in_a_list_is_dropped_and_a_choice_never() -> None:
+    """`drop` names fields in lists as "messages[].name"; who asks for two choices is not given one."""
+    b = Fake("b")
+    made = Made(b, routes=(route("r", "b/m", drop=frozenset({"messages[].name", "n"})),))
+    b.refuses = {"messages[0].name": "is unknown"}
+    assert made.begin("r").dropped == ("messages[0].name",)
+    b.refuses = {"n": "must be 1"}
+    with pytest.raises(ProtocolError, match="n must be 1"):
+        made.begin("r", n=2)
+
+
+def test_a_provider_may_not_list_without_end() -> None:
+    made = Made(Fake("a"))
+    made.gateway._heard("a", ["x" * 10**6, *(f"m{number}" for number in range(10**5))])
+    names = made.gateway.models()
+    assert "a/m0" in names and len(names) < 10**4 and max(map(len, names)) < 300

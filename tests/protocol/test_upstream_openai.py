@@ -365,3 +365,28 @@ def test_any_payload_gives_events_or_one_clear_error(payloads: list[Any], whole:
                 assert "\n" not in str(error)
             else:
                 assert isinstance(events[-1], Usage) and not math.isnan(events[-1].prompt_tokens)
+
+
+def test_half_a_character_is_written_as_one_that_is_missing() -> None:
+    """JSON may hold half a surrogate pair; no reply, page or store could be written with it."""
+    events = said(
+        chunk({"content": "a\ud83d"}), chunk({"content": "b\ud83d\ude00"}), chunk({}, "stop"), "[DONE]"
+    )
+    assert [event.text for event in events if isinstance(event, Delta)] == ["a\ufffd", "b\U0001f600"]
+
+
+@pytest.mark.parametrize(
+    "given", ['{"a": NaN}', '{"a": 1e999}', '{"a": "\\ud800"}', '{"a": %s}' % ("[" * 99 + "]" * 99)]
+)
+def test_arguments_that_nobody_could_be_told_are_none(given: str) -> None:
+    call = {"index": 0, "id": "c", "function": {"name": "f", "arguments": given}}
+    with pytest.raises(ValueError, match="no JSON object"):
+        said(chunk({"tool_calls": [call]}), chunk({}, "tool_calls"), "[DONE]")
+
+
+@pytest.mark.parametrize("tokens", [10**8 + 1, 2**40 - 1, 10**30, -1])
+def test_a_count_that_none_can_be(tokens: int) -> None:
+    """A ledger keeps 64 bits of money, and a table 32 of tokens."""
+    usage = {"prompt_tokens": tokens, "completion_tokens": 1}
+    with pytest.raises(ValueError, match="that none can be"):
+        said(chunk({"content": "a"}, "stop"), chunk(usage=usage), "[DONE]")

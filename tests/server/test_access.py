@@ -160,3 +160,27 @@ def test_status_shows_a_key_its_own_routes(guarded: TestClient) -> None:
     )
     assert names(make(guarded, "use:tale")["header"]) == {"tale"}
     assert names(make(guarded, "vote")["header"]) == set()
+
+
+def test_what_is_wrong_with_the_configuration_is_not_for_a_publishable_key(guarded: TestClient) -> None:
+    """It names files, and quotes them."""
+    guarded.app.state.herd.reloader.problem = "/home/ann/herd.toml, line 3: wrong"  # type: ignore[attr-defined]
+    for scope, told in (("vote", False), ("use:cria", False), ("read", True), ("admin", True)):
+        status = guarded.get("/api/status", headers=make(guarded, scope)["header"]).json()
+        assert (status["config_problem"] is not None) == told, scope
+
+
+def test_a_key_means_its_own_reply_by_an_id_that_a_provider_gives_everybody(guarded: TestClient) -> None:
+    one, other = make(guarded, "use:cria"), make(guarded, "use:cria")
+    store = guarded.app.state.herd.store  # type: ignore[attr-defined]
+    for number, key in enumerate((one, other)):
+        row = {"id": f"g{number}", "reply_id": "chatcmpl-123", "key": key["id"], "created": 1.0 + number}
+        store.add_generation(
+            {**row, "route": "cria", "request": {"kind": "chat", "messages": []}, "reply": "x"}
+        )
+    for number, key in enumerate((one, other)):
+        body = {"generation": "chatcmpl-123", "kind": "thumbs", "value": 1}
+        said = guarded.post("/api/feedback", json=body, headers=key["header"])
+        assert said.status_code == 201 and said.json()["generation"] == f"g{number}"
+        found = guarded.get("/api/generations/chatcmpl-123", headers=key["header"])
+        assert found.json()["id"] == f"g{number}"

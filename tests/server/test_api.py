@@ -1,5 +1,6 @@
 """Herd's own API: the chat page's flow, what is kept of each reply, models, runs."""
 
+import asyncio
 import json
 import sqlite3
 from collections.abc import Callable
@@ -13,6 +14,7 @@ from herd.errors import HerdError
 from herd.protocol import Message, Request
 from herd.registry import lineage
 from herd.registry.registry import Registry
+from herd.server.app import _every
 from herd.server.models import parameters
 
 Chat = Callable[..., dict[str, Any]]
@@ -203,3 +205,21 @@ def test_an_error_of_ours_is_said_with_its_id_and_no_more(
     answer = client.get("/api/votes")
     assert answer.status_code == 500 and answer.headers["x-request-id"] in answer.json()["error"]["message"]
     assert "a detail" not in answer.text and client.get("/health").status_code == 200
+
+
+def test_a_chore_that_fails_is_done_again() -> None:
+    done: list[int] = []
+
+    async def work() -> None:
+        done.append(len(done))
+        if len(done) == 1:
+            raise ValueError("of a kind that nobody thought of")
+
+    async def two() -> None:
+        chore = asyncio.create_task(_every(0, work))
+        while len(done) < 2 and not chore.done():
+            await asyncio.sleep(0)
+        chore.cancel()
+
+    asyncio.run(two())
+    assert done[:2] == [0, 1]

@@ -241,3 +241,14 @@ def test_two_servers_share_one_postgresql(
     wait_for(lambda: other.get("/api/routes/shop", headers=root).json().get("version") == 1)
     one.post(f"/api/keys/{made['id']}/revoke", headers=root)
     wait_for(lambda: other.get("/api/status", headers=key).status_code == 401)
+
+
+def test_half_a_character_in_a_log_spoils_no_page(client: TestClient) -> None:
+    """JSON may hold half a surrogate pair, which nothing can be written with."""
+    line = (
+        r'{"messages": [{"role": "user", "content": "\ud83d"}, {"role": "assistant", "content": "\ude00 y"}]}'
+    )
+    made = client.post("/api/generations/import", json={"lines": [line], "format": "openai", "route": "x"})
+    assert made.status_code == 200, made.text
+    assert client.get("/api/generations").status_code == 200
+    assert client.get("/api/generations/export").status_code == 200

@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import MetaData, select
+from sqlalchemy import MetaData, insert, select
 
 from herd.errors import HerdError
 from herd.store import Store
+from herd.store.tables import attempts
 
 Row = Callable[..., dict[str, Any]]
 SECRET = "a most secret sentence"
@@ -196,3 +197,35 @@ def test_half_a_character_in_a_reply_does_no_harm(store: Store, generation: Row)
     )
     found = store.get_generation("g")
     assert found and found["reply"] == "\ufffd half" and found["request"]["messages"][0]["content"] == half
+
+
+def test_an_error_that_quotes_a_deleted_conversation_goes_with_it(store: Store, generation: Row) -> None:
+    """The attempt fails after the deletion, and its row says why before the generation is kept."""
+    store.create_conversation(id="c", title="t")
+    began = time.time()
+    store.delete_conversation("c")
+    attempt: dict[str, Any] = dict.fromkeys(
+        ("id", "route", "target", "provider", "url", "gateway", "state"), "x"
+    )
+    attempt |= {"generation": "late", "number": 0, "shadow": False, "created": began, "error": SECRET}
+    attempt |= {"estimated": False, "cost": 0, "reserved": []}
+    store._write(lambda connection: connection.execute(insert(attempts), attempt).rowcount)
+    store.add_generation(full(generation, "late", created=began))
+    assert SECRET not in rows_of(store)
+
+
+def test_an_id_of_ours_is_no_other_providers(store: Store, generation: Row) -> None:
+    """A provider may call its replies as it likes, and all of them the same."""
+    store.add_generation(
+        generation("g1", conversation=None, created=1.0) | {"reply_id": "g2", "key": "key_a"}
+    )
+    store.add_generation(
+        generation("g2", conversation=None, created=2.0) | {"reply_id": "same", "key": "key_a"}
+    )
+    store.add_generation(
+        generation("g3", conversation=None, created=3.0) | {"reply_id": "same", "key": "key_b"}
+    )
+    assert (store.get_generation("g2") or {})["id"] == "g2"
+    assert store.add_feedback(generation="g2", kind="comment", text="x")["generation"] == "g2"
+    assert (store.get_generation("same", key="key_b") or {})["id"] == "g3"
+    assert (store.get_generation("same", key="key_a") or {})["id"] == "g2"
