@@ -172,10 +172,12 @@ async def _health() -> dict[str, str]:
 async def _ready(request: Request) -> JSONResponse:
     """200 when a route can answer at once; else 503 and what the default one waits for or lacks."""
     here = state(request)
-    stopping = "the server is stopping" if here.gateway.closing else None
-    if (here.engines.ready or here.gateway.ready) and not stopping:
+    lacks = "the server is stopping" if here.gateway.closing else None
+    if await asyncio.to_thread(here.store.problem):
+        lacks = lacks or "the database cannot be reached"
+    if (here.engines.ready or here.gateway.ready) and not lacks:
         return JSONResponse({"ready": True, "model": here.engines.default_route})
-    reason = stopping or here.engines.problem or "the engine is loading"
+    reason = lacks or here.engines.problem or "the engine is loading"
     return JSONResponse({"ready": False, "reason": reason}, 503)
 
 

@@ -1,5 +1,6 @@
 """What goes wrong, as the dialect's error body; nothing that a caller sends becomes a 5xx or a traceback."""
 
+import logging
 import math
 from typing import TypeVar
 
@@ -13,6 +14,8 @@ from herd.errors import HerdError
 from herd.gateway.provider import UpstreamError
 from herd.protocol import Failed, ProtocolError, anthropic, openai
 from herd.server.state import state
+
+log = logging.getLogger("herd.server")
 
 T = TypeVar("T")
 HEADERS = {401: {"WWW-Authenticate": "Bearer"}}
@@ -53,6 +56,10 @@ def install(app: FastAPI) -> None:
 
     async def known(request: Request, error: Exception) -> Response:
         assert isinstance(error, HerdError)
+        if error.code in ("store", "store_unavailable"):  # the driver's words name the database's address
+            log.warning("%s", error)
+            plain = str(error).partition(" (")[0]
+            error = HerdError(plain, status=error.status, code=error.code)
         answer = response(error, request.scope)
         if error.code == "budget_exhausted":  # no wait helps: the SDKs of both dialects do not retry then
             answer.headers["X-Should-Retry"] = "false"

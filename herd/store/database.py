@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
-from sqlalchemy import URL, Connection, Engine, Select
+from sqlalchemy import URL, Connection, Engine, Select, select
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from herd.errors import HerdError
@@ -103,6 +103,14 @@ class Database:
     def _fetch(self, query: Select[Any]) -> list[dict[str, Any]]:
         with self._read() as connection:
             return rows(connection, query)
+
+    def problem(self) -> str | None:
+        """Why nothing can be read or kept now, if so."""
+        try:
+            self._fetch(select(1))
+        except HerdError as error:
+            return str(error)
+        return None
 
     def _write(self, work: Callable[[Connection], T]) -> T:
         """Run `work` on the writing connection; its result, once it is durable.

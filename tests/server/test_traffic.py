@@ -243,6 +243,22 @@ def test_two_servers_share_one_postgresql(
     wait_for(lambda: other.get("/api/status", headers=key).status_code == 401)
 
 
+def test_without_its_database_a_server_is_not_ready_and_tells_no_address(
+    start: Callable[..., TestClient], postgresql: Any
+) -> None:
+    server = start(database=postgresql.new())
+    assert server.get("/ready").status_code == 200
+    postgresql.stop()
+    try:
+        ready, asked = server.get("/ready"), server.get("/api/conversations")
+    finally:
+        postgresql.start()
+    assert (ready.status_code, ready.json()["reason"]) == (503, "the database cannot be reached")
+    assert (asked.status_code, asked.json()["error"]["code"]) == (503, "store_unavailable")
+    assert asked.json()["error"]["message"] == "the database cannot be reached: nothing was kept"
+    assert server.get("/ready").status_code == 200
+
+
 def test_half_a_character_in_a_log_spoils_no_page(client: TestClient) -> None:
     """JSON may hold half a surrogate pair, which nothing can be written with."""
     line = (

@@ -26,8 +26,10 @@ def store(postgresql: PostgreSQL) -> Iterator[Store]:
 
 def test_a_server_that_goes_away_and_comes_back(postgresql: PostgreSQL, store: Store) -> None:
     store.create_conversation(id="before")
+    assert store.problem() is None
     postgresql.stop()
     try:
+        assert "cannot be reached" in (store.problem() or "")
         for work in (
             lambda: store.create_conversation(id="during"),
             lambda: store.get_conversation("before"),
