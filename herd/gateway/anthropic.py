@@ -4,10 +4,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from herd.gateway.http import BOUNDS, Bounds
-from herd.gateway.provider import Call, Dialect
+from herd.gateway.provider import Call
 from herd.gateway.remote import Remote, Stream
 from herd.gateway.route import ProviderSpec
-from herd.protocol import Event, Request
+from herd.protocol import Dialect, Event, Request
 from herd.protocol import upstream_anthropic as dialect
 
 

@@ -7,10 +7,10 @@ from functools import partial
 from typing import Any
 
 from herd.errors import HerdError
-from herd.gateway.provider import Call, Chunk, Dialect, UpstreamError
+from herd.gateway.provider import Call, Chunk, UpstreamError
 from herd.gateway.route import ProviderSpec
 from herd.gateway.secrets import Secrets
-from herd.protocol import Event, upstream
+from herd.protocol import Dialect, Event, upstream
 from herd.protocol import upstream_openai as dialect
 
 KINDS = {  # of errors without a status: codes, and the status of their like

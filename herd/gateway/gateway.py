@@ -16,14 +16,14 @@ from herd.gateway.breaker import Places, Replicas
 from herd.gateway.config import LOCAL, Config, ConfigError, parse_route
 from herd.gateway.keys import Principal
 from herd.gateway.ledger import Ledger
-from herd.gateway.provider import Call, Dialect, Provider, Target, UpstreamError
+from herd.gateway.provider import Call, Provider, Target, UpstreamError
 from herd.gateway.redact import redact_row
 from herd.gateway.reply import Item, Reply, Watch, generation
 from herd.gateway.route import ProviderSpec, Route, Weighted
 from herd.gateway.shadow import Shadows
 from herd.gateway.table import Local, Pricing, Table, sticky
 from herd.nearest import nearest
-from herd.protocol import Failed, ProtocolError, Request
+from herd.protocol import Dialect, Failed, ProtocolError, Request
 from herd.protocol.refusals import leave_out, may_drop
 from herd.store import Store
 

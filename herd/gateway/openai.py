@@ -5,9 +5,9 @@ from typing import Any
 
 from yarl import URL
 
-from herd.gateway.provider import Call, Dialect
+from herd.gateway.provider import Call
 from herd.gateway.remote import Remote, Stream
-from herd.protocol import Event, Request
+from herd.protocol import Dialect, Event, Request
 from herd.protocol import upstream_openai as dialect
 
 PATHS = {"chat": "/chat/completions", "completion": "/completions", "embedding": "/embeddings"}

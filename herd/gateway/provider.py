@@ -2,12 +2,10 @@
 
 from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 from herd.errors import HerdError
-from herd.protocol import Event, Request
-
-Dialect = Literal["chat", "completion", "embedding", "responses", "messages"]
+from herd.protocol import Dialect, Event, Request
 
 
 class UpstreamError(HerdError):

@@ -10,10 +10,10 @@ from typing import Any, ClassVar, Protocol
 
 from herd.gateway.addresses import check_url
 from herd.gateway.http import BOUNDS, EVENTS, Bounds, Client
-from herd.gateway.provider import Call, Chunk, Dialect
+from herd.gateway.provider import Call, Chunk
 from herd.gateway.route import ProviderSpec
 from herd.gateway.secrets import Secrets
-from herd.protocol import Event, Request, Usage, upstream
+from herd.protocol import Dialect, Event, Request, Usage, upstream
 from herd.protocol.sse import Parser, ServerSent
 
 LISTING = 60.0  # seconds for the list of models

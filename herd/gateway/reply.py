@@ -6,12 +6,13 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 from herd.gateway.keys import Principal
-from herd.gateway.provider import Call, Chunk, Dialect, Target
+from herd.gateway.provider import Call, Chunk, Target
 from herd.gateway.route import Keep, Route
 from herd.gateway.table import Table
 from herd.protocol import (
     Called,
     Delta,
+    Dialect,
     Event,
     Failed,
     Finished,

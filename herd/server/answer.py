@@ -12,9 +12,9 @@ from fastapi import Request
 from fastapi.responses import JSONResponse, Response
 
 from herd.gateway.gateway import Gateway
-from herd.gateway.provider import Chunk, Dialect
+from herd.gateway.provider import Chunk
 from herd.gateway.reply import Item, Reply
-from herd.protocol import Event, Failed, ProtocolError, Usage
+from herd.protocol import Dialect, Event, Failed, ProtocolError, Usage
 from herd.protocol import Request as Canonical
 from herd.server import body
 from herd.server.errors import failure

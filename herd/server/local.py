@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import herd.registry
 from herd.errors import HerdError
 from herd.gateway.config import LOCAL
-from herd.gateway.provider import Call, Dialect, Target, UpstreamError
-from herd.protocol import Event, Failed, Usage
+from herd.gateway.provider import Call, Target, UpstreamError
+from herd.protocol import Dialect, Event, Failed, Usage
 from herd.protocol.refusals import unsupported_fields
 from herd.server.engines import Engines
 
