@@ -43,7 +43,7 @@ def compose(name: str) -> dict[str, Any]:
 def test_settings_named_in_a_file_exist(name: str) -> None:
     text = (DEPLOY / name).read_text()
     assert set(re.findall(r"\bHERD_[A-Z_]+\b", text)) <= SETTINGS
-    assert "pypi.org" not in text and "/simple" not in text
+    assert "/simple" not in text and not re.search(r"index-url[ =]+\W?http", text)
 
 
 def test_the_container_copies_what_is_here_and_is_nobody() -> None:
