@@ -11,6 +11,7 @@ from herd.registry import lineage
 from herd.registry.registry import BUNDLED
 from herd.registry.runs import Run
 from herd.server import body, conversations, keys, models, routes, runs, traffic
+from herd.server.engines import has_torch
 from herd.server.errors import not_found
 from herd.server.guard import COOKIE
 from herd.server.state import State, principal, state
@@ -25,6 +26,7 @@ def status(request: Request) -> dict[str, Any]:
     here, asking = state(request), principal(request)
     engine = here.engines.engine.status()
     state_ = engine["state"] if here.engines.ready or here.engines.problem else "starting"
+    state_ = state_ if has_torch() else "absent"
     names = [name for name in _names(here) if asking.may(f"use:{name}")]
     default = here.engines.default_route
     return {

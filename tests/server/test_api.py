@@ -28,6 +28,13 @@ def reply(client: TestClient, body: dict[str, Any], **headers: str) -> str:
     return id
 
 
+def test_without_torch_there_is_no_engine_to_restart(
+    client: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("herd.server.api.has_torch", lambda: False)
+    assert client.get("/api/status").json()["engine"]["state"] == "absent"
+
+
 def test_the_chat_pages_flow(client: TestClient, home: Path, chat: Chat) -> None:
     made = client.post(
         "/api/conversations", json={"title": "A dog", "route": "cria", "settings": {"temperature": 1}}

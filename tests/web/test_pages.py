@@ -233,6 +233,7 @@ def test_the_top_says_route_target_and_engine(server: FakeServer, visit: Open) -
         ({"state": "starting"}, "loading the model"),
         ({"state": "busy", "running": 1, "waiting": 0}, "1 in flight"),
         ({"state": "gone"}, "engine is restarting"),
+        ({"state": "absent"}, "gateway only"),
     ):
         server.state.engine = engine
         page.evaluate(ASK)

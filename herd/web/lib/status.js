@@ -22,6 +22,7 @@ export function engineWords({ data, stale }) {
   if (!data) return ["quiet", "connecting"];
   const { state, running = 0, waiting = 0 } = data.engine ?? {};
   if (state === "starting") return ["info", "loading the model"];
+  if (state === "absent") return ["quiet", "gateway only"];
   if (state === "gone") return ["bad", "engine is restarting"];
   const run = (does) => (data.runs_active ? `, a run ${does}` : "");
   if (waiting) return ["caution", `${running} in flight, ${waiting} queued${run("waits")}`];
