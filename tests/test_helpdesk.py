@@ -62,9 +62,10 @@ def test_helpdesk_before_three_backends(start_herd: Any, tmp_path: Path) -> None
             before = len(far.seen)
             turn_to(choice)
             end = time.monotonic() + 30
-            while len(far.seen) == before and time.monotonic() < end:  # the file is looked at now and then
-                said = helpdesk()
-            assert said == f"{FILED}\n[order, urgent]\n"
+            while len(far.seen) == before and time.monotonic() < end:  # the file is looked at now and then,
+                helpdesk()  # perhaps between this run's answer and its ticket
+            before = len(far.seen)
+            assert helpdesk() == f"{FILED}\n[order, urgent]\n"
             model = choice.partition("/")[2].rstrip('"]')
             asked = [one for one in far.seen[before:] if one.method == "POST"]
             assert {(one.path, one.body["model"]) for one in asked} == {(path, model)}
