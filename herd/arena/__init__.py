@@ -1,0 +1,1 @@
+"""The arena: blind battles, votes, leaderboards, judges. No torch."""
