@@ -8,6 +8,7 @@ import numpy as np
 from scipy.sparse import csr_array
 from scipy.sparse.csgraph import breadth_first_order, connected_components
 
+from herd.evidence.bradley_terry import Fit, Matrix, fit
 from herd.evidence.ratings import Ratings
 from herd.evidence.votes import Counts
 

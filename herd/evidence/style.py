@@ -77,7 +77,7 @@ def rate_styled(
         raise HerdError(f"features of {len(votes)} votes have the shape [{len(votes)}, 2, {len(FEATURES)}]")
     if (features < 0).any() or np.isinf(features).any():
         raise HerdError("features of style are counts: finite and not negative")
-    known = ~np.isnan(features).any(axis=(1, 2))
+    known = np.isfinite(features.sum((1, 2)))
     left_out = int((~known & (votes.weight > 0)).sum())
     votes = votes.where(known)
     counts = votes.counts()
@@ -147,7 +147,7 @@ class _Rows:
     def outer(self, weight: Matrix) -> Matrix:
         """Σ weight · z zᵀ over the rows z of the design, [r + c, r + c]."""
         r = self.r
-        pairs = np.bincount(self.a * r + self.b, weight, r * r).reshape(r, r)
+        pairs = np.bincount(self.a * r + self.b, weight, r * r).reshape(r, r).astype(np.float64)
         out = np.zeros((r + self.x.shape[1],) * 2)
         out[:r, :r] = laplacian(pairs + pairs.T)
         weighted = weight[:, None] * self.x
