@@ -202,8 +202,8 @@ def _newton(rows: _Rows, theta: Matrix, w: Matrix, y: Matrix) -> Matrix | None:
             return None
         longest = float(np.abs(step).max())
         beta += step * min(1.0, 2 / longest if longest else 1.0)
-        if longest < 1e-8:
-            return beta
+        if longest < 1e-8:  # far out everything is flat, and no maximum
+            return beta if np.abs(rows.odds(beta)).max() < 30 else None
         if not np.isfinite(beta).all():
             return None
     return None
