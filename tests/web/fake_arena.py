@@ -94,7 +94,7 @@ def reply(here: Arena, battle: dict[str, Any]) -> Iterator[dict[str, Any] | None
         time.sleep(here.delay)
     for name in SIDES:
         if name == here.failing:
-            last[name]["failed"] = "It did not answer in time."
+            last[name]["failed"] = "this side could not answer"
             yield {"type": "failed", "side": name, "message": last[name]["failed"]}
         else:
             last[name]["finish"] = "stop"

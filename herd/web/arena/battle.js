@@ -20,7 +20,7 @@ const here = () => battle.get();
 let turn = 0; // whatever was begun for an earlier battle changes nothing in this one
 let abort = new AbortController();
 
-/** Leaves the battle in front; its answers go on being written at the server. */
+/** Leaves the battle in front; answers that are still being written are stopped, as by a closed page. */
 export function leave() {
   turn += 1;
   abort.abort();
@@ -55,7 +55,12 @@ const again = () => { set({ error: null, phase: here().turns.length ? "ready" : 
 
 /** Neither finished nor failed: still being written, or broken off. */
 export const pending = (reply) => Boolean(reply) && !reply.finish && !reply.failed;
-export const ready = ({ phase, state, turns, streaming }) => phase === "ready" && state === "open" && turns.length > 0 && !streaming && !SIDES.some((side) => pending(turns.at(-1)[side]));
+const idle = ({ phase, state, turns, streaming, voting }) => phase === "ready" && state === "open" && turns.length > 0 && !streaming && !voting;
+const whole = ({ turns }) => SIDES.every((side) => !turns.at(-1)[side].failed && !pending(turns.at(-1)[side]));
+/** Both answers are whole: they can be judged, or talked to. */
+export const ready = (state) => idle(state) && whole(state);
+/** There is something to be answered again. */
+export const repeatable = (state) => idle(state) && ["arena", "pair"].includes(state.kind);
 
 /** Sends the prompt in the box to both sides; makes the battle first where it is the first. */
 export async function send(text, { kind, targets }) {
@@ -110,6 +115,7 @@ async function stream(path, body, mine, begin) {
       if (event.type === "finish") sides[event.side].finish = event.finish;
       if (event.type === "failed") sides[event.side].failed = event.message;
       if (event.type === "done") done = true;
+      if (event.error) throw new ApiError(event.error.message, { code: event.error.code, requestId });
       frame ||= requestAnimationFrame(draw); // one layout a frame, however fast words come
     }
   } catch (error) { problem = error; }
@@ -127,7 +133,7 @@ async function stream(path, body, mine, begin) {
 
 /** One vote a battle; what it reveals comes with the answer. */
 export async function vote(outcome) {
-  if (!ready(here()) || here().voting) return;
+  if (!ready(here())) return;
   const mine = turn, { id, reasons, comment } = here();
   set({ voting: true, error: null });
   try {

@@ -47,7 +47,7 @@ export function Arena({ part }) {
   const done = state.state !== "open";
   const writes = state.phase === "ready" && !done && want.mode !== "stored" && state.kind !== "embed" && state.kind !== "stored";
   return html`<main id="main" class="page arena"><${Top} route=""><h1>Arena</h1><//>
-    <div class="bar"><${Choice} label="Mode" value=${want.mode} options=${MODES} onChange=${(mode) => begin({ ...want, mode })} />
+    <div class="modes"><${Choice} label="Mode" value=${want.mode} options=${MODES} onChange=${(mode) => begin({ ...want, mode })} />
       ${want.mode === "pair" && html`<${Pair} want=${want} routes=${routes} fixed=${Boolean(state.id)} />`}
       <span class="progress soft" role="status">${state.reveal?.progress ?? progress}</span></div>
     <div class="column">
@@ -67,7 +67,7 @@ function Write({ state, want }) {
   const given = { kind: want.mode, targets: [want.left, want.right] };
   const talk = { set: battle.set, route: "both", send: (text) => send(text, given).then(focusVotes) };
   const path = state.turns.map(({ prompt }) => ({ role: "user", content: prompt }));
-  return html`<${Composer} session=${talk} path=${path} state=${{ text: state.text, phase: state.streaming || state.voting ? "busy" : state.phase }} />`;
+  return html`<${Composer} session=${talk} path=${path} state=${{ text: state.text, phase: state.turns.length && !ready(state) ? "busy" : state.phase }} />`;
 }
 
 /** Arrows vote and N goes on, where nobody is writing, choosing or scrolling. */
@@ -76,8 +76,8 @@ function useKeys(next) {
     const key = (event) => {
       const { target } = event, now = battle.get(), { palette, help } = ui.get();
       if (event.defaultPrevented || event.isComposing || event.repeat || event.ctrlKey || event.metaKey || event.altKey || event.shiftKey || palette || help) return;
-      if (event.key === "Escape" && target.closest("input, textarea, .turns")) { event.preventDefault(); target.blur(); focusVotes(); }
-      if (target.closest("input:not([type=checkbox]), textarea, select, [contenteditable], .turns")) return;
+      if (event.key === "Escape" && target.closest("input, textarea, .battle")) { event.preventDefault(); target.blur(); focusVotes(); }
+      if (target.closest("input:not([type=checkbox]), textarea, select, [contenteditable], .battle")) return;
       const outcome = KEYS[event.key];
       if (outcome && ready(now)) {
         event.preventDefault();
@@ -109,5 +109,5 @@ function Empty({ want }) {
     <ul class="prompts">${PROMPTS.map((text) => html`<li><button disabled=${same} onClick=${() => send(text, { kind: want.mode, targets: [want.left, want.right] }).then(focusVotes)}>${text}</button></li>`)}</ul></div></div>`;
 }
 
-const Skeleton = () => html`<div class="thread turns" aria-busy="true" role="status" aria-label="Loading the battle"><section class="turn"><div class="bone mine"></div>
+const Skeleton = () => html`<div class="thread battle" aria-busy="true" role="status" aria-label="Loading the battle"><section class="round"><div class="bone mine"></div>
   <div class="pair"><div class="bone side"></div><div class="bone side"></div></div></section></div>`;

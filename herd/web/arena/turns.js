@@ -6,8 +6,9 @@ import { Markdown } from "../lib/markdown.js";
 import { pending, SIDES } from "./battle.js";
 
 export const PLACES = { left: "Left", right: "Right" };
-const NEAR = 80; // pixels from the end that still count as being there
+const NEAR = 160; // pixels from the end that still count as being there
 const END = { length: "cut at the token limit", cancelled: "stopped", error: "broke off", content_filter: "held back by its provider" };
+const WON = "your choice", CHOSEN = { tie: "a tie", both_bad: "not good" };
 const points = (x) => Math.round(x);
 
 /** ▲ 4.2: which way a rating went, and how far. */
@@ -31,41 +32,34 @@ function Who({ side, name, told, chosen }) {
       ${chosen && html`<span class="chosen">${chosen}</span>`}</p>
     <p class="soft">${told ? html`<b class="rating">${told.rating == null ? "not rated yet" : points(told.rating)}</b>
         ${moved && html`<span class=${`change ${moved[0]}`} role="img" aria-label=${moved[1]}>${moved[2]}</span>`} <span>${facts(told)}</span>`
-      : name ? "chosen by you" : "who it is, you see after your vote"}</p></header>`;
+      : name ? "chosen by you" : "named after your vote"}</p></header>`;
 }
 
-function Side({ side, reply, name, told, chosen, streaming, last }) {
+function Side({ side, reply, name, told, chosen, streaming }) {
   const off = pending(reply) && !streaming;
-  return html`<article class=${`side ${chosen ? "won" : ""}`} aria-label=${`${PLACES[side]} answer`} aria-busy=${pending(reply) && streaming ? "true" : null}>
-    <${Who} side=${side} name=${name} told=${last ? told : null} chosen=${last && chosen} />
+  return html`<article class=${`side ${chosen === WON ? "won" : ""}`} aria-label=${`${PLACES[side]} answer`} aria-busy=${pending(reply) && streaming ? "true" : null}>
+    <${Who} side=${side} name=${name} told=${told} chosen=${chosen} />
     ${reply.text ? html`<${Markdown} text=${reply.text} />` : pending(reply) && streaming ? html`<${Waiting} />` : !reply.failed && !off && html`<p class="soft">It said nothing.</p>`}
-    ${reply.failed && html`<p class="bad-text" role="alert">This side failed. <bdi>${reply.failed}</bdi></p>`}
+    ${reply.failed && html`<p class="bad-text failed" role="alert"><bdi>${reply.failed}</bdi></p>`}
     ${(off || END[reply.finish]) && html`<p class="soft end">${off ? "broke off" : END[reply.finish]}</p>`}</article>`;
 }
-
-const CHOSEN = { tie: "a tie", both_bad: "not good" };
 
 /** Every prompt with its two answers beneath, side by side. */
 export function Turns({ state, names }) {
   const { turns, reveal, streaming } = state;
   const box = useRef();
-  const following = useRef(true);
   const [away, setAway] = useState(false);
-  const toEnd = () => { box.current.scrollTop = box.current.scrollHeight; };
-  const scrolled = () => {
-    const { scrollHeight, scrollTop, clientHeight } = box.current;
-    following.current = scrollHeight - scrollTop - clientHeight < NEAR;
-    setAway(!following.current);
-  };
-  useEffect(() => { following.current = true; toEnd(); }, [turns.length]);
-  useLayoutEffect(() => { if (streaming && following.current) toEnd(); });
-  const chosen = (side) => reveal && (CHOSEN[reveal.outcome] ?? (reveal.outcome === side && "your choice"));
+  const scrolled = () => { const { scrollHeight, scrollTop, clientHeight } = box.current; setAway(scrollHeight - scrollTop - clientHeight > NEAR); };
+  // A new prompt comes to the top and stays there: with two answers at once there is no one end to follow.
+  useEffect(() => { box.current.lastElementChild.scrollIntoView(); }, [turns.length]);
+  useLayoutEffect(scrolled);
+  const chosen = (side) => reveal && (CHOSEN[reveal.outcome] ?? (reveal.outcome === side && WON));
   const now = turns.at(-1);
   const said = streaming && now && { id: String(turns.length), content: `Left: ${now.left.text}${pending(now.left) ? "" : ` Right: ${now.right.text}`}` };
-  return html`<div class="thread turns" ref=${box} onScroll=${scrolled} tabindex="0" role="log" aria-label="Prompts and answers" aria-live="off">
-    ${turns.map((turn, i) => html`<section key=${i} class="turn" aria-label=${`Turn ${i + 1}`}><p class="said">${turn.prompt}</p>
-      <div class="pair">${SIDES.map((side) => html`<${Side} key=${side} side=${side} reply=${turn[side]} name=${reveal?.[side].name ?? names?.[side]} told=${reveal?.[side]}
-        chosen=${chosen(side)} streaming=${streaming && i === turns.length - 1} last=${i === turns.length - 1} />`)}</div></section>`)}</div>
-    ${away && html`<button class="to-end" onClick=${toEnd}>Jump to the end</button>`}
+  return html`<div class="thread battle" ref=${box} onScroll=${scrolled} tabindex="0" role="log" aria-label="Prompts and answers" aria-live="off">
+    ${turns.map((turn, i) => html`<section key=${i} class="round" aria-label=${`Turn ${i + 1}`}><p class="said">${turn.prompt}</p>
+      <div class="pair">${SIDES.map((side) => html`<${Side} key=${side} side=${side} reply=${turn[side]} name=${reveal?.[side].name ?? names?.[side]} 
+        ...${i === turns.length - 1 ? { told: reveal?.[side], chosen: chosen(side), streaming } : {}} />`)}</div></section>`)}</div>
+    <div class="end-place">${away && html`<button class="to-end" onClick=${() => { box.current.scrollTop = box.current.scrollHeight; }}>Jump to the end</button>`}</div>
     <${Announcer} message=${said} />`;
 }

@@ -1,5 +1,5 @@
 import { html, useEffect, useRef } from "../lib/html.js";
-import { battle, ready, regenerate, vote } from "./battle.js";
+import { battle, ready, regenerate, repeatable, vote } from "./battle.js";
 
 export const KEYS = { ArrowLeft: "left", ArrowUp: "tie", ArrowDown: "both_bad", ArrowRight: "right" };
 const VOTES = [["left", "←", "Left", "Left is better"], ["tie", "↑", "Tie", "Tie: both are as good"], ["both_bad", "↓", "Both bad", "Both bad: neither is good"], ["right", "→", "Right", "Right is better"]];
@@ -18,22 +18,22 @@ function useHands(when) {
 
 /** The question, its four answers, and why; the vote takes the reasons along. */
 export function Votes({ state }) {
-  const can = ready(state) && !state.voting;
+  const can = ready(state);
   useHands(can);
   return html`<section class="votes" id="votes" tabindex="-1" aria-label="Your vote">
     ${state.why && html`<${Why} reasons=${state.reasons} comment=${state.comment} />`}
     <div class="four" role="group" aria-label="Which is better?">${VOTES.map(([outcome, key, name, title]) => html`<button key=${outcome} aria-label=${title} aria-keyshortcuts=${Object.keys(KEYS).find((one) => KEYS[one] === outcome)}
       disabled=${!can} onClick=${() => vote(outcome)}><kbd>${key}</kbd><span>${name}</span></button>`)}</div>
     <p class="line soft"><button class="quiet unfolds" aria-expanded=${String(state.why)} onClick=${() => set({ why: !state.why })}>Say why</button>
-      <span class="hint">${state.voting ? "Keeping your vote" : "Arrow keys vote; Esc first leaves a box"}</span>
-      ${state.kind !== "stored" && state.kind !== "embed" && html`<button class="quiet" disabled=${!can} onClick=${regenerate}>Regenerate</button>`}</p></section>`;
+      <span class=${`hint ${can || state.streaming ? "" : "said-why"}`}>${state.voting ? "Keeping your vote" : state.streaming ? "Both are answering" : can ? "Arrow keys vote; Esc first leaves a box" : "To be judged, both answers must be whole: regenerate them"}</span>
+      ${["arena", "pair"].includes(state.kind) && html`<button class="quiet" disabled=${!repeatable(state)} onClick=${regenerate}>Regenerate</button>`}</p></section>`;
 }
 
 function Why({ reasons, comment }) {
   const first = useRef();
   useEffect(() => { first.current.focus({ preventScroll: true }); }, []);
   const toggle = (name) => set({ reasons: reasons.includes(name) ? reasons.filter((one) => one !== name) : [...reasons, name] });
-  return html`<fieldset class="why"><legend class="hidden">Why, if you like</legend>
+  return html`<fieldset class="reasoned"><legend class="hidden">Why, if you like</legend>
     <div class="reasons">${REASONS.map((name, i) => html`<label><input ref=${i ? null : first} type="checkbox" checked=${reasons.includes(name)} onChange=${() => toggle(name)} /> ${name}</label>`)}</div>
     <input class="wide" aria-label="Comment" placeholder="A comment, kept with your vote" maxlength="2000" value=${comment} onInput=${(event) => set({ comment: event.target.value })} /></fieldset>`;
 }
