@@ -165,7 +165,7 @@ def test_a_chosen_pair_and_stored_pairs(server: FakeServer, visit: Open) -> None
     expect(page.get_by_label("Your message")).to_have_count(0)
     expect(page.get_by_role("button", name="Regenerate")).to_have_count(0)
     page.keyboard.press("ArrowLeft")
-    expect(page.get_by_label("After your vote")).to_be_focused()
+    expect(page.get_by_label("After your vote")).to_be_visible()
     page.keyboard.press("n")
     expect(page.get_by_text("Who?")).to_be_visible()
 
