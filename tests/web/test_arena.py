@@ -187,7 +187,7 @@ def test_what_fails_is_said_with_what_was_kept(server: FakeServer, visit: Open) 
     here.broken_after, here.failing = None, "right"
     page.get_by_role("button", name="Regenerate").click()
     expect(side(page, "Right")).to_contain_text("this side could not answer")
-    expect(page.get_by_text("both answers must be whole")).to_be_visible()
+    expect(page.get_by_text("An answer is not whole")).to_be_visible()
     expect(votes(page).first).to_be_disabled()
     here.failing = None
     page.get_by_role("button", name="Regenerate").click()
