@@ -5,7 +5,8 @@ import hashlib
 import json
 import tempfile
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from itertools import islice
 from typing import IO, Any
 
@@ -15,9 +16,18 @@ from sqlalchemy.dialects.postgresql import insert as insert_new
 
 from herd.errors import HerdError
 from herd.store.database import Database
+from herd.store.engines import to_json
 from herd.store.generations import about, was_deleted
-from herd.store.tables import battles, generations, votes
+from herd.store.tables import Text, battles, generations, votes
 
+_BIND: tuple[Callable[[Any], Any], ...] = tuple(
+    to_json
+    if isinstance(column.type, sa.JSON)
+    else partial(column.type.process_bind_param, dialect=None)
+    if isinstance(column.type, Text)
+    else column.type.python_type
+    for column in votes.c
+)
 OUTCOMES = ("a", "b", "tie", "both_bad")
 AT_ONCE = 5000  # rows of an import that are in memory together
 COLUMNS = tuple(votes.c.keys())
@@ -80,9 +90,10 @@ class Votes(Database):
     def add_votes(self, rows: Iterable[Mapping[str, Any]]) -> int:
         """Keep them all or, if anything fails, none; how many had an id that was not known. Needs room for a few of them
         in memory, and for all in a temporary file, so that only the writing itself keeps other writers waiting."""
+        now = time.time()
         with tempfile.TemporaryFile("w+", encoding="ascii") as file:
             for row in rows:
-                file.write(json.dumps(_values(row), allow_nan=False) + "\n")
+                file.write(json.dumps(_plain(row, now)) + "\n")
             return self._write(lambda connection: _add_all(connection, file))
 
     def votes(self, *, route: str | None = None, conversation: str | None = None) -> list[dict[str, Any]]:
@@ -133,6 +144,15 @@ def _values(row: Mapping[str, Any]) -> list[Any]:
     return [row.get(name) for name in COLUMNS]
 
 
+def _plain(row: Mapping[str, Any], now: float) -> list[Any]:
+    """A vote's columns as the driver takes them."""
+    values = _values({"created": now, **row})
+    try:
+        return [value if value is None else bind(value) for bind, value in zip(_BIND, values, strict=True)]
+    except TypeError as error:
+        raise HerdError(f"the store cannot keep this: {error}") from None
+
+
 def _add(connection: Connection, given: Mapping[str, Any]) -> dict[str, Any]:
     now = time.time()
     row = dict(zip(COLUMNS, _values(given), strict=True))
@@ -177,11 +197,27 @@ def _complete(connection: Connection, row: dict[str, Any]) -> None:
 
 
 def _add_all(connection: Connection, file: IO[str]) -> int:
+    """By the driver alone: with a statement's types each row would take three times as long."""
     file.seek(0)
-    lines, new = iter(file), 0
-    while rows := [dict(zip(COLUMNS, json.loads(line), strict=True)) for line in islice(lines, AT_ONCE)]:
-        new += connection.execute(_INSERT, rows).rowcount
-    return new
+    lines = (json.loads(line) for line in file)
+    names = ", ".join(f'"{name}"' for name in COLUMNS)
+    known = "ON CONFLICT DO NOTHING"
+    if connection.dialect.name == "sqlite":
+        statement = f"INSERT INTO votes ({names}) VALUES ({', '.join('?' * len(COLUMNS))}) {known}"
+        new = 0
+        while rows := [tuple(values) for values in islice(lines, AT_ONCE)]:
+            new += connection.exec_driver_sql(statement, rows).rowcount
+        return new
+    # COPY takes any number of rows at once, but none that is there already.
+    connection.exec_driver_sql("CREATE TEMPORARY TABLE incoming (LIKE votes) ON COMMIT DROP")
+    connection.exec_driver_sql("ALTER TABLE incoming DROP COLUMN rowid")
+    driver: Any = connection.connection.cursor()
+    with driver, driver.copy(f"COPY incoming ({names}) FROM STDIN") as copy:
+        for values in lines:
+            copy.write_row(values)
+    return connection.exec_driver_sql(
+        f"INSERT INTO votes ({names}) SELECT {names} FROM incoming {known}"
+    ).rowcount
 
 
 def _prompt(request: Mapping[str, Any]) -> list[dict[str, str]]:
