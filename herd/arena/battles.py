@@ -133,7 +133,11 @@ class Battles:
             except HerdError:  # gone or broken
                 continue
             here = target.provider == LOCAL
-            if not (here and self._problem()) and not resting.get(target.provider) and target.digest not in found.values():
+            if (
+                not (here and self._problem())
+                and not resting.get(target.provider)
+                and target.digest not in found.values()
+            ):
                 found[name] = target.digest
         return found
 
@@ -141,7 +145,10 @@ class Battles:
         if len(names) < 2:
             what = f"only {names[0]!r} can" if names else "none can"
             message = f"a battle needs two targets that can answer, and {what} now: "
-            message += self._problem() or "add a model here, or a provider's under [targets] or arena.targets in herd.toml"
+            message += (
+                self._problem()
+                or "add a model here, or a provider's under [targets] or arena.targets in herd.toml"
+            )
             raise HerdError(message, status=503, code="too_few_targets")
         weights = pair_weights(_of(self._counts(), names))
         pairs = [(i, j) for i in range(len(names)) for j in range(i + 1, len(names))]
@@ -158,7 +165,11 @@ class Battles:
     async def _put(self, kind: str, left: str, right: str, who: Caller, **values: Any) -> Row:
         id, now = f"battle_{secrets.token_hex(16)}", time.time()
         own = {"id": id, "kind": kind, "left_target": left, "right_target": right, "conversation": id}
-        own |= {"voter": who.voter, "key": who.principal.name, "application": who.principal.application or None}
+        own |= {
+            "voter": who.voter,
+            "key": who.principal.name,
+            "application": who.principal.application or None,
+        }
         own |= {"created": now, "expires": now + self.spec.expires_hours * 3600, "turns": [], "tags": []}
         return await self.store.write_battle(own | values)
 
@@ -190,7 +201,10 @@ class Battles:
         running = row["id"] in self._running
         said = await self.replies(row)
         turns = [
-            {"prompt": turn["prompt"], **{side: _view(one[side], turn, running and i == len(said) - 1) for side in SIDES}}
+            {
+                "prompt": turn["prompt"],
+                **{side: _view(one[side], turn, running and i == len(said) - 1) for side in SIDES},
+            }
             for i, (turn, one) in enumerate(zip(row["turns"], said, strict=True))
         ]
         state = "voted" if row["voted"] else "expired" if row["expires"] <= time.time() else "open"
@@ -214,7 +228,9 @@ class Battles:
         """The last turn's answers made anew; the old generations stay."""
         if not row["turns"] or not row["turns"][-1]["prompt"]:
             raise HerdError("there is no prompt to be answered again", status=409, code="no_turn")
-        async with aclosing(self._answer(row, who, row["turns"][-1]["prompt"], len(row["turns"]) - 1)) as events:
+        async with aclosing(
+            self._answer(row, who, row["turns"][-1]["prompt"], len(row["turns"]) - 1)
+        ) as events:
             async for event in events:
                 yield event
 
