@@ -11,13 +11,15 @@ from typing import Any, Literal
 import numpy as np
 
 from herd.arena.pace import End, paced
+from herd.arena.voters import Hourly
 from herd.errors import HerdError
 from herd.evidence.pairing import pair_weights
 from herd.evidence.votes import Counts
-from herd.gateway.config import LOCAL, ArenaSpec
+from herd.gateway.config import LOCAL
 from herd.gateway.gateway import Gateway
 from herd.gateway.keys import Principal
 from herd.gateway.reply import Reply
+from herd.gateway.route import ArenaSpec
 from herd.nearest import nearest
 from herd.protocol import Delta, Failed, Finished, Message, ProtocolError, Request, Sampling
 from herd.store import Store
@@ -67,10 +69,18 @@ class Battles:
         self.gateway, self.store = gateway, store
         self._problem, self._counts = problem, counts
         self._running: set[str] = set()
+        self._hourly, self._salt = Hourly("battles"), ""
 
     @property
     def spec(self) -> ArenaSpec:
         return self.gateway.now.config.arena
+
+    async def salt(self) -> str:
+        """With which voters are hashed: one for all gateways of a store, made once."""
+        self._salt = self._salt or await asyncio.to_thread(
+            self.store.setting, "voter_salt", lambda: secrets.token_hex(32)
+        )
+        return self._salt
 
     # --- beginning
 
@@ -119,7 +129,9 @@ class Battles:
         if _target(found[0]) == _target(found[1]):
             raise ProtocolError("a and b are of the same target", "b")
         conversation = found[0]["conversation"]
-        return await self._shown("embed", *found, who, conversation=conversation, tags=tags, voter=None)
+        return await self._shown(
+            "embed", found[0], found[1], who, conversation=conversation, tags=tags, voter=None
+        )
 
     def _able(self) -> dict[str, str]:
         """The digests of the targets that can answer now, by name; of several names for the same, the first."""
@@ -133,7 +145,11 @@ class Battles:
             except HerdError:  # gone or broken
                 continue
             here = target.provider == LOCAL
-            if not (here and self._problem()) and not resting.get(target.provider) and target.digest not in found.values():
+            if (
+                not (here and self._problem())
+                and not resting.get(target.provider)
+                and target.digest not in found.values()
+            ):
                 found[name] = target.digest
         return found
 
@@ -141,7 +157,10 @@ class Battles:
         if len(names) < 2:
             what = f"only {names[0]!r} can" if names else "none can"
             message = f"a battle needs two targets that can answer, and {what} now: "
-            message += self._problem() or "add a model here, or a provider's under [targets] or arena.targets in herd.toml"
+            message += (
+                self._problem()
+                or "add a model here, or a provider's under [targets] or arena.targets in herd.toml"
+            )
             raise HerdError(message, status=503, code="too_few_targets")
         weights = pair_weights(_of(self._counts(), names))
         pairs = [(i, j) for i in range(len(names)) for j in range(i + 1, len(names))]
@@ -156,10 +175,15 @@ class Battles:
         return await self._put(kind, _target(left), _target(right), who, turns=[turn], **digests, **values)
 
     async def _put(self, kind: str, left: str, right: str, who: Caller, **values: Any) -> Row:
+        if kind != "embed":
+            self._hourly.take(who.voter, self.spec.battles_per_hour)
         id, now = f"battle_{secrets.token_hex(16)}", time.time()
-        own = {"id": id, "kind": kind, "left_target": left, "right_target": right, "conversation": id}
-        own |= {"voter": who.voter, "key": who.principal.name, "application": who.principal.application or None}
-        own |= {"created": now, "expires": now + self.spec.expires_hours * 3600, "turns": [], "tags": []}
+        own: Row = {
+            "id": id, "kind": kind, "left_target": left, "right_target": right, "conversation": id, "turns": [],
+            "tags": [], "voter": who.voter, "key": who.principal.name,
+            "application": who.principal.application or None, "created": now,
+            "expires": now + self.spec.expires_hours * 3600,
+        }  # fmt: skip
         return await self.store.write_battle(own | values)
 
     # --- seeing
@@ -177,20 +201,20 @@ class Battles:
             raise HerdError(message, status=403, code="not_your_battle")
         return row
 
-    async def replies(self, row: Row) -> list[dict[str, Row | None]]:
-        """Of each turn the generation at each side, None for one that is not there."""
-        ids = [{side: turn[side] for side in SIDES} for turn in row["turns"]]
+    def replies(self, row: Row) -> list[dict[str, Any]]:
+        """Of each turn the generation at each side, None for one that is not there. Reads the store."""
         get = self.store.get_generation
-        return await asyncio.to_thread(
-            lambda: [{side: get(id) if id else None for side, id in turn.items()} for turn in ids]
-        )
+        return [{side: turn[side] and get(turn[side]) for side in SIDES} for turn in row["turns"]]
 
     async def view(self, row: Row, reveal: Row | None = None) -> Row:
         """All that may be seen of a battle: no name, digest, id of a reply, time or cost, except in `reveal`."""
         running = row["id"] in self._running
-        said = await self.replies(row)
+        said = await asyncio.to_thread(self.replies, row)
         turns = [
-            {"prompt": turn["prompt"], **{side: _view(one[side], turn, running and i == len(said) - 1) for side in SIDES}}
+            {
+                "prompt": turn["prompt"],
+                **{side: _view(one[side], turn, running and i == len(said) - 1) for side in SIDES},
+            }
             for i, (turn, one) in enumerate(zip(row["turns"], said, strict=True))
         ]
         state = "voted" if row["voted"] else "expired" if row["expires"] <= time.time() else "open"
@@ -214,7 +238,9 @@ class Battles:
         """The last turn's answers made anew; the old generations stay."""
         if not row["turns"] or not row["turns"][-1]["prompt"]:
             raise HerdError("there is no prompt to be answered again", status=409, code="no_turn")
-        async with aclosing(self._answer(row, who, row["turns"][-1]["prompt"], len(row["turns"]) - 1)) as events:
+        async with aclosing(
+            self._answer(row, who, row["turns"][-1]["prompt"], len(row["turns"]) - 1)
+        ) as events:
             async for event in events:
                 yield event
 
@@ -228,7 +254,7 @@ class Battles:
             raise HerdError("this battle is being answered already", status=409, code="in_progress")
         self._running.add(row["id"])
         try:
-            said = (await self.replies(row))[:index]
+            said = (await asyncio.to_thread(self.replies, row))[:index]
             turns = row["turns"][:index]
             if any(unready(turn, one) for turn, one in zip(turns, said, strict=True)):
                 message = "a reply before this one is not complete; regenerate it first"

@@ -4,6 +4,9 @@ from dataclasses import dataclass
 
 from fastapi import Request
 
+from herd.arena.ballots import Ballots
+from herd.arena.battles import Battles
+from herd.arena.board import Board
 from herd.gateway.gateway import Gateway
 from herd.gateway.keys import Keys, Principal
 from herd.gateway.ledger import Ledger
@@ -28,6 +31,9 @@ class State:
     gateway: Gateway
     reloader: Reloader
     scheduler: Scheduler
+    board: Board
+    battles: Battles
+    ballots: Ballots
 
     @property
     def problem(self) -> str | None:
