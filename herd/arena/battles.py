@@ -263,9 +263,16 @@ class Battles:
             turn = {"prompt": prompt, **{side: reply.id for side, reply in replies.items()}}
             await self.store.write_battle_change(row["id"], {"turns": [*turns, turn]})
             sources = {side: self._source(reply) for side, reply in replies.items()}
-            async with aclosing(paced(sources)) as events:
-                async for event in events:
-                    yield event
+            begun = False
+            try:
+                async with aclosing(paced(sources)) as events:
+                    async for event in events:
+                        begun = begun or event is not None
+                        yield event
+            except HerdError:
+                if not begun:  # nobody has said a word: all is as it was
+                    await self.store.write_battle_change(row["id"], {"turns": row["turns"]})
+                raise
             yield {"type": "done", "turn": index}
         finally:
             self._running.discard(row["id"])
