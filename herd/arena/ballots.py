@@ -120,7 +120,10 @@ class Ballots:
     def _progress(self, row: Row, vote: Row) -> str:
         cast = self.store.votes_of(vote["voter"])
         text = f"you cast {cast} {'vote' if cast == 1 else 'votes'}"
-        found = self.board.compare(row["left_target"], row["right_target"])
+        try:
+            found = self.board.compare(row["left_target"], row["right_target"])
+        except HerdError:  # of a target that the board, a little behind, has not seen
+            return text
         pair = f"{row['left_target']} against {row['right_target']}"
         if found["decision"] in ("A", "B", "EQUAL"):
             return f"{text}; {pair} is decided"

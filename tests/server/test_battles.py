@@ -482,7 +482,10 @@ def test_a_key_for_the_arena_needs_no_route_and_pays(guarded: TestClient) -> Non
         guarded.post(f"{at}/turns", json={"prompt": "Three."}, headers=key["header"]), 429, "budget_exhausted"
     )
     assert "limit" in message
-    assert [turn["prompt"] for turn in guarded.get(at, headers=key["header"]).json()["turns"]] == ["One.", "Two."]
+    assert [turn["prompt"] for turn in guarded.get(at, headers=key["header"]).json()["turns"]] == [
+        "One.",
+        "Two.",
+    ]
     guarded.post(f"/api/keys/{key['id']}/revoke", headers=HEADER)
     refused(
         guarded.post(f"{at}/vote", json={"outcome": "left"}, headers=key["header"]), 401, "invalid_api_key"
