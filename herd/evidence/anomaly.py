@@ -71,69 +71,66 @@ def _evidence(votes: Votes, voter: NDArray[np.intp], count: int) -> tuple[Matrix
     """log e and the likeliest behaviour of each of `count` voters."""
     k = len(votes.names)
     low, high = np.minimum(votes.a, votes.b).astype(np.int64), np.maximum(votes.a, votes.b)
-    swapped = votes.a > votes.b
-    # Of the pair, not of the places: 0 the lower-numbered target wins, 1 the higher.
-    said = np.where(votes.outcome < TIE, votes.outcome ^ swapped, votes.outcome)
+    # Of the pair, not of its sides: 0 the lower-numbered target wins, 1 the higher.
+    said = np.where(votes.outcome < TIE, votes.outcome ^ (votes.a > votes.b), votes.outcome)
     pairs, pair = np.unique(low * k + high, return_inverse=True)
     groups, group = np.unique(voter * len(pairs) + pair, return_inverse=True)  # one voter's votes on one pair
     of_voter, of_pair = groups // len(pairs), groups % len(pairs)
-    own = _table(group, said, len(groups))
-    whole = _table(pair, said, len(pairs))
-    prior = _prior(votes, pairs, whole)
-    known = (prior + whole)[of_pair] - own
+    own, whole = _table(group, said, len(groups)), _table(pair, said, len(pairs))
+    known = (_prior(votes, pairs, whole) + whole)[of_pair] - own
     null = _log_predictive(known, own)
+    expected = (known / known.sum(1, keepdims=True))[group]  # [n, 4]: what the others make of each vote
+    seen = expected[np.arange(len(said)), said]
 
-    expected = known / known.sum(1, keepdims=True)  # [groups, 4]
-    seen = expected[group, said]  # what the others make of each vote
-    likelihoods = [(name, q) for name, q in _behaviours(expected[group], said, votes.outcome)]
-    kinds, found = [], []
-    families = len(likelihoods) + 2
-    base = np.bincount(of_voter, null, count)
-    for name, likelihood in likelihoods:
-        for kept in KEPT:
-            log_q = np.bincount(voter, np.log(kept * likelihood + (1 - kept) * seen), count)
-            kinds.append(name)
-            found.append(log_q - base - math.log(families * len(KEPT)))
-    best = np.argmax(found, 0)
-    names = [kinds[i] for i in best]
-    log_e, top = np.logaddexp.reduce(found, 0), np.max(found, 0)
+    behaviours = _behaviours(expected, seen, said, votes.outcome)
+    share = math.log((len(behaviours) + 2) * len(KEPT))
+    nothing = np.bincount(of_voter, null, count) + share
+    logs = [
+        np.logaddexp.reduce(
+            [np.bincount(voter, np.log(kept * q + (1 - kept) * seen), count) for kept in KEPT], 0
+        )
+        - nothing
+        for _, q in behaviours
+    ]
+    log_e, top, kind = np.logaddexp.reduce(logs, 0), np.max(logs, 0), np.argmax(logs, 0)
+    names = [name for name, _ in behaviours]
 
-    # For or against one target: other pairs say nothing, so each target needs the pairs it is in.
+    # For or against one target: a pair without it says nothing, so each target of a voter has sums of its own.
     targets = np.concatenate([pairs[of_pair] // k, pairs[of_pair] % k])
-    keys, key = np.unique(np.concatenate([of_voter, of_voter]) * k + targets, return_inverse=True)
+    keys, key = np.unique(np.tile(of_voter, 2) * k + targets, return_inverse=True)
     who = keys // k
-    share = -np.log(np.bincount(who, minlength=count) * families * len(KEPT))[who]
+    share_of_target = share + np.log(np.bincount(who, minlength=count))[who]
     for kept in KEPT:
         wins = [
             np.bincount(group, np.log(kept * (said == side) + (1 - kept) * seen), len(groups)) - null
             for side in (0, 1)
         ]
-        for word, (first, second) in (("for", wins), ("against", wins[::-1])):
-            ratio = np.bincount(key, np.concatenate([first, second])) + share
+        for word, sides in (("for", wins), ("against", wins[::-1])):
+            ratio = np.bincount(key, np.concatenate(sides)) - share_of_target
             np.logaddexp.at(log_e, who, ratio)
-            for i in np.flatnonzero(ratio > top[who]):
-                if ratio[i] > top[who[i]]:
-                    top[who[i]], names[who[i]] = ratio[i], f"{word} {votes.names[keys[i] % k]}"
-    return log_e, names
+            better = np.flatnonzero(ratio > top[who])
+            better = better[np.argsort(ratio[better])]  # of one voter's the last, the largest, stays
+            top[who[better]], kind[who[better]] = ratio[better], len(names) + keys[better] % k
+            names += [f"{word} {name}" for name in votes.names]
+    return log_e, [names[i] for i in kind]
 
 
 def _behaviours(
-    expected: Matrix, said: NDArray[np.int8], outcome: NDArray[np.int8]
+    expected: Matrix, seen: Matrix, said: NDArray[np.int8], outcome: NDArray[np.int8]
 ) -> list[tuple[str, Matrix | NDArray[np.bool_]]]:
-    """The likelihood of each vote when the voter always does so. expected [n, 4]: of the others."""
+    """How likely each vote is of one who always votes so. expected [n, 4], seen [n]: how likely, of the others."""
     decided = said < TIE
-    mine = np.where(decided, said, 0)
-    rows = np.arange(len(said))
-    other, this = expected[rows, 1 - mine], expected[rows, mine]
+    other = np.where(decided, expected[np.arange(len(said)), 1 - np.minimum(said, 1)], seen)
+    worse = decided & ((seen < other) | ((seen == other) & (said == 0)))
     return [
         ("random", np.full(len(said), 0.25)),
-        ("random", np.where(decided, (this + other) / 2, expected[rows, said])),
+        ("random", (seen + other) / 2),
         ("always left", outcome == A),
         ("always right", outcome == B),
         ("always tie", outcome == TIE),
         ("always both bad", outcome == BOTH_BAD),
-        ("against the others", np.where(decided, other, expected[rows, said])),
-        ("against the others", decided & ((this < other) | ((this == other) & (said == 0)))),
+        ("against the others", other),
+        ("against the others", worse),
     ]
 
 
@@ -144,11 +141,11 @@ def _prior(votes: Votes, pairs: NDArray[np.int64], whole: Matrix) -> Matrix:
     rating = points(votes.counts())
     gap = (rating[pairs // k] - rating[pairs % k]) / SCALE
     chance = np.clip(expit(np.nan_to_num(gap, posinf=0, neginf=0)), 0.01, 0.99)
-    share = whole.sum(0) + 1
-    share = share / share.sum()
-    decided = share[0] + share[1]
-    ties = np.broadcast_to(share[2:], (len(pairs), 2))
-    mean = np.column_stack([decided * chance, decided * (1 - chance), ties])
+    share = (whole.sum(0) + 1) / (whole.sum() + 4)
+    decided = share[A] + share[B]
+    mean: Matrix = np.column_stack(
+        [decided * chance, decided * (1 - chance), np.tile(share[TIE:], (len(pairs), 1))]
+    )
     most = max(2.0, len(votes) / (k + 3))
     strengths = [s for s in 2.0 ** np.arange(1, 11) if s <= most]
     fit = [_log_predictive(s * mean, whole).sum() for s in strengths]
