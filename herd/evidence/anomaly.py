@@ -7,13 +7,14 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import expit, gammaln
+from scipy.special import expit, gammaln, xlogy
 
 from herd.errors import HerdError
 from herd.evidence.ratings import SCALE, points
 from herd.evidence.votes import BOTH_BAD, TIE, A, B, Votes
 
 LEAST = 10  # votes of a voter before there is anything to suspect
+ODD = 0.1  # the share of voters that may be odd without others being taken to be as odd
 KEPT = (0.9, 0.5)  # how constantly a voter behaves otherwise; the rest of the time as the others do
 
 Matrix = NDArray[np.float64]
@@ -35,11 +36,12 @@ class Suspicion:
 def suspects(votes: Votes, *, alpha: float = 0.01) -> dict[int, Suspicion]:
     """By voter number: those who do not vote like the others. Votes of weight 0 are not looked at, other weights not used.
 
-    Null: given the pair, a voter's outcomes (one wins, the other, tie, both bad) are drawn as everybody's are. How that
-    is, is not known but estimated from the *other* voters, so their likelihood is the predictive one: a Dirichlet prior
-    about what the ratings expect of the pair, as strong as fits the pairs best, the others' votes on the pair, and the
-    voter's own so far. Under it the e-value, a mixture of other behaviours' likelihoods over that, has mean 1, whatever
-    the number of votes; a test statistic multiplied up from estimated shares has not.
+    Null: given the pair, a voter's outcomes (one wins, the other, tie, both bad) are drawn as everybody's are, or else
+    winners are, and how often none is named differs between voters as it does between all. What everybody does is not
+    known but estimated from the *other* voters, so the likelihood is the predictive one: a Dirichlet prior about what
+    the ratings expect of the pair, as strong as fits the pairs best, the others' votes on the pair, and the voter's own
+    so far. Under either the e-value, a mixture of other behaviours' likelihoods over the larger of the two, has a mean
+    of at most 1, whatever the number of votes; a statistic multiplied up from estimated shares has not.
 
     Flagged are the k largest of V e-values that are at least V / (k alpha) (e-BH; Wang and Ramdas, JRSS B 84, 2022):
     with any dependence between voters at most about a share alpha of the flagged are wronged, and of honest voters
@@ -49,9 +51,9 @@ def suspects(votes: Votes, *, alpha: float = 0.01) -> dict[int, Suspicion]:
     if not 0 < alpha < 1:
         raise HerdError("alpha lies between 0 and 1")
     votes = votes.where(votes.weight > 0)
-    if not len(votes):
-        return {}
     voters, voter = np.unique(votes.voter, return_inverse=True)
+    if len(voters) < 2:
+        return {}
     many = np.bincount(voter)
     log_e, kinds = _evidence(votes, voter, len(voters))
     log_e[many < LEAST] = -math.inf
@@ -112,6 +114,12 @@ def _evidence(votes: Votes, voter: NDArray[np.intp], count: int) -> tuple[Matrix
             better = better[np.argsort(ratio[better])]  # of one voter's the last, the largest, stays
             top[who[better]], kind[who[better]] = ratio[better], len(names) + keys[better] % k
             names += [f"{word} {name}" for name in votes.names]
+    # Voters differ in how often they name a winner: the null is also that this one does, and is like the others in whom.
+    kinds = _table(voter, np.maximum(said, 1) - 1, count, 3)
+    mean = np.tile((kinds.sum(0) + 1) / (len(votes) + 3), (count, 1))
+    tolerant = _log_predictive(_fitted(mean, kinds, odd=ODD), kinds)
+    tolerant += np.bincount(of_voter, _log_predictive(known[:, :TIE], own[:, :TIE]), count)
+    log_e -= np.maximum(tolerant - np.bincount(of_voter, null, count), 0)
     return log_e, [names[i] for i in kind]
 
 
@@ -140,24 +148,36 @@ def _prior(votes: Votes, pairs: NDArray[np.int64], whole: Matrix) -> Matrix:
     k = len(votes.names)
     rating = points(votes.counts())
     gap = (rating[pairs // k] - rating[pairs % k]) / SCALE
-    chance = np.clip(expit(np.nan_to_num(gap, posinf=0, neginf=0)), 0.01, 0.99)
+    alone = (whole[:, A] + 1) / (
+        whole[:, A] + whole[:, B] + 2
+    )  # where there are no ratings: they won or lost all
+    chance = np.where(np.isfinite(gap), expit(gap), alone)
     share = (whole.sum(0) + 1) / (whole.sum() + 4)
     decided = share[A] + share[B]
     mean: Matrix = np.column_stack(
         [decided * chance, decided * (1 - chance), np.tile(share[TIE:], (len(pairs), 1))]
     )
-    most = max(2.0, len(votes) / (k + 3))
-    strengths = [s for s in 2.0 ** np.arange(1, 11) if s <= most]
-    fit = [_log_predictive(s * mean, whole).sum() for s in strengths]
-    return mean * strengths[int(np.argmax(fit))]
+    return _fitted(mean, whole, len(votes) / (k + 3))
+
+
+def _fitted(mean: Matrix, counts: Matrix, most: float = 1024.0, odd: float = 0.0) -> Matrix:
+    """mean [r, c] times the strength, of powers of two up to `most`, under which counts [r, c] are likeliest, leaving
+    out the share `odd` of the rows that fit worst, each beside what would fit it best."""
+    strengths = 2.0 ** np.arange(1, 11)
+    strengths = strengths[strengths <= max(most, 2.0)]
+    best = xlogy(counts, counts / np.maximum(counts.sum(1, keepdims=True), 1)).sum(1)
+    fit = [np.sort(_log_predictive(s * mean, counts) - best)[int(odd * len(mean)) :].sum() for s in strengths]
+    chosen: Matrix = mean * strengths[np.argmax(fit)]
+    return chosen
 
 
 def _log_predictive(known: Matrix, own: Matrix) -> Matrix:
-    """Dirichlet-multinomial: log probability of a series of outcomes with counts own [g, 4], after known [g, 4]."""
-    total = gammaln(known.sum(1)) - gammaln((known + own).sum(1))
-    each: Matrix = (gammaln(known + own) - gammaln(known)).sum(1) + total
-    return each
+    """Dirichlet-multinomial: log probability of a series of outcomes with counts own [g, c], after known [g, c]."""
+    whole: Matrix = gammaln(known.sum(1)) - gammaln((known + own).sum(1))
+    each: Matrix = (gammaln(known + own) - gammaln(known)).sum(1)
+    return whole + each
 
 
-def _table(row: NDArray[np.intp], outcome: NDArray[np.int8], rows: int) -> Matrix:
-    return np.bincount(row * 4 + outcome, minlength=4 * rows).reshape(rows, 4).astype(np.float64)
+def _table(row: NDArray[np.intp], outcome: NDArray[np.integer], rows: int, columns: int = 4) -> Matrix:
+    counts = np.bincount(row * columns + outcome, minlength=columns * rows)
+    return counts.reshape(rows, columns).astype(np.float64)
