@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Literal
 
 import numpy as np
@@ -44,7 +45,7 @@ class Mean:
 
     def needed(self, distance: float, alpha: float = 0.05) -> float | None:
         """The count at which an interval about a mean so far from what is asked would clear it; None above `MOST`."""
-        counts = np.geomspace(2, MOST, 2000)
+        counts = np.geomspace(2, MOST, 1000)
         half = reach(counts, alpha) * np.sqrt(self.count / counts) * self.error
         clear = np.flatnonzero(half < abs(distance))
         return float(counts[clear[0]]) if len(clear) else None
@@ -73,6 +74,7 @@ def reach(count: ArrayLike, alpha: float = 0.05) -> NDArray[np.float64]:
     return np.sqrt(np.where((n > 1) & (k < u), squared, np.inf))
 
 
+@cache
 def least_clusters(alpha: float = 0.05) -> int:
     """The fewest clusters that can ever decide, where `reach` becomes finite. Seven at alpha 0.05."""
     return next(n for n in range(2, MOST) if math.isfinite(reach(n, alpha)))
