@@ -21,9 +21,9 @@ from herd.errors import HerdError
 from herd.evidence.votes import BOTH_BAD, TIE, A, Votes
 
 TUNED_FOR = (
-    25  # clusters at which a sequence is narrowest, a team's voters; at 1,000 it could be 9 % narrower
+    25  # clusters at which a sequence is narrowest, a team's voters; at 1,000 it could be 12 % narrower
 )
-MOST = 10_000_000  # votes that nobody will cast
+MOST = 1_000_000  # votes or clusters; who needs more will not decide
 
 Outcome = Literal["A", "B", "EQUAL", "NOT ENOUGH DATA"]
 
@@ -156,14 +156,7 @@ class Comparison:
     sentence: str
 
 
-def better(
-    votes: Votes,
-    a: int,
-    b: int,
-    *,
-    alpha: float = 0.05,
-    margin: float = 0.0,
-) -> Comparison:
+def better(votes: Votes, a: int, b: int, *, alpha: float = 0.05, margin: float = 0.0) -> Comparison:
     """Is names[a] better than names[b]? "A" or "B" when the interval of a's share excludes ½, "EQUAL" when it lies
     within ½ ± margin (so never at margin 0), "NOT ENOUGH DATA" until then.
 
@@ -199,10 +192,11 @@ def better(
     needed = None
     if decision == "NOT ENOUGH DATA":
         total = mean.needed(max(abs(mean.value), margin - abs(mean.value)), alpha)
-        needed = None if total is None else math.ceil(max(1.0, (total / mean.count - 1) * max(len(rows), 1)))
+        more = math.inf if total is None else (total / mean.count - 1) * max(len(rows), 1)
+        needed = max(1, math.ceil(more)) if more < MOST else None
     estimate = mean.value if len(rows) else None
     found = Comparison(decision, estimate, low, high, len(rows), bad, needed, "")
-    only = "" if enough or not people else f"; of {people} voter{'s' * (people != 1)} only"
+    only = "" if enough or people == len(rows) else f"; of {people} voter{'s' * (people != 1)} only"
     return replace(found, sentence=_sentence(found, names[a], names[b], alpha, margin) + only)
 
 
