@@ -508,7 +508,8 @@ def test_a_client_that_leaves_stops_both_sides(
         battle = client.post("/api/battles", json={}).json()
         at = f"/api/battles/{battle['id']}"
         with client.stream("POST", f"{at}/turns", json={"prompt": "Go on and on."}) as answer:
-            next(answer.iter_lines())
+            lines = answer.iter_lines()  # which would close the stream if it went
+            next(lines)
             refused(client.post(f"{at}/regenerate", json={}), 409, "in_progress")
             assert client.get(at).json()["turns"][0]["left"] == {"text": "", "finish": None, "failed": None}
         wait_for(lambda: len(engine.cancelled) == 2)
