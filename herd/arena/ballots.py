@@ -9,6 +9,7 @@ from herd.arena.features import categories, style
 from herd.arena.leaks import leak, words_of
 from herd.arena.voters import Hourly
 from herd.errors import HerdError
+from herd.gateway.config import LOCAL
 from herd.store import Store
 from herd.store.votes import prompt_hash
 
@@ -83,14 +84,21 @@ class Ballots:
         """What gives a side away. Of a chosen pair the names are known: there is nothing to give away."""
         if row["kind"] == "pair":
             return None
-        table, spec = self.battles.gateway.now, self.battles.spec
-        for side in SIDES:
-            names = [row[f"{side}_target"]]
-            if own := table.config.targets.get(names[0]):
-                names += [own.provider, own.model] if own.provider != "local" else [own.model]
-            if found := leak(texts[side], words_of(*names, identities=spec.identities)):
+        words = {side: self._words(row[f"{side}_target"]) for side in SIDES}
+        for side, other in (SIDES, SIDES[::-1]):
+            if found := leak(texts[side], words[side], words[other]):
                 return found
         return None
+
+    def _words(self, name: str) -> list[str]:
+        """What gives a target away: its own name, its model's, and its provider's."""
+        names = [name]
+        try:
+            target = self.battles.gateway.now.target(name)
+            names += [target.model, *[target.provider] * (target.provider != LOCAL)]
+        except HerdError:  # it is gone
+            pass
+        return words_of(*names, identities=self.battles.spec.identities)
 
     async def reveal(self, row: Row, vote: Row | None = None) -> Row | None:
         """Who it was, their ratings with and without the battle's vote, and what each reply took; None without a vote."""

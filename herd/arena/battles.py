@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from herd.arena.features import language
 from herd.arena.pace import End, paced
 from herd.arena.voters import Hourly
 from herd.errors import HerdError
@@ -262,6 +263,7 @@ class Battles:
             replies = {side: self._reply(row, side, who, turns, said, prompt) for side in SIDES}
             turn = {"prompt": prompt, **{side: reply.id for side, reply in replies.items()}}
             await self.store.write_battle_change(row["id"], {"turns": [*turns, turn]})
+            asyncio.get_running_loop().run_in_executor(None, language, prompt)  # loaded when the vote comes
             sources = {side: self._source(reply) for side, reply in replies.items()}
             begun = False
             try:

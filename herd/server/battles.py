@@ -103,7 +103,7 @@ async def vote(
     if user is not None and not 0 < len(user) <= MAX_USER:
         raise ProtocolError(f"user must be text of 1 to {MAX_USER} characters", "user")
     row = await here.battles.get(id, who)
-    voter = await _voter(request, user) if row["kind"] == "embed" else who.voter
+    voter = await voter_of(request, user) if row["kind"] == "embed" else who.voter
     kept = await here.ballots.vote(row, who, outcome, voter=voter, reasons=reasons, comment=comment)
     row = {**row, "voted": row["voted"] or kept["created"]}
     shown = await here.battles.view(row, await here.ballots.reveal(row, kept))
@@ -175,10 +175,10 @@ def _texts(name: str, given: Any, most: int, form: re.Pattern[str]) -> list[str]
 
 
 async def _caller(request: Request, cookie: str | None = None) -> Caller:
-    return Caller(principal(request), await _voter(request, None, cookie))
+    return Caller(principal(request), await voter_of(request, None, cookie))
 
 
-async def _voter(request: Request, user: str | None, cookie: str | None = None) -> str:
+async def voter_of(request: Request, user: str | None, cookie: str | None = None) -> str:
     """The salted hash of who it is: an application's user, a browser by its cookie, or a key."""
     key, cookie = principal(request).id, _cookie(request) if cookie is None else cookie
     who = ("user", key, user) if user is not None else ("browser", cookie) if cookie else ("key", key)
