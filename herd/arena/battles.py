@@ -108,7 +108,8 @@ class Battles:
 
     async def begin_stored(self, who: Caller) -> Row:
         """One of the newest stored pairs on which this voter has not voted. Raises HerdError 404 "nothing_stored"."""
-        pairs = await asyncio.to_thread(self.store.stored_pairs, MAX_STORED, unvoted_by=who.voter)
+        found = await asyncio.to_thread(self.store.stored_pairs, MAX_STORED, unvoted_by=who.voter)
+        pairs = [pair for pair in found if _asked(pair["a"]) and _asked(pair["a"]) == _asked(pair["b"])]
         if not pairs:
             message = "there is no stored pair on which you have not voted; shadows, battles and replies that were written again make some"
             raise HerdError(message, status=404, code="nothing_stored")
