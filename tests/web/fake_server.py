@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import json
 import re
@@ -13,11 +14,11 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
-from . import fake_gateway
+from . import fake_arena, fake_gateway, fake_leaderboard
 
 WEB = Path(__file__).resolve().parents[2] / "herd" / "web"
 TYPES = {".html": "text/html", ".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml"}
-PAGES = ("/", "/traffic", "/conversations", "/routes", "/keys", "/models", "/runs")
+PAGES = ("/", "/arena", "/leaderboard", "/traffic", "/conversations", "/routes", "/keys", "/models", "/runs")
 CSP = "default-src 'self'; base-uri 'none'; frame-ancestors 'none'"
 STORY = "Once upon a time there was a little dog. He liked to run and play. One day he found a **red ball**. "
 DIGEST = "a1b2c3d4" * 8
@@ -127,11 +128,13 @@ class Handler(BaseHTTPRequestHandler):
             text = "".join(f"{json.dumps(row)}\n" for row in rows)
             disposition = f'attachment; filename="generations.{query["format"][0]}"'
             return self.send(200, text.encode(), "application/jsonl", Content_Disposition=disposition)
-        for (verb, pattern), answer in ROUTES.items():
+        for (verb, pattern), answer in {**STREAMS, **ROUTES}.items():
             match = re.fullmatch(pattern, path.removeprefix("/api/"))
             if match and verb == method:
                 try:
                     found = answer(state, *match.groups(), body=body, query=query)
+                    if (verb, pattern) in STREAMS:
+                        return self.stream(found)
                 except fake_gateway.Refused as error:
                     return self.error(error.status, error.message, error.param, error.code)
                 return self.error(404, f"There is no {path}.") if found is None else self.json(found)
@@ -148,6 +151,20 @@ class Handler(BaseHTTPRequestHandler):
         ):  # borders in the middle of events and characters
             self.wfile.write(f"{len(piece):x}\r\n".encode() + piece + b"\r\n")
             self.wfile.flush()
+
+    def stream(self, events: Iterator[Any]) -> None:
+        """Events as they come; the connection breaks where the generator ends without its last one, None."""
+        self.send_response(200)
+        for name, value in (("Content-Type", "text/event-stream"), ("Transfer-Encoding", "chunked")):
+            self.send_header(name, value)
+        self.end_headers()
+        self.close_connection = True
+        with contextlib.suppress(OSError):  # whoever listened has gone
+            for event in events:
+                if event is None:
+                    self.wfile.write(b"0\r\n\r\n")
+                else:
+                    self.chunk(event)
 
     def chat(self, body: dict[str, Any]) -> None:
         state = self.server.state
@@ -353,7 +370,10 @@ ROUTES = {
     ("POST", "runs/([^/]+)/cancel"): cancel,
     ("POST", "routes/([^/]+)/rollback"): rollback,
     **fake_gateway.ROUTES,
+    **fake_arena.ROUTES,
+    **fake_leaderboard.ROUTES,
 }
+STREAMS = {**fake_arena.STREAMS, **fake_leaderboard.STREAMS}  # their answers are generators of events
 
 
 class FakeServer(ThreadingHTTPServer):
