@@ -26,10 +26,11 @@ function useSlide(ref, value, place) {
 /** An interval and its estimate on a track: `at` gives the place of a value in percent. */
 export function Track({ low, value, high, at, paint, hollow, children }) {
   const ref = useRef();
+  const known = [low, value, high].some((x) => x != null);
   const from = low == null ? 0 : at(low), to = high == null ? 100 : at(high), middle = value == null ? from : at(value);
   useSlide(ref, middle, (x) => `translateX(${x}%)`);
   return html`<span class="track">${children}<span class="moves" ref=${ref} style=${{ transform: `translateX(${middle}%)`, color: paint }}>
-    <i class="reach" style=${{ left: `${from - middle}%`, width: `${to - from}%` }}></i>${value != null && html`<i class=${hollow ? "point hollow" : "point"}></i>`}</span></span>`;
+    ${known && html`<i class="reach" style=${{ left: `${from - middle}%`, width: `${to - from}%` }}></i>`}${value != null && html`<i class=${hollow ? "point hollow" : "point"}></i>`}</span></span>`;
 }
 
 const Grid = ({ axis }) => axis.ticks.map((tick) => html`<i class="tick" key=${tick} style=${{ left: `${axis.at(tick)}%` }}></i>`);
@@ -44,16 +45,16 @@ const Row = memo(({ row, place, axis, chosen, choose }) => {
 }, (a, b) => a.row === b.row && a.place === b.place && a.chosen === b.chosen && a.axis === b.axis);
 
 /** A dot and its interval a target on one axis; each is a button that chooses it. */
-export function Dots({ rows, a, b, choose }) {
+export function Dots({ rows, a, b, choose, gauge }) {
   const now = useRef();
   now.current = choose;
   const [shown, more] = useFold(rows, [a, b]);
-  const axis = useMemo(() => ratingScale(rows, innerWidth < 760 ? 4 : 8), [rows]);
+  const axis = useMemo(() => ratingScale(shown, innerWidth < 760 ? 4 : 8), [rows, shown.length]);
   const groups = new Set(rows.map(({ component }) => component)).size;
   return html`<section aria-label="Ratings"><div class="line axis" aria-hidden="true"><span class="ranks">Rank</span><span class="named"></span>
       <span class="track">${axis.ticks.map((tick, i) => html`<span key=${i} style=${{ left: `${axis.at(tick)}%` }}>${tick}</span>`)}</span><span class="figure">Rating</span></div>
-    <ol class="dots">${shown.map((row, i) => html`
-      ${groups > 1 && row.component !== shown[i - 1]?.component && html`<li class="apart" key=${`group ${row.component}`}>${i ? "Not comparable with those above: no vote connects them" : "Connected by votes"}</li>`}
+    <ol class="ladder">${shown.map((row, i) => html`
+      ${groups > 1 && row.component !== shown[i - 1]?.component && html`<li class="apart" key=${`group ${row.component}`}>${row.component == null ? "Without votes" : i ? "Not comparable with those above: no vote connects them" : "Connected by votes"}</li>`}
       <${Row} key=${row.name} row=${row} place=${i} axis=${axis} chosen=${row.name === a || row.name === b} choose=${(name) => now.current(name)} />`)}</ol>
-    <p class="soft small">The dot is the rating, the line its 95 % interval; 400 points are odds of ten to one.${rows.some(({ open }) => open === false) && " A hollow dot is a closed model."} Choose two to compare them.</p>${more}</section>`;
+    <p class="soft small">The dot is the rating, the line its 95 % interval; 400 points are odds of ten to one${gauge && `; ${gauge}`}.${rows.some(({ open }) => open === false) && " A hollow dot is a closed model."} Choose two to compare them.</p>${more}</section>`;
 }

@@ -1,22 +1,24 @@
-import { colour, count, percent } from "../lib/format.js";
+import { colour, count, percent, plural } from "../lib/format.js";
 import { html, memo, useEffect, useRef, useState } from "../lib/html.js";
 import { resolved, useTheme } from "../lib/plot.js";
 import { Named } from "../parts.js";
 import { between } from "./numbers.js";
 
 const SHADES = 20, MOST = 44, LISTED = 200;
-const mixed = (token, i) => `color-mix(in oklab, var(${token}) ${(85 * i) / SHADES}%, var(--raised))`;
+const mixed = (token, i) => `color-mix(in oklab, var(${token}) ${(100 * i) / SHADES}%, var(--line))`; // also a tie is seen beside a pair without votes
+const lightness = (colour) => parseFloat(colour.slice("oklab(".length));
 const best = (counts) => Math.max(1, ...counts.map((row) => Math.max(...row, 0)));
 
-/** What each map shows: [title, legend, shade of cell i, j in −1 … 1, its number]. */
+/** What each map shows: [title, kind of scale, its ends, shade of cell i, j in −1 … 1, its number]. */
 const MAPS = [
-  ["Won, of the votes between the two", ["lost", "even", "won"], ({ fraction }, i, j) => (fraction[i][j] == null ? null : 2 * fraction[i][j] - 1), ({ fraction }, i, j) => String(Math.round(100 * fraction[i][j]))],
-  ["Votes between the two", ["none", "most"], ({ counts }, i, j, most) => (counts[i][j] ? Math.sqrt(counts[i][j] / most) : null), ({ counts }, i, j) => count(Math.round(counts[i][j]))],
+  ["Won, of the votes between the two", "both-ways", ["0 %", "100 %"], ({ fraction }, i, j) => (fraction[i][j] == null ? null : 2 * fraction[i][j] - 1), ({ fraction }, i, j) => String(Math.round(100 * fraction[i][j]))],
+  ["Votes between the two", "one-way", ["none", "most"], ({ counts }, i, j, most) => (counts[i][j] ? Math.sqrt(counts[i][j] / most) : null), ({ counts }, i, j) => count(Math.round(counts[i][j]))],
 ];
 function words({ names, fraction, low, high, counts }, i, j) {
   if (i === j) return names[i];
   if (!counts[i][j]) return `${names[i]} and ${names[j]}: no votes yet`;
-  return `${names[i]} won ${percent(fraction[i][j])} (${between(low[i][j], high[i][j], percent)}) of ${count(Math.round(counts[i][j]))} votes against ${names[j]}`;
+  if (fraction[i][j] == null) return `${names[i]} and ${names[j]}: ${plural(counts[i][j], "vote")}, none for either`;
+  return `${names[i]} won ${percent(fraction[i][j])} (${between(low[i][j], high[i][j], percent)}) of ${plural(Math.round(counts[i][j]), "vote")} against ${names[j]}`;
 }
 
 /** Each target against each other: what share it won, and of how many votes. */
@@ -40,7 +42,7 @@ export const Heat = memo(({ pairs }) => {
       ${listed.length > LISTED && html`<p class="soft small">The ${LISTED} with the most votes of ${count(listed.length)}; <code>herd arena export --format counts</code> has all.</p>`}`}</section>`;
 }, (x, y) => x.pairs === y.pairs);
 
-function Map({ map: [title, ends, shade, number], pairs, at, setCell, onKey }) {
+function Map({ map: [title, kind, ends, shade, number], pairs, at, setCell, onKey }) {
   const box = useRef(), size = useRef({});
   const theme = useTheme();
   const { names } = pairs, k = names.length;
@@ -55,7 +57,7 @@ function Map({ map: [title, ends, shade, number], pairs, at, setCell, onKey }) {
     const { side, left, top } = size.current, [j, i] = [Math.floor((event.offsetX - left) / side), Math.floor((event.offsetY - top) / side)];
     if (i >= 0 && j >= 0 && i < k && j < k) setCell([i, j]);
   };
-  return html`<figure class="map-of"><figcaption><b>${title}</b><span class=${`key keys-${ends.length}`} aria-hidden="true">${ends[0]}<i></i>${ends.slice(1).join(" · ")}</span></figcaption>
+  return html`<figure class="map-of"><figcaption><b>${title}</b><span class=${`key ${kind}`} aria-hidden="true">${ends[0]}<i></i>${ends[1]}</span></figcaption>
     <div class="wide-table" ref=${box} tabindex="0" role="application" aria-label=${`${title}, ${k} by ${k} targets. The arrow keys go through the cells; Pair by pair has the numbers.`} onKeyDown=${onKey}><canvas onPointerMove=${point} onPointerDown=${point}></canvas></div></figure>`;
 }
 
@@ -72,7 +74,7 @@ function paint(box, pairs, shade, number, at) {
   Object.assign(canvas.style, { width: `${width}px`, height: `${height}px` });
   pen.scale(ratio, ratio);
   const shades = Object.fromEntries([["--data-2", 1], ["--data-1", -1]].flatMap(([token, sign]) => Array.from({ length: SHADES + 1 }, (_, i) => [sign * i || 0, resolved(box, mixed(token, i))])));
-  const [ink, paper, line, soft] = ["--ink", "--raised", "--line", "--soft"].map((token) => resolved(box, `var(${token})`));
+  const [ink, paper, line, soft] = ["--ink", "--raised", "--edge", "--soft"].map((token) => resolved(box, `color-mix(in oklab, var(${token}), var(${token}))`));
   pen.font = `${Math.min(12, side - 1)}px system-ui`;
   pen.textBaseline = "middle";
   for (let i = 0; i < k; i++) {
@@ -91,12 +93,14 @@ function paint(box, pairs, shade, number, at) {
   pen.textAlign = "center";
   for (let i = 0; i < k; i++) for (let j = 0; j < k; j++) {
     const value = i === j ? null : shade(pairs, i, j, most), x = left + side * j, y = top + side * i;
-    const step = value == null ? 0 : Math.round(SHADES * Math.max(-1, Math.min(1, value)));
-    pen.fillStyle = i === j ? line : shades[step];
+    if (i === j) { pen.fillStyle = line; pen.fillRect(x + side / 2 - 1, y + side / 2 - 1, 2, 2); }
+    if (value == null) continue;
+    const filled = shades[Math.round(SHADES * value)], far = (colour) => Math.abs(lightness(colour) - lightness(filled));
+    pen.fillStyle = filled;
     pen.fillRect(x, y, side - 1, side - 1);
-    if (side < 26 || i === j) continue;
-    pen.fillStyle = Math.abs(step) > 0.6 * SHADES ? paper : value == null ? soft : ink;
-    pen.fillText(value == null ? "·" : number(pairs, i, j), x + side / 2, y + side / 2, side - 3);
+    if (side < 26) continue;
+    pen.fillStyle = far(ink) > far(paper) ? ink : paper;
+    pen.fillText(number(pairs, i, j), x + side / 2, y + side / 2, side - 3);
   }
   if (at) { pen.strokeStyle = ink; pen.lineWidth = 2; pen.strokeRect(left + side * at[1] - 1, top + side * at[0] - 1, side + 1, side + 1); }
   return { side, left, top };

@@ -40,8 +40,8 @@ function Plot({ data, bests, chosen }) {
     plot.current = new uPlot({
       width: box.current.clientWidth, height: HEIGHT, legend: { show: false }, cursor: { y: false, drag: { x: false, y: false } },
       axes: [axis(box.current, { size: 28, values: (u, ticks) => ticks.map(when), space: 64 }), axis(box.current, { label: "rating", labelSize: 18, labelFont: "12px system-ui", size: 48 })],
-      series: [{}, ...lines.flatMap(({ colour: paint, dash }) => [{ stroke: resolved(box.current, paint), width: 2, dash, points: { size: 5 } }, ...[0, 0].map(() => ({ stroke: null, width: 0, points: { show: false } }))])],
-      bands: lines.map(({ colour: paint }, i) => ({ series: [3 * i + 3, 3 * i + 2], fill: resolved(box.current, `color-mix(in srgb, ${paint} 16%, transparent)`) })),
+      series: [{}, ...lines.flatMap(({ colour: paint, dash }) => [{ stroke: resolved(box.current, paint), width: 2, dash, points: { show: data.times.length < 3 } }, ...[0, 0].map(() => ({ stroke: null, width: 0, points: { show: false } }))])],
+      bands: lines.slice(0, bests.length).map(({ colour: paint }, i) => ({ series: [3 * i + 3, 3 * i + 2], fill: resolved(box.current, `color-mix(in srgb, ${paint} 16%, transparent)`) })),
       hooks: { setCursor: [(u) => setAt(u.cursor.left < 0 ? null : u.cursor.idx)] },
     }, columns, box.current);
     return follow(box.current, plot.current, HEIGHT);

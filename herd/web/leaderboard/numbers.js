@@ -27,4 +27,4 @@ export const between = (low, high, say = whole) => (low != null && high != null 
 export const rated = (row) => (row.rating == null ? row.separated ?? "–" : whole(row.rating));
 /** From the best to the worst rank that the votes allow. */
 export const ranks = ({ best, worst }, to = "–") => (best == null ? "–" : best === worst ? String(best) : `${best}${to}${worst}`);
-export const said = (row) => `${row.name}, rank ${ranks(row, " to ")}, rating ${rated(row)}, 95 % interval ${between(row.low, row.high)}`;
+export const said = (row) => `${row.name}, ranks ${ranks(row, " to ")}, rating ${rated(row)}, 95 % interval ${between(row.low, row.high)}`;

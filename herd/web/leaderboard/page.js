@@ -1,6 +1,6 @@
 import { get } from "../lib/api.js";
 import { clock, count, plural } from "../lib/format.js";
-import { html, useEffect, useMemo, useRef, useState } from "../lib/html.js";
+import { html, useEffect, useMemo, useState } from "../lib/html.js";
 import { address, asked as askedNow, go } from "../lib/router.js";
 import { useReading } from "../parts.js";
 import { Bones, Failed, Top } from "../shell.js";
@@ -21,8 +21,8 @@ export function Leaderboard() {
   const query = new URLSearchParams({ raters, style: style === "1" ? 1 : 0, open: open === "1" ? 1 : 0, ...(category ? { category } : {}) });
   const read = async () => ({ ...(await get(`leaderboard?${query}`)), read: new Date() });
   const { data, error, busy, load } = useReading(read, String(query));
-  const live = useLive((version) => { if (version !== data?.version) load(); });
-  const rows = useMemo(() => data && [...data.rows].sort((x, y) => x.component - y.component), [data]); // each group of targets that votes connect by itself
+  const live = useLive(data, load);
+  const rows = useMemo(() => data && [...data.rows].sort((x, y) => (x.component ?? 1e9) - (y.component ?? 1e9)), [data]); // each group of targets that votes connect by itself
   const choose = (name) => turn(name === a ? { a: b ?? null, b: null } : name === b ? { b: null } : a ? { b: name } : { a: name });
   const beside = [category && "over all categories", style === "1" && "without style control"].filter(Boolean).join(", ");
   return html`<main id="main" class="page"><${Top} route=""><h1>Leaderboard</h1><//>
@@ -30,10 +30,10 @@ export function Leaderboard() {
       <${Controls} ...${{ data, raters, category, style, open, turn, live }} />
       ${error && html`<${Failed} error=${error} kept=${data ? "What is shown was read before." : "Votes are kept all the same."} retry=${load} />`}
       ${!data ? !error && html`<${Bones} what="the leaderboard" heights=${[64, 110, 420, 300]} />`
-        : !rows.length ? html`<${Empty} ...${{ data, raters, category, open, turn }} />`
+        : !rows.some(({ votes }) => votes) ? html`<${Empty} ...${{ data, raters, category, open, turn }} />`
         : html`<${Standing} data=${data} raters=${raters} />
-          <${Compare} ...${{ a, b, raters, version: data.version, turn }} names=${rows.map(({ name }) => name)} beside=${beside && `This sentence is ${beside}.`} />
-          <${Dots} ...${{ rows, a, b, choose }} />
+          <div class="ranking"><${Compare} ...${{ a, b, raters, version: data.version, turn }} names=${rows.map(({ name }) => name)} beside=${beside && `This sentence is ${beside}.`} />
+            <${Dots} ...${{ rows, a, b, choose }} gauge=${data.gauge} /></div>
           ${data.style && html`<${Style} ...${data.style} />`}
           <${Table} ...${{ rows, a, b }} />
           <${Heat} pairs=${data.pairs} />
@@ -42,27 +42,30 @@ export function Leaderboard() {
     </div></main>`;
 }
 
-/** Calls `changed` with the board's version when votes came, at most twice a second, while somebody looks; whether it listens. */
-function useLive(changed) {
-  const [listens, setListens] = useState(false);
-  const now = useRef();
-  now.current = changed;
+/** Reads again, at most once a second and while somebody looks, until `data` is of the version that the server tells of; whether it listens. */
+function useLive(data, load) {
+  const [{ told, listens }, set] = useState({ told: null, listens: false });
   useEffect(() => {
-    let source = null, again = 0, soon = 0, version = null, last = 0;
-    const tell = () => { soon = 0; last = Date.now(); now.current(version); };
+    if (told == null || !data || told === data.version) return;
+    const soon = setTimeout(load, Math.max(0, 1000 - (Date.now() - data.read)));
+    return () => clearTimeout(soon);
+  }, [told, data]);
+  useEffect(() => {
+    let source = null, again = 0;
+    const hear = (patch) => set((now) => ({ ...now, ...patch }));
     const listen = () => { // not from a tab in the background: a browser has six connections to a server
       source?.close();
       clearTimeout(again);
-      setListens(false);
+      hear({ listens: false });
       if (document.hidden) return;
       source = new EventSource("/api/leaderboard/live");
-      source.onopen = () => setListens(true);
-      source.onmessage = ({ data }) => { version = JSON.parse(data).version; soon ||= setTimeout(tell, Math.max(0, last + 500 - Date.now())); };
-      source.onerror = () => { setListens(false); if (source.readyState === EventSource.CLOSED) again = setTimeout(listen, 10000); };
+      source.onopen = () => hear({ listens: true });
+      source.onmessage = ({ data: text }) => hear({ told: JSON.parse(text).version });
+      source.onerror = () => { hear({ listens: false }); if (source.readyState === EventSource.CLOSED) again = setTimeout(listen, 10000); };
     };
     listen();
     document.addEventListener("visibilitychange", listen);
-    return () => { document.removeEventListener("visibilitychange", listen); source?.close(); clearTimeout(again); clearTimeout(soon); };
+    return () => { document.removeEventListener("visibilitychange", listen); source?.close(); clearTimeout(again); };
   }, []);
   return listens;
 }
@@ -85,16 +88,15 @@ function Controls({ data, raters, category, style, open, turn, live }) {
 function Standing({ data, raters }) {
   const { totals, problems, progress } = data;
   const reasons = Object.entries(totals.void ?? {}).filter(([, n]) => n), voided = reasons.reduce((sum, [, n]) => sum + n, 0);
-  const parts = [
-    raters === "people" ? `${plural(totals.people, "vote")} of people` : `Only votes of ${called(raters)}; those of people stand by themselves`,
-    totals.voters && `${plural(totals.voters, "voter")}`, totals.both_bad && `${count(totals.both_bad)} both bad`,
+  const parts = raters !== "people" ? [`Only votes of ${called(raters)}; those of people stand by themselves`] : [
+    `${plural(totals.people, "vote")} of people`, totals.voters && plural(totals.voters, "voter"), totals.both_bad && `${count(totals.both_bad)} both bad`,
     voided && `${count(voided)} void (${reasons.map(([why, n]) => `${why} ${count(n)}`).join(", ")})`,
     totals.flagged_voters && `${plural(totals.flagged_voters, "voter")} flagged, whose ${plural(totals.flagged_votes, "vote")} ${totals.flagged_votes === 1 ? "does" : "do"} not count`,
-    raters === "people" && totals.judges && `${plural(totals.judges, "vote")} of judges, not in here`,
+    totals.judges && `${plural(totals.judges, "vote")} of judges, not in here`,
   ];
   return html`<section class="standing" aria-label="How it stands">
     ${problems.map((text) => html`<p key=${text} class="problem"><i class="dot caution"></i><span>${text}</span></p>`)}
-    <p>${progress && html`<b>${progress[0].toUpperCase() + progress.slice(1)}.</b> `}<a href="/arena">Vote in the arena</a></p><p class="soft small">${parts.filter(Boolean).join(" · ")}</p></section>`;
+    <p>${progress && html`<b>So far: ${progress}.</b> `}<a href="/arena">Vote in the arena</a></p><p class="soft small">${parts.filter(Boolean).join(" · ")}</p></section>`;
 }
 
 const FEATURES = { length: "longer", headers: "with more headers", lists: "with more list items", bold: "with more bold text", left: "at the left" };
@@ -110,7 +112,7 @@ function Style({ coefficients, left_out }) {
 
 function Empty({ data, raters, category, open, turn }) {
   if (open === "1" || category || raters !== "people") return html`<div class="empty"><h2>No votes here</h2>
-    <p>${[category && `in ${category}`, open === "1" && "between open models", raters !== "people" && `of ${called(raters)}`].filter(Boolean).join(", ")} there are none${data.totals.votes ? `, of ${plural(data.totals.votes, "vote")} in all` : ""}.</p>
+    <p>There are none ${[category && `in ${category}`, open === "1" && "between open models", raters !== "people" && `of ${called(raters)}`].filter(Boolean).join(", ")}${data.totals.votes ? `, of ${plural(data.totals.votes, "vote")} in all` : ""}.</p>
     <p><button class="primary" onClick=${() => turn({ category: null, open: null, raters: null })}>Show all votes of people</button></p></div>`;
   return html`<div class="empty"><h2>No votes yet</h2><p>Each vote in the arena, which of two replies is better, moves the targets here: a dot with its interval, what is still undecided, and what the better one costs.</p>
     <p><a class="start" href="/arena">Cast the first vote</a></p></div>`;

@@ -1,5 +1,5 @@
 import { colour } from "../lib/format.js";
-import { html, memo, useState } from "../lib/html.js";
+import { html, memo, useLayoutEffect, useRef, useState } from "../lib/html.js";
 import { Choice } from "../parts.js";
 import { between, rated, ratingScale } from "./numbers.js";
 import { MEASURES } from "./table.js";
@@ -22,6 +22,18 @@ export function frontier(rows, key) {
   return sorted.filter((row, i) => sorted.slice(0, i).every((other) => other.rating < row.rating));
 }
 
+/** Places for names beside their dots, {x, y in percent}, so that none lies over another; one that finds no room is left out. */
+function labels(named, width, height) {
+  const placed = [];
+  for (const { name, x, y } of named) {
+    const text = name.length > 24 ? `${name.slice(0, 23)}…` : name, wide = 7 * text.length, px = (x * width) / 100, py = (y * height) / 100;
+    const box = [[8, -8], [-8 - wide, -8], [8, 16], [-8 - wide, 16]].map(([dx, dy]) => ({ text, name, left: px + dx, top: py + dy }))
+      .find(({ left, top }) => left > 0 && left + wide < width && top > 8 && top < height && placed.every((other) => left > other.left + 7 * other.text.length || left + wide < other.left || Math.abs(top - other.top) > 14));
+    if (box) placed.push(box);
+  }
+  return placed;
+}
+
 /** Rating against what a reply costs, or takes; the line joins those that are worth their price. */
 export const Pareto = memo(({ rows, a, b }) => {
   const [key, setKey] = useState("cost");
@@ -35,18 +47,25 @@ export const Pareto = memo(({ rows, a, b }) => {
 }, (x, y) => x.rows === y.rows && x.a === y.a && x.b === y.b);
 
 function Scatter({ rows, best, key_, title, say, listed, chosen }) {
+  const box = useRef();
+  const [size, setSize] = useState([0, 0]);
+  useLayoutEffect(() => {
+    const observer = new ResizeObserver(([{ contentRect }]) => setSize([contentRect.width, contentRect.height]));
+    observer.observe(box.current);
+    return () => observer.disconnect();
+  }, []);
   const up = ratingScale(rows, 5), along = amounts(rows, key_);
   const x = (value) => `${along.at(value)}%`, y = (value) => `${100 - up.at(value)}%`;
   const steps = best.slice(1).flatMap((row, i) => [[best[i], row, "flat"], [best[i], row, "rise"]]);
-  const last = best.at(-1);
+  const last = best.at(-1), named = rows.filter((row) => chosen.includes(row.name) || best.includes(row) || rows.length < 12).sort((p, q) => chosen.includes(q.name) - chosen.includes(p.name) || q.rating - p.rating);
   return html`<div class="scatter"><span class="up soft small" aria-hidden="true">rating</span>
-    <svg role="img" aria-label=${`Rating against ${title.toLowerCase()}. Not beaten at its price or less: ${listed}`}>
-      ${up.ticks.map((tick) => html`<line key=${tick} class="rule" x1="0" x2="100%" y1=${y(tick)} y2=${y(tick)} /><text key=${`t${tick}`} x="2" y=${y(tick)} dy="-3">${tick}</text>`)}
+    <svg ref=${box} role="img" aria-label=${`Rating against ${title.toLowerCase()}. Not beaten at its price or less: ${listed}`}>
+      ${up.ticks.map((tick) => html`<line key=${tick} class="rule" x1="0" x2="100%" y1=${y(tick)} y2=${y(tick)} /><text key=${`t${tick}`} x="-6" y=${y(tick)} dy="4" text-anchor="end">${tick}</text>`)}
       ${steps.map(([from, to, kind], i) => html`<line key=${`f${i}`} class="frontier" x1=${x((kind === "flat" ? from : to)[key_].median)} x2=${x(to[key_].median)} y1=${y(from.rating)} y2=${y((kind === "flat" ? from : to).rating)} />`)}
       <line class="frontier" x1=${x(last[key_].median)} x2="100%" y1=${y(last.rating)} y2=${y(last.rating)} />
       ${rows.map((row) => html`<g key=${row.name} style=${{ color: colour(row.name) }}><title>${`${row.name}: rating ${rated(row)} (${between(row.low, row.high)}), ${title.toLowerCase()} ${say(row[key_].median)} (${between(row[key_].low, row[key_].high, say)})`}</title>
         <line x1=${x(row[key_].low ?? row[key_].median)} x2=${x(row[key_].high ?? row[key_].median)} y1=${y(row.rating)} y2=${y(row.rating)} /><line x1=${x(row[key_].median)} x2=${x(row[key_].median)} y1=${y(row.low ?? up.from)} y2=${y(row.high ?? up.to)} />
         <circle cx=${x(row[key_].median)} cy=${y(row.rating)} r="5" class=${row.open === false ? "hollow" : ""} /></g>`)}
-      ${rows.filter((row) => best.includes(row) || chosen.includes(row.name)).map((row) => { const end = along.at(row[key_].median) > 60; return html`<text key=${`n${row.name}`} class="name" x=${x(row[key_].median)} y=${y(row.rating)} dx=${end ? -8 : 8} dy="-8" text-anchor=${end ? "end" : "start"}>${row.name.length > 24 ? `${row.name.slice(0, 23)}…` : row.name}</text>`; })}
+      ${labels(named.map((row) => ({ name: row.name, x: along.at(row[key_].median), y: 100 - up.at(row.rating) })), ...size).map(({ name, text, left, top }) => html`<text key=${`n${name}`} class="name" x=${left} y=${top}>${text}</text>`)}
     </svg><div class="below soft small" aria-hidden="true">${along.ticks.map((tick) => html`<span key=${tick} style=${{ left: x(tick) }}>${say(tick)}</span>`)}</div><p class="soft small along" aria-hidden="true">${title}${along.ticks[0] !== 0 || along.ticks.length > 1 ? ", logarithmic" : ""}</p></div>`;
 }
