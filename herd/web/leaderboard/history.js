@@ -22,7 +22,7 @@ export function History({ raters, category, a, b }) {
   const able = data?.series.filter(drawn) ?? [], some = able.filter(({ name }) => name === a || name === b);
   const chosen = some.length || bests.length ? some : able.sort((x, y) => last(y) - last(x)).slice(0, MOST);
   const lines = useMemo(() => [...bests.map(([key, title, paint, dash]) => ({ ...data[key], title, colour: paint, dash, band: true })),
-    ...chosen.map((one, i) => ({ ...one, title: one.name, colour: colour(one.name), dash: DASHES[i] }))], [data, a, b]);
+    ...chosen.map((one, i) => ({ ...one, title: one.name, colour: colour(one.name), dash: DASHES[i], band: !bests.length && chosen.length < 3 }))], [data, a, b]);
   return html`<section><h2>${data && !bests.length ? "Over time" : "Over time: best open against best closed"}</h2>
     ${error && !data ? html`<${Failed} error=${error} kept="The leaderboard stays as it is." retry=${load} />`
       : !data ? html`<${Bones} what="the history" heights=${[HEIGHT + 28]} />`
