@@ -10,6 +10,7 @@ from sqlalchemy import (
     Connection,
     Select,
     and_,
+    bindparam,
     func,
     insert,
     literal,
@@ -25,6 +26,7 @@ from herd.store.database import rows
 from herd.store.generations import Generations, was_deleted
 from herd.store.tables import battle_turns, battles, frozen, generations, messages, settings, votes
 
+_BATTLE = select(battles).where(battles.c.id == bindparam("id"))
 _INSERT_TURN = insert_new(battle_turns)
 _PUT_TURN = _INSERT_TURN.on_conflict_do_update(
     index_elements=["battle", "turn"], set_={"a": _INSERT_TURN.excluded.a, "b": _INSERT_TURN.excluded.b}
@@ -43,7 +45,7 @@ class Battles(Generations):
         return self.write(lambda connection: _put(connection, row))
 
     def battle(self, id: str) -> dict[str, Any] | None:
-        return next(iter(self._fetch(select(battles).where(battles.c.id == id))), None)
+        return next(iter(self._fetch(_BATTLE.params(id=id))), None)
 
     def change_battle(self, id: str, values: Mapping[str, Any]) -> dict[str, Any]:
         """The battle with other values. Raises HerdError 404."""

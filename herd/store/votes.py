@@ -56,6 +56,7 @@ _BOTH = select(*generations.c["id", "route", "target", "target_digest", "convers
     generations.c.id.in_((bindparam("a"), bindparam("b")))
 )
 _ASKED = select(generations.c.request).where(generations.c.id == bindparam("id"))
+_OF_BATTLE = select(votes).where(votes.c.battle == bindparam("battle"), votes.c.rater.is_(None))
 _CAST = select(sa.func.count().label("cast")).where(votes.c.voter == bindparam("voter"))
 _OPEN = select(battles.c.id).where(battles.c.id == bindparam("id"))
 _CLOSE = update(battles).where(battles.c.id == bindparam("of")).values(voted=bindparam("now"))
@@ -115,8 +116,7 @@ class Votes(Database):
 
     def battle_vote(self, battle: str) -> dict[str, Any] | None:
         """The person's vote on a battle."""
-        query = select(votes).where(votes.c.battle == battle, votes.c.rater.is_(None))
-        return next(iter(self._fetch(query)), None)
+        return next(iter(self._fetch(_OF_BATTLE.params(battle=battle))), None)
 
     def votes_of(self, voter: str) -> int:
         """How many votes this voter has cast."""
