@@ -1,5 +1,6 @@
 """Generations and votes: durable when acknowledged, idempotent, joined to preferences."""
 
+import hashlib
 import signal
 import subprocess
 import sys
@@ -71,7 +72,18 @@ def test_500_votes_a_second_from_threads(talk: Store) -> None:
 def test_a_vote_is_idempotent(talk: Store) -> None:
     vote = {"id": "v", "a": "g1", "b": "g2", "outcome": "a", "source": "regenerate", "voter": "w"}
     first = talk.add_vote(**vote)  # type: ignore[arg-type]
-    assert {**first, "created": None} == {**vote, "created": None}
+    known = {
+        "a_target": "cria",
+        "b_target": "cria",
+        "a_digest": "d" * 64,
+        "b_digest": "d" * 64,
+        "conversation": "c",
+    }
+    known["prompt"] = hashlib.sha256(b"question").hexdigest()
+    assert {name: value for name, value in first.items() if value is not None and name != "created"} == {
+        **vote,
+        **known,
+    }
     assert talk.add_vote(**vote) == first  # type: ignore[arg-type]
     assert talk.votes() == [first]
     with pytest.raises(HerdError) as caught:

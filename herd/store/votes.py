@@ -1,0 +1,193 @@
+"""Votes: durable when acknowledged, one a battle, and the preferences that they make."""
+
+import asyncio
+import hashlib
+import json
+import tempfile
+import time
+from collections.abc import Iterable, Mapping
+from itertools import islice
+from typing import IO, Any
+
+import sqlalchemy as sa
+from sqlalchemy import Connection, Select, bindparam, literal_column, select, update
+from sqlalchemy.dialects.postgresql import insert as insert_new
+
+from herd.errors import HerdError
+from herd.store.database import Database
+from herd.store.generations import about, was_deleted
+from herd.store.tables import battles, generations, votes
+
+OUTCOMES = ("a", "b", "tie", "both_bad")
+AT_ONCE = 5000  # rows of an import that are in memory together
+COLUMNS = tuple(votes.c.keys())
+WORDS = ("reasons", "comment", "details")  # what of a vote goes when its conversation is deleted
+
+# Built once: votes come in bursts, and building a statement costs more than running it.
+_INSERT = insert_new(votes).on_conflict_do_nothing()
+# By its battle first, so that whoever votes twice there is told so.
+_KEPT = (
+    select(votes)
+    .where(
+        (votes.c.id == bindparam("id")) | ((votes.c.battle == bindparam("battle")) & votes.c.rater.is_(None))
+    )
+    .order_by(votes.c.battle.is_distinct_from(bindparam("battle")))
+    .limit(1)
+)
+_BOTH = select(*generations.c["id", "route", "target", "target_digest", "conversation"]).where(
+    generations.c.id.in_((bindparam("a"), bindparam("b")))
+)
+_ASKED = select(generations.c.request).where(generations.c.id == bindparam("id"))
+_OPEN = select(battles.c.id).where(battles.c.id == bindparam("id"))
+_CLOSE = update(battles).where(battles.c.id == bindparam("of")).values(voted=bindparam("now"))
+_ROWID = literal_column("votes.rowid", sa.BigInteger)
+_BOARD = (
+    select(
+        _ROWID,
+        *votes.c[
+            "a_target", "b_target", "outcome", "source", "rater", "voter", "conversation", "prompt", "turns"
+        ],
+        *(sa.cast(votes.c[name], sa.Text).label(name) for name in ("tags", "style")),
+        *votes.c["void", "created", "id"],
+    )
+    .where(bindparam("after") < _ROWID)
+    .order_by(_ROWID)
+    .limit(bindparam("most"))
+)
+
+
+def prompt_hash(text: str) -> str | None:
+    """By which duplicates of a first question are found, and frozen ones known; None for no text."""
+    plain = text.strip().lower()
+    return hashlib.sha256(plain.encode("utf-8", "surrogatepass")).hexdigest() if plain else None
+
+
+class Votes(Database):
+    """The part of the store that is about votes. One is a dict with the columns of its table."""
+
+    def add_vote(self, **row: Any) -> dict[str, Any]:
+        """The vote as it is kept, durable; columns that are not given and that its generations know are theirs.
+
+        The same id again is the same vote, and so is the same outcome for the same battle by a person; else HerdError 409
+        (code "conflict" or "voted"). 404 for an unknown generation or battle.
+        """
+        return self._write(lambda connection: _add(connection, row))
+
+    def write_vote(self, row: Mapping[str, Any]) -> "asyncio.Future[dict[str, Any]]":
+        """As `add_vote`, for a coroutine to await."""
+        return self.write(lambda connection: _add(connection, row))
+
+    def add_votes(self, rows: Iterable[Mapping[str, Any]]) -> int:
+        """Keep them all or, if anything fails, none; how many had an id that was not known. Needs room for a few of them
+        in memory, and for all in a temporary file, so that only the writing itself keeps other writers waiting."""
+        with tempfile.TemporaryFile("w+", encoding="ascii") as file:
+            for row in rows:
+                file.write(json.dumps(_values(row), allow_nan=False) + "\n")
+            return self._write(lambda connection: _add_all(connection, file))
+
+    def votes(self, *, route: str | None = None, conversation: str | None = None) -> list[dict[str, Any]]:
+        """The oldest first; those on a route's generations, or on a conversation's."""
+        query: Select[Any] = select(votes)
+        if route is not None or conversation is not None:
+            query = query.join(generations, generations.c.id == votes.c.a)
+            query = about(query, {"route": route, "conversation": conversation})
+        return self._fetch(query.order_by(votes.c.created, votes.c.id))
+
+    def votes_after(self, rowid: int, limit: int) -> list[tuple[Any, ...]]:
+        """Votes in the order in which they were committed, after the one with this `rowid`: (rowid, a_target, b_target,
+        outcome, source, rater, voter, conversation, prompt, turns, tags, style, void, created, id). tags and style are
+        JSON text or None."""
+        with self._read() as connection:
+            return [tuple(row) for row in connection.execute(_BOARD, {"after": rowid, "most": limit})]
+
+    def pairs(self, route: str) -> list[dict[str, Any]]:
+        """The people's votes on a route with what they are about, the oldest first.
+
+        Each is {"id", "conversation", "prompt": chat messages, "a", "b": texts, "a_id", "b_id", "outcome"}. Left
+        out are void votes, votes without text (not kept, or deleted), and those on replies to different prompts.
+        """
+        a, b = generations.alias("a"), generations.alias("b")
+        query = (
+            select(votes.c.id, votes.c.outcome, votes.c.a.label("a_id"), votes.c.b.label("b_id"))
+            .add_columns(a.c.conversation, a.c.reply.label("a"), b.c.reply.label("b"))
+            .add_columns(a.c.request.label("prompt"), b.c.request.label("other"))
+            .join(a, a.c.id == votes.c.a)
+            .join(b, b.c.id == votes.c.b)
+            .where(a.c.route == route, votes.c.void.is_(None), votes.c.rater.is_(None))
+            .order_by(votes.c.created, votes.c.id)
+        )
+        pairs = []
+        for row in self._fetch(query):
+            row["prompt"], other = _prompt(row["prompt"]), _prompt(row.pop("other"))
+            if any(m["content"] for m in row["prompt"]) and _said(row["prompt"]) == _said(other):
+                pairs.append(row)
+        return pairs
+
+
+def _values(row: Mapping[str, Any]) -> list[Any]:
+    """A vote's columns in their order. Raises HerdError for what cannot be one."""
+    if unknown := row.keys() - set(COLUMNS):
+        raise HerdError(f"a vote has no field {min(unknown)!r}", status=500)
+    if row.get("outcome") not in OUTCOMES:
+        raise HerdError(f"outcome must be one of {', '.join(OUTCOMES)}, not {row.get('outcome')!r:.60}")
+    return [row.get(name) for name in COLUMNS]
+
+
+def _add(connection: Connection, given: Mapping[str, Any]) -> dict[str, Any]:
+    now = time.time()
+    row = dict(zip(COLUMNS, _values(given), strict=True))
+    row["created"] = now if row["created"] is None else row["created"]
+    battle = row["battle"] if row["rater"] is None else None
+    if row["a"] is not None or row["b"] is not None:
+        _complete(connection, row)
+    if battle is not None and not connection.execute(_OPEN, {"id": battle}).first():
+        raise HerdError(f"no battle {battle!r:.100}", status=404, code="not_found")
+    said = any(row[name] is not None for name in WORDS)
+    if said and was_deleted(connection, row["conversation"], row["created"]):
+        row.update(dict.fromkeys(WORDS))
+    if connection.execute(_INSERT, row).rowcount:
+        if battle is not None:
+            connection.execute(_CLOSE, {"of": battle, "now": now})
+        return row
+    kept = dict(connection.execute(_KEPT, {"id": row["id"], "battle": battle}).mappings().one())
+    if battle is not None and kept["battle"] == battle:
+        if kept["outcome"] != row["outcome"]:
+            raise HerdError("this battle has its vote already, another one", status=409, code="voted")
+        return kept
+    same = ("battle", "a", "b", "a_target", "b_target", "outcome", "rater")
+    if any(kept[name] != row[name] for name in same):
+        raise HerdError(f"vote {row['id']!r:.100} says something else already", status=409, code="conflict")
+    return kept
+
+
+def _complete(connection: Connection, row: dict[str, Any]) -> None:
+    """What is not given and the generations know."""
+    known = {found.id: found for found in connection.execute(_BOTH, {"a": row["a"], "b": row["b"]})}
+    for side in ("a", "b"):
+        found = known.get(row[side])
+        if found is None:
+            raise HerdError(f"no generation {row[side]!r:.100}", status=404, code="not_found")
+        row[f"{side}_target"] = row[f"{side}_target"] or found.target or found.route
+        row[f"{side}_digest"] = row[f"{side}_digest"] or found.target_digest
+    row["conversation"] = row["conversation"] or known[row["a"]].conversation
+    if row["prompt"] is None:
+        asked = _prompt(connection.execute(_ASKED, {"id": row["a"]}).scalar_one())
+        first = next((message["content"] for message in asked if message["role"] == "user"), "")
+        row["prompt"] = prompt_hash(first)
+
+
+def _add_all(connection: Connection, file: IO[str]) -> int:
+    file.seek(0)
+    lines, new = iter(file), 0
+    while rows := [dict(zip(COLUMNS, json.loads(line), strict=True)) for line in islice(lines, AT_ONCE)]:
+        new += connection.execute(_INSERT, rows).rowcount
+    return new
+
+
+def _prompt(request: Mapping[str, Any]) -> list[dict[str, str]]:
+    return [{"role": m["role"], "content": m["content"]} for m in request.get("messages", [])]
+
+
+def _said(prompt: list[dict[str, str]]) -> list[dict[str, str]]:
+    """The prompt without system messages, which belong to the target."""
+    return [message for message in prompt if message["role"] != "system"]
