@@ -5,7 +5,7 @@ import io
 import json
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from itertools import batched
+from itertools import islice
 from typing import Any, BinaryIO, Literal, get_args
 
 from herd.arena.formats import Format
@@ -27,7 +27,9 @@ PAGE = 500  # votes read at a time; with their text these may be long
 GROUP = 5000  # rows of a row group in Parquet
 WINNERS = {"a": "model_a", "b": "model_b", "tie": "tie", "both_bad": "tie (bothbad)"}
 BLIND = ("arena", "embed", "stored")  # sources whose voters did not know the names
-FLAT = "question_id model_a model_b winner judge turn anony language tstamp is_code conv_metadata herd".split()
+FLAT = (
+    "question_id model_a model_b winner judge turn anony language tstamp is_code conv_metadata herd".split()
+)
 
 Row = Mapping[str, Any]
 
@@ -107,7 +109,7 @@ def _metadata(style: list[float] | None) -> dict[str, Any] | None:
     if style is None:
         return None
     found: dict[str, Any] = {}
-    for side, (length, *counts) in zip("ab", batched(style, 4), strict=True):
+    for side, (length, *counts) in (("a", style[:4]), ("b", style[4:])):
         found[f"sum_assistant_{side}_tokens"] = length
         found |= {f"{what}_count_{side}": {"all": n} for what, n in zip(STYLE, counts, strict=True)}
     return found
@@ -150,8 +152,9 @@ def _write_parquet(file: BinaryIO, records: Iterable[Row]) -> None:
     columns = [(name, kinds.get(name, pa.string())) for name in FLAT]
     schema = pa.schema([*columns, ("conversation_a", talk), ("conversation_b", talk)])
     with pa.parquet.ParquetWriter(file, schema, compression="zstd") as writer:
-        for group in batched(map(_flat, records), GROUP):
-            writer.write_table(pa.Table.from_pylist(list(group), schema))
+        rows = map(_flat, records)
+        while group := list(islice(rows, GROUP)):
+            writer.write_table(pa.Table.from_pylist(group, schema))
 
 
 def _write_counts(file: BinaryIO, votes: Iterable[Row]) -> None:
@@ -177,7 +180,11 @@ def _preferences(
             continue
         good, bad = ("a", "b") if vote["outcome"] == "a" else ("b", "a")
         by = {
-            side: {"target": (name := vote[f"{side}_target"]), "digest": vote[f"{side}_digest"], **about(name)}
+            side: {
+                "target": (name := vote[f"{side}_target"]),
+                "digest": vote[f"{side}_digest"],
+                **about(name),
+            }
             for side in "ab"
         }
         yield {

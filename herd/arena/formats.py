@@ -150,7 +150,9 @@ def _parquet(file: BinaryIO) -> Records:
                     row += 1
                     yield f"row {row}", {k: v for k, v in record.items() if v is not None}
     except (pa.ArrowException, OSError, MemoryError, OverflowError) as error:
-        raise Wrong("the file", f"not Parquet that can be read: {' '.join(str(error).split())[:200]}") from None
+        raise Wrong(
+            "the file", f"not Parquet that can be read: {' '.join(str(error).split())[:200]}"
+        ) from None
 
 
 def _size(group: Any, wanted: set[str]) -> int:

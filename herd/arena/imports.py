@@ -9,9 +9,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO
 
+from herd.arena.features import LANGUAGES, categories, style
 from herd.arena.formats import COLUMNS, KNOWN, MAX_VOTES, Format, Record, Wrong, read
-from herd.arena.voters import hashed
-from herd.errors import HerdError
+from herd.arena.voters import voter_hash
 from herd.gateway.foreign import read_answers, read_request, seconds
 from herd.gateway.reply import recorded
 from herd.store import Store
@@ -30,17 +30,6 @@ OUTCOMES = {
     "tie": "tie",
     **dict.fromkeys(("tie (bothbad)", "both_bad", "bothbad", "both bad"), "both_bad"),
 }
-# Codes of languages that LMArena's newer files have, by the English names of its older ones.
-LANGUAGES = dict(
-    pair.split(":")
-    for pair in (
-        "ar:Arabic bg:Bulgarian bn:Bengali ca:Catalan cs:Czech da:Danish de:German el:Greek en:English es:Spanish "
-        "et:Estonian fa:Persian fi:Finnish fr:French he:Hebrew hi:Hindi hr:Croatian hu:Hungarian id:Indonesian "
-        "it:Italian ja:Japanese ko:Korean lt:Lithuanian lv:Latvian ms:Malay nl:Dutch no:Norwegian pl:Polish "
-        "pt:Portuguese ro:Romanian ru:Russian sk:Slovak sl:Slovenian sr:Serbian sv:Swedish ta:Tamil th:Thai tr:Turkish "
-        "uk:Ukrainian ur:Urdu vi:Vietnamese zh:Chinese"
-    ).split()
-)
 UNKNOWN = ("unknown", "und", "")
 STYLE = ("header", "list", "bold")
 
@@ -135,7 +124,7 @@ class _Into:
         row: dict[str, Any] = {
             "id": id, "a_target": a, "b_target": b, "outcome": outcome, "batch": self.report.batch,
             "source": "judge" if rater else "import", "rater": rater, "created": self._moment(given["created"], place),
-            "voter": None if voter is None or rater else hashed(self.salt, "import", _plain(voter, place, "judge")),
+            "voter": None if voter is None or rater else voter_hash(self.salt, "import", _plain(voter, place, "judge")),
             "prompt": own.get("prompt"), "turns": _count(given["turn"], place), "comment": own.get("comment"),
             "conversation": self._conversation(given, own, place), "a_digest": own.get("a_digest"),
             "b_digest": own.get("b_digest"), "reasons": own.get("reasons"), "style": _style(given, place),
@@ -168,7 +157,7 @@ class _Into:
     def _keep(self, row: dict[str, Any], given: Record, place: str) -> None:
         """The conversations as generations of the row's targets."""
         row["conversation"] = row["conversation"] or _digest("vote", row["id"])
-        row["generations"], texts = [], []
+        row["generations"], asked, replies = [], [], []
         for side in ("a", "b"):
             said = _conversation(given[f"conversation_{side}"], place, f"conversation_{side}")
             row[side] = _digest(side, row["id"])
@@ -179,18 +168,28 @@ class _Into:
                 json.dumps([kept, reply], allow_nan=False, ensure_ascii=False).encode()
             except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
                 raise Wrong(place, f"not messages: {error}"[:200], f"conversation_{side}") from None
-            texts.append([m.content for m in request.messages if m.role == "user"])
+            asked.append([m.content for m in request.messages if m.role == "user"])
+            replies.append(reply)
             row["generations"].append(
                 {
-                    "id": row[side], "route": "arena", "target": row[f"{side}_target"], "reply": reply,
-                    "target_digest": row[f"{side}_digest"], "request": kept, "finish": "stop",
-                    "conversation": row["conversation"], "created": row["created"], "use": list(self.use),
+                    "id": row[side],
+                    "route": "arena",
+                    "target": row[f"{side}_target"],
+                    "reply": reply,
+                    "target_digest": row[f"{side}_digest"],
+                    "request": kept,
+                    "finish": "stop",
+                    "conversation": row["conversation"],
+                    "created": row["created"],
+                    "use": list(self.use),
                     "labels": {"import": "arena"},
                 }  # fmt: skip
             )
-        if texts[0] and row["prompt"] is None:
-            row["prompt"] = prompt_hash(texts[0][0])
-        row["turns"] = row["turns"] or len(texts[0])
+        row["turns"] = row["turns"] or len(asked[0])
+        if asked[0]:
+            row["prompt"] = row["prompt"] or prompt_hash(asked[0][0])
+            row["tags"] = row["tags"] or categories(asked[0])
+        row["style"] = row["style"] or [count for reply in replies for count in style(reply)]
 
 
 def voter_salt(store: Store) -> str:
@@ -211,7 +210,11 @@ def _plain(value: Any, place: str, column: str) -> str:
         what = "missing" if value is None else f"must be text, not {value!r:.60}"
         raise Wrong(place, what, column)
     if len(value) > MAX_NAME or not value.isprintable():
-        what = f"longer than {MAX_NAME} characters" if len(value) > MAX_NAME else "has characters that cannot be shown"
+        what = (
+            f"longer than {MAX_NAME} characters"
+            if len(value) > MAX_NAME
+            else "has characters that cannot be shown"
+        )
         raise Wrong(place, f"{what}: {value!r:.60}", column)
     return value.strip()
 
@@ -285,13 +288,13 @@ def _style(given: Record, place: str) -> list[float] | None:
     for side in "ab":
         for name in (f"sum_assistant_{side}_tokens", *(f"{what}_count_{side}" for what in STYLE)):
             count = about.get(name)
-            found.append(sum(filter(None, count.values())) if isinstance(count, dict) else count)
-    if any(value is None for value in found):
+            parts = count.values() if isinstance(count, dict) else [count]
+            found.append([part for part in parts if part is not None])
+    if not all(found):
         return None
-    good = all(isinstance(value, int | float) and 0 <= value < math.inf for value in found)
-    if not good:
+    if not all(isinstance(part, int | float) and 0 <= part < math.inf for parts in found for part in parts):
         raise Wrong(place, "its counts must be numbers", "conv_metadata")
-    return [float(value) for value in found]
+    return [float(sum(parts)) for parts in found]
 
 
 def _digest(kind: str, value: str) -> str:

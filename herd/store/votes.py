@@ -15,7 +15,7 @@ from sqlalchemy.dialects.postgresql import insert as insert_new
 
 from herd.errors import HerdError
 from herd.store.database import Database
-from herd.store.generations import about, was_deleted
+from herd.store.generations import about, put_generation, was_deleted
 from herd.store.tables import battles, generations, votes
 
 OUTCOMES = ("a", "b", "tie", "both_bad")
@@ -79,10 +79,15 @@ class Votes(Database):
 
     def add_votes(self, rows: Iterable[Mapping[str, Any]]) -> int:
         """Keep them all or, if anything fails, none; how many had an id that was not known. Needs room for a few of them
-        in memory, and for all in a temporary file, so that only the writing itself keeps other writers waiting."""
+        in memory, and for all in a temporary file, so that only the writing itself keeps other writers waiting.
+
+        A row may have "generations", which are kept with it.
+        """
         with tempfile.TemporaryFile("w+", encoding="ascii") as file:
             for row in rows:
-                file.write(json.dumps(_values(row), allow_nan=False) + "\n")
+                made = row.get("generations", ())
+                values = _values({name: value for name, value in row.items() if name != "generations"})
+                file.write(json.dumps([values, made], allow_nan=False) + "\n")
             return self._write(lambda connection: _add_all(connection, file))
 
     def votes(self, *, route: str | None = None, conversation: str | None = None) -> list[dict[str, Any]]:
@@ -99,6 +104,18 @@ class Votes(Database):
         JSON text or None."""
         with self._read() as connection:
             return [tuple(row) for row in connection.execute(_BOARD, {"after": rowid, "most": limit})]
+
+    def whole_votes(self, rowid: int, limit: int, *, text: bool) -> list[dict[str, Any]]:
+        """As `votes_after`, but all columns, each with its "rowid"; with `text` also "a_request", "a_reply", "a_use" of
+        the generation a, and of b, which are None where there is none or its text is gone."""
+        query: Select[Any] = select(_ROWID.label("rowid"), votes)
+        for side in ("a", "b") if text else ():
+            made = generations.alias(side)
+            query = query.outerjoin(made, made.c.id == votes.c[side])
+            query = query.add_columns(
+                *(made.c[name].label(f"{side}_{name}") for name in ("request", "reply", "use"))
+            )
+        return self._fetch(query.where(_ROWID > rowid).order_by(_ROWID).limit(limit))
 
     def pairs(self, route: str) -> list[dict[str, Any]]:
         """The people's votes on a route with what they are about, the oldest first.
@@ -179,8 +196,11 @@ def _complete(connection: Connection, row: dict[str, Any]) -> None:
 def _add_all(connection: Connection, file: IO[str]) -> int:
     file.seek(0)
     lines, new = iter(file), 0
-    while rows := [dict(zip(COLUMNS, json.loads(line), strict=True)) for line in islice(lines, AT_ONCE)]:
-        new += connection.execute(_INSERT, rows).rowcount
+    while rows := [json.loads(line) for line in islice(lines, AT_ONCE)]:
+        for made in (row for _, given in rows for row in given):
+            put_generation(connection, made, "text")
+        whole = [dict(zip(COLUMNS, values, strict=True)) for values, _ in rows]
+        new += connection.execute(_INSERT, whole).rowcount
     return new
 
 
