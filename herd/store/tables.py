@@ -20,7 +20,7 @@ class Text(sa.TypeDecorator[str]):
     def python_type(self) -> type[str]:
         return str
 
-    def process_bind_param(self, value: Any, dialect: Dialect) -> Any:
+    def process_bind_param(self, value: Any, dialect: Dialect | None) -> Any:
         if value is None:
             return None
         if not isinstance(value, str):
