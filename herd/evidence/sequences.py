@@ -124,7 +124,8 @@ def _variance(
 
 def _numbers(labels: Sequence[Hashable] | NDArray[np.integer]) -> NDArray[np.intp]:
     if isinstance(labels, np.ndarray):
-        return np.unique(labels, return_inverse=True)[1].astype(np.intp)
+        numbers: NDArray[np.intp] = np.unique(labels, return_inverse=True)[1]
+        return numbers
     seen: dict[Hashable, int] = {}
     return np.array([seen.setdefault(label, len(seen)) for label in labels], np.intp)
 

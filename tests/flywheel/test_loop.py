@@ -15,7 +15,7 @@ from herd.cli import run
 from herd.data.loader import IGNORE
 from herd.data.prefs import Pair, write_pairs
 from herd.errors import HerdError
-from herd.evidence.verdict import paired_verdict
+from herd.evidence.verdict import verdict
 from herd.flywheel import improve as flywheel
 from herd.flywheel.improve import Measure, improve, judge
 from herd.flywheel.votes import Preference
@@ -209,9 +209,10 @@ def test_a_failure_is_kept_in_the_run(home: Path, run_improve: Improve) -> None:
 def test_better_on_votes_but_worse_at_writing_stays() -> None:
     before = Measure([0.0] * 10, 2.0)
     after = Measure([1.0 + i / 10 for i in range(10)], 2.019)
-    clusters = [str(i) for i in range(10)]
-    assert judge(before, after, clusters) == paired_verdict(after.margins, clusters)
-    worse = judge(before, replace(after, bits_per_byte=2.021), clusters)
+    sources = preferences(10, seed=4)
+    conversations = [p.conversation for p in sources]
+    assert judge(before, after, sources) == verdict(after.margins, conversations)
+    worse = judge(before, replace(after, bits_per_byte=2.021), sources)
     assert worse.decision == "STAY" and "2.000 → 2.021 bits a byte" in worse.reason
 
 
