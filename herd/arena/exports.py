@@ -91,6 +91,8 @@ def _record(row: Row) -> dict[str, Any]:
     if source == "import":
         source = (row["details"] or {}).get("source", source)
     own = {name: row[name] for name in ("rater", "prompt", "conversation", "tags", "reasons", "comment")}
+    if row["rater"]:
+        own |= {name: (row["details"] or {}).get(name) for name in ("first", "second", "lengths")}
     own |= {"source": source, "a_digest": row["a_digest"], "b_digest": row["b_digest"]}
     record = {
         "question_id": row["id"], "model_a": row["a_target"], "model_b": row["b_target"],
@@ -106,13 +108,12 @@ def _record(row: Row) -> dict[str, Any]:
 
 
 def _metadata(style: list[float] | None) -> dict[str, Any] | None:
+    """As LMArena counts: a number for length, and counts by kind for the rest."""
     if style is None:
         return None
-    found: dict[str, Any] = {}
-    for side, (length, *counts) in (("a", style[:4]), ("b", style[4:])):
-        found[f"sum_assistant_{side}_tokens"] = length
-        found |= {f"{what}_count_{side}": {"all": n} for what, n in zip(STYLE, counts, strict=True)}
-    return found
+    return {
+        name: count if "tokens" in name else {"all": count} for name, count in zip(STYLE, style, strict=True)
+    }
 
 
 def _asked(row: Row, side: str) -> list[dict[str, str]]:

@@ -63,7 +63,9 @@ def language(text: str) -> str | None:
     """Its English name; None if it is not one of LANGUAGES, or the text does not tell."""
     prose = _FENCED.sub(" ", text)
     letters = sum(map(str.isalpha, prose))
-    if letters + 3 * sum(one > "\u2e80" for one in prose) < LETTERS:  # a Chinese character says as much as a word
+    if (
+        letters + 3 * sum(one > "\u2e80" for one in prose) < LETTERS
+    ):  # a Chinese character says as much as a word
         return None
     code, probability = _identifier().classify(prose)
     return LANGUAGES.get(code) if probability >= SURE else None

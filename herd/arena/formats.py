@@ -27,7 +27,7 @@ MAX_VALUES = 1 << 26  # values in a column of a row group
 IN_MEMORY = 256 << 20  # bytes of Parquet at a time, if each row were as large as its dictionary allows
 ROWS = 4096  # rows at a time
 
-# A column of votes, by the names that others have for it, the likeliest first.
+# A column of votes, by the names that others have for it; the first that a record has counts.
 COLUMNS: dict[str, tuple[str, ...]] = {
     "a": ("model_a", "left"),
     "b": ("model_b", "right"),
@@ -41,7 +41,7 @@ COLUMNS: dict[str, tuple[str, ...]] = {
     },
     **{name: (name,) for name in ("conversation_a", "conversation_b")},
 }
-KNOWN = frozenset(name for names in COLUMNS.values() for name in names)
+COLUMN_OF = {name: column for column, names in COLUMNS.items() for name in names}
 
 
 class Wrong(HerdError):
@@ -100,7 +100,11 @@ def _csv(file: BinaryIO) -> Records:
             if row and len(row) != len(header):
                 raise Wrong(f"line {number}", f"{len(row)} columns, where the header has {len(header)}")
             if row:
-                yield f"line {number}", {k: v for k, v in zip(header, row, strict=True) if v != ""}
+                # `id` is of the row in one file, of its question in another.
+                yield (
+                    f"line {number}",
+                    {k: v for k, v in zip(header, row, strict=True) if v != "" and k != "id"},
+                )
             number += 1
     except UnicodeDecodeError:
         raise Wrong(f"near line {number}", "not UTF-8") from None
@@ -137,7 +141,7 @@ def _parquet(file: BinaryIO) -> Records:
         whole = pa.parquet.ParquetFile(file)
         names = whole.schema_arrow.names
         _check_columns(names, "the schema")
-        wanted = [name for name in names if name in KNOWN]
+        wanted = [name for name in names if name in COLUMN_OF]
         if whole.metadata.num_rows > MAX_VOTES:
             raise Wrong("the file", f"over {MAX_VOTES:,} rows")
         row = 0

@@ -7,10 +7,11 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from secrets import token_hex
 from typing import Any, BinaryIO
 
 from herd.arena.features import LANGUAGES, categories, style
-from herd.arena.formats import COLUMNS, KNOWN, MAX_VOTES, Format, Record, Wrong, read
+from herd.arena.formats import COLUMN_OF, COLUMNS, MAX_VOTES, Format, Record, Wrong, read
 from herd.arena.voters import voter_hash
 from herd.gateway.foreign import read_answers, read_request, seconds
 from herd.gateway.reply import recorded
@@ -31,7 +32,11 @@ OUTCOMES = {
     **dict.fromkeys(("tie (bothbad)", "both_bad", "bothbad", "both bad"), "both_bad"),
 }
 UNKNOWN = ("unknown", "und", "")
-STYLE = ("header", "list", "bold")
+STYLE = [
+    name.replace("?", side)
+    for side in "ab"
+    for name in ("sum_assistant_?_tokens", "header_count_?", "list_count_?", "bold_count_?")
+]
 
 
 @dataclass
@@ -102,9 +107,12 @@ class _Into:
 
     def vote(self, record: Record, place: str, number: int) -> dict[str, Any] | None:
         """A row of the votes table, with its "generations" if it has text; None for one that is left out."""
-        if len(self.report.ignored) < MAX_NAME:
-            self.report.ignored.update(str(name)[:MAX_NAME] for name in record.keys() - KNOWN)
-        given = {name: _first(record, names) for name, names in COLUMNS.items()}
+        given = dict.fromkeys(COLUMNS)
+        for name, value in record.items():
+            if (column := COLUMN_OF.get(name)) is not None:
+                given[column] = value if given[column] is None else given[column]
+            elif len(self.report.ignored) < MAX_NAME:
+                self.report.ignored.add(str(name)[:MAX_NAME])
         own = _object(given["herd"], place, "herd")
         a, b = (_plain(given[side], place, COLUMNS[side][0]) for side in ("a", "b"))
         said = given["winner"]
@@ -117,25 +125,32 @@ class _Into:
         if "source" not in own and given["anony"] in (False, "false", "False", "0"):
             self.report.left_out["not anonymous"] += 1
             return None
-        named = given["question_id"] or given["id"]
-        id = f"{self.report.batch}-{number}" if named is None else _plain(named, place, "question_id")
-        voter = given["voter"]
+        voter, created = given["voter"], self._moment(given["created"], place)
         rater = self.judge or (own.get("rater") and _plain(own["rater"], place, "herd.rater"))
         row: dict[str, Any] = {
-            "id": id, "a_target": a, "b_target": b, "outcome": outcome, "batch": self.report.batch,
-            "source": "judge" if rater else "import", "rater": rater, "created": self._moment(given["created"], place),
+            "id": self._id(given, place, number), "a_target": a, "b_target": b, "outcome": outcome, "batch": self.report.batch,
+            "source": "judge" if rater else "import", "rater": rater, "created": created,
             "voter": None if voter is None or rater else voter_hash(self.salt, "import", _plain(voter, place, "judge")),
             "prompt": own.get("prompt"), "turns": _count(given["turn"], place), "comment": own.get("comment"),
             "conversation": self._conversation(given, own, place), "a_digest": own.get("a_digest"),
             "b_digest": own.get("b_digest"), "reasons": own.get("reasons"), "style": _style(given, place),
-            "tags": _tags(given, own, place), "details": {"source": own["source"]} if "source" in own else None,
+            "tags": _tags(given, own, place),
+            "details": {name: own[name] for name in ("source", "first", "second", "lengths") if name in own} or None,
         }  # fmt: skip
-        for name in ("prompt", "comment", "a_digest", "b_digest"):
-            if not isinstance(row[name], str | None) or len(row[name] or "") > MAX_COMMENT:
-                raise Wrong(place, "must be text", f"herd.{name}")
+        if own:
+            _check_own(own, place)
         if given["conversation_a"] is not None or given["conversation_b"] is not None:
             self._keep(row, given, place)
         return row
+
+    def _id(self, given: Record, place: str, number: int) -> str:
+        """The vote's own id if Herd gave it. Others' name a question, of which there may be several votes."""
+        named = given["question_id"] or given["id"]
+        if named is None:
+            return f"{self.report.batch}-{number}"
+        named = _plain(named, place, "question_id")
+        said = [given[name] for name in ("a", "b", "winner", "voter", "created")]
+        return named if given["herd"] is not None else _digest(named, "|".join(map(str, said)))
 
     def _moment(self, given: Any, place: str) -> float:
         try:
@@ -192,14 +207,24 @@ class _Into:
         row["style"] = row["style"] or [count for reply in replies for count in style(reply)]
 
 
+def _check_own(own: Record, place: str) -> None:
+    """Raises Wrong for what Herd's own export did not write."""
+    texts = ("source", "first", "second", "prompt", "a_digest", "b_digest", "comment")
+    good = {name: isinstance(own.get(name), str | None) for name in texts}
+    good["comment"] = good["comment"] and len(own.get("comment") or "") <= MAX_COMMENT
+    for name in texts[:-1]:
+        good[name] = good[name] and len(own.get(name) or "") <= MAX_NAME
+    for name, kind in (("reasons", str), ("lengths", int)):
+        values = own.get(name) or []
+        short = isinstance(values, list) and len(values) <= MAX_TAGS
+        good[name] = short and all(type(value) is kind and len(str(value)) <= MAX_NAME for value in values)
+    if wrong := next((name for name, fine in good.items() if not fine), None):
+        raise Wrong(place, "is not as Herd writes it", f"herd.{wrong}")
+
+
 def voter_salt(store: Store) -> str:
-    from secrets import token_hex
-
+    """The home's own, made once."""
     return store.setting("voter_salt", lambda: token_hex(32))
-
-
-def _first(record: Record, names: tuple[str, ...]) -> Any:
-    return next((record[name] for name in names if record.get(name) is not None), None)
 
 
 def _plain(value: Any, place: str, column: str) -> str:
@@ -284,17 +309,16 @@ def _tags(given: Record, own: Record, place: str) -> list[str] | None:
 def _style(given: Record, place: str) -> list[float] | None:
     """Length, headers, lists and bold of a, then of b, as LMArena's conv_metadata has them; None if it lacks one."""
     about = _object(given["conv_metadata"], place, "conv_metadata")
-    found = []
-    for side in "ab":
-        for name in (f"sum_assistant_{side}_tokens", *(f"{what}_count_{side}" for what in STYLE)):
-            count = about.get(name)
-            parts = count.values() if isinstance(count, dict) else [count]
-            found.append([part for part in parts if part is not None])
-    if not all(found):
+    counts = [about.get(name) for name in STYLE]
+    if None in counts:
         return None
-    if not all(isinstance(part, int | float) and 0 <= part < math.inf for parts in found for part in parts):
+    try:
+        found = [float(sum(filter(None, n.values())) if isinstance(n, dict) else n) for n in counts]
+    except (TypeError, ValueError, OverflowError):
+        found = [math.nan]
+    if not all(0 <= count < math.inf for count in found):
         raise Wrong(place, "its counts must be numbers", "conv_metadata")
-    return [float(sum(parts)) for parts in found]
+    return found
 
 
 def _digest(kind: str, value: str) -> str:

@@ -67,7 +67,9 @@ def question(
 def verdict(text: str) -> Verdict | None:
     """What a judge said; None if it said nothing, or two things."""
     plain = text.strip().strip("`*.\"' ")
-    found = {m[1] or m[2] for m in _SAID.finditer(text)} or ({plain} if plain.lower() in ("a", "b", "tie") else set())
+    found = {m[1] or m[2] for m in _SAID.finditer(text)} or (
+        {plain} if plain.lower() in ("a", "b", "tie") else set()
+    )
     words = {"tie" if word.lower() in ("tie", "c") else word.upper() for word in found}
     return words.pop() if len(words) == 1 else None  # type: ignore[return-value]
 
@@ -83,6 +85,7 @@ def judge_pair(pair: Mapping[str, Any], judge: str, ask: Ask) -> dict[str, Any]:
     id = hashlib.sha256("\0".join((judge, a["id"], b["id"])).encode()).hexdigest()[:32]
     return {
         "id": f"judge-{id}", "a": a["id"], "b": b["id"], "outcome": outcome, "source": "judge", "rater": judge,
+        **({"tags": pair["tags"]} if pair.get("tags") else {}),
         # Of each order what stood at which place, so that a judge without bias turns round.
         "details": {
             "first": AT_PLACE[first], "second": AT_PLACE[second], "lengths": [len(a["reply"]), len(b["reply"])]
@@ -176,8 +179,14 @@ def _targets(
             )  # fmt: skip
         found.append(
             {
-                "a": a, "b": b, "people": _share(_mean(own)), "people_votes": len(own), "judge": _share(_mean(judged)),
-                "judge_votes": len(judged), "calibrated": _share(both), "both": len(seen),
+                "a": a,
+                "b": b,
+                "people": _share(_mean(own)),
+                "people_votes": len(own),
+                "judge": _share(_mean(judged)),
+                "judge_votes": len(judged),
+                "calibrated": _share(both),
+                "both": len(seen),
             }  # fmt: skip
         )
     return found
@@ -224,4 +233,8 @@ def _told(details: Any) -> bool:
     if not isinstance(details, dict) or not {details.get("first"), details.get("second")} <= set(LEAD):
         return False
     lengths = details.get("lengths")
-    return isinstance(lengths, list) and len(lengths) == 2 and all(type(n) in (int, float) and n >= 0 for n in lengths)
+    return (
+        isinstance(lengths, list)
+        and len(lengths) == 2
+        and all(type(n) in (int, float) and n >= 0 for n in lengths)
+    )

@@ -81,7 +81,11 @@ def _rules(words: tuple[str, ...]) -> tuple[re.Pattern[str] | None, re.Pattern[s
 def _tells(word: str) -> bool:
     """Whether a word gives a target away wherever it stands: one that means nothing else, or a name and its number."""
     first, *rest = word.split() or [""]
-    return word[0] == "!" or first in UNMISTAKABLE or (any(c.isdigit() for c in "".join(rest)) and len(first) > 1)
+    return (
+        word[0] == "!"
+        or first in UNMISTAKABLE
+        or (any(c.isdigit() for c in "".join(rest)) and len(first) > 1)
+    )
 
 
 def _any(words: Iterable[str]) -> str:

@@ -127,7 +127,9 @@ class _Pace:
             seconds = max(now - (now if self.began is None else self.began), 0.5)
             self.alone = min(max(ALONE * self.shared / seconds, SLOWEST), FASTEST)
             self.at = now
-        self.allowed = min(self.allowed + (now - self.at) * self.alone, STEP)  # a stall is not caught up at once
+        self.allowed = min(
+            self.allowed + (now - self.at) * self.alone, STEP
+        )  # a stall is not caught up at once
         self.at = now
         return int(self.allowed)
 
