@@ -1,7 +1,7 @@
 """Two replies shown at one pace, so that neither side's speed says who it is.
 
 As long as both sides have something to say, each tick shows the same number of characters of both: what the slower one
-has ready. The first are shown when both have some, or one has ended without any. Whoever goes on alone is shown at a
+has ready. The first are shown, and a failure is told, when both have something or have ended. Whoever goes on alone is shown at a
 steady pace somewhat below the common one, whether it was the faster or the slower, so that it has a reserve either way.
 
 What remains to be seen: how long each text is, the speed of the slower one (but not which that is), and that a side has
@@ -10,7 +10,8 @@ failed. A side that goes on alone and is slower than its steady pace, or that st
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,6 +22,7 @@ STEP = 60  # characters a tick, at most
 ALONE = 0.7  # of the common pace: that of a side that goes on alone …
 SLOWEST, FASTEST = 40.0, 400.0  # … within these, in characters a second
 AHEAD = 64 * 1024  # characters that wait to be shown; a side that is further ahead waits, too
+NEITHER = "neither side could answer; try again, or begin a new battle"
 QUIET = 15.0  # seconds without an event after which there is a sign of life
 
 
@@ -35,21 +37,22 @@ class End:
 @dataclass
 class Side:
     name: str
-    source: AsyncIterator[str | End]
+    source: AsyncGenerator[str | End, None]
     waiting: str = ""
     end: End | None = None
     told: bool = False  # its end
     room: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def read(self) -> None:
-        async for item in self.source:
-            if isinstance(item, End):
-                self.end = item
-                return
-            self.waiting += item
-            if len(self.waiting) >= AHEAD:
-                self.room.clear()
-                await self.room.wait()
+        async with aclosing(self.source) as items:
+            async for item in items:
+                if isinstance(item, End):
+                    self.end = item
+                    return
+                self.waiting += item
+                if len(self.waiting) >= AHEAD:
+                    self.room.clear()
+                    await self.room.wait()
         self.end = End(failed=HerdError("this side stopped before its end", status=502, code="side_failed"))
 
     @property
@@ -71,14 +74,15 @@ class Side:
 
 
 async def paced(
-    sources: Mapping[str, AsyncIterator[str | End]],
+    sources: Mapping[str, AsyncGenerator[str | End, None]],
     *,
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
 ) -> AsyncGenerator[dict[str, Any] | None, None]:
     """The events of both sides: "text", "finish" and "failed" with their `side`; None as a sign of life.
 
-    Raises what a source raised: that concerns both. Closing it closes both sources.
+    Raises what a source raised, which concerns both, and HerdError if both fail before either has said anything. Closing
+    it closes both sources.
     """
     sides = [Side(name, source) for name, source in sources.items()]
     readers = [asyncio.ensure_future(side.read()) for side in sides]
@@ -106,10 +110,10 @@ async def paced(
 
 
 class _Pace:
-    """How fast what was said together was said, and how much a side alone may say by now."""
+    """How fast what was said together was said, and how much a side alone may say by now. `shows`: both have begun."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
-        self.clock = clock
+        self.clock, self.shows = clock, False
         self.began: float | None = None
         self.shared = 0
         self.alone: float | None = None  # characters a second
@@ -135,7 +139,13 @@ class _Pace:
 
 
 def _step(sides: list[Side], pace: _Pace) -> list[dict[str, Any]]:
-    """The events of one tick."""
+    """The events of one tick. Raises HerdError if both have failed before they said anything."""
+    if not pace.shows:
+        if not all(side.waiting or side.end for side in sides):
+            return []
+        if all(side.end and side.end.failed and not side.waiting for side in sides):
+            raise HerdError(NEITHER, status=502, code="sides_failed")
+        pace.shows = True
     talking = [side for side in sides if not side.over]
     events = []
     if len(talking) == len(sides):

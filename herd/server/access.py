@@ -17,6 +17,7 @@ RULES = [
     for method, path, scopes in (
         (".*", r"/v1/.*", "use"),
         ("GET", r"/api/status|/openapi\.json", "key"),
+        ("GET", r"/api/leaderboard(/[^/]+)?", "read use:arena"),
         ("POST", r"/api/votes", "vote"),
         ("POST", r"/api/feedback", "vote use"),
         ("GET", r"/api/generations|/api/generations/[^/]+", "read use"),

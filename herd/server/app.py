@@ -18,6 +18,7 @@ from fastapi.routing import APIRoute
 from starlette.staticfiles import StaticFiles
 
 import herd
+from herd.arena.board import Board
 from herd.errors import HerdError
 from herd.gateway.config import ConfigError, at_line, load
 from herd.gateway.drift import Drift
@@ -28,7 +29,7 @@ from herd.gateway.prices import Prices
 from herd.gateway.provider import Provider
 from herd.gateway.reload import Reloader
 from herd.gateway.route import ProviderSpec
-from herd.server import anthropic, api, errors, openai, responses
+from herd.server import anthropic, api, errors, leaderboard, openai, responses
 from herd.server.access import PAGES
 from herd.server.body import Fields
 from herd.server.engines import Engines
@@ -68,6 +69,13 @@ def create_app(settings: Settings, engines: Engines) -> FastAPI:
     scheduler = Scheduler(settings.home, _environment(settings), engines.reload)
     gateway.on_change = lambda: scheduler.traffic(gateway.in_flight)
 
+    board = Board(
+        store,
+        targets=lambda: leaderboard.targets(gateway),
+        about=lambda name: leaderboard.about(gateway, name),
+    )
+    live = leaderboard.Live(board, lambda: gateway.closing)
+
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         engines.start()  # pages and API answer while a model loads
@@ -85,8 +93,9 @@ def create_app(settings: Settings, engines: Engines) -> FastAPI:
     # FastAPI's own documentation pages load scripts from elsewhere; /openapi.json is the description.
     app = FastAPI(title="Herd", version=version("openherd"), lifespan=lifespan, docs_url=None, redoc_url=None)
     app.state.herd = State(
-        settings, keys, ledger, engines.registry, store, engines, metrics, gateway, reloader, scheduler
-    )
+        settings, keys, ledger, engines.registry, store, engines, metrics, gateway, reloader, scheduler,
+        board, live,
+    )  # fmt: skip
     app.add_middleware(Guard, settings=settings, keys=keys, observe=metrics.observe_http)
     errors.install(app)
     app.include_router(openai.router)
@@ -138,6 +147,7 @@ def _chores(here: State) -> Iterator[Coroutine[Any, Any, None]]:
     """What is to be done again and again, as long as the server runs."""
     yield _every(1, here.reloader.poll)
     yield _every(BEAT, here.ledger.recover)
+    yield _every(leaderboard.LOOK, here.live.look)
     yield _every(3600, lambda: asyncio.to_thread(here.store.forget_expired, time.time()))
     yield Drift(here.gateway, here.store).loop()
     if here.store.shared:  # other gateways make and revoke keys, too, and change routes

@@ -97,6 +97,7 @@ MIGRATIONS: list[list[str]] = [
         "CREATE INDEX votes_b ON votes (b)",
         "CREATE INDEX votes_conversation ON votes (conversation)",
         "CREATE INDEX votes_created ON votes (created)",
+        "CREATE INDEX votes_voter ON votes (voter)",
         "CREATE UNIQUE INDEX votes_battle ON votes (battle) WHERE rater IS NULL",
         """CREATE TABLE battles (
             id TEXT NOT NULL PRIMARY KEY, kind TEXT NOT NULL, left_target TEXT NOT NULL, right_target TEXT NOT NULL,

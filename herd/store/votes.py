@@ -48,6 +48,7 @@ _BOTH = select(*generations.c["id", "route", "target", "target_digest", "convers
     generations.c.id.in_((bindparam("a"), bindparam("b")))
 )
 _ASKED = select(generations.c.request).where(generations.c.id == bindparam("id"))
+_CAST = select(sa.func.count().label("cast")).where(votes.c.voter == bindparam("voter"))
 _OPEN = select(battles.c.id).where(battles.c.id == bindparam("id"))
 _CLOSE = update(battles).where(battles.c.id == bindparam("of")).values(voted=bindparam("now"))
 _ROWID = literal_column("votes.rowid", sa.BigInteger)
@@ -116,6 +117,15 @@ class Votes(Database):
             query = query.join(generations, generations.c.id == votes.c.a)
             query = about(query, {"route": route, "conversation": conversation})
         return self._fetch(query.order_by(votes.c.created, votes.c.id))
+
+    def battle_vote(self, battle: str) -> dict[str, Any] | None:
+        """The person's vote on a battle."""
+        query = select(votes).where(votes.c.battle == battle, votes.c.rater.is_(None))
+        return next(iter(self._fetch(query)), None)
+
+    def votes_of(self, voter: str) -> int:
+        """How many votes this voter has cast."""
+        return int(self._fetch(_CAST.params(voter=voter))[0]["cast"])
 
     def votes_after(self, rowid: int, limit: int) -> list[tuple[Any, ...]]:
         """Votes in the order in which they were committed, after the one with this `rowid`: (rowid, a_target, b_target,
