@@ -11,13 +11,15 @@ from typing import Any, Literal
 import numpy as np
 
 from herd.arena.pace import End, paced
+from herd.arena.voters import Hourly
 from herd.errors import HerdError
 from herd.evidence.pairing import pair_weights
 from herd.evidence.votes import Counts
-from herd.gateway.config import LOCAL, ArenaSpec
+from herd.gateway.config import LOCAL
 from herd.gateway.gateway import Gateway
 from herd.gateway.keys import Principal
 from herd.gateway.reply import Reply
+from herd.gateway.route import ArenaSpec
 from herd.nearest import nearest
 from herd.protocol import Delta, Failed, Finished, Message, ProtocolError, Request, Sampling
 from herd.store import Store
@@ -67,10 +69,18 @@ class Battles:
         self.gateway, self.store = gateway, store
         self._problem, self._counts = problem, counts
         self._running: set[str] = set()
+        self._hourly, self._salt = Hourly("battles"), ""
 
     @property
     def spec(self) -> ArenaSpec:
         return self.gateway.now.config.arena
+
+    async def salt(self) -> str:
+        """With which voters are hashed: one for all gateways of a store, made once."""
+        self._salt = self._salt or await asyncio.to_thread(
+            self.store.setting, "voter_salt", lambda: secrets.token_hex(32)
+        )
+        return self._salt
 
     # --- beginning
 
@@ -119,7 +129,9 @@ class Battles:
         if _target(found[0]) == _target(found[1]):
             raise ProtocolError("a and b are of the same target", "b")
         conversation = found[0]["conversation"]
-        return await self._shown("embed", *found, who, conversation=conversation, tags=tags, voter=None)
+        return await self._shown(
+            "embed", found[0], found[1], who, conversation=conversation, tags=tags, voter=None
+        )
 
     def _able(self) -> dict[str, str]:
         """The digests of the targets that can answer now, by name; of several names for the same, the first."""
@@ -163,14 +175,15 @@ class Battles:
         return await self._put(kind, _target(left), _target(right), who, turns=[turn], **digests, **values)
 
     async def _put(self, kind: str, left: str, right: str, who: Caller, **values: Any) -> Row:
+        if kind != "embed":
+            self._hourly.take(who.voter, self.spec.battles_per_hour)
         id, now = f"battle_{secrets.token_hex(16)}", time.time()
-        own = {"id": id, "kind": kind, "left_target": left, "right_target": right, "conversation": id}
-        own |= {
-            "voter": who.voter,
-            "key": who.principal.name,
-            "application": who.principal.application or None,
-        }
-        own |= {"created": now, "expires": now + self.spec.expires_hours * 3600, "turns": [], "tags": []}
+        own: Row = {
+            "id": id, "kind": kind, "left_target": left, "right_target": right, "conversation": id, "turns": [],
+            "tags": [], "voter": who.voter, "key": who.principal.name,
+            "application": who.principal.application or None, "created": now,
+            "expires": now + self.spec.expires_hours * 3600,
+        }  # fmt: skip
         return await self.store.write_battle(own | values)
 
     # --- seeing
@@ -188,18 +201,15 @@ class Battles:
             raise HerdError(message, status=403, code="not_your_battle")
         return row
 
-    async def replies(self, row: Row) -> list[dict[str, Row | None]]:
-        """Of each turn the generation at each side, None for one that is not there."""
-        ids = [{side: turn[side] for side in SIDES} for turn in row["turns"]]
+    def replies(self, row: Row) -> list[dict[str, Any]]:
+        """Of each turn the generation at each side, None for one that is not there. Reads the store."""
         get = self.store.get_generation
-        return await asyncio.to_thread(
-            lambda: [{side: get(id) if id else None for side, id in turn.items()} for turn in ids]
-        )
+        return [{side: turn[side] and get(turn[side]) for side in SIDES} for turn in row["turns"]]
 
     async def view(self, row: Row, reveal: Row | None = None) -> Row:
         """All that may be seen of a battle: no name, digest, id of a reply, time or cost, except in `reveal`."""
         running = row["id"] in self._running
-        said = await self.replies(row)
+        said = await asyncio.to_thread(self.replies, row)
         turns = [
             {
                 "prompt": turn["prompt"],
@@ -244,7 +254,7 @@ class Battles:
             raise HerdError("this battle is being answered already", status=409, code="in_progress")
         self._running.add(row["id"])
         try:
-            said = (await self.replies(row))[:index]
+            said = (await asyncio.to_thread(self.replies, row))[:index]
             turns = row["turns"][:index]
             if any(unready(turn, one) for turn, one in zip(turns, said, strict=True)):
                 message = "a reply before this one is not complete; regenerate it first"
@@ -253,9 +263,16 @@ class Battles:
             turn = {"prompt": prompt, **{side: reply.id for side, reply in replies.items()}}
             await self.store.write_battle_change(row["id"], {"turns": [*turns, turn]})
             sources = {side: self._source(reply) for side, reply in replies.items()}
-            async with aclosing(paced(sources)) as events:
-                async for event in events:
-                    yield event
+            begun = False
+            try:
+                async with aclosing(paced(sources)) as events:
+                    async for event in events:
+                        begun = begun or event is not None
+                        yield event
+            except HerdError:
+                if not begun:  # nobody has said a word: all is as it was
+                    await self.store.write_battle_change(row["id"], {"turns": row["turns"]})
+                raise
             yield {"type": "done", "turn": index}
         finally:
             self._running.discard(row["id"])

@@ -3,12 +3,14 @@
 As long as both sides have something to say, each tick shows the same number of characters of both: what the slower one
 has ready. The first are shown, and a failure is told, when both have something or have ended. Whoever goes on alone is shown at a
 steady pace somewhat below the common one, whether it was the faster or the slower, so that it has a reserve either way.
+That a text has ended is told a while after its last character, since of the slower one it is not known any sooner.
 
 What remains to be seen: how long each text is, the speed of the slower one (but not which that is), and that a side has
 failed. A side that goes on alone and is slower than its steady pace, or that stalls there, shows that.
 """
 
 import asyncio
+import math
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import aclosing
@@ -23,6 +25,7 @@ ALONE = 0.7  # of the common pace: that of a side that goes on alone …
 SLOWEST, FASTEST = 40.0, 400.0  # … within these, in characters a second
 AHEAD = 64 * 1024  # characters that wait to be shown; a side that is further ahead waits, too
 NEITHER = "neither side could answer; try again, or begin a new battle"
+GRACE = 0.5  # seconds from a text's last character to its end
 QUIET = 15.0  # seconds without an event after which there is a sign of life
 
 
@@ -41,6 +44,7 @@ class Side:
     waiting: str = ""
     end: End | None = None
     told: bool = False  # its end
+    at: float = math.inf  # when something of it was shown last
     room: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def read(self) -> None:
@@ -55,11 +59,11 @@ class Side:
                     await self.room.wait()
         self.end = End(failed=HerdError("this side stopped before its end", status=502, code="side_failed"))
 
-    @property
-    def over(self) -> bool:
-        return self.end is not None and not self.waiting
+    def over(self, now: float) -> bool:
+        return self.end is not None and not self.waiting and now >= self.at + GRACE
 
-    def show(self, most: int) -> dict[str, Any]:
+    def show(self, most: int, now: float) -> dict[str, Any]:
+        self.at = now
         shown, self.waiting = self.waiting[:most], self.waiting[most:]
         if len(self.waiting) < AHEAD:
             self.room.set()
@@ -140,22 +144,25 @@ class _Pace:
 
 def _step(sides: list[Side], pace: _Pace) -> list[dict[str, Any]]:
     """The events of one tick. Raises HerdError if both have failed before they said anything."""
+    now = pace.clock()
     if not pace.shows:
         if not all(side.waiting or side.end for side in sides):
             return []
         if all(side.end and side.end.failed and not side.waiting for side in sides):
             raise HerdError(NEITHER, status=502, code="sides_failed")
         pace.shows = True
-    talking = [side for side in sides if not side.over]
+        for side in sides:
+            side.at = now
+    talking = [side for side in sides if not side.over(now)]
     events = []
     if len(talking) == len(sides):
         count = min(STEP, *(len(side.waiting) for side in sides))
         if count:
             pace.together(count)
-            events += [side.show(count) for side in sides]
+            events += [side.show(count, now) for side in sides]
     elif talking:
         count = min(pace.on_its_own(), len(talking[0].waiting))
         if count:
             pace.allowed -= count
-            events.append(talking[0].show(count))
-    return events + [side.ended() for side in sides if side.over and not side.told]
+            events.append(talking[0].show(count, now))
+    return events + [side.ended() for side in sides if side.over(now) and not side.told]

@@ -18,6 +18,8 @@ from fastapi.routing import APIRoute
 from starlette.staticfiles import StaticFiles
 
 import herd
+from herd.arena.ballots import Ballots
+from herd.arena.battles import Battles
 from herd.arena.board import Board
 from herd.errors import HerdError
 from herd.gateway.config import ConfigError, at_line, load
@@ -32,7 +34,7 @@ from herd.gateway.route import ProviderSpec
 from herd.server import anthropic, api, errors, leaderboard, openai, responses
 from herd.server.access import PAGES
 from herd.server.body import Fields
-from herd.server.engines import Engines
+from herd.server.engines import Engines, has_torch
 from herd.server.guard import Guard
 from herd.server.local import LocalEngine
 from herd.server.metrics import Metrics
@@ -92,9 +94,12 @@ def create_app(settings: Settings, engines: Engines) -> FastAPI:
 
     # FastAPI's own documentation pages load scripts from elsewhere; /openapi.json is the description.
     app = FastAPI(title="Herd", version=version("openherd"), lifespan=lifespan, docs_url=None, redoc_url=None)
+    battles = Battles(
+        gateway, store, problem=lambda: _local_problem(engines), counts=lambda: board.standing.counts
+    )
     app.state.herd = State(
         settings, keys, ledger, engines.registry, store, engines, metrics, gateway, reloader, scheduler,
-        board, live,
+        board, live, battles, Ballots(battles, store, board),
     )  # fmt: skip
     app.add_middleware(Guard, settings=settings, keys=keys, observe=metrics.observe_http)
     errors.install(app)
@@ -106,6 +111,7 @@ def create_app(settings: Settings, engines: Engines) -> FastAPI:
     app.add_api_route("/health", _health)
     app.add_api_route("/ready", _ready)
     app.add_api_route("/metrics", _metrics)
+    app.add_api_route("/embed.js", _embed, methods=["GET", "HEAD"], include_in_schema=False)
     for path in PAGES:
         app.add_api_route(path, _page, methods=["GET", "HEAD"], include_in_schema=False)
     app.openapi = lambda: _describe(app)  # type: ignore[method-assign]
@@ -195,6 +201,19 @@ async def _metrics(request: Request) -> Response:
     here = state(request)
     text = here.metrics.render(here.engines.metrics())
     return Response(text, media_type="text/plain; version=0.0.4; charset=utf-8")
+
+
+def _local_problem(engines: Engines) -> str | None:
+    """Why no model of this machine can answer."""
+    return engines.problem if has_torch() else 'models run on PyTorch: pip install "openherd[local]"'
+
+
+async def _embed() -> Response:
+    """What asks "which reply is better?" in an application's page."""
+    script = WEB / "embed.js"
+    if not script.is_file():
+        raise errors.not_found("the pages are not installed; the API is at /api/battles")
+    return FileResponse(script, media_type="text/javascript", headers={"Cache-Control": "no-cache"})
 
 
 async def _page() -> Response:

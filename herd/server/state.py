@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 from fastapi import Request
 
+from herd.arena.ballots import Ballots
+from herd.arena.battles import Battles
 from herd.arena.board import Board
 from herd.arena.voters import Hourly
 from herd.gateway.gateway import Gateway
@@ -38,6 +40,8 @@ class State:
     scheduler: Scheduler
     board: Board
     live: Live
+    battles: Battles
+    ballots: Ballots
     votes: Hourly = field(default_factory=lambda: Hourly("votes"))  # of those who are no admins
 
     @property

@@ -1,0 +1,131 @@
+"""Votes on battles, and what they reveal."""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+
+from herd.arena.battles import SIDES, Battles, Caller, Row, check_open, unready
+from herd.arena.board import Board
+from herd.arena.features import categories, style
+from herd.arena.leaks import leak, words_of
+from herd.arena.voters import Hourly
+from herd.errors import HerdError
+from herd.store import Store
+from herd.store.votes import prompt_hash
+
+OUTCOMES = {"left": "a", "right": "b", "tie": "tie", "both_bad": "both_bad"}
+REASONS = ("accuracy", "helpfulness", "style", "brevity", "safety", "other")
+DOLLAR = 10**12
+
+
+class Ballots:
+    """Takes votes: one a battle, durable when it is acknowledged, void where a reply gave a side away."""
+
+    def __init__(self, battles: Battles, store: Store, board: Board) -> None:
+        self.battles, self.store, self.board = battles, store, board
+        self._hourly = Hourly("votes")
+
+    async def vote(
+        self,
+        row: Row,
+        who: Caller,
+        outcome: str,
+        *,
+        voter: str,
+        reasons: Sequence[str] = (),
+        comment: str | None = None,
+    ) -> Row:
+        """The vote as it is kept. The same outcome again is the same vote; another one is HerdError 409 "voted".
+
+        410 "expired", 409 "not_ready" while a side has no whole reply, 429 over the voter's limit.
+        """
+        kept, about = await asyncio.to_thread(self._look, row, OUTCOMES[outcome])
+        if kept:
+            return kept
+        self._hourly.take(voter, self.battles.spec.votes_per_hour)
+        vote = {
+            "id": f"vote_{row['id']}", "battle": row["id"], "outcome": OUTCOMES[outcome], "voter": voter,
+            "source": row["kind"], "key": who.principal.name, "application": row["application"],
+            "reasons": list(dict.fromkeys(reasons)) or None, "comment": comment or None, **about,
+        }  # fmt: skip
+        try:
+            return await self.store.write_vote(vote)
+        except HerdError:
+            self._hourly.give_back(voter)
+            raise
+
+    def _look(self, row: Row, outcome: str) -> tuple[Row | None, Row]:
+        """The vote that there is already, or what a new one is about: all that each side has said."""
+        if kept := self.store.battle_vote(row["id"]):
+            if kept["outcome"] != outcome:
+                check_open({**row, "voted": kept["created"]})
+            return kept, {}
+        check_open(row)
+        said = self.battles.replies(row)
+        problem = None if said else "nothing has been said yet"
+        for turn, one in zip(row["turns"], said, strict=True):
+            problem = problem or unready(turn, one)
+        if problem:
+            hint = "" if row["kind"] in ("stored", "embed") else "; regenerate it, or begin a new battle"
+            raise HerdError(f"{problem}{hint}", status=409, code="not_ready")
+        prompts = [turn["prompt"] for turn in row["turns"]]
+        texts = {side: [one[side]["reply"] for one in said] for side in SIDES}
+        found, last = self.leak(row, texts), said[-1]
+        return None, {
+            "a": last["left"]["id"], "b": last["right"]["id"],
+            "a_target": row["left_target"], "b_target": row["right_target"],
+            "conversation": row["conversation"], "prompt": prompt_hash(prompts[0]), "turns": len(prompts),
+            "tags": categories(prompts, row["tags"] or ()),
+            "style": [*style("\n\n".join(texts["left"])), *style("\n\n".join(texts["right"]))],
+            "void": "leak" if found else None, "details": {"leak": found} if found else None,
+        }  # fmt: skip
+
+    def leak(self, row: Row, texts: Mapping[str, Sequence[str]]) -> str | None:
+        """What gives a side away. Of a chosen pair the names are known: there is nothing to give away."""
+        if row["kind"] == "pair":
+            return None
+        table, spec = self.battles.gateway.now, self.battles.spec
+        for side in SIDES:
+            names = [row[f"{side}_target"]]
+            if own := table.config.targets.get(names[0]):
+                names += [own.provider, own.model] if own.provider != "local" else [own.model]
+            if found := leak(texts[side], words_of(*names, identities=spec.identities)):
+                return found
+        return None
+
+    async def reveal(self, row: Row, vote: Row | None = None) -> Row | None:
+        """Who it was, their ratings with and without the battle's vote, and what each reply took; None without a vote."""
+        return await asyncio.to_thread(self._reveal, row, vote)
+
+    def _reveal(self, row: Row, vote: Row | None) -> Row | None:
+        vote = vote or self.store.battle_vote(row["id"])
+        if vote is None:
+            return None
+        self.board.refresh()
+        ratings, last, shown = self.board.after(vote), row["turns"][-1], {}
+        counts = self.board.standing.counts
+        games = dict(zip(counts.names, counts.games.sum(1).tolist(), strict=True))
+        for side in SIDES:
+            name, made = row[f"{side}_target"], self.store.get_generation(last[side])
+            about = self.board.about(name)
+            shown[side] = {
+                "name": name, **ratings[side], "votes": round(games.get(name, 0)),
+                "open": about.get("open"), "licence": about.get("licence"),
+                "cost": made["cost"] / DOLLAR if made and made["cost"] is not None else None,
+                "total_ms": made["latency"]["total"] if made else None,
+            }  # fmt: skip
+        outcome = next(name for name, kept in OUTCOMES.items() if kept == vote["outcome"])
+        told = {"outcome": outcome, "void": vote["void"], "leak": (vote["details"] or {}).get("leak")}
+        return {**shown, **told, "progress": self._progress(row, vote)}
+
+    def _progress(self, row: Row, vote: Row) -> str:
+        cast = self.store.votes_of(vote["voter"])
+        text = f"you cast {cast} {'vote' if cast == 1 else 'votes'}"
+        try:
+            found = self.board.compare(row["left_target"], row["right_target"])
+        except HerdError:  # of a target that the board, a little behind, has not seen
+            return text
+        pair = f"{row['left_target']} against {row['right_target']}"
+        if found["decision"] in ("A", "B", "EQUAL"):
+            return f"{text}; {pair} is decided"
+        more = found["needed"]
+        return f"{text}; about {more} more decide {pair}" if more else text
