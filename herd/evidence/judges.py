@@ -10,15 +10,9 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.special import stdtrit
 
 from herd.errors import HerdError
+from herd.evidence.ratings import Interval
 from herd.evidence.sequences import clustered_mean
 from herd.evidence.votes import BOTH_BAD, TIE, A, B
-
-
-@dataclass(frozen=True)
-class Interval:
-    estimate: float
-    low: float
-    high: float
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,6 @@ from herd.evidence.sequences import clustered_mean, least_clusters
 
 Decision = Literal["SWITCH", "STAY", "NOT ENOUGH DATA"]
 
-TUNED_FOR = 25  # conversations at which the interval is narrowest: what a team's votes of a week hold out
-
 
 @dataclass(frozen=True)
 class Verdict:
@@ -70,11 +68,11 @@ def verdict(
         reason = f"{count} of at least {least} independent conversations"
         return Verdict("NOT ENOUGH DATA", reason, None, None, None, n, count, least)
 
-    low, high = mean.interval(alpha, TUNED_FOR)
+    low, high = mean.interval(alpha)
     scale = count / mean.count  # what counts is fewer where few clusters hold most pairs
     needed = None
     if mean.value > margin and low <= margin:
-        total = mean.needed(mean.value - margin, alpha, TUNED_FOR)
+        total = mean.needed(mean.value - margin, alpha)
         needed = None if total is None else max(math.ceil(total * scale), count + 1)
     if not math.isfinite(low):
         reason = f"{count} independent conversations are too few for an interval that is valid at any time"

@@ -224,7 +224,7 @@ def test_the_command(
     monkeypatch.setenv("HERD_PORT", "1")  # nobody answers there
     monkeypatch.setattr(flywheel, "bundled_texts", lambda: TEXTS)
     monkeypatch.setattr("signal.signal", lambda *_: None)
-    pairs = [p.pair for p in preferences(48, seed=0)]
+    pairs = [p.pair for p in preferences(96, seed=0)]
     write_pairs(tmp_path / "pairs.jsonl", pairs)
 
     assert run(["improve", "tiny", "--pairs", str(tmp_path / "pairs.jsonl"), "--json"]) == 0
