@@ -33,14 +33,9 @@ for verb in arena_data.VERBS:
 @json_option
 def leaderboard(category: str | None, style: bool, judge: str | None) -> None:
     """Rank the targets by their votes, each with its interval."""
-    raters = f"judge:{judge.removeprefix('judge:')}" if judge else "people"
-    asked = {"raters": raters, "style": int(style), **({"category": category} if category else {})}
-    board = ask("GET", f"/api/leaderboard?{urlencode(asked)}")
-    judges = [name.removeprefix("judge:") for name in board["raters"] if name != "people"]
-    _known(
-        judge and judge.removeprefix("judge:"), judges, "judge", "`herd arena judge --route NAME` asks one"
-    )
-    _known(category, [one["name"] for one in board["categories"]], "category", "leave --category out for all")
+    asked = {**_raters(judge), "style": int(style), **({"category": category} if category else {})}
+    hint = "`herd arena leaderboard` alone says which judges and categories there are"
+    board = _ask("/api/leaderboard", asked, hint)
     emit(board, lambda: _say(board))
 
 
@@ -51,13 +46,8 @@ def leaderboard(category: str | None, style: bool, judge: str | None) -> None:
 @json_option
 def compare(a: str, b: str, judge: str | None) -> None:
     """Say which of the targets A and B is better, and how sure that is."""
-    raters = f"judge:{judge.removeprefix('judge:')}" if judge else "people"
-    try:
-        found = ask("GET", f"/api/leaderboard/compare?{urlencode({'a': a, 'b': b, 'raters': raters})}")
-    except HerdError as error:
-        if error.status not in (400, 404):
-            raise
-        raise HerdError(f"{error}; `herd arena leaderboard` lists the targets", status=error.status) from None
+    asked = {"a": a, "b": b, **_raters(judge)}
+    found = _ask("/api/leaderboard/compare", asked, "`herd arena leaderboard` lists the targets")
 
     def say() -> None:
         apart = found["difference"]
@@ -66,7 +56,7 @@ def compare(a: str, b: str, judge: str | None) -> None:
             {
                 "votes between them": f"{found['votes']:,}",
                 "votes still needed": found["needed"] and f"about {found['needed']:,}",
-                "rating of A less B": _interval(apart) if apart else None,
+                "rating of A less B": _interval(apart) if apart and apart["estimate"] is not None else None,
                 "votes that would flip it": found["flip"],
             }
         )
@@ -76,7 +66,7 @@ def compare(a: str, b: str, judge: str | None) -> None:
 
 def _say(board: dict[str, Any]) -> None:
     """The rows as a table, with a plot where the terminal has room for it, and what there is to know of them."""
-    if not board["rows"]:
+    if not any(row["votes"] for row in board["rows"]):
         click.echo(NO_VOTES)
         return
     columns = ["ranks", "target", "rating", "95 % interval", "votes"]
@@ -91,6 +81,10 @@ def _say(board: dict[str, Any]) -> None:
     table(columns, cells)
     for one in (board["style"] or {}).get("coefficients", []):
         note(f"{one['name']}: {one['estimate']:+.2f} ({one['low']:+.2f} to {one['high']:+.2f})")
+    judges = [name.removeprefix("judge:") for name in board["raters"] if name != "people"]
+    for what, names in (("--category", [one["name"] for one in board["categories"]]), ("--judge", judges)):
+        if names:
+            note(f"{what}: {_plain(', '.join(names))}")
     for text in (*board["problems"], board["progress"]):
         if text:
             note(_plain(text))
@@ -129,15 +123,23 @@ def _span(row: dict[str, Any]) -> str:
     return f"above {low}" if low else f"below {high}" if high else ""
 
 
-def _interval(found: dict[str, float]) -> str:
-    return f"{found['estimate']:+.0f} ({found['low']:+.0f} to {found['high']:+.0f})"
+def _interval(found: dict[str, Any]) -> str:
+    low, high = (f"{end:+.0f}" if end is not None else "?" for end in (found["low"], found["high"]))
+    return f"{found['estimate']:+.0f} ({low} to {high})"
 
 
-def _known(name: str | None, known: list[str], what: str, hint: str) -> None:
-    """Raises HerdError for a name that no vote has."""
-    if name and name not in known:
-        there = f"there are {', '.join(map(_plain, known))}" if known else "there is none"
-        raise HerdError(f"no votes of the {what} {name!r}; {there}; {hint}")
+def _raters(judge: str | None) -> dict[str, str]:
+    return {"raters": f"judge:{judge.removeprefix('judge:')}" if judge else "people"}
+
+
+def _ask(path: str, asked: dict[str, Any], hint: str) -> Any:
+    """A GET whose refusal says what to do next."""
+    try:
+        return ask("GET", f"{path}?{urlencode(asked)}")
+    except HerdError as error:
+        if error.status not in (400, 404):
+            raise
+        raise HerdError(f"{error}; {hint}", status=error.status) from None
 
 
 def _plain(text: str) -> str:

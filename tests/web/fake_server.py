@@ -60,7 +60,8 @@ class State:
         self.held: dict[str, threading.Event] = {}  # "GET /path" is answered once its event is set
         self.broken_after: int | None = None  # the stream ends without a finish after so many words
         self.counter = 0
-        self.gateway = fake_gateway.Gateway()
+        self.gateway, self.arena = fake_gateway.Gateway(), fake_arena.Arena()
+        self.board = fake_leaderboard.Board()
 
     def next(self, prefix: str) -> str:
         self.counter += 1
@@ -85,7 +86,7 @@ class Handler(BaseHTTPRequestHandler):
         self.send_response(status)
         for name, value in {
             "Content-Type": f"{kind}; charset=utf-8", "Content-Length": str(len(data)), "Cache-Control": "no-store",
-            "Content-Security-Policy": CSP, "X-Request-Id": self.server.state.next("req"), **headers,
+            "Content-Security-Policy": CSP, **fake_arena.CORS, "X-Request-Id": self.server.state.next("req"), **headers,
         }.items():  # fmt: skip
             self.send_header(name.replace("_", "-"), value)
         self.end_headers()
@@ -102,8 +103,8 @@ class Handler(BaseHTTPRequestHandler):
     def page(self, path: str) -> None:
         if path in PAGES or path.startswith("/c/"):
             path = "/web/index.html"
-        file = (WEB / path.removeprefix("/web/")).resolve()
-        if not path.startswith("/web/") or not file.is_file() or WEB not in file.parents:
+        file = (WEB / path.removeprefix("/web").lstrip("/")).resolve()
+        if not path.startswith(("/web/", "/embed.js")) or not file.is_file() or WEB not in file.parents:
             return self.error(404, f"There is no {path}.")
         self.send(200, file.read_bytes(), TYPES[file.suffix])
 
@@ -141,6 +142,7 @@ class Handler(BaseHTTPRequestHandler):
         self.error(404, f"There is no {path}.")
 
     do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = handle_any
+    do_OPTIONS = lambda self: self.send(204, b"")  # noqa: E731
 
     def chunk(self, value: Any) -> None:
         text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

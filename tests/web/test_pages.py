@@ -220,7 +220,8 @@ def test_the_rail_is_narrow_and_names_its_icons(visit: Open) -> None:
     phone = visit(size=PHONE)
     box = phone.get_by_role("navigation", name="Pages").bounding_box()
     assert box and box["width"] == PHONE["width"] and box["y"] + box["height"] == PHONE["height"]
-    for title in ("Chat", "Arena", "Leaderboard", "Traffic", "Conversations", "Routes", "Keys", "Models", "Runs"):
+    titles = "Chat Arena Leaderboard Traffic Conversations Routes Keys Models Runs"
+    for title in titles.split():
         expect(phone.get_by_role("link", name=title).locator("span")).to_be_visible()
 
 

@@ -32,6 +32,6 @@ export function Composer({ session, state, path }) {
     <div class="box"><textarea id="composer" ref=${box} rows="1" aria-label="Your message" placeholder=${`Write to ${session.route}`} value=${text}
         onInput=${(event) => setText(event.target.value)} onKeyDown=${key}></textarea>
       ${busy ? html`<button type="button" class="stop" onClick=${() => session.stop()}>Stop<kbd>Esc</kbd></button>`
-        : html`<button class="primary" disabled=${!text.trim()}>Send</button>`}</div>
+        : html`<button class="primary" disabled=${!text.trim() || state.phase !== "ready"}>Send</button>`}</div>
     <p class="soft foot">Enter sends, Shift Enter makes a new line, ${keyNames("mod+/").join(" ")} shows all keys</p></form>`;
 }
