@@ -40,13 +40,13 @@ def export(
     store: Store,
     *,
     raters: str = "people",
-    flagged: Collection[str] = (),
+    flagged: Callable[[str | None], bool] = lambda voter: False,
     purpose: Purpose = "train",
     about: Callable[[str], Mapping[str, Any]] = lambda target: {},
 ) -> Counter[str]:
     """Write the votes of people, or of one judge ("judge:NAME"), the oldest first; how many were left out, by reason.
 
-    Void votes are left out everywhere; those of `flagged` voters where no voter is named any more, so from counts and
+    Void votes are left out everywhere; those of voters who are `flagged` where no voter is named any more, so from counts and
     preferences. purpose: of preference pairs, what their text must have been allowed for. about: licence and terms of a
     target. Raises HerdError for other words, and for Parquet where pyarrow is not installed.
     """
@@ -57,7 +57,7 @@ def export(
         raise HerdError(f"raters must be people or judge:NAME, not {raters!r:.60}")
     left_out: Counter[str] = Counter()
     named = form in ("fastchat", "csv", "parquet")
-    votes = _counting(store, raters, () if named else flagged, form not in ("csv", "counts"), left_out)
+    votes = _counting(store, raters, None if named else flagged, form not in ("csv", "counts"), left_out)
     if form == "preferences":
         frozen = store.frozen() if purpose == "train" else set()
         _write_lines(file, _preferences(votes, purpose, frozen, about, left_out))
@@ -70,7 +70,11 @@ def export(
 
 
 def _counting(
-    store: Store, raters: str, flagged: Collection[str], text: bool, left_out: Counter[str]
+    store: Store,
+    raters: str,
+    flagged: Callable[[str | None], bool] | None,
+    text: bool,
+    left_out: Counter[str],
 ) -> Iterator[dict[str, Any]]:
     judge = raters.removeprefix("judge:") if raters != "people" else None
     after = 0
@@ -79,7 +83,7 @@ def _counting(
         for row in rows:
             if row["rater"] != judge:
                 continue
-            if row["void"] or row["voter"] in flagged:
+            if row["void"] or (flagged and flagged(row["voter"])):
                 left_out[row["void"] or "flagged"] += 1
             else:
                 yield row

@@ -7,7 +7,7 @@ import hashlib
 import json
 import re
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, Literal
 
@@ -116,9 +116,13 @@ def _message(answer: Any) -> str:
         return "an answer that is not of OpenAI's form"
 
 
-def report(store: Store, judge: str | None = None, flagged: Collection[str] = ()) -> list[dict[str, Any]]:
+def report(
+    store: Store,
+    judge: str | None = None,
+    flagged: Callable[[str | None], bool] = lambda voter: False,
+) -> list[dict[str, Any]]:
     """How far each judge (or the one) agrees with people on the replies that both judged; people's votes that are void,
-    of `flagged` voters or "both bad" left out, since a judge is asked who is better."""
+    of voters who are `flagged` or "both bad" left out, since a judge is asked who is better."""
     people: dict[tuple[str, str], list[dict[str, Any]]] = defaultdict(list)
     judges: dict[str, list[dict[str, Any]]] = defaultdict(list)
     after = 0
@@ -128,7 +132,7 @@ def report(store: Store, judge: str | None = None, flagged: Collection[str] = ()
             if row["rater"]:
                 if judge in (None, row["rater"]):
                     judges[row["rater"]].append(row)
-            elif row["voter"] not in flagged and row["outcome"] in LEAD:
+            elif not flagged(row["voter"]) and row["outcome"] in LEAD:
                 people[_pair(row)].append(row)
     if judge is not None and judge not in judges:
         raise HerdError(f"no votes of a judge {judge!r:.100}", status=404, code="not_found")

@@ -4,7 +4,7 @@ import asyncio
 import json
 import tempfile
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import IO, Annotated, Any
 
 from fastapi import APIRouter, Depends, Query, Request
@@ -159,9 +159,13 @@ def _chunks(file: IO[bytes]) -> Iterator[bytes]:
             yield chunk
 
 
-def _flagged(here: State) -> set[str]:
-    return set()
+def _flagged(here: State) -> Callable[[str | None], bool]:
+    here.board.refresh()
+    here.board.suspects()
+    return here.board.is_flagged
 
 
 def _about(here: State, target: str) -> Mapping[str, Any]:
-    return {}
+    """Who wrote a reply, and what may be done with it."""
+    known = here.board.about(target)
+    return {name: known.get(name) for name in ("open", "licence", "terms")}
