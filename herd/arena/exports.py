@@ -204,7 +204,7 @@ def _unfit(vote: Row, purpose: Purpose, frozen: Collection[str]) -> str | None:
     if vote["outcome"] in ("tie", "both_bad"):
         return str(vote["outcome"])
     a, b = vote["a_reply"], vote["b_reply"]
-    if a is None or b is None or not (prompt := _spoken(vote, "a")):
+    if not a or not b or not (prompt := _spoken(vote, "a")):
         return "no text"
     if any(purpose not in (vote[f"{side}_use"] or ("evaluate",)) for side in "ab"):
         return f"use lacks {purpose}"

@@ -109,7 +109,7 @@ def _csv(file: BinaryIO) -> Records:
     except UnicodeDecodeError:
         raise Wrong(f"near line {number}", "not UTF-8") from None
     except csv.Error as error:
-        raise Wrong(f"line {number}", str(error)) from None
+        raise Wrong(f"line {rows.line_num}", str(error)) from None
     finally:
         text.detach()
 

@@ -309,7 +309,7 @@ def _tags(given: Record, own: Record, place: str) -> list[str] | None:
 def _style(given: Record, place: str) -> list[float] | None:
     """Length, headers, lists and bold of a, then of b, as LMArena's conv_metadata has them; None if it lacks one."""
     about = _object(given["conv_metadata"], place, "conv_metadata")
-    counts = [about.get(name) for name in STYLE]
+    counts: list[Any] = [about.get(name) for name in STYLE]
     if None in counts:
         return None
     try:

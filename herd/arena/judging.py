@@ -14,7 +14,8 @@ from typing import Any, Literal
 import numpy as np
 
 from herd.errors import HerdError
-from herd.evidence.judges import Interval, agreement, calibrated, judge_bias
+from herd.evidence.judges import Bias, agreement, calibrated, judge_bias
+from herd.evidence.ratings import Interval
 from herd.evidence.votes import OUTCOMES
 from herd.store import Store
 
@@ -148,15 +149,24 @@ def _agreement(
     human = [OUTCOMES.index(_turned(person["outcome"], person["a"] != vote["a"])) for person, vote in both]
     judged = [OUTCOMES.index(vote["outcome"]) for _, vote in both]
     told = [vote for vote in votes if _told(vote["details"])]
-    bias = judge_bias(
-        *([OUTCOMES.index(vote["details"][order]) for vote in told] for order in ("first", "second")),
-        np.reshape([vote["details"]["lengths"] for vote in told], (-1, 2)),
-        [_cluster(vote) for vote in told],
+    first, second = (
+        [OUTCOMES.index(vote["details"][order]) for vote in told] for order in ("first", "second")
     )
+    lengths = np.reshape([vote["details"]["lengths"] for vote in told], (-1, 2))
+    bias = judge_bias(first, second, lengths, [_cluster(vote) for vote in told])
     return {
-        "votes": len(votes), "agreement": asdict(agreement(human, judged)),
-        "bias": asdict(bias) if bias else None, "pairs": _targets(votes, people),
-    }  # fmt: skip
+        "votes": len(votes),
+        "agreement": asdict(agreement(human, judged)),
+        "bias": _shown(bias),
+        "pairs": _targets(votes, people),
+    }
+
+
+def _shown(bias: Bias | None) -> dict[str, Any] | None:
+    if bias is None:
+        return None
+    length = bias.length and bias.length._asdict()
+    return {**asdict(bias), "to_left": bias.to_left._asdict(), "length": length}
 
 
 def _targets(
@@ -207,7 +217,7 @@ def _share(found: Interval | None) -> dict[str, float] | None:
     """A preference in -½ … ½ as how often the first is preferred, a tie being half."""
     if found is None:
         return None
-    return {name: min(max(value + 0.5, 0.0), 1.0) for name, value in asdict(found).items()}
+    return {name: min(max(value + 0.5, 0.0), 1.0) for name, value in found._asdict().items()}
 
 
 def _pair(row: Mapping[str, Any]) -> tuple[str, str]:
