@@ -5,7 +5,7 @@ import json
 import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from typing import IO, Annotated, Any
+from typing import IO, Annotated, Any, get_args
 
 from fastapi import APIRouter, Depends, Query, Request
 from fastapi.responses import StreamingResponse
@@ -29,6 +29,7 @@ PAIRS, MAX_PAGE = (
     8 << 20,
 )  # pairs for a judge at once, and characters after which there are no more of them
 CHUNK = 1 << 16
+USE = get_args(Use)
 Word = Annotated[str | None, Query(max_length=MAX_NAME)]
 _FILE = {"requestBody": {"required": True, "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}}}  # fmt: skip
 
@@ -38,10 +39,12 @@ async def import_(
     request: Request,
     format: Format = "fastchat",
     judge: Word = None,
-    use: Annotated[list[Use] | None, Query()] = None,
+    use: Annotated[list[str], Query(max_length=len(USE))] = ["evaluate"],  # noqa: B006  (FastAPI copies it)
 ) -> dict[str, Any]:
     """Keep the votes of the file in the body, all of them or none; a caller who goes away meanwhile stops it."""
     here, gone = state(request), threading.Event()
+    for word in use:
+        body.one_of("use", word, USE)
 
     def go_on(at: int) -> None:
         if gone.is_set():
@@ -51,7 +54,7 @@ async def import_(
         await _receive(request, file)
         work = asyncio.create_task(
             asyncio.to_thread(
-                import_votes, file, format, here.store, use=use or ("evaluate",), judge=judge, progress=go_on
+                import_votes, file, format, here.store, use=use, judge=judge, progress=go_on
             )  # fmt: skip
         )
         while not work.done():

@@ -44,14 +44,16 @@ def store(opened: Callable[[str], Store]) -> Store:
 
 
 def reply(store: Store, id: str, target: str, text: str, **changes: Any) -> None:
-    messages = changes.pop("messages", [{"role": "user", "content": "Say é, \"hi\",\nor 你好."}])
+    messages = changes.pop("messages", [{"role": "user", "content": 'Say é, "hi",\nor 你好.'}])
     request = {"route": target, "kind": "chat", "messages": messages, "sampling": {}}
     row = {"id": id, "route": target, "target": target, "target_digest": f"digest of {target}", "request": request,
            "reply": text, "labels": {}, "conversation": f"talk {id[1:]}", "created": 1.7e9, "use": ["evaluate", "train"]}  # fmt: skip
     store.add_generation({**row, **changes})
 
 
-def voted(store: Store, n: int, outcome: str, *, a: str = "cria", b: str = "gpt", text: bool = True, **changes: Any) -> str:
+def voted(
+    store: Store, n: int, outcome: str, *, a: str = "cria", b: str = "gpt", text: bool = True, **changes: Any
+) -> str:
     """A vote on two replies of its own."""
     of: dict[str, Any] = {"a_target": a, "b_target": b}
     both = changes.pop("replies", {})
@@ -116,7 +118,9 @@ def test_what_comes_back_is_the_same(full: Store, opened: Callable[[str], Store]
         assert [vote[name] for name in same] == [was[name] for name in same]
         assert was["prompt"] == vote["prompt"] and vote["details"]["source"] == was["source"]
     groups = {(kept[vote["id"]]["voter"], vote["voter"]) for vote in other.votes()}
-    assert len(groups) == len({voter for voter, _ in groups}) == 4  # three voters and nobody, under other hashes
+    assert (
+        len(groups) == len({voter for voter, _ in groups}) == 4
+    )  # three voters and nobody, under other hashes
 
 
 def test_text_comes_back_too_where_the_form_has_it(full: Store, opened: Callable[[str], Store]) -> None:
@@ -125,9 +129,14 @@ def test_text_comes_back_too_where_the_form_has_it(full: Store, opened: Callable
         taken(file_of(full, form)[0], form, other)
         texts = sorted(row["reply"] for row in other.generations(limit=1000))
         counted = [vote for vote in full.votes() if vote["a"] and not vote["void"] and not vote["rater"]]
-        assert texts == sorted(f"{word} {vote['id'][1:]}" for vote in counted for word in ("good", "bad")) * wanted
+        assert (
+            texts
+            == sorted(f"{word} {vote['id'][1:]}" for vote in counted for word in ("good", "bad")) * wanted
+        )
         for row in other.generations(limit=1000):
-            assert row["request"]["messages"][0]["content"] == 'Say é, "hi",\nor 你好.' and row["use"] == ["evaluate"]
+            assert row["request"]["messages"][0]["content"] == 'Say é, "hi",\nor 你好.' and row["use"] == [
+                "evaluate"
+            ]
 
 
 def test_other_readers_find_the_columns_that_they_know(full: Store) -> None:
@@ -145,13 +154,18 @@ def test_other_readers_find_the_columns_that_they_know(full: Store) -> None:
         if vote["a"]:
             assert line["language"] == "French" and line["is_code"] is True
             asked, said = line["conversation_a"]
-            assert asked["role"] == "user" and said == {"role": "assistant", "content": f"good {vote['id'][1:]}"}
+            assert asked["role"] == "user" and said == {
+                "role": "assistant",
+                "content": f"good {vote['id'][1:]}",
+            }
             assert record["conversation_b"][1]["content"] == f"bad {vote['id'][1:]}"
             assert line["conv_metadata"]["sum_assistant_b_tokens"] == 30.5
             assert sum(line["conv_metadata"]["bold_count_a"].values()) == 2
 
 
-def test_judges_go_out_by_themselves_and_come_back_as_judges(full: Store, opened: Callable[[str], Store]) -> None:
+def test_judges_go_out_by_themselves_and_come_back_as_judges(
+    full: Store, opened: Callable[[str], Store]
+) -> None:
     data, _ = file_of(full, "fastchat", raters="judge:gpt-4")
     other = opened("other")
     assert taken(data, "fastchat", other) == 2 and tally(other) == {}
@@ -188,13 +202,19 @@ def test_only_what_may_be_trained_on_becomes_a_pair(store: Store, tmp_path: Path
     frozen = prompt_hash("a frozen\nPROMPT")
     assert frozen and store.freeze([frozen]) == 1
 
-    terms = {"cria": {"open": True, "licence": "Apache-2.0", "terms": None}, "gpt": {"open": False, "licence": None, "terms": "no rivals"}}
+    terms = {
+        "cria": {"open": True, "licence": "Apache-2.0", "terms": None},
+        "gpt": {"open": False, "licence": None, "terms": "no rivals"},
+    }
     found, left_out = pairs_of(store, flagged=lambda voter: voter == "bot", about=terms.__getitem__)
     assert [pair["vote"] for pair in found] == ["v1", "v2"]
     assert left_out == {"tie": 1, "both_bad": 1, "leak": 1, "flagged": 1, "use lacks train": 2, "no text": 2,
                         "frozen": 2, "different prompts": 1}  # fmt: skip
     one = found[1]
-    assert one["chosen"] == [{"role": "assistant", "content": "bad 2"}] and one["rejected"][0]["content"] == "good 2"
+    assert (
+        one["chosen"] == [{"role": "assistant", "content": "bad 2"}]
+        and one["rejected"][0]["content"] == "good 2"
+    )
     assert one["prompt"] == [{"role": "user", "content": 'Say é, "hi",\nor 你好.'}]
     assert one["chosen_by"] == {"target": "cria", "digest": "digest of cria", **terms["cria"]}
     assert one["rejected_by"]["terms"] == "no rivals" and one["conversation"] == "talk 2"
@@ -220,6 +240,9 @@ def test_counts_leave_flagged_voters_out(full: Store) -> None:
 def test_many_votes_are_read_in_pages(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("herd.arena.exports.PAGE", 7)
     store.add_votes(
-        {"id": str(i), "a_target": "x", "b_target": "y", "outcome": "a", "source": "import", "created": 1.0} for i in range(50)
+        {"id": str(i), "a_target": "x", "b_target": "y", "outcome": "a", "source": "import", "created": 1.0}
+        for i in range(50)
     )
-    assert [json.loads(line)["question_id"] for line in file_of(store, "fastchat")[0].splitlines()] == [*map(str, range(50))]
+    assert [json.loads(line)["question_id"] for line in file_of(store, "fastchat")[0].splitlines()] == [
+        *map(str, range(50))
+    ]

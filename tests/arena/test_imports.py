@@ -89,7 +89,11 @@ def test_the_three_shapes_of_lmarena(store: Store) -> None:
     assert report.ignored == {"openai_moderation", "toxic_chat_tag", "dedup_tag", "evaluation_order"}
     first, second, third = sorted(store.votes(), key=lambda vote: vote["created"])
     assert [vote["outcome"] for vote in (first, second, third)] == ["b", "both_bad", "both_bad"]
-    assert (first["a_target"], first["b_target"], first["created"]) == ("chatglm-6b", "koala-13b", 1682351591.1322)
+    assert (first["a_target"], first["b_target"], first["created"]) == (
+        "chatglm-6b",
+        "koala-13b",
+        1682351591.1322,
+    )
     assert first["source"] == "import" and first["rater"] is None and first["batch"] == report.batch
     assert first["tags"] == ["language/English"] and third["tags"] == ["language/Polish"]
     assert second["tags"] == ["language/Russian", "code", "maths", "multi-turn"] and second["turns"] == 2
@@ -121,7 +125,9 @@ def test_the_same_file_again_adds_nothing(store: Store) -> None:
     assert (take(store, file).votes, take(store, file).votes) == (2, 0)
     again = take(store, lines({**OF_2025}, LMSYS))  # in another file the vote is still the same
     assert (again.votes, again.known) == (1, 1)
-    assert take(store, lines(LMSYS, {**LMSYS, "winner": "tie"})).votes == 1  # another vote on the same question
+    assert (
+        take(store, lines(LMSYS, {**LMSYS, "winner": "tie"})).votes == 1
+    )  # another vote on the same question
 
 
 def test_what_does_not_count_is_left_out_and_counted(store: Store) -> None:
@@ -217,7 +223,13 @@ def tally(store: Store) -> Counter[tuple[str, str, str]]:
 
 
 def test_pair_counts_in_both_forms(store: Store, tmp_path: Path) -> None:
-    wanted = {("A", "B", "a"): 3, ("A", "B", "b"): 2, ("A", "B", "tie"): 1, ("A", "B", "both_bad"): 4, ("B", "A", "a"): 1}
+    wanted = {
+        ("A", "B", "a"): 3,
+        ("A", "B", "b"): 2,
+        ("A", "B", "tie"): 1,
+        ("A", "B", "both_bad"): 4,
+        ("B", "A", "a"): 1,
+    }
     assert take(store, json.dumps(COUNTS), "counts").votes == 11 and tally(store) == wanted
     other = Store.open(tmp_path / "other.db")
     take(other, json.dumps([["A", "B", 3, 2, 1, 4], ["B", "A", 1, 0, 0, 0.0]]), "counts")
