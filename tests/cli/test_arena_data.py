@@ -89,6 +89,9 @@ class Judge(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         self.asked.append(body)
+        if body["model"] == "nobody":
+            self.reply(404, {"error": {"message": "no model nobody", "code": "model_not_found"}})
+            return
         if "response_format" in body:
             self.reply(400, {"error": {"message": "response_format is not supported", "code": "unsupported"}})
             return
@@ -161,7 +164,7 @@ def test_a_judge_goes_on_where_it_stopped(
     assert (people["people"], people["judges"]) == (6, 6)
     booked = ask("GET", "/api/traffic?by=target")["data"]
     assert {row["group"] for row in booked} == {"referee"}
-    assert "nobody" in herd("arena", "judge", "--route", "nobody/model", status=1)
+    assert "no model nobody" in herd("arena", "judge", "--route", "fake/nobody", status=1)  # at once: all would fail
 
 
 @pytest.mark.parametrize("home", ["alone"], indirect=True)
