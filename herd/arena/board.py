@@ -33,7 +33,7 @@ class Kept:
     """Results by name, each made anew when there is something new; but a slow one only when it has been kept for a
     while, so that many votes and many readers cannot take all the time."""
 
-    def __init__(self, most: int = 200) -> None:
+    def __init__(self, most: int) -> None:
         self._most = most
         self._entries: OrderedDict[Hashable, _Entry] = OrderedDict()
         self._lock = threading.Lock()
@@ -46,9 +46,10 @@ class Kept:
         *,
         quick: float = QUICK,
         least: float = 0.0,
+        rest: float = REST,
     ) -> T:
         """What `make` gave for this version; or for an older one if it took more than `quick` seconds, or was made
-        less than `least` seconds ago."""
+        less than `least` seconds ago; the former for `rest` times as long."""
         with self._lock:
             entry = self._entries.setdefault(name, _Entry())
             self._entries.move_to_end(name)
@@ -56,7 +57,7 @@ class Kept:
                 self._entries.popitem(last=False)
         with entry.lock:
             age = time.monotonic() - entry.made
-            enough = max(least, REST * entry.took if entry.took > quick else 0.0)
+            enough = max(least, rest * entry.took if entry.took > quick else 0.0)
             if entry.version != version and age >= enough:
                 began = time.monotonic()
                 entry.result, entry.version = make(), version
@@ -98,7 +99,7 @@ class Board:
         """targets: the names that are shown without votes, too; about: what is known of a name (open, licence, card)."""
         self.store, self.targets, self.about = store, targets, about
         self.version = 0  # grows with every change
-        self.kept = Kept()
+        self.kept, self._pages = Kept(200), Kept(16)
         self._columns = Columns()
         self._refreshing = threading.Lock()
         self._suspects: dict[int, Suspicion] = {}
@@ -143,13 +144,14 @@ class Board:
     def leaderboard(self, **options: Any) -> dict[str, Any]:
         """See `standings.leaderboard`."""
         key = ("leaderboard", *sorted(options.items()))
-        return self.kept.get(key, self.version, lambda: standings.leaderboard(self, **options))
+        # What takes long in it is kept for itself: the second time is faster.
+        make = lambda: standings.leaderboard(self, **options)  # noqa: E731
+        return self._pages.get(key, self.version, make, rest=1.0)
 
     def history(self, **options: Any) -> dict[str, Any]:
         """See `history.history`."""
-        return self.kept.get(
-            ("history", *sorted(options.items())), self.version, lambda: history(self, **options)
-        )
+        key = ("history", *sorted(options.items()))
+        return self._pages.get(key, self.version, lambda: history(self, **options))
 
     def compare(self, a: str, b: str, raters: str = PEOPLE, *, fresh: bool = False) -> dict[str, Any]:
         """See `standings.compare`. It may be a second old, unless `fresh`."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -58,7 +59,7 @@ def _until(votes: Votes, slot: NDArray[np.intp], slots: int) -> list[Counts]:
     """The counts of all votes up to each slot."""
     order = np.argsort(slot, kind="stable")
     ends = np.searchsorted(slot[order], np.arange(slots), side="right")
-    parts = [votes.where(order[begin:end]).counts() for begin, end in zip([0, *ends[:-1]], ends, strict=True)]
+    parts = [votes.where(order[begin:end]).counts() for begin, end in pairwise([0, *ends])]
     sums = parts[:1]
     for part in parts[1:]:
         sums.append(sums[-1] + part)

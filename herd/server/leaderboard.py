@@ -22,6 +22,7 @@ LOOK = 0.25  # seconds between two looks for news
 LOOKS = 4  # of which one asks the store
 HEARTBEAT = 15.0  # seconds
 TOGETHER = 2  # answers that are worked out at a time, so that other work finds a thread
+TEXTS = 16  # pages whose JSON is kept
 Name = Annotated[str, Query(max_length=300)]
 
 
@@ -30,6 +31,7 @@ class Live:
 
     def __init__(self, board: Board, closing: Callable[[], bool]) -> None:
         self.board, self.closing = board, closing
+        self._texts: dict[int, tuple[Mapping[str, Any], str]] = {}
         self.turn = asyncio.Semaphore(TOGETHER)
         self._changed, self._told, self._looks = asyncio.Event(), board.version, 0
 
@@ -40,6 +42,16 @@ class Live:
         if self.board.version != self._told or self.closing():
             self._told, changed, self._changed = self.board.version, self._changed, asyncio.Event()
             changed.set()
+
+    def text(self, page: Mapping[str, Any]) -> str:
+        """As JSON; of a page that many ask for, once."""
+        known = self._texts.get(id(page))
+        if known is None or known[0] is not page:
+            known = page, json.dumps(page, ensure_ascii=False, allow_nan=False)
+            self._texts[id(page)] = known
+            while len(self._texts) > TEXTS:
+                self._texts.pop(next(iter(self._texts)), None)
+        return known[1]
 
     async def events(self) -> AsyncGenerator[dict[str, Any] | str | bytes, None]:
         """The board's version at once and whenever there is another, until the server stops."""
@@ -88,7 +100,7 @@ async def compare(request: Request, a: Name, b: Name, raters: Name = "people") -
     return await _told(request, lambda board: board.compare(a, b, raters, fresh=True))
 
 
-@router.get("/live")
+@router.get("/live", include_in_schema=False)
 async def live(request: Request) -> EventStream:
     """Server-sent events: {"version"} at the start and whenever votes came."""
     return EventStream(state(request).live.events())
@@ -99,7 +111,7 @@ async def _told(request: Request, ask: Callable[[Board], Mapping[str, Any]]) -> 
 
     def work() -> str:
         here.board.refresh()
-        return json.dumps(ask(here.board), ensure_ascii=False, allow_nan=False)
+        return here.live.text(ask(here.board))
 
     async with here.live.turn:
         return Response(await asyncio.to_thread(work), media_type="application/json")

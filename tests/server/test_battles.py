@@ -141,8 +141,8 @@ def test_nothing_before_the_vote_says_who_it_is(client: TestClient, engine: Fake
     for failing in (False, True):
         if failing:
             broken = Failed("tale cannot be served: http://10.0.0.1/v1 of cria said no", "engine_error", 500)
-            engine.script = lambda request: said(
-                () if is_tale(request) else PLAIN, broken if is_tale(request) else None
+            engine.script = lambda request, broken=broken: said(
+                *((), broken) if is_tale(request) else (PLAIN,)
             )
         answers = [client.post("/api/battles", json={})]
         at = f"/api/battles/{answers[0].json()['id']}"
@@ -508,7 +508,8 @@ def test_a_client_that_leaves_stops_both_sides(
         battle = client.post("/api/battles", json={}).json()
         at = f"/api/battles/{battle['id']}"
         with client.stream("POST", f"{at}/turns", json={"prompt": "Go on and on."}) as answer:
-            next(answer.iter_lines())
+            lines = answer.iter_lines()  # which would close the stream if it went
+            next(lines)
             refused(client.post(f"{at}/regenerate", json={}), 409, "in_progress")
             assert client.get(at).json()["turns"][0]["left"] == {"text": "", "finish": None, "failed": None}
         wait_for(lambda: len(engine.cancelled) == 2)

@@ -13,7 +13,17 @@ DIALECTS = {
     "/v1/messages/count_tokens": anthropic.FIELDS["count"],
 }
 FILES = ("/api/arena/import",)  # the body is a file
-WITHOUT_BODY = ("/api/reload", "/cancel", "/load", "/unload", "/rollback", "/revoke", "/seen")
+WITHOUT_BODY = (
+    "/api/reload",
+    "/cancel",
+    "/load",
+    "/unload",
+    "/rollback",
+    "/revoke",
+    "/seen",
+    "/stored",
+    "/regenerate",
+)
 
 
 def test_every_route_has_its_body_and_its_errors(client: TestClient) -> None:
