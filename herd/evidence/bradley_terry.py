@@ -7,14 +7,16 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg import cho_factor, cho_solve
+from scipy.linalg import LinAlgError, cho_factor, cho_solve
 from scipy.sparse import coo_array, csr_array
 from scipy.sparse.csgraph import connected_components
 from scipy.special import expit
 
+from herd.errors import HerdError
 from herd.evidence.votes import BOTH_BAD, Counts, Votes
 
 Matrix = NDArray[np.float64]
+UNEVEN = "the weights of the votes differ by too many orders of magnitude for ratings"
 
 
 class Graph(NamedTuple):
@@ -90,7 +92,8 @@ def fit(
     """Newton's method for Σ scores[i, j] ln σ(θ_i - θ_j) - ridge/2 Σ (θ_i - centre_i)².
 
     The Hessian is the Laplacian of the graph whose edges weigh games · p (1 - p), so one factorisation of [r, r] a
-    step. Where a step is too long (the likelihood falls steeply at its end) it is halved.
+    step. Where a step is too long (the likelihood falls steeply at its end) it is halved. Raises HerdError where the
+    weights of votes differ by more orders of magnitude than numbers hold.
     """
     theta = np.zeros(len(scores)) if start is None else start - gauge @ start
     centre = np.zeros(len(scores)) if centre is None else centre
@@ -107,7 +110,10 @@ def fit(
         information += gauge * max(float(np.trace(information)) / max(len(scores), 1), 1e-300)
         if not len(scores):
             break
-        step = cho_solve(cho_factor(information, check_finite=False), slope, check_finite=False)
+        try:
+            step = cho_solve(cho_factor(information, check_finite=False), slope, check_finite=False)
+        except LinAlgError:
+            raise HerdError(UNEVEN) from None
         longest = float(np.abs(step).max())
         step *= min(1.0, 2 / longest) if longest else 1.0
         along = float(slope @ step)
@@ -119,6 +125,8 @@ def fit(
         theta = theta + step
         if longest < 1e-8:  # the step that was taken leaves an error of its square
             break
+    else:
+        raise HerdError(UNEVEN)
     return Fit(theta, weight, chance, information)
 
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from scipy.special import expit, log_ndtr
 
 from herd.errors import HerdError
-from herd.evidence.bradley_terry import Graph, Matrix, fit, laplacian, squares
+from herd.evidence.bradley_terry import Graph, Matrix, bread, fit, laplacian, squares
 from herd.evidence.ratings import CENTRE, SCALE, Ratings, assemble
 from herd.evidence.votes import Counts, Votes
 
@@ -30,8 +30,8 @@ def by_category(
     φ · rank(H) - tr(HΣ) + τ² tr(H) (DerSimonian and Laird, Controlled Clinical Trials 7, 1986), φ the dispersion that ties
     leave (below 1) and Σ the covariance of the overall ratings, of which the category is a part. τ² is the mean of
     what this says, summed over categories, given a wide prior on τ² ≥ 0: never 0, which no votes can show. δ maximises
-    ln L / φ - |δ|²/2τ²; with A the inverse of its curvature and K = 1 - A/τ² the covariance is A + Σ - KΣKᵀ, since the
-    errors of the category and of the whole of which it is a part covary by Σ. Raises HerdError for a member of
+    ln L / φ - |δ|²/2τ²; with A the inverse of its curvature, B the covariance of the category's score and K = 1 - A/τ² the covariance
+    is A(B/φ² + 1/τ²)A + Σ - KΣKᵀ, since the errors of the category and of the whole of which it is a part covary by Σ. Raises HerdError for a member of
     another shape, or targets that differ from those of `overall`.
     """
     member = np.asarray(member, bool)
@@ -52,13 +52,14 @@ def by_category(
     inside = [_Part.of(c, rated) for c in counts]
     tau2 = _spread(inside, chance, sigma, phi)
 
-    rates = {}
+    rates, one = {}, np.eye(len(rated))
     for name, count, part in zip(names, counts, inside, strict=True):
         fitted = fit(part.scores / phi, parts.gauge, theta, ridge=1 / tau2, centre=theta)
-        own = np.linalg.inv(laplacian(fitted.weight) + np.eye(len(rated)) / tau2)
-        pull = np.eye(len(rated)) - own / tau2  # how far the category's own votes decide
-        centred = np.eye(len(rated)) - parts.gauge
-        covariance = centred @ (own + sigma - pull @ sigma @ pull.T) @ centred
+        curvature, pull = bread(fitted)
+        spread = laplacian(squares(fitted.chance, part.wins, part.ties) + pull) / phi**2
+        own = one - curvature / tau2  # how far the category's own votes decide
+        covariance = curvature @ (spread + one / tau2) @ curvature + sigma - own @ sigma @ own.T
+        covariance = (one - parts.gauge) @ covariance @ (one - parts.gauge)
         rates[name] = assemble(
             count, parts, fitted.theta + base, covariance, alpha=overall.alpha, degrees=overall.degrees
         )

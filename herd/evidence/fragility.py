@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.sparse import csr_array
 from scipy.sparse.csgraph import breadth_first_order, connected_components
 
+from herd.errors import HerdError
 from herd.evidence.bradley_terry import Fit, Matrix, fit
 from herd.evidence.ratings import Ratings
 from herd.evidence.votes import Counts
+
+FEW = 8  # votes: up to here they are removed one at a time
 
 
 @dataclass(frozen=True)
@@ -25,74 +31,90 @@ class Flip:
 
 
 def fragility(counts: Counts, ratings: Ratings) -> list[Flip]:
-    """For each two neighbours in rank, of one component, the fewest votes whose removal puts the lower above the upper.
-
-    Votes of one pair and outcome are alike. Each kind's influence on the difference, (y - p)(R_i - R_j) / (1 - h) with
-    R the inverse information applied to the pair, orders the kinds (Broderick, Giordano and Meager, "An automatic
-    finite-sample robustness metric", 2020); the most influential go first, the influences are taken anew as they go,
-    and the number returned was confirmed by a fit without those votes. It is an upper bound of the fewest: where many
-    small influences add up, another choice might need fewer.
-    """
+    """`flip` of each two neighbours in rating, of one component."""
     flips = []
     for c in np.unique(ratings.component):
         places = np.flatnonzero((ratings.component == c) & np.isfinite(ratings.rating))
         order = places[np.argsort(-ratings.rating[places], kind="stable")]
-        among = np.ix_(order, order)
-        wins, ties = counts.wins[among], counts.ties[among]
-        total = float(wins.sum() + ties.sum() / 2)
-        for at in range(len(order) - 1):
-            votes = _fewest(wins, ties, at, at + 1)
-            above, below = (ratings.names[order[at + i]] for i in (0, 1))
-            flips.append(Flip(above, below, votes, None if votes is None else votes / total))
+        flips += [flip(counts, ratings, int(i), int(j)) for i, j in pairwise(order)]
     return flips
+
+
+def flip(counts: Counts, ratings: Ratings, above: int, below: int) -> Flip:
+    """The fewest votes whose removal puts the lower of two above the other.
+
+    Votes of one pair and outcome are alike. Each kind's influence on the difference, (y - p)(R_i - R_j) / (1 - h) with
+    R the inverse information applied to the pair, orders the kinds (Broderick, Giordano and Meager, "An automatic
+    finite-sample robustness metric", 2020); the most influential go first, the influences are taken anew as they go,
+    and the number returned was confirmed by a fit without those votes. It is an upper bound of the fewest: another
+    choice might need fewer. Votes of fractional weight count by their weight, rounded up. Raises HerdError for two
+    whose ratings cannot be compared.
+    """
+    if not np.isfinite(ratings.covariance[above, below]):
+        raise HerdError(f"{ratings.names[above]!r} and {ratings.names[below]!r} have no ratings to compare")
+    if ratings.rating[above] < ratings.rating[below]:
+        above, below = below, above
+    places = np.flatnonzero(np.isfinite(ratings.covariance[above]))
+    among = np.ix_(places, places)
+    wins, ties = counts.wins[among], counts.ties[among]
+    votes = _fewest(wins, ties, *(int(np.searchsorted(places, x)) for x in (above, below)))
+    share = None if votes is None else votes / float(wins.sum() + ties.sum() / 2)
+    return Flip(ratings.names[above], ratings.names[below], votes, share)
 
 
 def _fewest(wins: Matrix, ties: Matrix, i: int, j: int) -> int | None:
     """Votes to remove until j stands above i, who stands above j now."""
-    wins, ties = wins.copy(), ties.copy()
-    k, removed = len(wins), 0
-    fitted, turned = _without(wins, ties, i, j, None)
-    while not turned:
-        p, inverse = fitted.chance, np.linalg.inv(fitted.information)
+    votes = _greedy(wins, ties, i, j, 0)
+    if votes is None or not 2 < votes <= FEW:
+        return votes
+    others = (_greedy(wins, ties, i, j, first) for first in range(1, 4))
+    return min([votes, *(other for other in others if other is not None)])
+
+
+def _greedy(wins: Matrix, ties: Matrix, i: int, j: int, first: int) -> int | None:
+    """The same, beginning with the kind of votes that comes at place `first` in influence."""
+    left, removed, chunk, most = np.stack([wins, np.triu(ties)]), 0, 1.0, math.inf
+    before, theta = (left, 0), None
+    while True:
+        fitted, same, turned = _without(left, i, j, theta)
+        if turned and chunk <= 1:
+            return removed
+        if turned:  # too many at once
+            most, (left, removed) = chunk // 2, before
+            fitted, same, _ = _without(left, i, j, theta)
+        theta, p = fitted.theta, fitted.chance
+        inverse = np.linalg.inv(fitted.information)
         own = np.diag(inverse)
-        keeps = 1 - p * (1 - p) * (
+        kept = 1 - p * (1 - p) * (
             own[:, None] + own - 2 * inverse
-        )  # 1 - h; 0: the only vote that connects two parts
+        )  # 1 - h; 0: the one vote that connects two parts
         toward = (inverse[i] - inverse[j])[:, None] - (inverse[i] - inverse[j])
-        effect = np.stack([(1 - p) * toward, (0.5 - p) * toward])
-        left = np.stack([wins, np.triu(ties)])
-        effect = np.where((left > 0) & (keeps > 1e-6), effect / np.maximum(keeps, 1e-6), 0.0).ravel()
-        order = np.argsort(-effect, kind="stable")[: int((effect > 1e-12).sum())]
-        if not len(order):
+        usable = (left > 0) & same & (kept > 1e-6)
+        effect = np.where(usable, np.stack([1 - p, 0.5 - p]) * toward / np.maximum(kept, 1e-6), 0.0).ravel()
+        some = np.flatnonzero(
+            effect > max(1e-12, float(effect.max()) / 8)
+        )  # the rest has its turn when these are gone
+        order = some[np.argsort(-effect[some], kind="stable")][first:]
+        if not (same[i, j] and len(order)):
             return None
-        sums = np.cumsum(effect[order] * left.ravel()[order])
-        gap = max(float(fitted.theta[i] - fitted.theta[j]), 0.0)
-        votes = np.cumsum(left.ravel()[order])
-        predicted = float(np.interp(gap, sums, votes))
-        budget = max(1.0, predicted // 2 if predicted > 4 else 1.0)
-        for kind in order:
-            outcome, a, b = np.unravel_index(kind, (2, k, k))
-            take = min(budget, float(left[outcome, a, b]))
-            if outcome == 0:
-                wins[a, b] -= take
-            else:
-                ties[a, b] -= take
-                ties[b, a] -= take
-            budget -= take
-            removed += 1 if take < 1 else round(take)
-            if budget < 1:
-                break
-        fitted, turned = _without(wins, ties, i, j, fitted.theta)
-    return removed
+        there = left.ravel()[order]
+        votes, sums = (np.append(0, np.cumsum(x)) for x in (there, effect[order] * there))
+        predicted = float(np.interp(theta[i] - theta[j], sums, votes))
+        first, chunk = 0, min(max(1.0, predicted * 3 // 4 if predicted > FEW else 1.0), most)
+        before, left = (left, removed), left.copy()
+        taken = np.diff(np.minimum(votes, chunk))
+        left.reshape(-1)[order] -= taken
+        removed += math.ceil(round(float(taken.sum()), 6))
 
 
-def _without(wins: Matrix, ties: Matrix, i: int, j: int, start: Matrix | None) -> tuple[Fit, bool]:
-    """The fit of what is left, and whether j stands above i. Where what is left separates, a ridge too small to matter
-    keeps the fit finite, and j stands above only if wins or ties lead from j to i."""
-    scores = wins + ties / 2
+def _without(left: Matrix, i: int, j: int, start: Matrix | None) -> tuple[Fit, NDArray[np.bool_], bool]:
+    """The fit of the votes left [2, k, k] (wins, and ties above the diagonal), within each set whose ratings stay
+    finite; who is in one set; and whether j stands above i now, by its rating or because only it leads to the other."""
+    scores = left[0] + (left[1] + left[1].T) / 2
     edges = csr_array(scores > 0)
-    whole = connected_components(edges, directed=True, connection="strong")[0] == 1
-    gauge = np.full(scores.shape, 1 / len(scores) if whole else 0.0)
-    fitted = fit(scores, gauge, start, ridge=0.0 if whole else 1e-6)
-    turned = fitted.theta[i] - fitted.theta[j] < -1e-9
-    return fitted, bool(turned and (whole or i in breadth_first_order(edges, j, return_predecessors=False)))
+    _, label = connected_components(edges, directed=True, connection="strong")
+    same = np.equal(label[:, None], label)
+    fitted = fit(np.where(same, scores, 0.0), same / same.sum(1), start)
+    if same[i, j]:
+        return fitted, same, bool(fitted.theta[i] - fitted.theta[j] < -1e-9)
+    return fitted, same, i in breadth_first_order(edges, j, return_predecessors=False)

@@ -216,6 +216,16 @@ def test_better_on_votes_but_worse_at_writing_stays() -> None:
     assert worse.decision == "STAY" and "2.000 → 2.021 bits a byte" in worse.reason
 
 
+def test_votes_of_the_same_few_people_say_less() -> None:
+    """Seven voters who agree within themselves: 70 conversations are 7 opinions."""
+    before = Measure([0.0] * 70, 2.0)
+    growth = [0.3 * ((i % 7) - 2) + 0.05 * (i % 3) for i in range(70)]
+    sources = [replace(p, voter=f"voter {i % 7}") for i, p in enumerate(preferences(70, seed=5))]
+    alone = judge(before, Measure(growth, 2.0), preferences(70, seed=5))
+    together = judge(before, Measure(growth, 2.0), sources)
+    assert (alone.decision, together.decision) == ("SWITCH", "NOT ENOUGH DATA")
+
+
 def test_the_command(
     home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
