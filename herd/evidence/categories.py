@@ -97,10 +97,10 @@ def _spread(parts: Sequence[_Part], chance: Matrix, sigma: Matrix, phi: float) -
             score = (part.scores - part.games * chance).sum(1)
             h = laplacian(part.games * chance * (1 - chance))
             inverse = np.linalg.pinv(h, rcond=1e-10, hermitian=True)
-            expected = phi * inverse @ h - sigma @ h
-            excess += float(score @ inverse @ score - np.trace(expected))
+            alone = phi * inverse @ h
+            excess += float(score @ inverse @ score - np.trace(alone - sigma @ h))
             slope += float(np.trace(h))
-            matrix = expected + tau2 * h
+            matrix = alone + tau2 * h
             noise += 2 * float(np.sum(matrix * matrix.T))
         if not slope:
             break

@@ -104,6 +104,7 @@ def _greedy(wins: Matrix, ties: Matrix, i: int, j: int, first: int) -> int | Non
         before, left = (left, removed), left.copy()
         taken = np.diff(np.minimum(votes, chunk))
         left.reshape(-1)[order] -= taken
+        left[left < 1e-9] = 0  # what is left over of fractions that do not add up
         removed += math.ceil(round(float(taken.sum()), 6))
 
 

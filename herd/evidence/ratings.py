@@ -96,9 +96,9 @@ def rate(
 
     A tie counts as half a win for each, "both bad" not at all. The covariance is the sandwich H⁻¹BH⁻¹ (White,
     Econometrica 50, 1982) for votes that are independent; H⁻¹ alone is too wide with ties. Fractions of votes count as
-    such. Every component has
-    the mean 1000 over its rated targets, unless `anchor` (name, points) fixes one target of it. start [k]: ratings
-    from which to begin. Raises HerdError for an anchor that is not there or has no rating.
+    such. Every component has the mean 1000 over its rated targets, unless `anchor` (name, points) fixes one target of
+    it. start [k]: ratings from which to begin. Raises HerdError for an anchor that is not there or has no rating, and
+    for weights of votes that no numbers hold.
     """
     parts = graph(counts)
     of = np.ix_(parts.rated, parts.rated)
@@ -161,7 +161,7 @@ def assemble(
 ) -> Ratings:
     """Ratings from log odds theta [r] of the rated and their covariance [r, r], mean zero in each component."""
     k, rated, component = len(counts.names), parts.rated, parts.component
-    rating, error = np.full((2, k), np.nan)
+    rating = np.full(k, np.nan)
     best, worst = np.zeros((2, k), np.int64)
     between = np.full((k, k), np.nan)
     rating[rated] = CENTRE + SCALE * theta
@@ -224,7 +224,8 @@ def _bounds(counts: Counts, rating: Matrix, i: int, alpha: float) -> tuple[float
     def excess(x: float) -> float:
         return float(games @ log_expit(x - gap)) - math.log(alpha / 2)
 
-    reach = 40 + float(np.abs(gap).max()) + 4 / float(games.sum())
+    total = float(games.sum())
+    reach = 40 + float(np.abs(gap).max()) + math.log1p(total) - math.log(alpha / 2) / total
     bound = CENTRE + sign * SCALE * float(brentq(excess, -reach, reach))
     return (bound, math.inf) if sign > 0 else (-math.inf, bound)
 
@@ -235,10 +236,7 @@ def problems(names: tuple[str, ...], parts: Graph) -> tuple[str, ...]:
     for why, text in (
         ("won all", "won every vote against the rest: the rating has no upper bound"),
         ("lost all", "lost every vote against the rest: the rating has no lower bound"),
-        (
-            "not comparable",
-            "not ordered against all the rest: no rating",
-        ),
+        ("not comparable", "not ordered against all the rest: no rating"),
         ("no votes", "have no votes yet"),
     ):
         if which := [name for name, said in zip(names, parts.separated, strict=True) if said == why]:

@@ -13,7 +13,6 @@ from scipy.special import expit
 from herd.errors import HerdError
 from herd.evidence.bradley_terry import (
     Matrix,
-    bread,
     clustered,
     fit,
     graph,
@@ -77,52 +76,53 @@ def rate_styled(
         raise HerdError(f"features of {len(votes)} votes have the shape [{len(votes)}, 2, {len(FEATURES)}]")
     if (features < 0).any() or np.isinf(features).any():
         raise HerdError("features of style are counts: finite and not negative")
-    known = np.isfinite(features.sum((1, 2)))
+    known = ~np.isnan(features.sum((1, 2)))
     left_out = int((~known & (votes.weight > 0)).sum())
     votes = votes.where(known)
     counts = votes.counts()
     parts = graph(counts)
-    used, a, b = rated_rows(votes, parts)
-    x = contrasts(features[known][used])
-    w, y = votes.weight[used], said(votes.outcome[used])
-    spread = np.sqrt(w @ (x * x) / max(w.sum(), 1e-300) - (w @ x / max(w.sum(), 1e-300)) ** 2)
-    x = np.column_stack([x / np.where(spread > 1e-9, spread, 1.0), np.ones(len(a))])
-    names = (*FEATURES, LEFT)
-
     plain = fit(parts.scores, parts.gauge)
-    rows = _Rows(a, b, x, len(parts.rated), parts.gauge)
-    kept = rows.identified(w * (v := plain.chance[a, b]) * (1 - v)) & np.append(spread > 1e-9, True)
-    rows = replace(rows, x=x[:, kept])
-    beta, information = _newton(rows, plain.theta, w, y)
-    notes: list[str] = [f"{name}: the votes cannot tell its effect" for name in np.array(names)[~kept]]
-    if beta is None:
-        notes = ["style or place separates the votes: no coefficients, ratings without them"]
-        kept[:] = False
-        rows = replace(rows, x=x[:, :0])
-        beta, information = plain.theta, plain.information
+    used, a, b = rated_rows(votes, parts)
+    w, y = votes.weight[used], said(votes.outcome[used])
+    rows = _Rows(a, b, _covariates(contrasts(features[known][used]), w), len(parts.rated), parts.gauge)
+    kept = rows.identified(w * (v := plain.chance[a, b]) * (1 - v))
+    names = np.array([*FEATURES, LEFT])
+    notes = [f"{name}: the votes cannot tell its effect" for name in names[~kept]]
+    rows = replace(rows, x=rows.x[:, kept])
+    if (beta := _newton(rows, plain.theta, w, y)) is None:
+        notes, names = (
+            ["style or place separates the votes: no coefficients, ratings without them"],
+            names[:0],
+        )
+        beta, rows, kept = plain.theta, replace(rows, x=rows.x[:, :0]), kept[:0]
 
-    r = rows.r
-    residual = w * (y - expit(rows.odds(beta)))
-    degrees = math.inf
-    middle = rows.outer(residual * residual)
+    p = expit(rows.odds(beta))
+    information = w * p * (1 - p)
+    inverse = rows.inverse(information)
+    middle, degrees = rows.outer((w * (y - p)) ** 2), math.inf
     if by is not None:
-        cluster_middle, clusters = clustered(getattr(votes, by)[used], a, b, residual, r, rows.x)
+        together, clusters = clustered(getattr(votes, by)[used], a, b, w * (y - p), rows.r, rows.x)
         if clusters > 1:
-            middle, degrees = cluster_middle, clusters - 1.0
+            middle, degrees = together, clusters - 1.0
         elif clusters:
             notes.append(f"all votes are of one {by}: the intervals take them as independent")
-    middle[:r, :r] += laplacian(bread(plain)[1])
-    inverse = np.linalg.inv(information) if len(information) else information
+    middle += rows.outer(information * np.minimum(p * (1 - p) * rows.spread(inverse), 1))  # as `bread` does
     covariance = inverse @ middle @ inverse
-    ratings = assemble(
-        counts, parts, beta[:r], covariance[:r, :r], anchor=anchor, alpha=alpha, degrees=degrees
-    )
-    half = quantile(alpha, degrees) * np.sqrt(np.maximum(np.diag(covariance)[r:], 0))
+    theta, between = beta[: rows.r], covariance[: rows.r, : rows.r]
+    ratings = assemble(counts, parts, theta, between, anchor=anchor, alpha=alpha, degrees=degrees)
+    half = quantile(alpha, degrees) * np.sqrt(np.maximum(np.diag(covariance)[rows.r :], 0))
     coefficients = tuple(
         Coefficient(str(name), float(e), float(e - h), float(e + h))
-        for name, e, h in zip(np.array(names)[kept], beta[r:], half, strict=True)
+        for name, e, h in zip(names[kept], beta[rows.r :], half, strict=True)
     )
     return Styled(replace(ratings, problems=(*ratings.problems, *notes)), coefficients, left_out)
+
+
+def _covariates(x: Matrix, w: Matrix) -> Matrix:
+    """Contrasts [m, 4] -> [m, 5]: over their standard deviations (0 where they do not vary), and 1 for the left."""
+    share = w / max(float(w.sum()), 1e-300)
+    spread = np.sqrt(share @ (x - share @ x) ** 2)
+    return np.column_stack([x * np.where(spread > 1e-9, 1 / np.maximum(spread, 1e-9), 0.0), np.ones(len(x))])
 
 
 @dataclass(frozen=True)
@@ -163,6 +163,18 @@ class _Rows:
         out[: self.r, : self.r] += self.gauge * size
         return out
 
+    def inverse(self, weight: Matrix) -> Matrix:
+        whole = self.information(weight)
+        return np.asarray(np.linalg.inv(whole))
+
+    def spread(self, inverse: Matrix) -> Matrix:
+        """zᵀ inverse z of each row z, [m]."""
+        r, own = self.r, np.diag(inverse)
+        targets = own[self.a] + own[self.b] - 2 * inverse[self.a, self.b]
+        across = inverse[self.a, r:] - inverse[self.b, r:]
+        spread: Matrix = targets + ((2 * across + self.x @ inverse[r:, r:]) * self.x).sum(1)
+        return spread
+
     def identified(self, weight: Matrix) -> NDArray[np.bool_]:
         """Which covariates, taken in order, are not explained by the targets and the ones before."""
         whole = self.information(weight)
@@ -177,22 +189,21 @@ class _Rows:
         return found
 
 
-def _newton(rows: _Rows, theta: Matrix, w: Matrix, y: Matrix) -> tuple[Matrix | None, Matrix]:
-    """The maximum [r + c] of the likelihood and the information there; None where it lies at infinity."""
+def _newton(rows: _Rows, theta: Matrix, w: Matrix, y: Matrix) -> Matrix | None:
+    """The maximum [r + c] of the likelihood; None where it lies at infinity."""
     beta = np.concatenate([theta, np.zeros(rows.x.shape[1])])
     for _ in range(40):
-        p = expit(rows.odds(beta))
-        information = rows.information(w * p * (1 - p))
         if not len(beta):
-            return beta, information
+            return beta
+        p = expit(rows.odds(beta))
         try:
-            step = np.linalg.solve(information, rows.score(w * (y - p)))
+            step = np.linalg.solve(rows.information(w * p * (1 - p)), rows.score(w * (y - p)))
         except np.linalg.LinAlgError:
-            break
+            return None
         longest = float(np.abs(step).max())
-        beta = beta + step * min(1.0, 2 / longest if longest else 1.0)
-        if longest < 1e-8:
-            return beta, information
+        beta += step * min(1.0, 2 / longest if longest else 1.0)
+        if longest < 1e-8:  # far out everything is flat, and no maximum
+            return beta if np.abs(rows.odds(beta)).max() < 30 else None
         if not np.isfinite(beta).all():
-            break
-    return None, np.zeros((0, 0))
+            return None
+    return None

@@ -23,7 +23,7 @@ def styled(rng: np.random.Generator, theta: np.ndarray, n: int) -> tuple[Votes, 
     a, b = pairs(rng, len(theta), n)
     features = replies(rng, n)
     x = contrasts(features)
-    odds = theta[a] - theta[b] + x / x.std(0) @ BETA + LEFT
+    odds = theta[a] - theta[b] + x / np.maximum(x.std(0), 0.1) @ BETA + LEFT
     return Votes.of(names(len(theta)), a, b, outcomes(rng, 1 / (1 + np.exp(-odds)))), features
 
 
@@ -87,18 +87,18 @@ def test_a_target_that_only_writes_longer_loses_its_lead() -> None:
 
 def test_clusters_widen_the_intervals_as_copies_of_votes_should() -> None:
     rng = np.random.default_rng(3)
-    votes, features = styled(rng, truth(rng, 4), 500)
+    votes, features = styled(rng, truth(rng, 4), 2000)
     copies = Votes.of(
         votes.names,
         *(np.tile(c, 4) for c in (votes.a, votes.b, votes.outcome)),
-        voter=np.tile(np.arange(500), 4),
+        voter=np.tile(np.arange(2000), 4),
     )
     once = rate_styled(votes, features, by="voter")
     four = rate_styled(copies, np.tile(features, (4, 1, 1)), by="voter")
     assert np.allclose(four.ratings.error, once.ratings.error, rtol=0.01)
     for one, other in zip(once.coefficients, four.coefficients, strict=True):
         assert other.high - other.low == pytest.approx(one.high - one.low, rel=0.01)
-    assert once.ratings.degrees == 499
+    assert once.ratings.degrees == 1999
 
 
 def test_without_style_in_the_votes_it_is_the_plain_rating() -> None:
@@ -118,7 +118,9 @@ def test_without_style_in_the_votes_it_is_the_plain_rating() -> None:
     assert list(estimates(result)) == ["left"] and estimates(result)["left"] == pytest.approx(0, abs=1e-9)
     plain = rate_clustered(both, "voter")
     assert np.allclose(result.ratings.rating, plain.rating)
-    assert np.allclose(result.ratings.error, plain.error)
+    assert np.allclose(
+        result.ratings.error, plain.error, rtol=2e-3
+    )  # the left's term takes a degree of freedom
     assert all(any(name in p and "cannot tell" in p for p in result.ratings.problems) for name in FEATURES)
 
 
@@ -150,6 +152,18 @@ def test_a_place_that_never_changes_is_not_told_from_the_targets() -> None:
     votes = Votes.of(["x", "y"], [0] * 50, [1] * 50, rng.integers(0, 3, 50))
     result = rate_styled(votes, replies(rng, 50))
     assert "left" not in estimates(result) and any("left" in p for p in result.ratings.problems)
+
+
+def test_few_votes_give_finite_numbers_or_none() -> None:
+    rng = np.random.default_rng(8)
+    for n in range(1, 40):
+        votes, features = styled(rng, truth(rng, 3), n)
+        result = rate_styled(votes, features, by=(None, "voter")[n % 2])
+        numbers = [(c.estimate, c.low, c.high) for c in result.coefficients]
+        assert np.isfinite(numbers).all() and all(low < e < high for e, low, high in numbers)
+        rated = np.array([why is None for why in result.ratings.separated])
+        assert np.isfinite(result.ratings.error[rated]).all() and (result.ratings.error[rated] > 0).all()
+        assert len(numbers) == 5 or result.ratings.problems
 
 
 def test_bad_features() -> None:
