@@ -43,9 +43,9 @@ class Board:
             gradient = half.sum(1) - (games * chance).sum(1)
             weights = games * chance * (1 - chance)
             laplacian = np.diag(weights.sum(1)) - weights
-            theta = theta + np.clip(np.linalg.pinv(laplacian) @ gradient, -1, 1)
-            theta -= theta.mean()
-        return 1000 + SCALE * theta, SCALE * np.sqrt(np.maximum(np.diag(np.linalg.pinv(laplacian)), 0))
+            inverse = np.linalg.inv(laplacian + 1 / len(theta))  # whose gauge is a mean of zero
+            theta = theta + np.clip(inverse @ gradient, -1, 1)
+        return 1000 + SCALE * theta, SCALE * np.sqrt(np.diag(inverse) - 1 / len(theta))
 
 
 def furnish(board: Board, names: tuple[str, ...] = NAMES, votes: int = 60, seed: int = 5) -> None:

@@ -43,31 +43,31 @@ export const Heat = memo(({ pairs }) => {
 }, (x, y) => x.pairs === y.pairs);
 
 function Map({ map: [title, kind, ends, shade, number], pairs, at, setCell, onKey }) {
-  const box = useRef(), size = useRef({});
+  const box = useRef();
+  const [{ side = 0, left = 0, top = 0 }, setPlace] = useState({});
   const theme = useTheme();
-  const { names } = pairs, k = names.length;
+  const k = pairs.names.length;
   useEffect(() => {
-    const draw = () => { size.current = paint(box.current, pairs, shade, number, at); };
-    draw();
-    const observer = new ResizeObserver(draw);
+    const observer = new ResizeObserver(() => setPlace(paint(box.current, pairs, shade, number)));
     observer.observe(box.current);
     return () => observer.disconnect();
-  }, [pairs, theme, at]);
+  }, [pairs, theme]);
   const point = (event) => {
-    const { side, left, top } = size.current, [j, i] = [Math.floor((event.offsetX - left) / side), Math.floor((event.offsetY - top) / side)];
-    if (i >= 0 && j >= 0 && i < k && j < k) setCell([i, j]);
+    const [j, i] = [Math.floor((event.offsetX - left) / side), Math.floor((event.offsetY - top) / side)];
+    if (i >= 0 && j >= 0 && i < k && j < k && (i !== at?.[0] || j !== at?.[1])) setCell([i, j]);
   };
   return html`<figure class="map-of"><figcaption><b>${title}</b><span class=${`key ${kind}`} aria-hidden="true">${ends[0]}<i></i>${ends[1]}</span></figcaption>
-    <div class="wide-table" ref=${box} tabindex="0" role="application" aria-label=${`${title}, ${k} by ${k} targets. The arrow keys go through the cells; Pair by pair has the numbers.`} onKeyDown=${onKey}><canvas onPointerMove=${point} onPointerDown=${point}></canvas></div></figure>`;
+    <div class="wide-table" ref=${box} tabindex="0" role="application" aria-label=${`${title}, ${k} by ${k} targets. The arrow keys go through the cells; Pair by pair has the numbers.`} onKeyDown=${onKey}>
+      <canvas onPointerMove=${point} onPointerDown=${point}></canvas>${at && side > 0 && html`<i class="cell" style=${{ left: `${left + side * at[1]}px`, top: `${top + side * at[0]}px`, width: `${side - 1}px`, height: `${side - 1}px` }}></i>`}</div></figure>`;
 }
 
 /** Draws the map as wide as its box allows; returns where its cells are. */
-function paint(box, pairs, shade, number, at) {
+function paint(box, pairs, shade, number) {
   const { names, counts } = pairs, k = names.length, canvas = box.firstChild, pen = canvas.getContext("2d");
   const most = best(counts), narrow = box.clientWidth < 480, tell = narrow ? 12 : 20;
   const short = names.map((name) => (name.length > tell ? `${name.slice(0, tell - 1)}…` : name));
   pen.font = "12px system-ui";
-  const left = Math.ceil(Math.max(...short.map((name) => pen.measureText(name).width))) + 8, top = left;
+  const left = k > 80 ? 1 : Math.ceil(Math.max(...short.map((name) => pen.measureText(name).width))) + 8, top = left;
   const side = Math.max(k > 80 ? 8 : 13, Math.min(MOST, Math.floor((box.clientWidth - left - 2) / k)));
   const ratio = devicePixelRatio || 1, width = left + side * k + 1, height = top + side * k + 1;
   Object.assign(canvas, { width: width * ratio, height: height * ratio });
@@ -77,17 +77,15 @@ function paint(box, pairs, shade, number, at) {
   const [ink, paper, line, soft] = ["--ink", "--raised", "--edge", "--soft"].map((token) => resolved(box, `color-mix(in oklab, var(${token}), var(${token}))`));
   pen.font = `${Math.min(12, side - 1)}px system-ui`;
   pen.textBaseline = "middle";
-  for (let i = 0; i < k; i++) {
-    const marked = at?.includes(i);
-    if (side < 12 && !marked) continue; // names that would run into each other; the line above says them
-    pen.fillStyle = marked ? ink : soft;
+  pen.fillStyle = soft;
+  for (let i = 0; side >= 12 && i < k; i++) { // smaller, and names would run into each other: the line above the maps says them
     pen.textAlign = "right";
-    if (side >= 12 || at[0] === i) pen.fillText(short[i], left - 6, top + side * (i + 0.5));
+    pen.fillText(short[i], left - 6, top + side * (i + 0.5));
     pen.save();
     pen.translate(left + side * (i + 0.5), top - 6);
     pen.rotate(-Math.PI / 2);
     pen.textAlign = "left";
-    if (side >= 12 || at[1] === i) pen.fillText(short[i], 0, 0);
+    pen.fillText(short[i], 0, 0);
     pen.restore();
   }
   pen.textAlign = "center";
@@ -102,6 +100,5 @@ function paint(box, pairs, shade, number, at) {
     pen.fillStyle = far(ink) > far(paper) ? ink : paper;
     pen.fillText(number(pairs, i, j), x + side / 2, y + side / 2, side - 3);
   }
-  if (at) { pen.strokeStyle = ink; pen.lineWidth = 2; pen.strokeRect(left + side * at[1] - 1, top + side * at[0] - 1, side + 1, side + 1); }
   return { side, left, top };
 }
