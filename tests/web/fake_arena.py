@@ -37,7 +37,7 @@ class Arena:
         self.votes: list[dict[str, Any]] = []
         self.asked: list[dict[str, Any]] = []  # bodies of POST /api/battles
         self.revealed: dict[str, Any] = {}  # over what a reveal says of each side
-        self.progress = "You cast {} votes; about 40 more decide cria against openai/gpt-4o-mini."
+        self.progress = "you cast {} votes; about 40 more decide cria against openai/gpt-4o-mini."
 
     def make(
         self, kind: str = "arena", turns: list[dict[str, Any]] | None = None, **names: str
@@ -143,7 +143,7 @@ def vote(state: Any, id: str, *, body: dict[str, Any], **_: Any) -> dict[str, An
 
 ROUTES: dict[tuple[str, str], Callable[..., Any]] = {
     ("GET", "leaderboard"): lambda state, **_: {
-        "progress": "About 40 more votes decide cria against openai/gpt-4o-mini."
+        "progress": "about 40 more votes decide cria against openai/gpt-4o-mini."
     },  # what the arena reads of it
     ("POST", "battles"): begin,
     ("POST", "battles/stored"): stored,

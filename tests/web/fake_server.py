@@ -120,8 +120,8 @@ class Handler(BaseHTTPRequestHandler):
             return self.error(
                 status, "The queue is full." if status == 429 else "The fake server was told to fail."
             )
-        if path == "/v1/chat/completions":
-            return self.chat(body)
+        if path == "/v1/chat/completions" or method == "OPTIONS":
+            return self.chat(body) if method != "OPTIONS" else self.send(204, b"")
         if not path.startswith("/api/"):
             return self.page(path)
         if path == "/api/generations/export":
@@ -141,8 +141,7 @@ class Handler(BaseHTTPRequestHandler):
                 return self.error(404, f"There is no {path}.") if found is None else self.json(found)
         self.error(404, f"There is no {path}.")
 
-    do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = handle_any
-    do_OPTIONS = lambda self: self.send(204, b"")  # noqa: E731
+    do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = do_OPTIONS = handle_any
 
     def chunk(self, value: Any) -> None:
         text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

@@ -5,7 +5,7 @@ import { store } from "../lib/store.js";
 
 export const SIDES = ["left", "right"];
 const EMPTY = {
-  phase: "ready", // loading | ready | missing | nothing (no stored pair waits)
+  phase: "ready", // loading | ready | missing | foreign (another browser's) | nothing (no stored pair waits)
   id: null, kind: "arena", state: "open", turns: [], reveal: null, vote: null,
   streaming: false, voting: false,
   text: "", // in the box, not sent yet
@@ -47,7 +47,7 @@ async function read(mine, last = "", times = 0) {
     if (here().streaming) setTimeout(() => mine === turn && read(mine, written, still), 700); // a reload in the middle
   } catch (error) {
     if (mine !== turn) return;
-    if (error.status === 404) set({ phase: "missing" });
+    if (error.status === 404 || error.code === "not_your_battle") set({ phase: error.status === 404 ? "missing" : "foreign" });
     else set({ streaming: false, error: { error, kept: "The battle is kept on the server.", retry: again } });
   }
 }
@@ -122,9 +122,10 @@ async function stream(path, body, mine, begin) {
   cancelAnimationFrame(frame);
   if (mine !== turn) return;
   draw();
-  if (!done) {
+  if (!done && SIDES.some((side) => pending(sides[side]))) { // a limit of the key ends both sides with its words
     const error = problem instanceof ApiError ? problem : new ApiError("The answers broke off.", { requestId });
-    set({ streaming: false, error: { error, kept: "What had been written is kept above.", retry: again } });
+    const kept = await get(`battles/${encodeURIComponent(here().id)}`).catch(() => null);
+    if (mine === turn) set({ ...kept, streaming: false, error: { error, kept: "What had been written is kept above.", retry: kept ? regenerate : again } });
     return;
   }
   await new Promise((drawn) => setTimeout(drawn, 30)); // the last sentence is read out before the stream is over

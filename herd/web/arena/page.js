@@ -11,7 +11,7 @@ import { Failed, Top } from "../shell.js";
 import { battle, leave, open, openStored, ready, send, vote } from "./battle.js";
 import { Picture } from "./picture.js";
 import { Turns } from "./turns.js";
-import { focusVotes, KEYS, Result, Votes } from "./vote.js";
+import { focusVotes, KEYS, Result, useHands, Votes } from "./vote.js";
 
 const MODES = [["arena", "Blind"], ["pair", "Chosen pair"], ["stored", "Stored pairs"]];
 
@@ -45,6 +45,7 @@ export function Arena({ part }) {
   useKeys(next);
   const names = want.mode === "pair" && want.left && want.right ? want : null;
   const done = state.state !== "open";
+  useHands(state.phase === "ready" && done ? "done" : ready(state) && "ready");
   const writes = state.phase === "ready" && !done && want.mode !== "stored" && state.kind !== "embed" && state.kind !== "stored";
   return html`<main id="main" class="page arena"><${Top} route=""><h1>Arena</h1><//>
     <div class="modes"><${Choice} label="Mode" value=${want.mode} options=${MODES} onChange=${(mode) => begin({ ...want, mode })} />
@@ -52,14 +53,15 @@ export function Arena({ part }) {
       <span class="progress soft" role="status">${state.reveal?.progress ?? progress}</span></div>
     <div class="column">
       ${state.phase === "missing" ? html`<${Says} title="This battle is not here" run=${next} action="Begin a new one">It may have been deleted, or its address is not whole.<//>`
+        : state.phase === "foreign" ? html`<${Says} title="This battle is somebody else’s" run=${next} action="Begin one of your own">Only the browser that began a battle sees it, so that nobody votes for another.<//>`
         : state.phase === "nothing" ? html`<${Says} title="No stored pair waits for you" run=${() => begin({ mode: "arena" })} action="Begin a blind battle">Two kept answers to one prompt come here to be judged, without writing new ones.<//>`
         : state.phase === "loading" ? (state.error ? html`<div class="thread"></div>` : html`<${Skeleton} />`)
         : state.turns.length ? html`<${Turns} state=${state} names=${names} />` : html`<${Empty} want=${want} />`}
       ${state.picture && state.reveal && html`<${Picture} state=${state} close=${() => { battle.set({ picture: false }); focusVotes(); }} />`}
       ${state.error && html`<${Failed} ...${state.error} dismiss=${() => battle.set({ error: null })} />`}
-      ${state.phase === "ready" && state.turns.length > 0 && !done && html`<${Votes} state=${state} />`}
-      ${state.phase === "ready" && done && html`<${Result} state=${state} next=${next} />`}
-      ${writes && html`<${Write} state=${state} want=${want} />`}
+      <div class=${state.phase === "ready" && (done || state.turns.length) ? "hands" : ""}>
+        ${state.phase === "ready" && (done ? html`<${Result} state=${state} next=${next} />` : state.turns.length > 0 && html`<${Votes} state=${state} />`)}
+        ${writes && html`<${Write} key="write" state=${state} want=${want} />`}</div>
     </div></main>`;
 }
 

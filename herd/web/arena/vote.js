@@ -8,8 +8,8 @@ const set = (fields) => battle.set(fields);
 
 /** Gives the focus to where the arrow keys vote and N goes on. */
 export const focusVotes = () => document.querySelector("#votes")?.focus({ preventScroll: true });
-/** Whoever is not writing goes on from the votes, or from what they revealed. */
-function useHands(when) {
+/** Whoever is not writing goes on from the votes, or from what they revealed: `when` they are new. */
+export function useHands(when) {
   useEffect(() => {
     const at = document.activeElement;
     if (when && (at === document.body || (at.id === "composer" && !at.value))) focusVotes();
@@ -19,12 +19,11 @@ function useHands(when) {
 /** The question, its four answers, and why; the vote takes the reasons along. */
 export function Votes({ state }) {
   const can = ready(state);
-  useHands(can);
   return html`<section class="votes" id="votes" tabindex="-1" aria-label="Your vote">
     ${state.why && html`<${Why} reasons=${state.reasons} comment=${state.comment} />`}
     <div class="four" role="group" aria-label="Which is better?">${VOTES.map(([outcome, key, name, title]) => html`<button key=${outcome} aria-label=${title} aria-keyshortcuts=${Object.keys(KEYS).find((one) => KEYS[one] === outcome)}
       disabled=${!can} onClick=${() => vote(outcome)}><kbd>${key}</kbd><span>${name}</span></button>`)}</div>
-    <p class="line soft"><button class="quiet unfolds" aria-expanded=${String(state.why)} onClick=${() => set({ why: !state.why })}>Say why</button>
+    <p class="line under soft"><button class="quiet unfolds" aria-expanded=${String(state.why)} onClick=${() => set({ why: !state.why })}>Say why</button>
       <span class=${`hint ${can || state.streaming ? "" : "said-why"}`}>${state.voting ? "Keeping your vote" : state.streaming ? "Both are answering" : can ? "Arrow keys vote; Esc first leaves a box" : "To be judged, both answers must be whole: regenerate them"}</span>
       ${["arena", "pair"].includes(state.kind) && html`<button class="quiet" disabled=${!repeatable(state)} onClick=${regenerate}>Regenerate</button>`}</p></section>`;
 }
@@ -38,8 +37,6 @@ function Why({ reasons, comment }) {
     <input class="wide" aria-label="Comment" placeholder="A comment, kept with your vote" maxlength="2000" value=${comment} onInput=${(event) => set({ comment: event.target.value })} /></fieldset>`;
 }
 
-const VOID = { limit: "you have voted more often than one person may in an hour", flagged: "votes of this browser are set aside" };
-
 /** The vote in words; who was who stands on the cards by now. */
 export function outcomeWords({ outcome, left, right }) {
   const [winner, loser] = outcome === "right" ? [right, left] : [left, right];
@@ -48,11 +45,10 @@ export function outcomeWords({ outcome, left, right }) {
 
 export function Result({ state, next }) {
   const { reveal } = state;
-  useHands(true);
   return html`<section class="votes result" id="votes" tabindex="-1" aria-label="After your vote">
     <div role="status">${!reveal ? html`<p>This battle has expired: it takes no vote any more.</p>` : html`
       <p><b><bdi>${outcomeWords(reveal)}</bdi></b></p>
-      ${reveal.void && html`<p class="void"><b>This vote does not count:</b> ${reveal.void === "leak" ? html`an answer says who wrote it${reveal.leak ? html`, in the words <q><bdi>${reveal.leak}</bdi></q>` : ""}.` : `${VOID[reveal.void] ?? reveal.void}.`}</p>`}`}</div>
+      ${reveal.void && html`<p class="void"><b>This vote does not count:</b> ${reveal.void === "leak" ? html`an answer says who wrote it${reveal.leak ? html`, in the words <q><bdi>${reveal.leak}</bdi></q>` : ""}.` : `${reveal.void}.`}</p>`}`}</div>
     <p class="line"><button class="primary" onClick=${next}>New round<kbd>N</kbd></button>
       ${reveal && html`<button aria-expanded=${String(state.picture)} onClick=${() => set({ picture: !state.picture })}>Share as a picture</button>`}
       <a href="/leaderboard">Leaderboard</a></p></section>`;
