@@ -24,6 +24,7 @@ from herd.store import Store
 AT_ONCE = 20_000  # votes in one read
 QUICK = 0.05  # seconds; what takes longer is not made again at once
 REST = 10  # times as long as it took, it is kept instead
+ABOUT = 5.0  # seconds for which what is known of a target is kept
 GLANCE = 1.0  # seconds for which a comparison may be old that is shown after a vote
 
 T = TypeVar("T")
@@ -97,9 +98,9 @@ class Board:
         about: Callable[[str], Mapping[str, Any]] = lambda name: {},
     ) -> None:
         """targets: the names that are shown without votes, too; about: what is known of a name (open, licence, card)."""
-        self.store, self.targets, self.about = store, targets, about
+        self.store, self.targets, self._about = store, targets, about
         self.version = 0  # grows with every change
-        self.kept, self._pages = Kept(200), Kept(16)
+        self.kept, self._pages = Kept(1000), Kept(16)
         self._columns = Columns()
         self._refreshing = threading.Lock()
         self._suspects: dict[int, Suspicion] = {}
@@ -140,6 +141,10 @@ class Board:
         return self._columns.totals(self._flagged)
 
     # --- what the pages show
+
+    def about(self, name: str) -> Mapping[str, Any]:
+        """What is known of a target; a few seconds old, as it may be asked for with every vote."""
+        return self.kept.get(("about", name), time.monotonic(), lambda: self._about(name), least=ABOUT)
 
     def leaderboard(self, **options: Any) -> dict[str, Any]:
         """See `standings.leaderboard`."""

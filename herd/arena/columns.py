@@ -192,8 +192,9 @@ class Columns:
 def _style(texts: Sequence[str | None]) -> NDArray[np.float32]:
     """[n, 8]; NaN for what is not eight counts."""
     try:
-        found = np.array(json.loads(f"[{','.join(text or NO_STYLE for text in texts)}]"), np.float32)
-    except (ValueError, TypeError):
+        with np.errstate(over="ignore"):
+            found = np.array(json.loads(f"[{','.join(text or NO_STYLE for text in texts)}]"), np.float32)
+    except (ValueError, TypeError, OverflowError):
         found = np.zeros(0, np.float32)
     if found.shape != (len(texts), 8):  # somebody's import
         return (
@@ -201,7 +202,7 @@ def _style(texts: Sequence[str | None]) -> NDArray[np.float32]:
             if len(texts) > 1
             else np.full((1, 8), np.nan, np.float32)
         )
-    found[~(np.isfinite(found) & (found >= 0)).all(1)] = np.nan
+    found[~(found < np.inf).all(1) | (found < 0).any(1)] = np.nan
     return found
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
 import math
-from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -58,8 +58,8 @@ def history(board: Board, *, raters: str = PEOPLE, category: str | None = None) 
 def _until(votes: Votes, slot: NDArray[np.intp], slots: int) -> list[Counts]:
     """The counts of all votes up to each slot."""
     order = np.argsort(slot, kind="stable")
-    ends = np.searchsorted(slot[order], np.arange(slots), side="right")
-    parts = [votes.where(order[begin:end]).counts() for begin, end in pairwise([0, *ends])]
+    ends = [0, *np.searchsorted(slot[order], np.arange(slots), side="right")]
+    parts = [votes.where(order[begin:end]).counts() for begin, end in itertools.pairwise(ends)]
     sums = parts[:1]
     for part in parts[1:]:
         sums.append(sums[-1] + part)

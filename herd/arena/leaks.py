@@ -31,13 +31,13 @@ _I_AM = (
 _MADE = r"(?:made|created|developed|trained|built|designed|provided|powered) by"
 
 
-def leak(replies: Iterable[str], words: Sequence[str]) -> str | None:
+def leak(replies: Iterable[str], words: Sequence[str], others: Sequence[str] = ()) -> str | None:
     """What gives a side away in its replies, as a reader would quote it; None if nothing does.
 
-    `words`: those of `words_of`. A word that means nothing else counts wherever it stands; others, and those of families
-    of models that are not the side's own, where the reply says of itself that it is, or is made by, them.
+    `words`: those of `words_of`; `others`: the other side's. A word of its own that means nothing else counts wherever it
+    stands; the rest, and all families of models, where the reply says of itself that it is, or is made by, them.
     """
-    anywhere, claimed = _rules(tuple(words))
+    anywhere, claimed = _rules(tuple(words), tuple(others))
     for text in replies:
         plain = _plain(text)
         for rule in (anywhere, claimed):
@@ -63,11 +63,11 @@ def words_of(*names: str, identities: Iterable[str] = ()) -> list[str]:
 
 
 @lru_cache(maxsize=256)
-def _rules(words: tuple[str, ...]) -> tuple[re.Pattern[str] | None, re.Pattern[str] | None]:
+def _rules(words: tuple[str, ...], others: tuple[str, ...]) -> tuple[re.Pattern[str] | None, re.Pattern[str]]:
     """What counts anywhere, and what counts where it is claimed."""
     telling = [word.lstrip("!") for word in words if _tells(word)]
     known = {w for family, others in FAMILIES.items() for w in (family, *others)}
-    names = _any({*known, *(word.lstrip("!") for word in words)})
+    names = _any({*known, *(word.lstrip("!") for word in (*words, *others))})
     claims = (
         rf"{_I_AM},? (?:(?:an? |the )?{_KIND},? )?(?:called |named |known as )?{names}",
         rf"{_I_AM} an? {names},? {_KIND}",

@@ -118,21 +118,21 @@ class _Pace:
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self.clock, self.shows = clock, False
-        self.began: float | None = None
+        self.began = self.last = 0.0  # of what was shown together
         self.shared = 0
         self.alone: float | None = None  # characters a second
         self.allowed, self.at = 0.0, 0.0
 
     def together(self, count: int) -> None:
-        if self.began is None:
-            self.began = self.clock()
+        self.last = self.clock()
+        self.began = self.began if self.shared else self.last
         self.shared += count
 
     def on_its_own(self) -> int:
         """How many characters a side that is alone may say now."""
         now = self.clock()
         if self.alone is None:
-            seconds = max(now - (now if self.began is None else self.began), 0.5)
+            seconds = max(self.last - self.began, 0.5)
             self.alone = min(max(ALONE * self.shared / seconds, SLOWEST), FASTEST)
             self.at = now
         self.allowed = min(

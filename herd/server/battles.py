@@ -1,5 +1,6 @@
 """Battles under /api/battles: begun, answered, voted on; what a vote reveals."""
 
+import asyncio
 import re
 import secrets
 from collections.abc import AsyncGenerator
@@ -103,10 +104,10 @@ async def vote(
     if user is not None and not 0 < len(user) <= MAX_USER:
         raise ProtocolError(f"user must be text of 1 to {MAX_USER} characters", "user")
     row = await here.battles.get(id, who)
-    voter = await _voter(request, user) if row["kind"] == "embed" else who.voter
-    kept = await here.ballots.vote(row, who, outcome, voter=voter, reasons=reasons, comment=comment)
+    voter = await voter_of(request, user) if row["kind"] == "embed" else who.voter
+    kept, said = await here.ballots.vote(row, who, outcome, voter=voter, reasons=reasons, comment=comment)
     row = {**row, "voted": row["voted"] or kept["created"]}
-    shown = await here.battles.view(row, await here.ballots.reveal(row, kept))
+    shown = here.battles.view(row, said, await here.ballots.reveal(row, said, kept))
     told = {"vote": kept["id"], "counted": kept["void"] is None, "void": kept["void"]}
     return _json({"battle": shown, **told})
 
@@ -128,8 +129,9 @@ async def _new(request: Request, make: Any) -> Response:
 
 async def _seen(request: Request, row: Row, status: int = 200) -> JSONResponse:
     here = state(request)
-    reveal = await here.ballots.reveal(row) if row["voted"] else None
-    return _json(await here.battles.view(row, reveal), status)
+    said = await asyncio.to_thread(here.battles.replies, row)
+    reveal = await here.ballots.reveal(row, said) if row["voted"] else None
+    return _json(here.battles.view(row, said, reveal), status)
 
 
 def _json(content: Row, status: int = 200) -> JSONResponse:
@@ -175,10 +177,10 @@ def _texts(name: str, given: Any, most: int, form: re.Pattern[str]) -> list[str]
 
 
 async def _caller(request: Request, cookie: str | None = None) -> Caller:
-    return Caller(principal(request), await _voter(request, None, cookie))
+    return Caller(principal(request), await voter_of(request, None, cookie))
 
 
-async def _voter(request: Request, user: str | None, cookie: str | None = None) -> str:
+async def voter_of(request: Request, user: str | None, cookie: str | None = None) -> str:
     """The salted hash of who it is: an application's user, a browser by its cookie, or a key."""
     key, cookie = principal(request).id, _cookie(request) if cookie is None else cookie
     who = ("user", key, user) if user is not None else ("browser", cookie) if cookie else ("key", key)

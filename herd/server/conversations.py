@@ -1,17 +1,15 @@
 """Conversations as the pages keep them, and votes: under /api."""
 
-import asyncio
-import secrets
 import uuid
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Query, Request
 from fastapi.responses import Response
 
-from herd.arena.voters import voter_hash
 from herd.errors import HerdError
 from herd.protocol import ProtocolError
 from herd.server import body
+from herd.server.battles import voter_of
 from herd.server.errors import found
 from herd.server.state import principal, state
 from herd.store.store import OUTCOMES
@@ -120,8 +118,7 @@ async def add_vote(
         raise ProtocolError("a and b are the same generation", "b")
     _check_judge(given, caller.may("admin"))
     if given.get("rater") is None:
-        salt = await asyncio.to_thread(here.store.setting, "voter_salt", secrets.token_hex)
-        given["voter"] = voter_hash(salt, "key", caller.id)
+        given["voter"] = await voter_of(request, None)
         if not caller.may("admin"):
             here.votes.take(given["voter"], here.gateway.now.config.arena.votes_per_hour)
     given.setdefault("id", uuid.uuid4().hex)

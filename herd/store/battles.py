@@ -10,6 +10,7 @@ from sqlalchemy import (
     Connection,
     Select,
     and_,
+    bindparam,
     func,
     insert,
     literal,
@@ -29,6 +30,11 @@ _INSERT_TURN = insert_new(battle_turns)
 _PUT_TURN = _INSERT_TURN.on_conflict_do_update(
     index_elements=["battle", "turn"], set_={"a": _INSERT_TURN.excluded.a, "b": _INSERT_TURN.excluded.b}
 )
+# Built once: each vote asks.
+_REPLIES = select(*generations.c["id", "reply", "finish", "cost", "total_ms"]).where(
+    generations.c.id.in_(bindparam("ids", expanding=True))
+)
+_ONE = select(battles).where(battles.c.id == bindparam("id"))
 
 
 class Battles(Generations):
@@ -43,7 +49,11 @@ class Battles(Generations):
         return self.write(lambda connection: _put(connection, row))
 
     def battle(self, id: str) -> dict[str, Any] | None:
-        return next(iter(self._fetch(select(battles).where(battles.c.id == id))), None)
+        return next(iter(self._fetch(_ONE.params(id=id))), None)
+
+    def battle_replies(self, ids: Sequence[str]) -> dict[str, dict[str, Any]]:
+        """Of the generations with these ids: id, reply, finish, cost, total_ms."""
+        return {row["id"]: row for row in self._fetch(_REPLIES.params(ids=ids))}
 
     def change_battle(self, id: str, values: Mapping[str, Any]) -> dict[str, Any]:
         """The battle with other values. Raises HerdError 404."""

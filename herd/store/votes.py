@@ -20,6 +20,7 @@ from herd.store.engines import to_json
 from herd.store.generations import about, put_generation, was_deleted
 from herd.store.tables import Text, battles, generations, votes
 
+COLUMNS = tuple(votes.c.keys())
 _BIND: tuple[Callable[[Any], Any], ...] = tuple(
     to_json
     if isinstance(column.type, sa.JSON)
@@ -28,9 +29,16 @@ _BIND: tuple[Callable[[Any], Any], ...] = tuple(
     else column.type.python_type
     for column in votes.c
 )
+_QUOTED = [f'"{name}"' for name in COLUMNS]
+_MANY_SQLITE = f"""INSERT INTO votes ({", ".join(_QUOTED)})
+    VALUES ({", ".join("?" * len(COLUMNS))}) ON CONFLICT DO NOTHING"""
+_CASTS = {"JSON": "::json", "FLOAT": "::float8", "INTEGER": "::int8"}
+_MANY_POSTGRESQL = f"""INSERT INTO votes ({", ".join(_QUOTED)})
+    SELECT {", ".join(f"(row->>{n}){_CASTS.get(str(column.type), '')}" for n, column in enumerate(votes.c))}
+    FROM jsonb_array_elements(%s::jsonb) AS row ON CONFLICT DO NOTHING"""
 OUTCOMES = ("a", "b", "tie", "both_bad")
+NEEDED = ("id", "a_target", "b_target", "source")
 AT_ONCE = 5000  # rows of an import that are in memory together
-COLUMNS = tuple(votes.c.keys())
 WORDS = ("reasons", "comment", "details")  # what of a vote goes when its conversation is deleted
 
 # Built once: votes come in bursts, and building a statement costs more than running it.
@@ -48,6 +56,7 @@ _BOTH = select(*generations.c["id", "route", "target", "target_digest", "convers
     generations.c.id.in_((bindparam("a"), bindparam("b")))
 )
 _ASKED = select(generations.c.request).where(generations.c.id == bindparam("id"))
+_OF_BATTLE = select(votes).where(votes.c.battle == bindparam("battle"), votes.c.rater.is_(None))
 _CAST = select(sa.func.count().label("cast")).where(votes.c.voter == bindparam("voter"))
 _OPEN = select(battles.c.id).where(battles.c.id == bindparam("id"))
 _CLOSE = update(battles).where(battles.c.id == bindparam("of")).values(voted=bindparam("now"))
@@ -120,8 +129,7 @@ class Votes(Database):
 
     def battle_vote(self, battle: str) -> dict[str, Any] | None:
         """The person's vote on a battle."""
-        query = select(votes).where(votes.c.battle == battle, votes.c.rater.is_(None))
-        return next(iter(self._fetch(query)), None)
+        return next(iter(self._fetch(_OF_BATTLE.params(battle=battle))), None)
 
     def votes_of(self, voter: str) -> int:
         """How many votes this voter has cast."""
@@ -189,6 +197,9 @@ def _values(row: Mapping[str, Any]) -> list[Any]:
 def _plain(row: Mapping[str, Any], now: float) -> list[Any]:
     """A vote's columns as the driver takes them."""
     values = _values({"created": now, **row})
+    for name in NEEDED:
+        if row.get(name) is None:
+            raise HerdError(f"the store cannot keep this: a vote without {name}")
     try:
         return [value if value is None else bind(value) for bind, value in zip(_BIND, values, strict=True)]
     except TypeError as error:
@@ -241,25 +252,15 @@ def _complete(connection: Connection, row: dict[str, Any]) -> None:
 def _add_all(connection: Connection, file: IO[str]) -> int:
     """By the driver alone: with a statement's types each row would take three times as long."""
     file.seek(0)
-    lines = (json.loads(line) for line in file)
-    names = ", ".join(f'"{name}"' for name in COLUMNS)
-    known = "ON CONFLICT DO NOTHING"
-    if connection.dialect.name == "sqlite":
-        statement = f"INSERT INTO votes ({names}) VALUES ({', '.join('?' * len(COLUMNS))}) {known}"
-        new = 0
-        while rows := [tuple(values) for values in islice(lines, AT_ONCE)]:
-            new += connection.exec_driver_sql(statement, rows).rowcount
-        return new
-    # COPY takes any number of rows at once, but none that is there already.
-    connection.exec_driver_sql("CREATE TEMPORARY TABLE incoming (LIKE votes) ON COMMIT DROP")
-    connection.exec_driver_sql("ALTER TABLE incoming DROP COLUMN rowid")
-    driver: Any = connection.connection.cursor()
-    with driver, driver.copy(f"COPY incoming ({names}) FROM STDIN") as copy:
-        for values in lines:
-            copy.write_row(values)
-    return connection.exec_driver_sql(
-        f"INSERT INTO votes ({names}) SELECT {names} FROM incoming {known}"
-    ).rowcount
+    sqlite = connection.dialect.name == "sqlite"
+    new = 0
+    while lines := list(islice(file, AT_ONCE)):
+        if sqlite:
+            rows = [tuple(json.loads(line)) for line in lines]
+            new += connection.exec_driver_sql(_MANY_SQLITE, rows).rowcount
+        else:
+            new += connection.exec_driver_sql(_MANY_POSTGRESQL, (f"[{','.join(lines)}]",)).rowcount
+    return new
 
 
 def _prompt(request: Mapping[str, Any]) -> list[dict[str, str]]:

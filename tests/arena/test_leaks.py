@@ -70,6 +70,12 @@ def test_harmless(words: list[str], reply: str) -> None:
     assert leak([reply], words) is None
 
 
+def test_the_other_sides_name_counts_where_it_is_claimed() -> None:
+    assert leak(["I am Cria."], TALE) is None
+    assert leak(["I am Cria."], TALE, CRIA) == "i am cria"
+    assert leak(["OpenAI was founded in 2015."], CRIA, MINI) is None
+
+
 def test_any_name_can_stand_in_the_configuration() -> None:
     for name in ("", "/", "(((", "[a-z", "<script>alert(1)</script>", "a" * 200, "\0", "🦙", "x/y/z@3:4_5"):
         words = words_of(name)

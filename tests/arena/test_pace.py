@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import time
 from collections.abc import AsyncGenerator
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -44,13 +46,21 @@ class Clock:
 
 
 async def says(
-    clock: Clock, text: str, *, first: float, rate: float, chunk: int = 4, end: End | None = None
+    clock: Clock,
+    text: str,
+    *,
+    first: float,
+    rate: float,
+    chunk: int = 4,
+    end: End | None = None,
+    jitter: float = 0,
 ) -> AsyncGenerator[str | End, None]:
-    """`text` in chunks, the first after `first` seconds, at `rate` characters a second."""
+    """`text` in chunks, the first after `first` seconds, at `rate` characters a second on average."""
+    draw = random.Random(f"{first} {rate}").lognormvariate
     await clock.sleep(first)
     for at in range(0, len(text), chunk):
         yield text[at : at + chunk]
-        await clock.sleep(chunk / rate)
+        await clock.sleep(chunk / rate * draw(-(jitter**2) / 2, jitter))
     yield end or End()
 
 
@@ -88,6 +98,27 @@ def test_which_side_is_the_slow_one_does_not_show(left: int, right: int) -> None
         assert one == other
     for at in (0.25, 0.5, 0.75, 1.0):
         assert abs(one[int(at * len(one)) - 1][0] - other[int(at * len(other)) - 1][0]) <= 0.35, at
+
+
+def test_with_uneven_writers_it_does_not_show_either() -> None:
+    """Somebody who looks at what comes after one has ended guesses no better than by chance that it is the slow one."""
+    draw, features = random.Random(5), {True: list[list[float]](), False: list[list[float]]()}
+    for i in range(60):
+        slow = {"first": draw.uniform(0.3, 3), "rate": draw.uniform(60, 150), "jitter": 0.5}
+        fast = {"first": draw.uniform(0.1, 1), "rate": draw.uniform(200, 600), "jitter": 0.5, "chunk": 20}
+        short = draw.randint(80, 300)
+        long_is_slow = bool(i % 2)
+        left, right = (fast, slow) if long_is_slow else (slow, fast)
+        events = timeline(seen({"text": "a" * short, **left}, {"text": "b" * (short + 200), **right}))
+        ended = next(at for at, kind, *_ in events if kind == "finish")
+        alone = [at for at, *_ in events if at > ended]
+        gaps = np.diff(alone)
+        both = [at for at, kind, side, _ in events if (kind, side) == ("text", "left")]
+        relative = 200 / (alone[-1] - ended) / (short / max(both[-1] - both[0], 0.5))
+        features[long_is_slow].append([gaps.max(), gaps.std(), relative, ended - both[-1], both[0]])
+    one, other = (np.array(features[key])[:, None] for key in (True, False))
+    auc = ((one > other.swapaxes(0, 1)) + (one == other.swapaxes(0, 1)) / 2).mean((0, 1))
+    assert (abs(auc - 0.5) < 0.25).all(), auc  # over three standard errors of it
 
 
 def test_together_both_show_as_much_at_the_same_moment() -> None:

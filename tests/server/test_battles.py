@@ -283,9 +283,10 @@ def test_a_battle_is_for_who_began_it(client: TestClient) -> None:
     battle = begin(client)
     turn(client, battle)
     cookie = client.cookies.get("herd_voter")
-    assert cookie and "HttpOnly" in client.post("/api/battles", json={}, headers={"Cookie": ""}).headers.get(
-        "set-cookie", "HttpOnly"
-    )
+    client.cookies.clear()
+    given = client.post("/api/battles", json={}).headers["set-cookie"]
+    assert "HttpOnly" in given and "SameSite=strict" in given and "Path=/" in given
+    assert client.cookies.get("herd_voter") != cookie
     client.cookies.clear()
     for other in ({}, {"Cookie": "herd_voter=" + "x" * 32}, {"Cookie": "herd_voter=%00"}):
         refused(client.get(f"/api/battles/{battle['id']}", headers=other), 403, "not_your_battle")
@@ -343,6 +344,12 @@ def test_if_both_fail_at_once_that_is_the_status(client: TestClient, engine: Fak
     )
     assert "cria" not in message
     assert client.get(f"/api/battles/{battle['id']}").json()["turns"] == []
+
+
+def test_a_server_that_stops_begins_no_turn(client: TestClient) -> None:
+    battle = begin(client)
+    client.app.state.herd.gateway.closing = True  # type: ignore[attr-defined]
+    refused(client.post(f"/api/battles/{battle['id']}/turns", json={"prompt": "Hello."}), 503, "stopping")
 
 
 def test_limits_of_a_voter(client: TestClient, home: Path) -> None:
