@@ -50,12 +50,12 @@ def compare(a: str, b: str, judge: str | None) -> None:
     found = _ask("/api/leaderboard/compare", asked, "`herd arena leaderboard` lists the targets")
 
     def say() -> None:
-        apart = found["difference"]
+        apart, more = found["difference"], found["needed"]
         click.echo(_plain(found["sentence"]))
         facts(
             {
                 "votes between them": f"{found['votes']:,}",
-                "votes still needed": found["needed"] and f"about {found['needed']:,}",
+                "votes still needed": more and f"about {round(more, 2 - len(str(more))):,}",
                 "rating of A less B": _interval(apart) if apart and apart["estimate"] is not None else None,
                 "votes that would flip it": found["flip"],
             }
@@ -97,6 +97,9 @@ def _lines(rows: list[dict[str, Any]], width: int) -> list[str]:
     step = (most - least) / (width - 1) or 1.0
     lines = []
     for row in rows:
+        if row["low"] is row["rating"] is row["high"]:
+            lines.append("")  # nothing is known of it
+            continue
         low, dot, high = (
             edge if row[name] is None else round((row[name] - least) / step)
             for name, edge in (("low", 0), ("rating", -1), ("high", width - 1))

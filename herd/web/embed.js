@@ -97,7 +97,7 @@
           const { state, turns } = await call(encodeURIComponent(battle));
           section.setAttribute("aria-busy", "false");
           if (state !== "open") { says.textContent = state === "voted" ? "This question has its vote." : "This question has closed."; answered(null); return; }
-          section.replaceChildren(...turns.flatMap((turn) => [make("p", { class: "asked" }, turn.prompt), pair(turn)]), votes, says);
+          section.replaceChildren(...turns.flatMap((turn) => [make("p", { class: "asked" }, turn.prompt), pair(turn)]), says, votes);
           says.textContent = "Which reply is better?";
         } catch (error) { again(error, show); }
       }

