@@ -345,7 +345,7 @@ def test_an_application_asks_on_its_own_page(
 
 
 def test_no_text_runs_in_the_arena(server: FakeServer, visit: Open) -> None:
-    """Every payload as prompt, answer, name, licence, leak and progress, in the cards, the reveal and the picture."""
+    """Every payload as prompt, answer, name, leak, comment, progress and error, in cards, reveal and picture."""
     here = server.state.arena
     battle = here.make("arena", [turn(text, text, f"said: {text} and so on") for text in PAYLOADS])
     here.names = battle["names"] = {"left": PAYLOADS[20], "right": PAYLOADS[35]}
@@ -363,7 +363,7 @@ def test_no_text_runs_in_the_arena(server: FakeServer, visit: Open) -> None:
       const canvas = document.body.appendChild(document.createElement("canvas")), given = battle.get();
       battle.set({ picture: false });
       for (const text of payloads) {
-        const told = { ...given.reveal.left, name: text, licence: text };
+        const told = { ...given.reveal.left, name: text };
         const turns = [{ prompt: text, left: { text, finish: "stop" }, right: { text, finish: null, failed: text } }];
         battle.set({ turns, comment: text, reveal: { ...given.reveal, left: told, right: told, leak: text, void: text, progress: text }, error: { error: { message: text }, kept: text } });
         if (text.length % 4 === 0) draw(canvas, battle.get()); // a picture runs nothing: some are enough

@@ -24,13 +24,15 @@ function wanted(part, kind, routes) {
 /** A round like this one: the same mode, the same pair. */
 const begin = ({ mode, left, right }) => {
   const to = address("/arena", mode === "pair" ? { mode, left, right } : { mode: mode === "arena" ? null : mode });
-  if (to === location.pathname + location.search + location.hash) mode === "stored" ? openStored() : leave();
-  else go(to);
+  leave();
+  if (mode === "stored" && to === location.pathname + location.search + location.hash) openStored();
+  go(to);
   requestAnimationFrame(focusComposer);
 };
 
 export function Arena({ part }) {
-  const state = battle.use();
+  const now = battle.use();
+  const state = part && part !== now.id ? { ...now, phase: "loading", reveal: null, picture: false } : now; // in the moment before it is asked for
   const { data } = status.use();
   const routes = (data?.routes ?? []).map(({ name }) => name);
   const want = wanted(part, state.kind, routes);
@@ -69,7 +71,7 @@ function Write({ state, want }) {
   const given = { kind: want.mode, targets: [want.left, want.right] };
   const talk = { set: battle.set, route: "both", send: (text) => send(text, given).then(focusVotes) };
   const path = state.turns.map(({ prompt }) => ({ role: "user", content: prompt }));
-  return html`<${Composer} session=${talk} path=${path} state=${{ text: state.text, phase: state.turns.length && !ready(state) ? "busy" : state.phase }} />`;
+  return html`<${Composer} session=${talk} path=${path} focus=${!path.length} state=${{ text: state.text, phase: state.turns.length && !ready(state) ? "busy" : state.phase }} />`;
 }
 
 /** Arrows vote and N goes on, where nobody is writing, choosing or scrolling. */
@@ -86,8 +88,8 @@ function useKeys(next) {
         if (now.text.trim()) notify("Your next message is not sent. Send it or clear it, then vote.");
         else vote(outcome);
       }
-      const go_on = event.key === "n" || (event.key === "Enter" && !target.closest("a, button, label, summary"));
-      if (go_on && now.state !== "open") { event.preventDefault(); next(); }
+      const onward = event.key === "n" || (event.key === "Enter" && !target.closest("a, button, label, summary"));
+      if (onward && now.state !== "open") { event.preventDefault(); next(); }
     };
     addEventListener("keydown", key);
     return () => removeEventListener("keydown", key);

@@ -4,12 +4,12 @@ import { focusComposer } from "../lib/ui.js";
 
 const LINES = 10; // it grows to so many, then scrolls
 
-export function Composer({ session, state, path }) {
+export function Composer({ session, state, path, focus = true }) {
   const { text } = state;
   const setText = (next) => session.set({ text: next });
   const box = useRef();
   const busy = Boolean(state.stream);
-  useEffect(focusComposer, []);
+  useEffect(() => { if (focus) focusComposer(); }, []);
   useLayoutEffect(() => {
     const { style } = box.current;
     style.height = "auto";
