@@ -5,8 +5,10 @@ allow, in bounded time and memory, whatever the file holds.
 """
 
 import csv
+import gzip
 import io
 import json
+import zlib
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, BinaryIO, Literal, cast
 
@@ -20,6 +22,7 @@ Records = Iterator[tuple[str, Record]]
 
 MAX_VOTES = 10_000_000
 MAX_COLUMNS = 200
+MAX_UNPACKED = 16 << 30  # bytes of a file with gzip
 MAX_LINE = 1 << 20  # characters of a line of CSV
 MAX_COUNTS = 64 << 20  # bytes of a file of pair counts
 MAX_GROUP = 1 << 30  # bytes of a row group of Parquet, unpacked
@@ -69,8 +72,36 @@ def guess(name: str) -> Format:
     raise HerdError(f"{name}: say its form with --format {'|'.join(_READERS)}")
 
 
+class _Unpacked(io.RawIOBase):
+    """A file with gzip, as far as it may go."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file, self._size = gzip.GzipFile(fileobj=file), 0
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, into: Any) -> int:
+        count = self._file.readinto(into)
+        self._size += count
+        if self._size > MAX_UNPACKED:
+            raise Wrong("the file", f"over {MAX_UNPACKED >> 30} GiB unpacked")
+        return count
+
+
 def _json_lines(file: BinaryIO) -> Records:
-    for number, line in enumerate(entries(cast(io.BufferedReader, file)), 1):
+    packed = cast(io.BufferedReader, file).peek(2)[:2] == b"\x1f\x8b"
+    stream = cast(io.BufferedReader, io.BufferedReader(_Unpacked(file)) if packed else file)
+    try:
+        yield from _objects(stream)
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise Wrong("the file", f"not gzip that can be read: {error}") from None
+
+
+def _objects(stream: io.BufferedReader) -> Records:
+    for number, line in enumerate(entries(stream), 1):
+        if number > 2 * MAX_VOTES:
+            raise Wrong(f"line {number}", "too many lines")
         if line.strip():
             yield f"line {number}", _object(f"line {number}", lambda line=line: parsed(line))  # type: ignore[misc]
 

@@ -21,6 +21,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from herd.arena import formats
 from herd.arena.imports import Report, import_votes
@@ -215,6 +217,15 @@ def test_a_wrong_line_at_the_end_leaves_nothing(store: Store, last: str, said: s
     assert time.monotonic() - before < 10
 
 
+def test_gzip_that_is_broken_or_too_much(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = gzip.compress(lines(*[LMSYS] * 500).encode())
+    assert "not gzip that can be read" in refused(store, whole[:-20])
+    assert "not gzip that can be read" in refused(store, whole[:60] + b"\xff" * 60 + whole[120:])
+    monkeypatch.setattr(formats, "MAX_UNPACKED", 1 << 20)
+    assert "GiB unpacked" in refused(store, gzip.compress(b"[" + b" " * (4 << 20)))
+    assert "GiB unpacked" in refused(store, gzip.compress(b"\n" * (4 << 20)))
+
+
 COUNTS = {"A": {"B": [3, 2, 1, 4]}, "B": {"A": [1, 0, 0, 0]}}
 
 
@@ -344,6 +355,33 @@ def test_killed_in_the_middle_it_leaves_nothing(tmp_path: Path) -> None:
     with file.open("rb") as whole:
         assert import_votes(whole, "csv", store).votes == 10_000
     store.close()
+
+
+_json = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=9),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=6,
+)
+_good = {
+    **LMSYS,
+    "conv_metadata": COUNTED,
+    "category_tag": OF_2024["category_tag"],
+    "herd": {"source": "arena", "tags": ["x"]},
+}
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(changes=st.dictionaries(st.sampled_from(sorted(formats.COLUMN_OF)), _json, max_size=3), own=st.dictionaries(
+    st.sampled_from(["source", "rater", "prompt", "conversation", "tags", "comment", "reasons", "a_digest", "first", "lengths"]), _json, max_size=2))  # fmt: skip
+def test_any_record_is_kept_or_named(store: Store, changes: dict[str, Any], own: dict[str, Any]) -> None:
+    record = {**_good, **({"herd": own} if own else {}), **changes}
+    before = len(store.votes())
+    try:
+        report = take(store, json.dumps(record) + "\n")
+    except HerdError as error:
+        assert error.status == 400 and str(error).startswith("line 1") and len(store.votes()) == before
+    else:
+        assert report.votes + report.known + report.left_out.total() == 1
 
 
 def test_on_postgresql_too(database: str) -> None:

@@ -164,7 +164,9 @@ def test_a_judge_goes_on_where_it_stopped(
     assert (people["people"], people["judges"]) == (6, 6)
     booked = ask("GET", "/api/traffic?by=target")["data"]
     assert {row["group"] for row in booked} == {"referee"}
-    assert "no model nobody" in herd("arena", "judge", "--route", "fake/nobody", status=1)  # at once: all would fail
+    assert "no model nobody" in herd(
+        "arena", "judge", "--route", "fake/nobody", status=1
+    )  # at once: all would fail
 
 
 @pytest.mark.parametrize("home", ["alone"], indirect=True)
