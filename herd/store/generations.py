@@ -51,6 +51,16 @@ _GONE = select(conversations.c.id).where(
     conversations.c.deleted,
     conversations.c.updated >= bindparam("created"),
 )  # a conversation that was deleted after the generation began
+_CALLED = (
+    select(generations)
+    .where((generations.c.id == bindparam("id")) | (generations.c.reply_id == bindparam("id")))
+    .order_by(
+        generations.c.id != bindparam("id"),
+        generations.c.key.is_distinct_from(bindparam("key", type_=Text)),
+        generations.c.created,
+    )
+    .limit(1)
+)
 
 
 class Generations(Database):
@@ -70,8 +80,7 @@ class Generations(Database):
 
     def get_generation(self, id: str, key: str | None = None) -> dict[str, Any] | None:
         """The one with this id, or this `reply_id`; of several replies with the same one, sooner one of `key`."""
-        others = (generations.c.id != id, generations.c.key.is_distinct_from(key), generations.c.created)
-        found = self._generations(select(generations).where(called(id)).order_by(*others).limit(1))
+        found = self._generations(_CALLED.params(id=id, key=key))
         return found[0] if found else None
 
     def generations(

@@ -133,7 +133,7 @@ def test_what_is_known_of_a_target(start: Callable[..., TestClient], home: Path)
         """
     )
     about = start().app.state.herd.board.about  # type: ignore[attr-defined]
-    assert about("cria") == {"open": True, "licence": None, "card": "/models#cria@1", "terms": None}
+    assert about("cria") == {"open": True, "licence": "Apache-2.0", "card": "/models#cria@1", "terms": None}
     assert about("mine")["open"] is True and about("mine")["card"] == "/models#cria@1"
     assert about("openai/gpt") == {
         "open": False,
