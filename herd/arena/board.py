@@ -187,7 +187,7 @@ class Board:
         i, j = counts.names.index(vote["a_target"]), counts.names.index(vote["b_target"])
         now = np.append(standing.ratings.rating, [np.nan] * (len(counts.names) - len(standing.counts.names)))
         other = now
-        if vote["void"] is None and vote["rater"] is None and i != j and not self._is_flagged(vote["voter"]):
+        if vote["void"] is None and vote["rater"] is None and i != j and not self.is_flagged(vote["voter"]):
             weight = 1 / math.sqrt(self._columns.alike(vote))
             other = points(_with(counts, i, j, vote["outcome"], -weight if known else weight), now)
         before, after = (other, now) if known else (now, other)
@@ -206,7 +206,7 @@ class Board:
 
     # --- voters
 
-    def _is_flagged(self, voter: str | None) -> bool:
+    def is_flagged(self, voter: str | None) -> bool:
         return voter is not None and hash(voter) in self._suspects
 
     def suspects(self) -> dict[int, Suspicion]:

@@ -7,6 +7,7 @@ from urllib.parse import urlencode
 
 import click
 
+from herd.cli import arena_data
 from herd.cli.client import ask
 from herd.cli.output import console, emit, facts, json_option, note, table
 from herd.errors import HerdError
@@ -19,6 +20,10 @@ NO_VOTES = "no votes yet; `herd up` and /arena in the browser gather them"
 @json_option
 def arena() -> None:
     """Which is better, for whom, and how sure: what the votes of the arena say."""
+
+
+for verb in arena_data.VERBS:
+    arena.add_command(verb)
 
 
 @arena.command()
