@@ -177,7 +177,9 @@ def measure(server: Server, options: argparse.Namespace) -> dict[str, Any]:
         took = asyncio.run(load(server.port, ids[200:], options.clients, options.seconds, heard))
         server.stop(signal.SIGTERM)
         if heard.wrong or not heard.votes:
-            raise SystemExit(f"votes that were refused: {heard.wrong[:2]}; {(server.home / 'log').read_text()[-2000:]}")
+            raise SystemExit(
+                f"votes that were refused: {heard.wrong[:2]}; {(server.home / 'log').read_text()[-2000:]}"
+            )
         ms = np.array(heard.seconds) * 1000
         found |= {
             "votes": len(heard.votes), "votes_per_second": len(heard.votes) / took,

@@ -34,14 +34,15 @@ class Ballots:
         voter: str,
         reasons: Sequence[str] = (),
         comment: str | None = None,
-    ) -> Row:
-        """The vote as it is kept. The same outcome again is the same vote; another one is HerdError 409 "voted".
+    ) -> tuple[Row, list[Row]]:
+        """The vote as it is kept, and the battle's replies. The same outcome again is the same vote; another one is
+        HerdError 409 "voted".
 
         410 "expired", 409 "not_ready" while a side has no whole reply, 429 over the voter's limit.
         """
-        kept, about = await asyncio.to_thread(self._look, row, OUTCOMES[outcome])
+        kept, said, about = await asyncio.to_thread(self._look, row, OUTCOMES[outcome])
         if kept:
-            return kept
+            return kept, said
         self._hourly.take(voter, self.battles.spec.votes_per_hour)
         vote = {
             "id": f"vote_{row['id']}", "battle": row["id"], "outcome": OUTCOMES[outcome], "voter": voter,
@@ -49,19 +50,20 @@ class Ballots:
             "reasons": list(dict.fromkeys(reasons)) or None, "comment": comment or None, **about,
         }  # fmt: skip
         try:
-            return await self.store.write_vote(vote)
+            return await self.store.write_vote(vote), said
         except HerdError:
             self._hourly.give_back(voter)
             raise
 
-    def _look(self, row: Row, outcome: str) -> tuple[Row | None, Row]:
-        """The vote that there is already, or what a new one is about: all that each side has said."""
-        if kept := self.store.battle_vote(row["id"]):
-            if kept["outcome"] != outcome:
-                check_open({**row, "voted": kept["created"]})
-            return kept, {}
-        check_open(row)
+    def _look(self, row: Row, outcome: str) -> tuple[Row | None, list[Row], Row]:
+        """The vote that there is already, what was said, and what a new vote is about: all that each side has said."""
         said = self.battles.replies(row)
+        if row["voted"]:
+            kept = self.store.battle_vote(row["id"])
+            if kept is None or kept["outcome"] != outcome:
+                check_open(row)
+            return kept, said, {}
+        check_open(row)
         problem = None if said else "nothing has been said yet"
         for turn, one in zip(row["turns"], said, strict=True):
             problem = problem or unready(turn, one)
@@ -70,9 +72,10 @@ class Ballots:
             raise HerdError(f"{problem}{hint}", status=409, code="not_ready")
         prompts = [turn["prompt"] for turn in row["turns"]]
         texts = {side: [one[side]["reply"] for one in said] for side in SIDES}
-        found, last = self.leak(row, texts), said[-1]
-        return None, {
-            "a": last["left"]["id"], "b": last["right"]["id"],
+        found = self.leak(row, texts)
+        turn = row["turns"][-1]
+        return None, said, {
+            "a": turn["left"], "b": turn["right"],
             "a_target": row["left_target"], "b_target": row["right_target"],
             "conversation": row["conversation"], "prompt": prompt_hash(prompts[0]), "turns": len(prompts),
             "tags": categories(prompts, row["tags"] or ()),
@@ -100,26 +103,26 @@ class Ballots:
             pass
         return words_of(*names, identities=self.battles.spec.identities)
 
-    async def reveal(self, row: Row, vote: Row | None = None) -> Row | None:
+    async def reveal(self, row: Row, said: Sequence[Row], vote: Row | None = None) -> Row | None:
         """Who it was, their ratings with and without the battle's vote, and what each reply took; None without a vote."""
-        return await asyncio.to_thread(self._reveal, row, vote)
+        return await asyncio.to_thread(self._reveal, row, said, vote)
 
-    def _reveal(self, row: Row, vote: Row | None) -> Row | None:
+    def _reveal(self, row: Row, said: Sequence[Row], vote: Row | None) -> Row | None:
         vote = vote or self.store.battle_vote(row["id"])
         if vote is None:
             return None
         self.board.refresh()
-        ratings, last, shown = self.board.after(vote), row["turns"][-1], {}
+        ratings, shown = self.board.after(vote), {}
         counts = self.board.standing.counts
         games = dict(zip(counts.names, counts.games.sum(1).tolist(), strict=True))
         for side in SIDES:
-            name, made = row[f"{side}_target"], self.store.get_generation(last[side])
+            name, made = row[f"{side}_target"], said[-1][side]
             about = self.board.about(name)
             shown[side] = {
                 "name": name, **ratings[side], "votes": round(games.get(name, 0)),
                 "open": about.get("open"), "licence": about.get("licence"),
                 "cost": made["cost"] / DOLLAR if made and made["cost"] is not None else None,
-                "total_ms": made["latency"]["total"] if made else None,
+                "total_ms": made["total_ms"] if made else None,
             }  # fmt: skip
         outcome = next(name for name, kept in OUTCOMES.items() if kept == vote["outcome"])
         told = {"outcome": outcome, "void": vote["void"], "leak": (vote["details"] or {}).get("leak")}
@@ -129,11 +132,11 @@ class Ballots:
         cast = self.store.votes_of(vote["voter"])
         text = f"you cast {cast} {'vote' if cast == 1 else 'votes'}"
         try:
-            found = self.board.compare(row["left_target"], row["right_target"])
+            found = self.board.decision(row["left_target"], row["right_target"])
         except HerdError:  # of a target that the board, a little behind, has not seen
             return text
         pair = f"{row['left_target']} against {row['right_target']}"
-        if found["decision"] in ("A", "B", "EQUAL"):
+        if found.decision in ("A", "B", "EQUAL"):
             return f"{text}; {pair} is decided"
-        more = found["needed"]
+        more = found.needed
         return f"{text}; about {more} more decide {pair}" if more else text

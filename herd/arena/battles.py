@@ -108,7 +108,8 @@ class Battles:
 
     async def begin_stored(self, who: Caller) -> Row:
         """One of the newest stored pairs on which this voter has not voted. Raises HerdError 404 "nothing_stored"."""
-        pairs = await asyncio.to_thread(self.store.stored_pairs, MAX_STORED, unvoted_by=who.voter)
+        found = await asyncio.to_thread(self.store.stored_pairs, MAX_STORED, unvoted_by=who.voter)
+        pairs = [pair for pair in found if _asked(pair["a"]) and _asked(pair["a"]) == _asked(pair["b"])]
         if not pairs:
             message = "there is no stored pair on which you have not voted; shadows, battles and replies that were written again make some"
             raise HerdError(message, status=404, code="nothing_stored")
@@ -203,14 +204,15 @@ class Battles:
         return row
 
     def replies(self, row: Row) -> list[dict[str, Any]]:
-        """Of each turn the generation at each side, None for one that is not there. Reads the store."""
-        get = self.store.get_generation
-        return [{side: turn[side] and get(turn[side]) for side in SIDES} for turn in row["turns"]]
+        """Of each turn what is kept of the reply at each side, None for one that is not there. Reads the store."""
+        ids = [turn[side] for turn in row["turns"] for side in SIDES if turn[side]]
+        found = self.store.battle_replies(ids) if ids else {}
+        return [{side: found.get(turn[side]) for side in SIDES} for turn in row["turns"]]
 
-    async def view(self, row: Row, reveal: Row | None = None) -> Row:
-        """All that may be seen of a battle: no name, digest, id of a reply, time or cost, except in `reveal`."""
+    def view(self, row: Row, said: Sequence[Row], reveal: Row | None = None) -> Row:
+        """All that may be seen of a battle with these `replies`: no name, digest, id of a reply, time or cost, except in
+        `reveal`."""
         running = row["id"] in self._running
-        said = await asyncio.to_thread(self.replies, row)
         turns = [
             {
                 "prompt": turn["prompt"],

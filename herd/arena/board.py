@@ -18,6 +18,7 @@ from herd.arena.columns import PEOPLE, Chosen, Columns
 from herd.arena.history import history
 from herd.evidence.anomaly import Suspicion, suspects
 from herd.evidence.ratings import Ratings, points, rate
+from herd.evidence.sequences import Comparison
 from herd.evidence.votes import Counts, Votes
 from herd.store import Store
 
@@ -25,7 +26,7 @@ AT_ONCE = 20_000  # votes in one read
 QUICK = 0.05  # seconds; what takes longer is not made again at once
 REST = 10  # times as long as it took, it is kept instead
 ABOUT = 5.0  # seconds for which what is known of a target is kept
-GLANCE = 1.0  # seconds for which a comparison may be old that is shown after a vote
+GLANCE = 5.0  # seconds for which a decision may be old that is shown after a vote
 
 T = TypeVar("T")
 
@@ -158,10 +159,16 @@ class Board:
         key = ("history", *sorted(options.items()))
         return self._pages.get(key, self.version, lambda: history(self, **options))
 
-    def compare(self, a: str, b: str, raters: str = PEOPLE, *, fresh: bool = False) -> dict[str, Any]:
-        """See `standings.compare`. It may be a second old, unless `fresh`."""
+    def compare(self, a: str, b: str, raters: str = PEOPLE) -> dict[str, Any]:
+        """See `standings.compare`."""
         make = lambda: standings.compare(self, a, b, raters)  # noqa: E731
-        return self.kept.get(("compare", a, b, raters), self.version, make, least=0.0 if fresh else GLANCE)
+        return self._pages.get(("compare", a, b, raters), self.version, make)
+
+    def decision(self, a: str, b: str) -> Comparison:
+        """Which of two that people have voted on is better, and how many votes are missing: a few seconds old, as it is
+        asked for with every vote."""
+        make = lambda: standings.decision(self.chosen(), a, b)  # noqa: E731
+        return self.kept.get(("decision", a, b), self.version, make, least=GLANCE)
 
     # --- ratings
 

@@ -1,5 +1,6 @@
 """Battles under /api/battles: begun, answered, voted on; what a vote reveals."""
 
+import asyncio
 import re
 import secrets
 from collections.abc import AsyncGenerator
@@ -104,9 +105,9 @@ async def vote(
         raise ProtocolError(f"user must be text of 1 to {MAX_USER} characters", "user")
     row = await here.battles.get(id, who)
     voter = await voter_of(request, user) if row["kind"] == "embed" else who.voter
-    kept = await here.ballots.vote(row, who, outcome, voter=voter, reasons=reasons, comment=comment)
+    kept, said = await here.ballots.vote(row, who, outcome, voter=voter, reasons=reasons, comment=comment)
     row = {**row, "voted": row["voted"] or kept["created"]}
-    shown = await here.battles.view(row, await here.ballots.reveal(row, kept))
+    shown = here.battles.view(row, said, await here.ballots.reveal(row, said, kept))
     told = {"vote": kept["id"], "counted": kept["void"] is None, "void": kept["void"]}
     return _json({"battle": shown, **told})
 
@@ -128,8 +129,9 @@ async def _new(request: Request, make: Any) -> Response:
 
 async def _seen(request: Request, row: Row, status: int = 200) -> JSONResponse:
     here = state(request)
-    reveal = await here.ballots.reveal(row) if row["voted"] else None
-    return _json(await here.battles.view(row, reveal), status)
+    said = await asyncio.to_thread(here.battles.replies, row)
+    reveal = await here.ballots.reveal(row, said) if row["voted"] else None
+    return _json(here.battles.view(row, said, reveal), status)
 
 
 def _json(content: Row, status: int = 200) -> JSONResponse:

@@ -26,11 +26,15 @@ from herd.store.database import rows
 from herd.store.generations import Generations, was_deleted
 from herd.store.tables import battle_turns, battles, frozen, generations, messages, settings, votes
 
-_BATTLE = select(battles).where(battles.c.id == bindparam("id"))
 _INSERT_TURN = insert_new(battle_turns)
 _PUT_TURN = _INSERT_TURN.on_conflict_do_update(
     index_elements=["battle", "turn"], set_={"a": _INSERT_TURN.excluded.a, "b": _INSERT_TURN.excluded.b}
 )
+# Built once: each vote asks.
+_REPLIES = select(*generations.c["id", "reply", "finish", "cost", "total_ms"]).where(
+    generations.c.id.in_(bindparam("ids", expanding=True))
+)
+_ONE = select(battles).where(battles.c.id == bindparam("id"))
 
 
 class Battles(Generations):
@@ -45,7 +49,11 @@ class Battles(Generations):
         return self.write(lambda connection: _put(connection, row))
 
     def battle(self, id: str) -> dict[str, Any] | None:
-        return next(iter(self._fetch(_BATTLE.params(id=id))), None)
+        return next(iter(self._fetch(_ONE.params(id=id))), None)
+
+    def battle_replies(self, ids: Sequence[str]) -> dict[str, dict[str, Any]]:
+        """Of the generations with these ids: id, reply, finish, cost, total_ms."""
+        return {row["id"]: row for row in self._fetch(_REPLIES.params(ids=ids))}
 
     def change_battle(self, id: str, values: Mapping[str, Any]) -> dict[str, Any]:
         """The battle with other values. Raises HerdError 404."""

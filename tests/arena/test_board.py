@@ -212,7 +212,7 @@ def test_json_never_has_nan(store: Store, scene: str) -> None:
     )
     for page in (
         board.leaderboard(), board.leaderboard(style=True), board.leaderboard(open=True),
-        board.history(), board.compare("x", "fresh"), board.compare("fresh", "x", fresh=True),
+        board.history(), board.compare("x", "fresh"), board.compare("fresh", "x"),
     ):  # fmt: skip
         json.dumps(page, allow_nan=False)
     rows = {row["name"]: row for row in board.leaderboard()["rows"]}
