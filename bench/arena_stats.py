@@ -399,7 +399,7 @@ def picture(
         )
     if line is not None:
         axes.axhline(100 * line, color=SOFT, linewidth=1, linestyle=":")
-        axes.text(axes.get_xlim()[0], 100 * line + 0.6, f" {100 * line:.0f} %", color=SOFT, fontsize=9)
+        axes.text(xs[-1], 100 * line + 0.6, f"{100 * line:.0f} %", color=SOFT, fontsize=9, ha="right")
     if xlabel.startswith("votes"):
         axes.set_xscale("log")
         ticks = [n * 10**p for p in range(1, 5) for n in (1, 2, 5)]

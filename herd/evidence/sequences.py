@@ -24,6 +24,7 @@ TUNED_FOR = (
     25  # clusters at which a sequence is narrowest, a team's voters; at 1,000 it could be 12 % narrower
 )
 MOST = 1_000_000  # votes or clusters; who needs more will not decide
+HUGE = 1e100  # its squares can still be added
 
 Outcome = Literal["A", "B", "EQUAL", "NOT ENOUGH DATA"]
 
@@ -102,11 +103,12 @@ def clustered_mean(
     ways = [_numbers(way) for way in clusters] or [np.arange(d.size)]
     if d.ndim != 1 or w.shape != d.shape or any(len(way) != len(d) for way in ways) or len(ways) > 2:
         raise HerdError("a mean needs one value and one cluster of each kind for each pair")
-    if not (np.isfinite(d).all() and np.isfinite(w).all() and (w >= 0).all()):
+    if not ((np.abs(d) < HUGE).all() and (w < HUGE).all() and (w >= 0).all()):
         raise HerdError("a mean needs one finite value for each pair, and weights that are not negative")
-    total = float(w.sum())
-    if not total:
+    if not w.any():
         return Mean(math.nan, math.inf, 0.0)
+    w = w / w.max()
+    total = float(w.sum())
     mean = float(w @ d) / total
     residual = w * (d - mean)
     parts = [_variance(residual, w, way) for way in ways]

@@ -52,6 +52,8 @@ def test_single_values_have_the_ordinary_error_and_equal_clusters_that_of_their_
     assert together.error == pytest.approx(d.mean(1).std(ddof=1) / 3) and together.count == pytest.approx(9)
     weighed = clustered_mean([1.0, 0.0, 5.0], weight=[2, 1, 0])
     assert weighed.value == pytest.approx(2 / 3) and weighed.count == pytest.approx(9 / 5)
+    light = clustered_mean([1.0, 0.0], weight=[2e-300, 1e-300])
+    assert (light.error, light.count) == (weighed.error, weighed.count)
 
 
 def test_two_ways_are_the_double_sum_over_what_shares_a_cluster() -> None:
@@ -150,7 +152,12 @@ def test_bad_input() -> None:
     for options in ({"alpha": 0.0}, {"alpha": 1.5}, {"margin": -1.0}, {"margin": math.nan}):
         with pytest.raises(HerdError, match="alpha|margin"):
             better(votes, 0, 1, **options)
-    for values, clusters in (([1.0, math.nan], [0, 1]), ([1.0], [0, 1]), ([[1.0]], [0])):
+    for values, clusters in (
+        ([1.0, math.nan], [0, 1]),
+        ([1.0, 1e308], [0, 1]),
+        ([1.0], [0, 1]),
+        ([[1.0]], [0]),
+    ):
         with pytest.raises(HerdError, match="one"):
             clustered_mean(values, clusters)
     with pytest.raises(HerdError, match="weights"):
