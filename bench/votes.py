@@ -31,7 +31,13 @@ import numpy as np
 from herd.store import Store
 
 OUTCOMES = ("left", "right", "tie", "both_bad")
-CONFIG = "[arena]\nvotes_per_hour = 1000000\n"
+CONFIG = """[arena]
+votes_per_hour = 1000000
+[providers.lab]
+dialect = "openai"
+base_url = "http://127.0.0.1:9/v1"
+private = true
+"""  # nobody asks it
 
 
 @dataclass
@@ -48,9 +54,10 @@ class Heard:
 class Server:
     """`herd serve` with a database and a home of its own."""
 
-    def __init__(self, home: Path, database: str) -> None:
+    def __init__(self, home: Path, database: str, targets: int) -> None:
         self.home, self.database = home, database
-        (home / "herd.toml").write_text(CONFIG)
+        named = (f'[targets.t{n}]\nprovider = "lab"\nmodel = "m{n}"\n' for n in range(targets))
+        (home / "herd.toml").write_text(CONFIG + "".join(named))
         with socket.create_server(("127.0.0.1", 0)) as free:
             self.port = free.getsockname()[1]
 
@@ -212,7 +219,9 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         home = Path(folder)
-        found = measure(Server(home, options.database or f"sqlite:///{home / 'herd.db'}"), options)
+        found = measure(
+            Server(home, options.database or f"sqlite:///{home / 'herd.db'}", options.targets), options
+        )
     if options.json:
         print(json.dumps(found))
     else:

@@ -111,7 +111,7 @@ class Ballots:
         vote = vote or self.store.battle_vote(row["id"])
         if vote is None:
             return None
-        self.board.refresh()
+        self.board.refresh(within=0.1)  # the board adds this vote by itself
         ratings, shown = self.board.after(vote), {}
         counts = self.board.standing.counts
         games = dict(zip(counts.names, counts.games.sum(1).tolist(), strict=True))

@@ -103,15 +103,19 @@ class Board:
         self.version = 0  # grows with every change
         self.kept, self._pages = Kept(1000), Kept(16)
         self._columns = Columns()
-        self._refreshing = threading.Lock()
+        self._refreshing, self._refreshed = threading.Lock(), -math.inf
         self._suspects: dict[int, Suspicion] = {}
         self._flagged: NDArray[np.int64] = np.zeros(0, np.int64)
         self._standing = self._stand()
 
-    def refresh(self) -> int:
-        """Take in the votes that were committed since, and the version then. Cheap when nothing is new."""
+    def refresh(self, within: float = 0.0) -> int:
+        """Take in the votes that were committed since, and the version then. Cheap when nothing is new. Nothing is done
+        if it was less than `within` seconds ago."""
         columns = self._columns
+        if time.monotonic() < self._refreshed + within:
+            return self.version
         with self._refreshing:
+            self._refreshed = time.monotonic()
             before = columns.n
             while rows := self.store.votes_after(columns.rowid, AT_ONCE):
                 columns.take(rows)
@@ -194,7 +198,7 @@ class Board:
         i, j = counts.names.index(vote["a_target"]), counts.names.index(vote["b_target"])
         now = np.append(standing.ratings.rating, [np.nan] * (len(counts.names) - len(standing.counts.names)))
         other = now
-        if vote["void"] is None and vote["rater"] is None and i != j and not self._is_flagged(vote["voter"]):
+        if vote["void"] is None and vote["rater"] is None and i != j and not self.is_flagged(vote["voter"]):
             weight = 1 / math.sqrt(self._columns.alike(vote))
             other = points(_with(counts, i, j, vote["outcome"], -weight if known else weight), now)
         before, after = (other, now) if known else (now, other)
@@ -213,7 +217,7 @@ class Board:
 
     # --- voters
 
-    def _is_flagged(self, voter: str | None) -> bool:
+    def is_flagged(self, voter: str | None) -> bool:
         return voter is not None and hash(voter) in self._suspects
 
     def suspects(self) -> dict[int, Suspicion]:

@@ -10,7 +10,7 @@ from herd.errors import HerdError
 from herd.registry import lineage
 from herd.registry.registry import BUNDLED
 from herd.registry.runs import Run
-from herd.server import battles, body, conversations, keys, leaderboard, models, routes, runs, traffic
+from herd.server import arena, battles, body, conversations, keys, leaderboard, models, routes, runs, traffic
 from herd.server.engines import has_torch
 from herd.server.errors import not_found
 from herd.server.guard import COOKIE
@@ -18,7 +18,8 @@ from herd.server.state import State, principal, state
 
 router = APIRouter(prefix="/api")
 ROUTERS = (
-    router, battles.router, conversations.router, keys.router, leaderboard.router, routes.router, traffic.router,
+    router, arena.router, battles.router, conversations.router, keys.router, leaderboard.router, routes.router,
+    traffic.router,
 )  # fmt: skip
 
 

@@ -34,7 +34,6 @@ _PUT_TURN = _INSERT_TURN.on_conflict_do_update(
 _REPLIES = select(*generations.c["id", "reply", "finish", "cost", "total_ms"]).where(
     generations.c.id.in_(bindparam("ids", expanding=True))
 )
-_ONE = select(battles).where(battles.c.id == bindparam("id"))
 
 
 class Battles(Generations):
@@ -67,13 +66,13 @@ class Battles(Generations):
         self, limit: int, *, unjudged_by: str | None = None, unvoted_by: str | None = None
     ) -> list[dict[str, Any]]:
         """Replies of two targets to the same prompt whose text is here, the newest first: first turns of battles, shadows
-        beside what was shown, replies that were written again. Without those that this judge, or this voter, has
+        beside what was shown, replies that were written again, imports of one turn. Without those that this judge, or this voter, has
         voted on.
 
         Each is {"battle": id or None, "a", "b": generations, "a_target", "b_target", "conversation"}.
         """
         found: dict[frozenset[str], dict[str, Any]] = {}
-        for source in (_battled(), _shadowed(), _rewritten()):
+        for source in (_battled(), _shadowed(), _rewritten(), _imported()):
             for row in self._fetch(_unseen(source, unjudged_by, unvoted_by).limit(limit)):
                 found.setdefault(frozenset((row["a"], row["b"])), row)
         newest = sorted(found.values(), key=lambda row: row["created"], reverse=True)[:limit]
@@ -171,6 +170,12 @@ def _rewritten() -> Select[Any]:
     beside = and_(n.c.conversation == m.c.conversation, n.c.parent == m.c.parent, n.c.id != m.c.id)
     both = _a.join(m, m.c.generation == _a.c.id).join(n, beside).join(_b, n.c.generation == _b.c.id)
     return _pair(null()).select_from(both).where(_a.c.id < _b.c.id)
+
+
+def _imported() -> Select[Any]:
+    v = votes.alias("v")
+    both = v.join(_a, _a.c.id == v.c.a).join(_b, _b.c.id == v.c.b)
+    return _pair(null()).select_from(both).where(v.c.batch.is_not(None), v.c.turns == 1)
 
 
 def _unseen(query: Select[Any], judge: str | None, voter: str | None) -> Select[Any]:

@@ -17,7 +17,7 @@ from sqlalchemy.dialects.postgresql import insert as insert_new
 from herd.errors import HerdError
 from herd.store.database import Database
 from herd.store.engines import to_json
-from herd.store.generations import about, was_deleted
+from herd.store.generations import about, put_generation, was_deleted
 from herd.store.tables import Text, battles, generations, votes
 
 COLUMNS = tuple(votes.c.keys())
@@ -99,12 +99,25 @@ class Votes(Database):
 
     def add_votes(self, rows: Iterable[Mapping[str, Any]]) -> int:
         """Keep them all or, if anything fails, none; how many had an id that was not known. Needs room for a few of them
-        in memory, and for all in a temporary file, so that only the writing itself keeps other writers waiting."""
+        in memory, and for all in temporary files, so that only the writing itself keeps other writers waiting.
+
+        A row may have "generations", which are kept with it.
+        """
         now = time.time()
-        with tempfile.TemporaryFile("w+", encoding="ascii") as file:
+        with tempfile.TemporaryFile("w+", encoding="ascii") as file, tempfile.TemporaryFile("w+") as texts:
             for row in rows:
-                file.write(json.dumps(_plain(row, now)) + "\n")
-            return self._write(lambda connection: _add_all(connection, file))
+                for made in row.get("generations", ()):
+                    texts.write(json.dumps(made) + "\n")
+                own = {name: value for name, value in row.items() if name != "generations"}
+                file.write(json.dumps(_plain(own, now)) + "\n")
+
+            def work(connection: Connection) -> int:
+                texts.seek(0)
+                for line in texts:
+                    put_generation(connection, json.loads(line), "text")
+                return _add_all(connection, file)
+
+            return self._write(work)
 
     def votes(self, *, route: str | None = None, conversation: str | None = None) -> list[dict[str, Any]]:
         """The oldest first; those on a route's generations, or on a conversation's."""
@@ -128,6 +141,25 @@ class Votes(Database):
         JSON text or None."""
         with self._read() as connection:
             return [tuple(row) for row in connection.execute(_BOARD, {"after": rowid, "most": limit})]
+
+    def whole_votes(self, rowid: int, limit: int, *, text: bool) -> list[dict[str, Any]]:
+        """As `votes_after`, but all columns, each with its "rowid"; with `text` also "a_request", "a_reply", "a_use" of
+        the generation a, and of b, which are None where there is none or its text is gone."""
+        query: Select[Any] = select(_ROWID.label("rowid"), votes)
+        for side in ("a", "b") if text else ():
+            made = generations.alias(side)
+            query = query.outerjoin(made, made.c.id == votes.c[side])
+            query = query.add_columns(
+                *(made.c[name].label(f"{side}_{name}") for name in ("request", "reply", "use"))
+            )
+        return self._fetch(query.where(_ROWID > rowid).order_by(_ROWID).limit(limit))
+
+    def rated_votes(self, rowid: int, limit: int) -> list[dict[str, Any]]:
+        """As `votes_after`, but only those that count and are about two generations, with what a judge's agreement needs."""
+        names = "id a b a_target b_target outcome rater voter conversation details".split()
+        query = select(_ROWID.label("rowid"), *(votes.c[name] for name in names))
+        query = query.where(votes.c.a.is_not(None), votes.c.b.is_not(None), votes.c.void.is_(None))
+        return self._fetch(query.where(_ROWID > rowid).order_by(_ROWID).limit(limit))
 
     def pairs(self, route: str) -> list[dict[str, Any]]:
         """The people's votes on a route with what they are about, the oldest first.

@@ -69,6 +69,8 @@ OWN: dict[str, list[dict[str, Any]]] = {
     "/api/routes/{name}": [{"definition": ROUTE, "expect": 1, "note": "x"}],
     "/api/routes/{name}/restore": [{"version": 1}],
     "/api/routes/check": [{"name": "x", "definition": ROUTE}],
+    "/api/arena/frozen": [{"prompts": ["x", "y"]}],
+    "/api/arena/import": [{"model_a": "x", "model_b": "y", "winner": "tie", "herd": {"source": "arena"}}],
     "/api/runs": [{"kind": "improve", "args": {"name": "nobody"}}],
 }
 NO_BODY = {"/v1/responses/{id}/cancel", "/api/models/{name}/load", "/api/models/{name}/unload", "/api/runs/{id}/cancel",

@@ -61,6 +61,7 @@ class State:
         self.broken_after: int | None = None  # the stream ends without a finish after so many words
         self.counter = 0
         self.gateway, self.arena = fake_gateway.Gateway(), fake_arena.Arena()
+        self.board = fake_leaderboard.Board()
 
     def next(self, prefix: str) -> str:
         self.counter += 1
