@@ -17,7 +17,8 @@ from herd.arena import standings
 from herd.arena.columns import PEOPLE, Chosen, Columns
 from herd.arena.history import history
 from herd.evidence.anomaly import Suspicion, suspects
-from herd.evidence.ratings import Ratings, points, rate
+from herd.evidence.bradley_terry import Graph, fit, graph
+from herd.evidence.ratings import CENTRE, SCALE, Ratings, points, rate
 from herd.evidence.sequences import Comparison
 from herd.evidence.votes import Counts, Votes
 from herd.store import Store
@@ -86,6 +87,12 @@ class Standing:
     n: int
     counts: Counts
     ratings: Ratings
+    graph: Graph
+
+    @property
+    def rated(self) -> set[int]:
+        """The places of those in the largest component that have a rating."""
+        return {int(i) for i in self.graph.rated if self.graph.component[i] == 0}
 
 
 class Board:
@@ -184,7 +191,7 @@ class Board:
     def _stand(self) -> Standing:
         n = self._columns.n
         counts = self._columns.choose(0, self._flagged).votes.counts()
-        return Standing(n, counts, rate(counts))
+        return Standing(n, counts, rate(counts), graph(counts))
 
     def after(self, vote: Mapping[str, Any]) -> dict[str, dict[str, float | None]]:
         """What a person's vote, a row of the store, changes: for "left" and "right" each {"rating", "before", "change",
@@ -200,7 +207,15 @@ class Board:
         other = now
         if vote["void"] is None and vote["rater"] is None and i != j and not self.is_flagged(vote["voter"]):
             weight = 1 / math.sqrt(self._columns.alike(vote))
-            other = points(_with(counts, i, j, vote["outcome"], -weight if known else weight), now)
+            changed = _with(counts, i, j, vote["outcome"], -weight if known else weight)
+            other = now.copy()
+            if not known and {i, j} <= standing.rated:  # who is comparable with whom stays as it is
+                rated = standing.graph.rated
+                scores = (changed.wins + changed.ties / 2)[np.ix_(rated, rated)]
+                theta = fit(scores, standing.graph.gauge, (now[rated] - CENTRE) / SCALE).theta
+                other[rated] = CENTRE + SCALE * theta
+            else:
+                other = points(changed, now)
         before, after = (other, now) if known else (now, other)
         half = standing.ratings.high - standing.ratings.rating
         sides = {}

@@ -31,6 +31,7 @@ _PUT_TURN = _INSERT_TURN.on_conflict_do_update(
     index_elements=["battle", "turn"], set_={"a": _INSERT_TURN.excluded.a, "b": _INSERT_TURN.excluded.b}
 )
 # Built once: each vote asks.
+_BATTLE = select(battles).where(battles.c.id == bindparam("id"))
 _REPLIES = select(*generations.c["id", "reply", "finish", "cost", "total_ms"]).where(
     generations.c.id.in_(bindparam("ids", expanding=True))
 )
@@ -48,7 +49,7 @@ class Battles(Generations):
         return self.write(lambda connection: _put(connection, row))
 
     def battle(self, id: str) -> dict[str, Any] | None:
-        return next(iter(self._fetch(_ONE.params(id=id))), None)
+        return next(iter(self._fetch(_BATTLE.params(id=id))), None)
 
     def battle_replies(self, ids: Sequence[str]) -> dict[str, dict[str, Any]]:
         """Of the generations with these ids: id, reply, finish, cost, total_ms."""
