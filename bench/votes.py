@@ -76,6 +76,11 @@ class Server:
                 time.sleep(0.1)
         raise SystemExit(f"herd serve does not answer: {(self.home / 'log').read_text()[-2000:]}")
 
+    def cpu(self) -> float:
+        """Seconds of processor time that it has taken."""
+        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
     def stop(self, sent: signal.Signals) -> None:
         self.process.send_signal(sent)
         self.process.wait(30)
@@ -181,15 +186,16 @@ def measure(server: Server, options: argparse.Namespace) -> dict[str, Any]:
         server.start()
         heard = Heard()
         asyncio.run(load(server.port, ids[:200], options.clients, 10, Heard()))  # warm
+        before = server.cpu()
         took = asyncio.run(load(server.port, ids[200:], options.clients, options.seconds, heard))
+        cpu = server.cpu() - before
         server.stop(signal.SIGTERM)
         if heard.wrong or not heard.votes:
-            raise SystemExit(
-                f"votes that were refused: {heard.wrong[:2]}; {(server.home / 'log').read_text()[-2000:]}"
-            )
+            raise SystemExit(f"votes that were refused: {heard.wrong[:2]}")
         ms = np.array(heard.seconds) * 1000
         found |= {
             "votes": len(heard.votes), "votes_per_second": len(heard.votes) / took,
+            "server_cpu_ms_a_vote": cpu / max(len(heard.votes), 1) * 1000,
             "p50_ms": float(np.percentile(ms, 50)), "p99_ms": float(np.percentile(ms, 99)),
             "leaderboards": len(heard.pages), "leaderboard_p50_ms": float(np.median(heard.pages) * 1000),
             "news": heard.news,
