@@ -11,14 +11,14 @@ from itertools import islice
 from typing import IO, Any
 
 import sqlalchemy as sa
-from sqlalchemy import Connection, Select, bindparam, literal_column, select, update
+from sqlalchemy import Connection, Select, bindparam, literal_column, or_, select, update
 from sqlalchemy.dialects.postgresql import insert as insert_new
 
 from herd.errors import HerdError
 from herd.store.database import Database
 from herd.store.engines import to_json
 from herd.store.generations import about, put_generation, was_deleted
-from herd.store.tables import Text, battles, generations, votes
+from herd.store.tables import Text, battles, frozen, generations, votes
 
 COLUMNS = tuple(votes.c.keys())
 _BIND: tuple[Callable[[Any], Any], ...] = tuple(
@@ -162,26 +162,31 @@ class Votes(Database):
         return self._fetch(query.where(_ROWID > rowid).order_by(_ROWID).limit(limit))
 
     def pairs(self, route: str) -> list[dict[str, Any]]:
-        """The people's votes on a route with what they are about, the oldest first.
+        """The people's votes on a route's replies with what they are about, the oldest first.
 
-        Each is {"id", "conversation", "prompt": chat messages, "a", "b": texts, "a_id", "b_id", "outcome"}. Left
-        out are void votes, votes without text (not kept, or deleted), and those on replies to different prompts.
+        Each is {"id", "conversation", "voter", "prompt": chat messages, "a", "b": texts, "a_id", "b_id", "outcome"}.
+        Left out are void votes, votes without text (not kept, or deleted), those on replies to different prompts, and
+        frozen prompts.
         """
         a, b = generations.alias("a"), generations.alias("b")
         query = (
-            select(votes.c.id, votes.c.outcome, votes.c.a.label("a_id"), votes.c.b.label("b_id"))
+            select(*votes.c["id", "outcome", "voter"], votes.c.a.label("a_id"), votes.c.b.label("b_id"))
             .add_columns(a.c.conversation, a.c.reply.label("a"), b.c.reply.label("b"))
             .add_columns(a.c.request.label("prompt"), b.c.request.label("other"))
             .join(a, a.c.id == votes.c.a)
             .join(b, b.c.id == votes.c.b)
-            .where(a.c.route == route, votes.c.void.is_(None), votes.c.rater.is_(None))
+            .where(
+                or_(a.c.route == route, b.c.route == route), votes.c.void.is_(None), votes.c.rater.is_(None)
+            )
             .order_by(votes.c.created, votes.c.id)
         )
-        pairs = []
+        pairs, kept_back = [], {row["prompt"] for row in self._fetch(select(frozen))}
         for row in self._fetch(query):
             row["prompt"], other = _prompt(row["prompt"]), _prompt(row.pop("other"))
+            asked = {prompt_hash(m["content"]) for m in row["prompt"] if m["role"] == "user"}
             if any(m["content"] for m in row["prompt"]) and _said(row["prompt"]) == _said(other):
-                pairs.append(row)
+                if not asked & kept_back:
+                    pairs.append(row)
         return pairs
 
 
