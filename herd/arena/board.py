@@ -195,7 +195,7 @@ class Board:
 
     def after(self, vote: Mapping[str, Any]) -> dict[str, dict[str, float | None]]:
         """What a person's vote, a row of the store, changes: for "left" and "right" each {"rating", "before", "change",
-        "low", "high"}, None where there is no rating. For it, earlier votes on the same prompt keep their weights."""
+        "low", "high"}, None where there is no rating, or no change to speak of, as the mean is of others now. For it, earlier votes on the same prompt keep their weights."""
         standing = self._standing
         place = self._columns.place(vote["id"])
         known = place is not None and place < standing.n
@@ -218,13 +218,16 @@ class Board:
                 other = points(changed, now)
         before, after = (other, now) if known else (now, other)
         half = standing.ratings.high - standing.ratings.rating
+        component = standing.ratings.component
+        met = max(i, j) < len(component) and component[i] == component[j]
+        same = met and np.array_equal(np.isfinite(before), np.isfinite(after))  # else all others moved, too
         sides = {}
         for side, at in (("left", i), ("right", j)):
             reach = half[at] if at < len(half) else math.nan
             sides[side] = {
                 "rating": standings.finite(after[at]),
                 "before": standings.finite(before[at]),
-                "change": standings.finite(after[at] - before[at]),
+                "change": standings.finite(after[at] - before[at]) if same else None,
                 "low": standings.finite(after[at] - reach),
                 "high": standings.finite(after[at] + reach),
             }
