@@ -237,14 +237,20 @@ def problems(names: tuple[str, ...], parts: Graph) -> tuple[str, ...]:
         ("won all", "won every vote against the rest: the rating has no upper bound"),
         ("lost all", "lost every vote against the rest: the rating has no lower bound"),
         ("not comparable", "not ordered against all the rest: no rating"),
-        ("no votes", "have no votes yet"),
+        ("no votes", "no vote yet says better or worse"),
     ):
         if which := [name for name, said in zip(names, parts.separated, strict=True) if said == why]:
             found.append(f"{', '.join(which)}: {text}")
     voted = [c for c in np.unique(parts.component) if (parts.component == c).sum() > 1]
     if len(voted) > 1:
-        groups = [", ".join(names[i] for i in np.flatnonzero(parts.component == c)) for c in voted]
+        groups = [_some([names[i] for i in np.flatnonzero(parts.component == c)]) for c in voted]
         found.append(
-            f"no votes connect {' with '.join(f'[{g}]' for g in groups)}: ratings compare only within each"
+            f"No votes connect {' with '.join(f'[{g}]' for g in groups)}: ratings compare only within each"
         )
     return tuple(found)
+
+
+def _some(names: list[str], most: int = 5) -> str:
+    """The first few, and how many more there are."""
+    more = len(names) - most
+    return ", ".join(names[:most]) + (f" and {more} more" if more > 0 else "")

@@ -228,7 +228,7 @@ def test_components_are_rated_on_their_own() -> None:
     assert np.allclose(ratings.error, np.r_[rate(two).error, rate(one).error])
     assert ratings.component.tolist() == [1, 1, 1, 0, 0, 0, 0]  # the largest first
     assert ratings.worst.max() == 4
-    assert "no votes connect" in ratings.problems[0]
+    assert "No votes connect" in ratings.problems[0]
     assert math.isnan(ratings.difference(0, 3).estimate) and ratings.difference(0, 3).high == math.inf
 
 
