@@ -297,7 +297,7 @@ class Battles:
             )  # fmt: skip
             conversation = f"{row['id']}-{side}"
             return self.gateway.begin(
-                request, principal=who.principal, conversation=conversation, direct=True
+                request, principal=who.principal, conversation=conversation, direct=True, use=self.spec.use
             )
         except HerdError as error:
             if error.code == "stopping":

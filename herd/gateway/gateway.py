@@ -19,7 +19,7 @@ from herd.gateway.ledger import Ledger
 from herd.gateway.provider import Call, Provider, Target, UpstreamError
 from herd.gateway.redact import redact_row
 from herd.gateway.reply import Item, Reply, Watch, generation
-from herd.gateway.route import ProviderSpec, Route, Weighted
+from herd.gateway.route import ProviderSpec, Route, Use, Weighted
 from herd.gateway.shadow import Shadows
 from herd.gateway.table import Local, Pricing, Table, sticky
 from herd.nearest import nearest
@@ -153,16 +153,20 @@ class Gateway:
         body: dict[str, Any] | None = None,
         prefix: str | None = None,
         direct: bool = False,
+        use: frozenset[Use] | None = None,
     ) -> Reply:
         """A reply whose id begins with `prefix` (by default, what OpenAI's ids of this kind begin with).
 
-        `direct`: by the target of this name, whatever route has it, and whatever routes the key may use.
+        `direct`: by the target of this name, whatever route has it, and whatever routes the key may use. `use`: what its text
+        may be used for, in place of the route's.
 
         Raises HerdError: 404 for an unknown model, 403 for one that is not the key's, 400 for what the target cannot do.
         """
         if self.closing:
             raise HerdError("the server is stopping", status=503, code="stopping")
         route = self._own_route(request.route) if direct else self.route(request.route, principal)
+        if use is not None:
+            route = replace(route, use=use)
         id = (PREFIX[request.kind] if prefix is None else prefix) + uuid.uuid4().hex
         reply = Reply(id, request, route, principal, conversation, self.now, dialect, body)
         self.aim(reply, first=True)

@@ -373,6 +373,17 @@ def test_limits_of_a_voter(client: TestClient, home: Path) -> None:
     )
 
 
+def test_what_the_text_of_battles_may_be_used_for(client: TestClient, home: Path) -> None:
+    for said, use in (("", ["evaluate"]), ('[arena]\nuse = ["train", "evaluate"]\n', ["evaluate", "train"])):
+        (home / "herd.toml").write_text(said)
+        assert client.post("/api/reload", json={}).json()["problem"] is None
+        battle = begin(client)
+        turn(client, battle)
+        (asked,) = store(client).battle(battle["id"])["turns"]
+        for side in ("left", "right"):
+            assert store(client).get_generation(asked[side])["use"] == use
+
+
 def test_who_cannot_answer_does_not_battle(
     client: TestClient, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
