@@ -12,18 +12,7 @@ from scipy.optimize import brentq
 from scipy.special import expit, log_expit, ndtri, stdtrit
 
 from herd.errors import HerdError
-from herd.evidence.bradley_terry import (
-    Graph,
-    Matrix,
-    bread,
-    clustered,
-    fit,
-    graph,
-    laplacian,
-    rated_rows,
-    said,
-    squares,
-)
+from herd.evidence.bradley_terry import Graph, Matrix, Rows, bread, fit, graph, laplacian, squares
 from herd.evidence.ranks import rank_bounds
 from herd.evidence.votes import Counts, Votes
 
@@ -130,23 +119,21 @@ def rate_clustered(
 ) -> Ratings:
     """The same ratings with intervals for votes that depend on each other within a voter or a conversation.
 
-    The middle of the sandwich sums the scores of a cluster before it squares them, times G/(G - 1), and intervals take
-    Student's t with G - 1 degrees (Cameron and Miller, J. Human Resources 50, 2015). With one cluster nothing is known
-    of how clusters differ: its votes then count as independent, and `problems` says so. Raises as `rate` does.
+    Intervals take Student's t with one degree less than there are clusters (`Rows.sandwich`). With one cluster nothing is
+    known of how clusters differ: its votes then count as independent, and `problems` says so. Raises as `rate` does.
     """
     counts = votes.counts()
     parts = graph(counts)
-    fitted = fit(parts.scores, parts.gauge, _start(start, parts))
-    used, a, b = rated_rows(votes, parts)
-    residual = votes.weight[used] * (said(votes.outcome[used]) - fitted.chance[a, b])
-    middle, clusters = clustered(getattr(votes, by)[used], a, b, residual, len(parts.rated))
-    if clusters < 2:
-        ratings = rate(counts, anchor=anchor, alpha=alpha, start=start)
-        alone = f"all votes are of one {by}: the intervals take them as independent"
-        return replace(ratings, problems=(*ratings.problems, alone)) if clusters else ratings
-    inverse, pull = bread(fitted)
-    covariance = inverse @ (middle + laplacian(pull)) @ inverse
-    return assemble(counts, parts, fitted.theta, covariance, anchor=anchor, alpha=alpha, degrees=clusters - 1)
+    theta = fit(parts.scores, parts.gauge, _start(start, parts)).theta
+    rows = Rows.of(votes, parts, by, np.zeros((len(votes), 0)))
+    covariance, degrees = rows.sandwich(theta)
+    ratings = assemble(counts, parts, theta, covariance, anchor=anchor, alpha=alpha, degrees=degrees)
+    return replace(ratings, problems=(*ratings.problems, *one_cluster(rows, by)))
+
+
+def one_cluster(rows: Rows, by: str | None) -> list[str]:
+    alone = rows.clusters == 1
+    return [f"all votes are of one {by}: the intervals take them as independent"] if alone else []
 
 
 def assemble(
