@@ -17,7 +17,7 @@ from herd.errors import HerdError
 from herd.evidence.categories import by_category
 from herd.evidence.fragility import Flip, fragility
 from herd.evidence.medians import median
-from herd.evidence.ratings import CENTRE, Ratings, rate
+from herd.evidence.ratings import CENTRE, Ratings, rate, rate_clustered
 from herd.evidence.sequences import better
 from herd.evidence.style import Styled, rate_styled
 from herd.evidence.votes import Counts, Votes
@@ -166,7 +166,7 @@ def _anchor(anchor: str | None) -> tuple[str, float] | None:
 
 
 def _ratings(chosen: Chosen, category: str | None, anchor: str | None, categories: Sequence[Row]) -> Ratings:
-    overall = rate(chosen.votes.counts(), anchor=_anchor(anchor))
+    overall = rate_clustered(chosen.votes, "voter", anchor=_anchor(anchor))
     if not category:
         return overall
     names = list(dict.fromkeys([category, *(row["name"] for row in categories[:TOGETHER])]))
@@ -178,7 +178,10 @@ def _styled(chosen: Chosen, category: str | None, anchor: str | None) -> Styled:
     """Of one category, its votes alone."""
     inside = _inside(chosen, category)
     return rate_styled(
-        chosen.votes.where(inside), chosen.style[inside].astype(np.float64), anchor=_anchor(anchor)
+        chosen.votes.where(inside),
+        chosen.style[inside].astype(np.float64),
+        by="voter",
+        anchor=_anchor(anchor),
     )
 
 

@@ -18,6 +18,7 @@ from herd.errors import HerdError
 from herd.evidence.votes import BOTH_BAD, Counts, Votes
 
 Matrix = NDArray[np.float64]
+FEW = 7  # clusters: with fewer it is not known how clusters differ
 UNEVEN = "the weights of the votes differ by too many orders of magnitude for ratings"
 
 
@@ -228,7 +229,7 @@ class Rows:
         return None if beta is None or np.abs(self.odds(beta)).max(initial=0) > 30 else beta
 
     def sandwich(self, beta: Matrix) -> tuple[Matrix, float]:
-        """The covariance of β and its degrees of freedom, infinite for votes that are independent or of one cluster.
+        """The covariance of β and its degrees of freedom, infinite for votes that are independent or of fewer than `FEW` clusters.
 
         Scores are summed within a cluster before they are squared, times G/(G - 1) (Liang and Zeger, Biometrika 73, 1986),
         with G - 1 degrees (Cameron and Miller, J. Human Resources 50, 2015); the pull of each vote is as in `bread`."""
@@ -236,7 +237,7 @@ class Rows:
         information = self.w * p * (1 - p)
         inverse = np.linalg.inv(bordered(self.outer(information), self.gauge))
         middle, degrees = self.outer(self.w * (self.y - p) ** 2), math.inf
-        if self.cluster is not None and (count := self.clusters) > 1:
+        if self.cluster is not None and (count := self.clusters) >= FEW:
             c = self.x.shape[1]
             column = np.concatenate([self.a, self.b, np.repeat(np.arange(r, r + c), len(own))])
             value = np.concatenate([own, -own, (own[:, None] * self.x).T.ravel()])

@@ -12,7 +12,7 @@ from scipy.optimize import brentq
 from scipy.special import expit, log_expit, ndtri, stdtrit
 
 from herd.errors import HerdError
-from herd.evidence.bradley_terry import Graph, Matrix, Rows, bread, fit, graph, laplacian, squares
+from herd.evidence.bradley_terry import FEW, Graph, Matrix, Rows, bread, fit, graph, laplacian, squares
 from herd.evidence.ranks import rank_bounds
 from herd.evidence.votes import Counts, Votes
 
@@ -119,8 +119,8 @@ def rate_clustered(
 ) -> Ratings:
     """The same ratings with intervals for votes that depend on each other within a voter or a conversation.
 
-    Intervals take Student's t with one degree less than there are clusters (`Rows.sandwich`). With one cluster nothing is
-    known of how clusters differ: its votes then count as independent, and `problems` says so. Raises as `rate` does.
+    Intervals take Student's t with one degree less than there are clusters (`Rows.sandwich`). With fewer than
+    `FEW` clusters it is not known how they differ: votes then count as independent, and `problems` says so. Raises as `rate` does.
     """
     counts = votes.counts()
     parts = graph(counts)
@@ -128,12 +128,14 @@ def rate_clustered(
     rows = Rows.of(votes, parts, by, np.zeros((len(votes), 0)))
     covariance, degrees = rows.sandwich(theta)
     ratings = assemble(counts, parts, theta, covariance, anchor=anchor, alpha=alpha, degrees=degrees)
-    return replace(ratings, problems=(*ratings.problems, *one_cluster(rows, by)))
+    return replace(ratings, problems=(*ratings.problems, *few_clusters(rows, by)))
 
 
-def one_cluster(rows: Rows, by: str | None) -> list[str]:
-    alone = rows.clusters == 1
-    return [f"all votes are of one {by}: the intervals take them as independent"] if alone else []
+def few_clusters(rows: Rows, by: str | None) -> list[str]:
+    if not 0 < rows.clusters < FEW:
+        return []
+    who = f"one {by}" if rows.clusters == 1 else f"{rows.clusters} {by}s"
+    return [f"all votes are of {who}: the intervals take them as independent"]
 
 
 def assemble(

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from herd.errors import HerdError
 from herd.evidence.bradley_terry import Matrix, Rows, bordered, fit, graph
-from herd.evidence.ratings import Anchor, Ratings, assemble, one_cluster, quantile
+from herd.evidence.ratings import Anchor, Ratings, assemble, few_clusters, quantile
 from herd.evidence.votes import Votes
 
 FEATURES = ("length", "headers", "lists", "bold")
@@ -92,7 +92,7 @@ def rate_styled(
         Coefficient(str(name), float(e), float(e - h), float(e + h))
         for name, e, h in zip(names, beta[r:], half, strict=True)
     )
-    notes += one_cluster(rows, by)
+    notes += few_clusters(rows, by)
     return Styled(replace(ratings, problems=(*ratings.problems, *notes)), coefficients, left_out)
 
 
