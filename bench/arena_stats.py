@@ -16,6 +16,7 @@ import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -139,16 +140,10 @@ def bootstrap(size: float) -> Result:
         ("votes", rate(votes.counts()), np.arange(len(votes))),
         ("voters", rate_clustered(votes, by="voter"), votes.voter),
     ):
-        found, start = [], ratings.rating
+        found, count = [], int(group.max()) + 1
         for _ in range(runs):
-            count = int(group.max()) + 1
             weight = np.bincount(rng.integers(0, count, count), minlength=count)[group]
-            found.append(
-                points(
-                    Votes(votes.names, votes.a, votes.b, votes.outcome, weight * 1.0, group, group).counts(),
-                    start,
-                )
-            )
+            found.append(points(replace(votes, weight=weight * 1.0).counts(), ratings.rating))
         resampled = np.array(found)
         errors = (resampled[:, i] - resampled[:, j]).std(0, ddof=1)
         c = ratings.covariance
@@ -184,9 +179,7 @@ def peeking(world: str, size: float, seed: int) -> Result:
     found = {"fixed": np.full(runs, np.inf), "sequence": np.full(runs, np.inf)}
     for run in range(runs):
         votes = equals(rng, world)
-        toward = np.where(
-            votes.outcome == 2, 0.0, np.where((votes.outcome == 0) == (votes.a == 0), 0.5, -0.5)
-        )
+        toward = np.array([0.5, -0.5, 0.0])[votes.outcome] * np.where(votes.a == 0, 1, -1)
         for n in range(A_DAY, len(votes) + 1, A_DAY):
             if math.isinf(found["sequence"][run]):
                 if better(votes.where(np.arange(n)), 0, 1).decision in ("A", "B"):
@@ -206,23 +199,22 @@ def peeking(world: str, size: float, seed: int) -> Result:
 
 
 def false_switches(size: float) -> Result:
-    """A candidate no better, asked for after every second conversation from the first on; tails and skew."""
-    rng, runs = np.random.default_rng(8), int(1000 * size)
-    rows = []
+    """A candidate no better, asked for after every conversation from the seventh on; tails and skew."""
+    rng, runs = np.random.default_rng(8), int(600 * size)
     shapes: dict[str, Callable[[int], Array]] = {
         "normal": lambda n: rng.normal(size=n),
         "heavy tails (t, 3 degrees)": lambda n: rng.standard_t(3, n),
         "skewed (1 - exponential)": lambda n: 1 - rng.exponential(size=n),
+        "more skewed (lognormal)": lambda n: math.exp(0.5) - rng.lognormal(size=n),
     }
+    rows = []
     for name, make in shapes.items():
         switched = 0
         for _ in range(runs):
-            group = np.arange(240) // 2
-            d = make(120)[group] + make(240)
-            switched += any(verdict(d[:n], group[:n].tolist()).decision == "SWITCH" for n in range(4, 241, 4))
-        rows.append(
-            (f"false SWITCH, asked 60 times to 120 conversations: {name}", percent(switched / runs), "≤ 5 %")
-        )
+            d = make(100)
+            switched += any(verdict(d[:n], range(n)).decision == "SWITCH" for n in range(7, 101))
+        what = f"false SWITCH, asked after each of 7 to 100 conversations: {name}"
+        rows.append((what, percent(switched / runs), "≤ 5 %"))
     return rows, {}
 
 
@@ -342,7 +334,7 @@ def anomalies(size: float) -> Result:
                 flagged, anyone = flagged + len(found), anyone + bool(found)
         total = runs * len(EACH)
         text = f"{percent(flagged / total / 100, 3)} of voters, anybody in {percent(anyone / total)} of the arenas"
-        rows.append((f"wrongly flagged: {words}", text, "anybody ≤ 1 %" if not differ else "–"))
+        rows.append((f"wrongly flagged: {words}", text, "anybody ≤ 1 %"))
     runs = max(5, int(40 * size))
     for odd in BEHAVIOURS:
         curve = []
@@ -364,88 +356,63 @@ def anomalies(size: float) -> Result:
 
 INK, SOFT, PAPER = "#2b2724", "#6b645e", "#faf7f3"
 COLOURS = ("#a4502c", "#2f6690", "#4d7c3a", "#7b4b94", "#8a6d1b")
+LOOKS = {
+    **dict.fromkeys(("figure.facecolor", "axes.facecolor"), PAPER),
+    **dict.fromkeys(("axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"), SOFT),
+    **dict.fromkeys(("axes.spines.top", "axes.spines.right", "legend.frameon"), False),
+    "axes.titlelocation": "left",
+    "axes.titlecolor": INK,
+    "legend.labelcolor": INK,
+    "legend.fontsize": 9,
+    "svg.fonttype": "none",
+    "svg.hashsalt": "herd",
+    "font.family": "sans-serif",
+    "figure.figsize": (7.6, 3.8),
+}
 
 
 def picture(
-    file: Path,
-    title: str,
-    xlabel: str,
-    curves: Curves,
-    *,
-    ylabel: str,
-    dashed: str = "fixed",
-    line: float | None = None,
+    file: Path, title: str, xlabel: str, ylabel: str, curves: Curves, line: float | None = None
 ) -> None:
+    """Curves named "fixed, WORLD" are dashed, in the colour of their world."""
     import matplotlib
 
     matplotlib.use("svg")
-    matplotlib.rcParams.update({"svg.fonttype": "none", "font.family": "sans-serif", "svg.hashsalt": "herd"})
+    matplotlib.rcParams.update(LOOKS)
     from matplotlib import pyplot as plt
 
-    figure, axes = plt.subplots(figsize=(7.6, 3.8), facecolor=PAPER, layout="constrained")
-    axes.set_facecolor(PAPER)
-    worlds: list[str] = []
-    for name, points_ in curves.items():
-        world = name.split(", ", 1)[-1]
-        worlds += [world] * (world not in worlds)
-        xs, ys = zip(*points_, strict=True)
-        axes.plot(
-            xs,
-            [100 * y for y in ys],
-            color=COLOURS[worlds.index(world)],
-            linestyle="--" if name.startswith(dashed) else "-",
-            linewidth=1.8,
-            label=name,
-        )
+    figure, axes = plt.subplots(layout="constrained")
+    worlds = list(dict.fromkeys(name.split(", ", 1)[-1] for name in curves))
+    for name, curve in curves.items():
+        x, y = np.transpose(curve)
+        colour = COLOURS[worlds.index(name.split(", ", 1)[-1])]
+        axes.plot(x, 100 * y, color=colour, ls="--" if name.startswith("fixed") else "-", lw=1.8, label=name)
     if line is not None:
         axes.axhline(100 * line, color=SOFT, linewidth=1, linestyle=":")
-        axes.text(xs[-1], 100 * line + 0.6, f"{100 * line:.0f} %", color=SOFT, fontsize=9, ha="right")
-    if xlabel.startswith("votes"):
-        axes.set_xscale("log")
-        ticks = [n * 10**p for p in range(1, 5) for n in (1, 2, 5)]
-        low, high = axes.get_xlim()
-        axes.set_xticks([x for x in ticks if low <= x <= high])
-        axes.xaxis.set_major_formatter(matplotlib.ticker.StrMethodFormatter("{x:,.0f}"))
-        axes.xaxis.set_minor_formatter(matplotlib.ticker.NullFormatter())
-    axes.set_title(title, loc="left", color=INK, fontsize=12)
-    axes.set_xlabel(xlabel, color=SOFT)
-    axes.set_ylabel(ylabel, color=SOFT)
+    low, high = axes.get_xlim()
+    axes.set_xscale("log")
+    axes.set_xticks([x for p in range(1, 5) for x in (10**p, 2 * 10**p, 5 * 10**p) if low <= x <= high])
+    axes.xaxis.set_major_formatter(matplotlib.ticker.StrMethodFormatter("{x:,.0f}"))
+    axes.xaxis.set_minor_formatter(matplotlib.ticker.NullFormatter())
+    axes.set(title=title, xlabel=xlabel, ylabel=ylabel)
     axes.set_ylim(bottom=0)
-    axes.tick_params(colors=SOFT)
-    for side, spine in axes.spines.items():
-        spine.set_visible(side in ("left", "bottom"))
-        spine.set_color(SOFT)
-    axes.legend(frameon=False, labelcolor=INK, fontsize=9)
+    axes.legend()
     figure.savefig(file, metadata={"Date": None})
     plt.close(figure)
 
 
 def draw(folder: Path, curves: dict[str, Curves]) -> None:
-    of = {name: c for name, c in curves.items() if c}
-    looked = {k: v for name, c in of.items() if name.startswith("peeking") for k, v in c.items()}
-    decided = {k: v for name, c in of.items() if name.startswith("decide") for k, v in c.items()}
-    picture(
-        folder / "arena-peeking.svg",
-        "Two equal targets, looked at every day",
-        "votes so far (20 a day)",
-        looked,
-        ylabel="arenas with a false winner, %",
-        line=0.05,
-    )
-    picture(
-        folder / "arena-decide.svg",
-        "How many votes it takes to decide",
-        "votes",
-        decided,
-        ylabel="arenas decided, %",
-    )
-    picture(
-        folder / "arena-anomaly.svg",
-        "Odd voters found, five among 100 who differ",
-        "votes of the odd voter",
-        of["anomalies"],
-        ylabel="found, %",
-    )
+    def of(part: str) -> Curves:
+        return {k: v for name, c in curves.items() if name.startswith(part) for k, v in c.items()}
+
+    for name, title, xlabel, ylabel, part, line in (
+        ("peeking", "Two equal targets, looked at every day", "votes so far (20 a day)",
+         "arenas with a false winner, %", "peeking", 0.05),
+        ("decide", "How many votes it takes to decide", "votes", "arenas decided, %", "decide", None),
+        ("anomaly", "Odd voters found, five among 100 who differ", "votes of the odd voter",
+         "found, %", "anomalies", None),
+    ):  # fmt: skip
+        picture(folder / f"arena-{name}.svg", title, xlabel, ylabel, of(part), line)
 
 
 WORLDS = ("independent votes", "60 voters of their own taste", "4 votes a conversation")
