@@ -31,17 +31,14 @@ class Interval(NamedTuple):
 class Ratings:
     """The ratings of k targets in points: 400 points are odds of ten to one.
 
-    rating, low, high, error [k]: the rating, its 1 - alpha interval and its standard error. covariance [k, k]: of the
-    ratings; NaN between targets that no votes connect. best, worst [k]: bounds of the rank among the rated targets of
-    one component, all holding at once (`ranks.rank_bounds`). games [k]: votes that compare (not "both bad").
-    component [k]: targets connected by votes have one number, 0 is the largest.
-
-    separated [k]: None for a target that has a rating, else why the votes give it none: "won all" or "lost all"
-    (against the rated ones its rating would be infinite), "not comparable", "no votes". Then rating and error are NaN,
-    best and worst are 0, and low or high is finite where the votes bound it from one side, else infinite.
-
-    gauge says where the scale is fixed. Intervals are always those about the mean of the component: an anchor moves
-    all ratings alike and does not make its own interval empty and the others' wider.
+    rating, low, high, error [k]: the rating, its 1 - alpha interval and its standard error. covariance [k, k]: NaN between
+    targets that no votes connect. best, worst [k]: bounds of the rank among the rated of one component, all holding at
+    once (`ranks.rank_bounds`). games [k]: votes that compare (not "both bad"). component [k]: targets connected by votes
+    have one number, 0 is the largest. separated [k]: None for a target that has a rating, else why the votes give it
+    none: "won all", "lost all" (its rating would be infinite), "not comparable", "no votes". Then rating and error are
+    NaN, best and worst 0, and low or high is finite where the votes bound it from one side, else infinite. gauge: where
+    the scale is fixed. Intervals are about the mean of the component: an anchor moves all ratings alike, and does not
+    make its own interval empty and the others' wider.
     """
 
     names: tuple[str, ...]
@@ -155,37 +152,22 @@ def assemble(
     between = np.full((k, k), np.nan)
     rating[rated] = CENTRE + SCALE * theta
     shift, gauge = _shift(counts.names, rating, anchor)
-    of = component[rated]
-    for c in np.unique(of):
-        inside = of == c
+    if anchor is not None:
+        rating[component == component[counts.names.index(anchor[0])]] += shift
+    for c in np.unique(component[rated]):
+        inside = component[rated] == c
         places = rated[inside]
-        between[np.ix_(places, places)] = SCALE**2 * covariance[np.ix_(inside, inside)]
-        if anchor is not None and counts.names.index(anchor[0]) in places:
-            rating[places] += shift
-        bounds = rank_bounds(rating[places], between[np.ix_(places, places)], alpha, degrees)
-        best[places], worst[places] = bounds
+        within = SCALE**2 * covariance[np.ix_(inside, inside)]
+        between[np.ix_(places, places)] = within
+        best[places], worst[places] = rank_bounds(rating[places], within, alpha, degrees)
     error = np.sqrt(np.maximum(np.diag(between), 0))
     half = quantile(alpha, degrees) * error
     low, high = rating - half, rating + half
     for i in np.flatnonzero(np.isnan(rating)):
         low[i], high[i] = _bounds(counts, rating, int(i), alpha)
-    return Ratings(
-        counts.names,
-        rating,
-        low,
-        high,
-        error,
-        between,
-        best,
-        worst,
-        counts.games.sum(1),
-        component,
-        parts.separated,
-        problems(counts.names, parts),
-        gauge,
-        alpha,
-        degrees,
-    )
+    said = problems(counts.names, parts)
+    fixed = (counts.games.sum(1), component, parts.separated, said, gauge, alpha, degrees)
+    return Ratings(counts.names, rating, low, high, error, between, best, worst, *fixed)
 
 
 def _shift(names: tuple[str, ...], rating: Matrix, anchor: Anchor) -> tuple[float, str]:
