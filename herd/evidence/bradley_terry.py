@@ -51,11 +51,9 @@ def graph(counts: Counts) -> Graph:
     _, strong = connected_components(edges, directed=True, connection="strong")
     size, played = np.bincount(strong), np.bincount(strong, games)
     # of each component the largest set, of equal ones that with the most votes; a set of one says nothing
-    main = [
-        max(np.unique(strong[component == c]), key=lambda s: (size[s], played[s], -s)) for c in range(count)
-    ]
-    chosen = strong == np.array(main, int)[component] if count else np.zeros(0, bool)
-    rated = np.flatnonzero(chosen & (size[strong] > 1)) if count else np.zeros(0, np.intp)
+    sets = (np.unique(strong[component == c]) for c in range(count))
+    main = [max(one, key=lambda s: (size[s], played[s], -s)) for one in sets]
+    rated = np.flatnonzero((strong == np.array(main, int)[component]) & (size[strong] > 1))
     inside = scores[np.ix_(rated, rated)]
     if len(rated) == len(component):
         return Graph(component, rated, (None,) * len(rated), inside)
