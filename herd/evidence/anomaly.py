@@ -18,7 +18,7 @@ from herd.evidence.votes import BOTH_BAD, TIE, A, B, Votes
 LEAST = 10  # votes of a voter before there is anything to suspect
 ODD = 0.1  # the share of voters that may be odd without others being taken to be as odd
 KEPT = (0.9, 0.5)  # how constantly an odd voter behaves so; the rest of the time as the others do
-ALLOWED = 0.25  # how constantly anybody may: tastes differ
+ALLOWED = 0.25  # how constantly anybody may like a target, a place or a button: tastes differ
 
 Matrix = NDArray[np.float64]
 
@@ -41,7 +41,7 @@ def suspects(votes: Votes, *, alpha: float = 0.01) -> dict[int, Suspicion]:
 
     Null: given the pair, a voter's outcomes (one wins, the other, tie, both bad) are drawn as everybody's are; or winners
     are, and how often none is named differs between voters as it does between all; or, in `ALLOWED` of the votes, the
-    voter follows one of the behaviours of `Suspicion`. What everybody does is estimated from the *other* voters: a
+    voter follows one of the behaviours of `Suspicion` (not "random", "against the others"). What everybody does is estimated from the *other* voters: a
     Dirichlet prior about what the ratings expect of the pair, as strong as fits the pairs best, and the others' votes on
     it. The likelihood is the predictive one, which learns from the voter's own votes as they come, so the e-value, a
     mixture of the behaviours' likelihoods over the largest under the null, has a mean of at most 1 whatever the number
@@ -111,18 +111,21 @@ def _evidence(votes: Votes, voter: NDArray[np.intp], count: int) -> tuple[Matrix
     ]
     log_e, top, honest = np.full(count, -np.inf), np.full(count, -np.inf), np.zeros(count)
     kind = np.zeros(count, np.int64)
-    for number, (_, (rows, keys, key), likely) in enumerate(behaviours):
+    for number, (name, (rows, keys, key), likely) in enumerate(behaviours):
         who = keys // k
         prior = -np.log(len(behaviours) * len(KEPT) * np.bincount(who, minlength=count)[who])
-        for kept in (ALLOWED, *KEPT):
-            ratio = np.bincount(key, np.log(kept * likely + (1 - kept) * seen[rows]) - null[rows])
-            if kept == ALLOWED:
-                np.maximum.at(honest, who, ratio)
-                continue
-            np.logaddexp.at(log_e, who, ratio + prior)
-            better = np.flatnonzero(ratio + prior > top[who])
-            better = better[np.argsort(ratio[better])]  # of one voter's the last, the largest, stays
-            top[who[better]] = (ratio + prior)[better]
+        usual = seen[rows]
+        allowed, *ratios = (
+            np.bincount(key, np.log(kept * likely + (1 - kept) * usual) - null[rows])
+            for kept in (ALLOWED, *KEPT)
+        )
+        if name not in ("random", "against the others"):  # a taste or a habit
+            np.maximum.at(honest, who, allowed)
+        for found in (ratio + prior for ratio in ratios):
+            np.logaddexp.at(log_e, who, found)
+            better = np.flatnonzero(found > top[who])
+            better = better[np.argsort(found[better])]  # of one voter's the last, the largest, stays
+            top[who[better]] = found[better]
             kind[who[better]] = number * k + keys[better] % k
     # Voters differ in how often they name a winner: the null is also that this one does, and is like the others in whom.
     kinds = _table(voter, np.maximum(said, 1) - 1, count, 3)
