@@ -94,28 +94,14 @@ class Conversations(Database):
         """Remove the conversation and all text of it, in its generations too; False if there is none of this id.
 
         Its id and the time stay known, so that a reply still on its way brings no text back. Votes stay, as numbers.
+        A battle goes as a whole, by its own id or by that of one of its sides (which end in -left and -right).
         """
 
         def work(connection: Connection) -> bool:
-            gone: dict[str, Any] = {"title": None, "system": None, "settings": {}, "deleted": True}
-            gone["updated"] = time.time()
-            known = conversations.c.id == id
-            if not connection.execute(
-                update(conversations).where(known, ~conversations.c.deleted).values(gone)
-            ).rowcount:
-                # An application's has generations only; so has one that was spoken in again.
-                before = select(conversations.c.updated).where(known).scalar_subquery()
-                of = (generations.c.conversation == id) & (generations.c.created > func.coalesce(before, 0.0))
-                if not connection.execute(select(generations.c.id).where(of).limit(1)).first():
-                    return False
-                connection.execute(delete(conversations).where(known))
-                connection.execute(insert(conversations).values(id=id, created=gone["updated"], **gone))
-            connection.execute(delete(messages).where(messages.c.conversation == id))
-            drop_text(connection, generations.c.conversation == id)
-            drop_prompts(connection, battles.c.conversation == id)
-            words = {"reasons": None, "comment": None, "details": None}
-            connection.execute(update(votes).where(votes.c.conversation == id).values(words))
-            return True
+            battle = id.removesuffix("-left").removesuffix("-right")
+            known = connection.execute(select(battles.c.id).where(battles.c.id == battle)).first()
+            whole = [battle, f"{battle}-left", f"{battle}-right"] if known else [id]
+            return any([_delete(connection, one) for one in whole])
 
         deleted = self._write(work)
         if deleted:
@@ -205,6 +191,30 @@ class Conversations(Database):
             return new
 
         return self._write(work)
+
+
+def _delete(connection: Connection, id: str) -> bool:
+    gone: dict[str, Any] = {"title": None, "system": None, "settings": {}, "deleted": True}
+    gone["updated"] = time.time()
+    known = conversations.c.id == id
+    if not connection.execute(
+        update(conversations).where(known, ~conversations.c.deleted).values(gone)
+    ).rowcount:
+        # An application's has generations only; so has one that was spoken in again.
+        before = select(conversations.c.updated).where(known).scalar_subquery()
+        of = (generations.c.conversation == id) & (generations.c.created > func.coalesce(before, 0.0))
+        asked = (battles.c.conversation == id) & (battles.c.created > func.coalesce(before, 0.0))
+        found = select(generations.c.id).where(of).union_all(select(battles.c.id).where(asked))
+        if not connection.execute(found.limit(1)).first():
+            return False
+        connection.execute(delete(conversations).where(known))
+        connection.execute(insert(conversations).values(id=id, created=gone["updated"], **gone))
+    connection.execute(delete(messages).where(messages.c.conversation == id))
+    drop_text(connection, generations.c.conversation == id)
+    drop_prompts(connection, battles.c.conversation == id)
+    words = {"reasons": None, "comment": None, "details": None}
+    connection.execute(update(votes).where(votes.c.conversation == id).values(words))
+    return True
 
 
 def _find(id: str) -> Select[Any]:

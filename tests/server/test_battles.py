@@ -543,3 +543,32 @@ def test_a_script_is_text(client: TestClient, engine: FakeEngine, script: str) -
     assert answer.headers["content-type"] == "application/json"
     assert answer.headers["x-content-type-options"] == "nosniff"
     assert answer.json()["battle"]["turns"][0]["left"]["text"] == script
+
+
+def test_a_key_that_plays_blind_does_not_find_its_replies_before_the_vote(guarded: TestClient) -> None:
+    key = make(guarded, "use:arena", "vote")["header"]
+    battle = guarded.post("/api/battles", json={}, headers=key).json()
+    guarded.post(f"/api/battles/{battle['id']}/turns", json={"prompt": "One."}, headers=key)
+    ids = [store(guarded).battle(battle["id"])["turns"][0][side] for side in ("left", "right")]
+
+    def seen() -> list[Any]:
+        listed = guarded.get("/api/generations", headers=key).json()["data"]
+        exported = guarded.get("/api/generations/export", headers=key).text.splitlines()
+        single = [guarded.get(f"/api/generations/{id}", headers=key).status_code for id in ids]
+        return [len(listed), len(exported), *single]
+
+    assert seen() == [0, 0, 404, 404]
+    body = {"outcome": "tie"}
+    assert guarded.post(f"/api/battles/{battle['id']}/vote", json=body, headers=key).status_code == 200
+    assert seen() == [2, 2, 200, 200]
+
+
+@pytest.mark.parametrize("end", ["", "-left", "-right"])
+def test_a_battle_is_deleted_as_a_whole(client: TestClient, end: str) -> None:
+    battle = begin(client)
+    turn(client, battle, "My secret.")
+    vote(client, battle, comment="my comment")
+    assert client.delete(f"/api/conversations/{battle['id']}{end}").status_code == 204
+    kept = [*store(client).generations(), store(client).battle(battle["id"]), *store(client).votes()]
+    assert len(kept) == 4 and kept[-1]["outcome"] == "a"
+    assert "my " not in json.dumps(kept).lower() and "dog" not in json.dumps(kept)
