@@ -20,7 +20,6 @@ Row = Callable[..., dict[str, Any]]
 VOTER = """
 import sys, threading
 from herd.store import Store
-from herd.store.votes import prompt_hash
 store = Store.open(sys.argv[1])
 def vote(worker):
     for i in range(10**6):
