@@ -4,7 +4,7 @@ import asyncio
 import secrets
 import time
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -216,7 +216,7 @@ class Battles:
         turns = [
             {
                 "prompt": turn["prompt"],
-                **{side: _view(one[side], turn, running and i == len(said) - 1) for side in SIDES},
+                **{side: _view(one, side, turn, running and i == len(said) - 1) for side in SIDES},
             }
             for i, (turn, one) in enumerate(zip(row["turns"], said, strict=True))
         ]
@@ -264,7 +264,8 @@ class Battles:
                 raise HerdError(message, status=409, code="not_ready")
             replies = {side: self._reply(row, side, who, turns, said, prompt) for side in SIDES}
             turn = {"prompt": prompt, **{side: reply.id for side, reply in replies.items()}}
-            await self.store.write_battle_change(row["id"], {"turns": [*turns, turn]})
+            now = [*turns, turn]
+            await self.store.write_battle_change(row["id"], {"turns": now}, row["turns"])
             asyncio.get_running_loop().run_in_executor(None, language, prompt)  # loaded when the vote comes
             sources = {side: self._source(reply) for side, reply in replies.items()}
             begun = False
@@ -275,8 +276,10 @@ class Battles:
                         yield event
             except HerdError:
                 if not begun:  # nobody has said a word: all is as it was
-                    await self.store.write_battle_change(row["id"], {"turns": row["turns"]})
+                    with suppress(HerdError):  # what happened is said first
+                        await self.store.write_battle_change(row["id"], {"turns": row["turns"]}, now)
                 raise
+            self._running.discard(row["id"])  # whoever hears this may look
             yield {"type": "done", "turn": index}
         finally:
             self._running.discard(row["id"])
@@ -346,9 +349,12 @@ def _problem_of(row: Row | None, turn: Row) -> str | None:
     return None if row["finish"] in WHOLE else FAILED
 
 
-def _view(row: Row | None, turn: Row, running: bool) -> Row:
-    if row is None and running:
+def _view(said: Mapping[str, Row | None], side: str, turn: Row, running: bool) -> Row:
+    """Of a turn of which not both sides are kept, or that is still being shown, neither side is seen: who is ready first
+    says who is faster."""
+    if running:
         return {"text": "", "finish": None, "failed": None}
+    row = None if None in said.values() else said[side]
     failed = _problem_of(row, turn)
     finish = None if failed else "stop" if row and row["finish"] == "stop" else "length"
     return {"text": row["reply"] if row else "", "finish": finish, "failed": failed}

@@ -55,13 +55,18 @@ class Battles(Generations):
         """Of the generations with these ids: id, reply, finish, cost, total_ms."""
         return {row["id"]: row for row in self._fetch(_REPLIES.params(ids=ids))}
 
-    def change_battle(self, id: str, values: Mapping[str, Any]) -> dict[str, Any]:
-        """The battle with other values. Raises HerdError 404."""
-        return self._write(lambda connection: _change(connection, id, values))
+    def change_battle(
+        self, id: str, values: Mapping[str, Any], was: Sequence[Mapping[str, Any]] | None = None
+    ) -> dict[str, Any]:
+        """The battle with other values; turns only as long as there is no vote, and the turns are as they `was`. Raises
+        HerdError 404, 409 "voted" or "changed"."""
+        return self._write(lambda connection: _change(connection, id, values, was))
 
-    def write_battle_change(self, id: str, values: Mapping[str, Any]) -> "asyncio.Future[dict[str, Any]]":
+    def write_battle_change(
+        self, id: str, values: Mapping[str, Any], was: Sequence[Mapping[str, Any]] | None = None
+    ) -> "asyncio.Future[dict[str, Any]]":
         """As `change_battle`, for a coroutine to await."""
-        return self.write(lambda connection: _change(connection, id, values))
+        return self.write(lambda connection: _change(connection, id, values, was))
 
     def stored_pairs(
         self, limit: int, *, unjudged_by: str | None = None, unvoted_by: str | None = None
@@ -124,12 +129,21 @@ def _put(connection: Connection, row: Mapping[str, Any]) -> dict[str, Any]:
     return whole
 
 
-def _change(connection: Connection, id: str, values: Mapping[str, Any]) -> dict[str, Any]:
+def _change(
+    connection: Connection,
+    id: str,
+    values: Mapping[str, Any],
+    was: Sequence[Mapping[str, Any]] | None,
+) -> dict[str, Any]:
     one = select(battles).where(battles.c.id == id)
     kept = rows(connection, one)
     if not kept:
         raise HerdError(f"no battle {id!r:.100}", status=404, code="not_found")
     new = dict(values)
+    if "turns" in new and kept[0]["voted"]:
+        raise HerdError("this battle has its vote; begin a new one", status=409, code="voted")
+    if was is not None and kept[0]["turns"] != list(was):  # by another gateway, or a deletion
+        raise HerdError("this battle has changed meanwhile; look at it again", status=409, code="changed")
     if turns := new.get("turns"):
         if was_deleted(connection, kept[0]["conversation"], kept[0]["created"]):
             new["turns"] = [{**turn, "prompt": ""} for turn in turns]

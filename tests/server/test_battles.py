@@ -14,6 +14,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from herd.arena import pace
+from herd.errors import HerdError
 from herd.protocol import Delta, Event, Failed, Finished, Request, Started, Usage
 from herd.store.votes import prompt_hash
 
@@ -572,3 +573,51 @@ def test_a_battle_is_deleted_as_a_whole(client: TestClient, end: str) -> None:
     kept = [*store(client).generations(), store(client).battle(battle["id"]), *store(client).votes()]
     assert len(kept) == 4 and kept[-1]["outcome"] == "a"
     assert "my " not in json.dumps(kept).lower() and "dog" not in json.dumps(kept)
+
+
+def test_a_publishable_key_learns_no_target_from_its_vote(guarded: TestClient) -> None:
+    server, page = make(guarded, "use:*", application="shop"), make(guarded, "vote", application="shop")
+    a, b = generations(guarded, server["header"])
+    made = guarded.post("/api/battles/embed", json={"a": a, "b": b}, headers=server["header"]).json()
+    at = f"/api/battles/{made['id']}"
+    answers = [
+        guarded.post(f"{at}/vote", json={"outcome": "left"}, headers=page["header"]),
+        guarded.get(at, headers=page["header"]),
+        guarded.post("/api/votes", json={"a": a, "b": b, "outcome": "a"}, headers=page["header"]),
+    ]
+    for answer in answers:
+        assert answer.status_code < 300 and "tale" not in answer.text and "cost" not in answer.text
+    assert guarded.get(at, headers=server["header"]).json()["reveal"]["left"]["name"] in ("cria", "tale")
+
+
+def test_who_is_ready_first_is_not_seen(client: TestClient) -> None:
+    battle = begin(client)
+    turn(client, battle)
+    row = store(client).battle(battle["id"])
+    other = {**row, "turns": [{**row["turns"][0], "right": "still on its way, at another gateway"}]}
+    here = client.app.state.herd.battles  # type: ignore[attr-defined]
+    seen = here.view(other, here.replies(other))["turns"][0]
+    assert seen["left"] == seen["right"] and seen["left"]["text"] == ""
+    here._running.add(battle["id"])
+    seen = here.view(row, here.replies(row))["turns"][0]
+    assert seen["left"] == seen["right"] == {"text": "", "finish": None, "failed": None}
+
+
+def test_replies_are_not_made_anew_behind_a_vote(client: TestClient) -> None:
+    """As where the two come at the same moment, at two gateways."""
+    battle = begin(client)
+    turn(client, battle)
+    here, before = store(client), store(client).battle(battle["id"])
+    events(client.post(f"/api/battles/{battle['id']}/regenerate", json={}))
+    row = here.battle(battle["id"])
+    ballot = {"id": "late", "battle": battle["id"], "outcome": "a", "source": "arena"}
+    old, new = (
+        {side: one["turns"][0][at] for side, at in (("a", "left"), ("b", "right"))} for one in (before, row)
+    )
+    with pytest.raises(HerdError, match="anew"):
+        here.add_vote(**ballot, **old)
+    with pytest.raises(HerdError, match="changed meanwhile"):
+        here.change_battle(battle["id"], {"turns": before["turns"]}, before["turns"])
+    here.add_vote(**ballot, **new)
+    with pytest.raises(HerdError, match="has its vote"):
+        here.change_battle(battle["id"], {"turns": row["turns"]}, row["turns"])

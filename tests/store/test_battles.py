@@ -161,7 +161,7 @@ def test_deletion_takes_the_words_and_leaves_the_votes(talk: Store, generation: 
     assert talk.battle("b1")["turns"] == [turn]  # type: ignore[index]
     talk.delete_conversation("c")
     late = [{**turn, "prompt": SECRET}]
-    talk.change_battle("b1", {"turns": late})  # its reply came after the deletion
+    talk.change_battle("failed", {"turns": late})  # its reply came after the deletion
     talk.add_vote(**ballot("b1", a="g1", b="g2", id="late", rater="gpt", created=1.0, **said))
     for id in ("b1", "b2", "failed"):
         assert SECRET not in str(talk.battle(id))
