@@ -6,6 +6,7 @@ import math
 import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from herd.evidence.categories import by_category
 from herd.evidence.fragility import Flip, fragility
 from herd.evidence.medians import median
 from herd.evidence.ratings import CENTRE, Ratings, rate
-from herd.evidence.sequences import better
+from herd.evidence.sequences import Comparison, better
 from herd.evidence.style import Styled, rate_styled
 from herd.evidence.votes import Counts, Votes
 from herd.nearest import nearest
@@ -100,12 +101,10 @@ def compare(board: Board, a: str, b: str, raters: str = PEOPLE) -> Row:
             raise HerdError(f"no target {name!r:.100}{hint}", status=404, code="not_found")
     if a == b:
         raise HerdError("a and b are the same target")
-    votes = Votes.of(
-        (*names, *(n for n in (a, b) if n not in names)), *_three(chosen.votes), **_rest(chosen.votes)
-    )
-    i, j = votes.names.index(a), votes.names.index(b)
-    found = better(votes, i, j)
+    votes = _with_names(chosen.votes, (a, b))
+    found = decision(chosen, a, b)
     ratings = rate(votes.counts())
+    i, j = votes.names.index(a), votes.names.index(b)
     apart = ratings.difference(i, j)
     flip = None
     for one in board.kept.get(
@@ -136,12 +135,14 @@ def finite(value: float) -> float | None:
     return round(float(value), 2) if math.isfinite(value) else None
 
 
-def _three(votes: Votes) -> tuple[NDArray[Any], ...]:
-    return votes.a, votes.b, votes.outcome
+def decision(chosen: Chosen, a: str, b: str) -> Comparison:
+    votes = _with_names(chosen.votes, (a, b))
+    return better(votes, votes.names.index(a), votes.names.index(b))
 
 
-def _rest(votes: Votes) -> dict[str, NDArray[Any]]:
-    return {"weight": votes.weight, "conversation": votes.conversation, "voter": votes.voter}
+def _with_names(votes: Votes, names: Iterable[str]) -> Votes:
+    """Also with those on whom nobody has voted."""
+    return replace(votes, names=(*votes.names, *(name for name in names if name not in votes.names)))
 
 
 def _exact(value: float) -> float | None:

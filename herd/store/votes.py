@@ -55,7 +55,10 @@ _KEPT = (
 _BOTH = select(*generations.c["id", "route", "target", "target_digest", "conversation"]).where(
     generations.c.id.in_((bindparam("a"), bindparam("b")))
 )
-_ASKED = select(generations.c.request).where(generations.c.id == bindparam("id"))
+# The request, which may be long, of a only.
+_ASKED = _BOTH.add_columns(
+    sa.case((generations.c.id == bindparam("a"), generations.c.request)).label("request")
+)
 _OF_BATTLE = select(votes).where(votes.c.battle == bindparam("battle"), votes.c.rater.is_(None))
 _CAST = select(sa.func.count().label("cast")).where(votes.c.voter == bindparam("voter"))
 _OPEN = select(battles.c.turns).where(battles.c.id == bindparam("id"))
@@ -245,7 +248,8 @@ def _add(connection: Connection, given: Mapping[str, Any]) -> dict[str, Any]:
 
 def _complete(connection: Connection, row: dict[str, Any]) -> None:
     """What is not given and the generations know."""
-    known = {found.id: found for found in connection.execute(_BOTH, {"a": row["a"], "b": row["b"]})}
+    query = _ASKED if row["prompt"] is None else _BOTH
+    known = {found.id: found for found in connection.execute(query, {"a": row["a"], "b": row["b"]})}
     for side in ("a", "b"):
         found = known.get(row[side])
         if found is None:
@@ -254,7 +258,7 @@ def _complete(connection: Connection, row: dict[str, Any]) -> None:
         row[f"{side}_digest"] = row[f"{side}_digest"] or found.target_digest
     row["conversation"] = row["conversation"] or known[row["a"]].conversation
     if row["prompt"] is None:
-        asked = _prompt(connection.execute(_ASKED, {"id": row["a"]}).scalar_one())
+        asked = _prompt(known[row["a"]].request)
         first = next((message["content"] for message in asked if message["role"] == "user"), "")
         row["prompt"] = prompt_hash(first)
 
