@@ -12,6 +12,7 @@ from herd.errors import HerdError
 from herd.store.database import Database, rows
 from herd.store.generations import drop_prompts, drop_text
 from herd.store.tables import battles, conversations, feedback, generations, messages, votes
+from herd.store.votes import OUTCOMES
 
 FIELDS = ("title", "route", "system", "settings")
 OWN = ("key", "response", "deleted")  # columns that are this server's alone: neither exported nor imported
@@ -101,7 +102,7 @@ class Conversations(Database):
             battle = id.removesuffix("-left").removesuffix("-right")
             known = connection.execute(select(battles.c.id).where(battles.c.id == battle)).first()
             whole = [battle, f"{battle}-left", f"{battle}-right"] if known else [id]
-            return any([_delete(connection, one) for one in whole])
+            return sum([_delete(connection, one) for one in whole]) > 0
 
         deleted = self._write(work)
         if deleted:
@@ -161,7 +162,8 @@ class Conversations(Database):
                 head["messages"] = rows(connection, _messages(head["id"]))
                 made = select(*columns).where(own).order_by(generations.c.created)
                 head["generations"] = rows(connection, made)
-                head["votes"] = rows(connection, select(votes).where(voted).order_by(votes.c.created))
+                cast = [column for column in votes.c if column.name not in OWN]
+                head["votes"] = rows(connection, select(*cast).where(voted).order_by(votes.c.created))
                 said = [column for column in feedback.c if column.name not in OWN]
                 of = select(*said).where(feedback.c.generation.in_(select(generations.c.id).where(own)))
                 head["feedback"] = rows(connection, of.order_by(feedback.c.created))
@@ -253,6 +255,9 @@ def _exported(item: Any, place: int) -> tuple[dict[str, Any], Parts]:
         if table is votes:
             items = [_with_targets(vote, parts[-1][1]) for vote in items]
         made = [_row(x, table, f"{own}[{i}]", conversation=head["id"]) for i, x in enumerate(items)]
+        for i, row in enumerate(made if table is votes else ()):
+            if row["outcome"] not in OUTCOMES:
+                raise HerdError(f"{own}[{i}].outcome must be one of {', '.join(OUTCOMES)}")
         parts.append((table, made))
     return head, parts
 

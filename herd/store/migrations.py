@@ -85,10 +85,12 @@ MIGRATIONS: list[list[str]] = [
             "key" TEXT, application TEXT, conversation TEXT, prompt TEXT, turns INTEGER, tags JSON, style JSON,
             void TEXT, reasons JSON, comment TEXT, details JSON, batch TEXT, created FLOAT NOT NULL)""",
         """INSERT INTO new_votes (id, a, b, a_target, b_target, a_digest, b_digest, outcome, source, rater, voter,
-            conversation, created)
+            conversation, void, created)
             SELECT votes.id, votes.a, votes.b, COALESCE(one.target, one.route, 'unknown'),
-            COALESCE(two.target, two.route, 'unknown'), one.target_digest, two.target_digest, outcome, source,
-            CASE source WHEN 'judge' THEN 'unknown' END, voter, one.conversation, votes.created FROM votes
+            COALESCE(two.target, two.route, 'unknown'), one.target_digest, two.target_digest,
+            CASE WHEN outcome IN ('a', 'b', 'both_bad') THEN outcome ELSE 'tie' END, source,
+            CASE source WHEN 'judge' THEN 'unknown' END, voter, one.conversation,
+            CASE WHEN outcome NOT IN ('a', 'b', 'tie', 'both_bad') THEN 'unknown outcome' END, votes.created FROM votes
             LEFT JOIN generations one ON one.id = votes.a LEFT JOIN generations two ON two.id = votes.b
             ORDER BY votes.created, votes.id""",
         "DROP TABLE votes",
