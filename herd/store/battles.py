@@ -8,9 +8,11 @@ from typing import Any
 from sqlalchemy import (
     ColumnElement,
     Connection,
+    FromClause,
     Select,
     and_,
     bindparam,
+    cast,
     func,
     insert,
     literal,
@@ -24,7 +26,7 @@ from sqlalchemy.dialects.postgresql import insert as insert_new
 from herd.errors import HerdError
 from herd.store.database import rows
 from herd.store.generations import Generations, was_deleted
-from herd.store.tables import battle_turns, battles, frozen, generations, messages, settings, votes
+from herd.store.tables import Text, battle_turns, battles, frozen, generations, messages, settings, votes
 
 _INSERT_TURN = insert_new(battle_turns)
 _PUT_TURN = _INSERT_TURN.on_conflict_do_update(
@@ -72,7 +74,7 @@ class Battles(Generations):
         self, limit: int, *, unjudged_by: str | None = None, unvoted_by: str | None = None
     ) -> list[dict[str, Any]]:
         """Replies of two targets to the same prompt whose text is here, the newest first: first turns of battles, shadows
-        beside what was shown, replies that were written again, imports of one turn. Without those that this judge, or this voter, has
+        beside what was shown, replies that were written again, imports of one turn, as far as they may be used for evaluation. Without those that this judge, or this voter, has
         voted on.
 
         Each is {"battle": id or None, "a", "b": generations, "a_target", "b_target", "conversation"}.
@@ -159,7 +161,15 @@ def _put_turns(connection: Connection, battle: str, turns: Sequence[Mapping[str,
 
 
 _a, _b = generations.alias("one"), generations.alias("two")
+
+
+def _may_be_judged(made: FromClause) -> ColumnElement[bool]:
+    """What may not be used for evaluation is shown to nobody."""
+    return made.c.use.is_(None) | cast(made.c.use, Text).contains('"evaluate"')
+
+
 _SAID = (_a.c.reply != "") & (_b.c.reply != "") & _a.c.error.is_(None) & _b.c.error.is_(None)
+_SAID &= _may_be_judged(_a) & _may_be_judged(_b)
 _APART = func.coalesce(_a.c.target, _a.c.route) != func.coalesce(_b.c.target, _b.c.route)
 
 

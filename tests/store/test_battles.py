@@ -188,3 +188,13 @@ def test_replies_of_a_target(store: Store, generation: Row) -> None:
     store.add_generation(generation("bad", None, created=9.0, error="no"))
     store.add_generation(generation("other", None, created=9.0, target="tale"))
     assert store.replies("cria", 1.0, 3) == [(4, 20.0, 4.0), (3, 20.0, 3.0), (2, 20.0, 2.0)]
+
+
+@pytest.mark.parametrize(("use", "shown"), [(None, 1), (["evaluate", "train"], 1), (["train"], 0), ([], 0)])
+def test_what_may_not_be_evaluated_is_no_stored_pair(
+    store: Store, generation: Row, use: list[str] | None, shown: int
+) -> None:
+    store.add_generation(generation("b1", "x"))
+    store.add_generation(generation("b2", "y", target="tale", use=use))
+    store.put_battle(battle("b", turns=[{"prompt": "Why?", "left": "b1", "right": "b2"}]))
+    assert len(store.stored_pairs(10)) == shown
