@@ -81,7 +81,7 @@ class Columns:
         )
         n, end = self.n, self.n + len(rows)
         pairs = [(self._target(i), self._target(j)) for i, j in zip(a, b, strict=True)]
-        void = [TOO_MANY if None in pair else one for pair, one in zip(pairs, void, strict=True)]
+        void = tuple(TOO_MANY if None in pair else one for pair, one in zip(pairs, void, strict=True))
         pairs = [(0, 1) if None in pair else pair for pair in pairs]
         new = {
             "a": [i for i, _ in pairs],
