@@ -1,5 +1,9 @@
 """Schema versions. A migration that was released is never changed: add another one after it."""
 
+import hashlib
+import hmac
+import secrets
+
 from sqlalchemy import Connection, inspect, text
 
 from herd.errors import HerdError
@@ -159,4 +163,20 @@ def migrate(connection: Connection) -> None:
     for number, statements in enumerate(MIGRATIONS[found:], found + 1):
         for statement in statements + (POSTGRESQL.get(number, []) if postgresql else []):
             connection.execute(text(statement))
+        if number == 4:
+            _salt_voters(connection)
     connection.execute(text("UPDATE schema_version SET version = :v"), {"v": len(MIGRATIONS)})
+
+
+def _salt_voters(connection: Connection) -> None:
+    """Version 3 has voters as hashes without salt, by which a guess of who it was can be checked."""
+    if (
+        old := connection.execute(text("SELECT DISTINCT voter FROM votes WHERE voter IS NOT NULL"))
+        .scalars()
+        .all()
+    ):
+        salt = secrets.token_hex(32)
+        connection.execute(text("INSERT INTO settings VALUES ('voter_salt', :salt)"), {"salt": salt})
+        new = [hmac.new(salt.encode(), voter.encode(), hashlib.sha256).hexdigest()[:32] for voter in old]
+        both = [{"old": o, "new": n} for o, n in zip(old, new, strict=True)]
+        connection.execute(text("UPDATE votes SET voter = :new WHERE voter = :old"), both)

@@ -1,5 +1,7 @@
 """A database of version 3, which had votes on generations and nothing else of the arena, is brought to version 4."""
 
+import hmac
+
 import pytest
 from sqlalchemy import Connection, text
 
@@ -51,7 +53,9 @@ def test_votes_of_version_3_learn_their_targets(database: str, monkeypatch: pyte
             "d1",
             "d2",
         )
-        assert (late["voter"], late["conversation"], late["rater"], late["created"]) == ("w", "c", None, 9.0)
+        assert (late["conversation"], late["rater"], late["created"]) == ("c", None, 9.0)
+        salt = store.setting("voter_salt", lambda: "none yet")
+        assert late["voter"] == hmac.new(salt.encode(), b"w", "sha256").hexdigest()[:32]
         assert (early["a_target"], early["b_target"]) == ("tale", "cria")  # a route, where no target is known
         assert (judged["b_target"], judged["rater"]) == ("unknown", "unknown")
         assert [row[-1] for row in store.votes_after(0, 10)] == ["early", "judged", "late", "odd"]
