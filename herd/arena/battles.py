@@ -19,6 +19,7 @@ from herd.evidence.votes import Counts
 from herd.gateway.config import LOCAL
 from herd.gateway.gateway import Gateway
 from herd.gateway.keys import Principal
+from herd.gateway.redact import redact
 from herd.gateway.reply import Reply
 from herd.gateway.route import ArenaSpec
 from herd.nearest import nearest
@@ -146,9 +147,10 @@ class Battles:
                 target = now.target(name)
             except HerdError:  # gone or broken
                 continue
-            here = target.provider == LOCAL
+            here, route = target.provider == LOCAL, now.routes.get(name)
             if (
-                not (here and self._problem())
+                (route is None or route.keep == "text")
+                and not (here and self._problem())
                 and not resting.get(target.provider)
                 and target.digest not in found.values()
             ):
@@ -224,6 +226,11 @@ class Battles:
         return {"id": row["id"], "kind": row["kind"], "state": state, "turns": turns, "created": row["created"],
                 "expires": row["expires"], "reveal": reveal}  # fmt: skip
 
+    def redacted(self, row: Row) -> tuple[str, ...]:
+        """What is redacted in what is kept of a battle: what either target's route says."""
+        routes = (self.gateway.now.routes.get(row[f"{side}_target"]) for side in SIDES)
+        return tuple(dict.fromkeys(rule for route in routes if route for rule in route.redact))
+
     # --- answering
 
     async def say(self, row: Row, who: Caller, prompt: str) -> AsyncGenerator[Row | None, None]:
@@ -263,7 +270,10 @@ class Battles:
                 message = "a reply before this one is not complete; regenerate it first"
                 raise HerdError(message, status=409, code="not_ready")
             replies = {side: self._reply(row, side, who, turns, said, prompt) for side in SIDES}
-            turn = {"prompt": prompt, **{side: reply.id for side, reply in replies.items()}}
+            turn = {
+                "prompt": redact(prompt, self.redacted(row)),
+                **{side: reply.id for side, reply in replies.items()},
+            }
             now = [*turns, turn]
             await self.store.write_battle_change(row["id"], {"turns": now}, row["turns"])
             asyncio.get_running_loop().run_in_executor(None, language, prompt)  # loaded when the vote comes

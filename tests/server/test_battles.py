@@ -621,3 +621,18 @@ def test_replies_are_not_made_anew_behind_a_vote(client: TestClient) -> None:
     here.add_vote(**ballot, **new)
     with pytest.raises(HerdError, match="has its vote"):
         here.change_battle(battle["id"], {"turns": row["turns"]}, row["turns"])
+
+
+def test_battles_keep_what_the_targets_routes_let_them(client: TestClient, home: Path) -> None:
+    routes = '[routes.cria]\ntargets = ["cria"]\nredact = ["email"]\nuse = ["evaluate", "train"]\n'
+    (home / "herd.toml").write_text(routes)
+    assert client.post("/api/reload", json={}).json()["problem"] is None
+    battle = begin(client)
+    turn(client, battle, "Write to ann@shop.example.")
+    assert vote(client, battle, comment="as ann@shop.example said").status_code == 200
+    kept = [store(client).battle(battle["id"]), store(client).battle_vote(battle["id"])]
+    of_cria = store(client).generations(route="cria")
+    assert "ann@" not in json.dumps([kept, of_cria]) and set(of_cria[0]["use"]) == {"evaluate", "train"}
+    (home / "herd.toml").write_text('[routes.cria]\ntargets = ["cria"]\nkeep = "metadata"\n')
+    assert client.post("/api/reload", json={}).json()["problem"] is None
+    refused(client.post("/api/battles", json={}), 503, "too_few_targets")  # without text nobody can vote
