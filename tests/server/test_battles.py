@@ -559,6 +559,7 @@ def test_a_key_that_plays_blind_does_not_find_its_replies_before_the_vote(guarde
         return [len(listed), len(exported), *single]
 
     assert seen() == [0, 0, 404, 404]
+    assert guarded.get("/api/status", headers=key).json()["engine"].keys() == {"state"}
     body = {"outcome": "tie"}
     assert guarded.post(f"/api/battles/{battle['id']}/vote", json=body, headers=key).status_code == 200
     assert seen() == [2, 2, 200, 200]
