@@ -159,7 +159,7 @@ def _config(table: dict[str, Any], env: Mapping[str, str], local: Collection[str
     arena = section("arena", _fields({
         "targets": named, "votes_per_hour": _whole(1, 10**6), "battles_per_hour": _whole(1, 10**6),
         "expires_hours": _number(0.001, 8760), "max_tokens": _whole(1, 10**6), "max_turns": _whole(1, 100),
-        "identities": _list(_text), "use": _list(_one_of(get_args(Use)), frozenset), "models": _entries(lambda at, name, value: model(at, value)),
+        "identities": _list(_text), "models": _entries(lambda at, name, value: model(at, value)),
     }, make=ArenaSpec))  # fmt: skip
     server = section("server", _fields({name: _of_kind(kinds) for name, kinds in SERVER.items()}))
     return Config(providers, targets, routes, drift, arena, server)

@@ -100,5 +100,4 @@ class ArenaSpec:
     max_tokens: int = 512  # of a reply
     max_turns: int = 20
     identities: tuple[str, ...] = ()
-    use: frozenset[Use] = frozenset({"evaluate"})  # of the text of battles
     models: Mapping[str, ArenaModel] = field(default_factory=dict)

@@ -70,7 +70,6 @@ port = 8000
 targets = ["cria", "openai/gpt-4o-mini"]
 votes_per_hour = 30
 identities = ["Acme"]
-use = ["train"]
 
 [arena.models."openai/gpt-4o-mini"]
 open = false
@@ -104,9 +103,7 @@ def test_everything(tmp_path: Path) -> None:
     assert found.drift == DriftSpec(6) and found.server == {"port": 8000}
     closed = {"openai/gpt-4o-mini": ArenaModel(False, "proprietary")}
     battling = ("cria", "openai/gpt-4o-mini")
-    assert found.arena == ArenaSpec(
-        battling, 30, identities=("Acme",), use=frozenset({"train"}), models=closed
-    )
+    assert found.arena == ArenaSpec(battling, 30, identities=("Acme",), models=closed)
     assert _load(tmp_path, "").arena == ArenaSpec()
 
 
@@ -175,7 +172,7 @@ MISTAKES = [
     ('["cria", "openai/gpt-4o-mini"]', '["cria", "opnai/gpt-4o-mini"]', 47, "did you mean 'openai'"),
     ("votes_per_hour = 30", "votes_per_hour = 0", 48, "from 1"),
     ("votes_per_hour = 30", "votes_an_hour = 30", 48, "did you mean 'votes_per_hour'"),
-    ("open = false", 'open = "no"', 53, "true or false"),
+    ("open = false", 'open = "no"', 52, "true or false"),
 ]  # fmt: skip
 
 
