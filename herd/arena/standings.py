@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 NEW = 50  # votes; whoever has fewer is new
 TOGETHER = 12  # categories whose deviations are estimated together
 LOOKS = 5  # neighbours in rank of whom it is said how many votes are missing
+FLIP_WORK = 4e8  # of the cube of the targets times their neighbours
 DAYS, REPLIES = 30, 2000  # by which cost and latency are told
 SOON = 60.0  # seconds for which those are kept
 DOLLAR = 10**12
@@ -191,7 +192,9 @@ def _inside(chosen: Chosen, category: str | None) -> NDArray[np.bool_]:
 
 
 def _flips(counts: Counts) -> list[Flip]:
-    return fragility(counts, rate(counts))
+    """Of so many neighbours from the top as can be told in seconds: of all up to about 140 targets."""
+    most = max(10, int(FLIP_WORK / max(len(counts.names), 1) ** 3))
+    return fragility(counts, rate(counts), most)
 
 
 def _row(board: Board, name: str, ratings: Ratings, counts: Counts, flips: Iterable[Flip]) -> Row:

@@ -30,13 +30,13 @@ class Flip:
     share: float | None
 
 
-def fragility(counts: Counts, ratings: Ratings) -> list[Flip]:
-    """`flip` of each two neighbours in rating, of one component."""
+def fragility(counts: Counts, ratings: Ratings, most: int | None = None) -> list[Flip]:
+    """`flip` of each two neighbours in rating, of one component; of the `most` highest alone, if given."""
     flips = []
     for c in np.unique(ratings.component):
         places = np.flatnonzero((ratings.component == c) & np.isfinite(ratings.rating))
         order = places[np.argsort(-ratings.rating[places], kind="stable")]
-        flips += [flip(counts, ratings, int(i), int(j)) for i, j in pairwise(order)]
+        flips += [flip(counts, ratings, int(i), int(j)) for i, j in pairwise(order[:most])]
     return flips
 
 
