@@ -19,7 +19,7 @@ from herd.evidence.categories import by_category
 from herd.evidence.fragility import Flip, fragility
 from herd.evidence.medians import median
 from herd.evidence.ratings import CENTRE, Ratings, rate, rate_clustered
-from herd.evidence.sequences import Comparison, better
+from herd.evidence.sequences import Comparison, better, rounded
 from herd.evidence.style import Styled, rate_styled
 from herd.evidence.votes import Counts, Votes
 from herd.nearest import nearest
@@ -283,7 +283,7 @@ def _progress(votes: Votes, rows: Sequence[Row]) -> str:
         return "who stands above whom at the top is decided"
     more, a, b = min(open)
     return (
-        f"about {more:,} more votes decide {a} against {b}"
+        f"about {rounded(int(more))} more votes decide {a} against {b}"
         if more < math.inf
         else f"{a} and {b} are too close to tell"
     )
