@@ -104,7 +104,7 @@ def compare(board: Board, a: str, b: str, raters: str = PEOPLE) -> Row:
         raise HerdError("a and b are the same target")
     votes = _with_names(chosen.votes, (a, b))
     found = decision(chosen, a, b)
-    ratings = rate(votes.counts())
+    ratings = rate_clustered(votes, "voter")
     i, j = votes.names.index(a), votes.names.index(b)
     apart = ratings.difference(i, j)
     flip = None
