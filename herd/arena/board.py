@@ -27,6 +27,7 @@ AT_ONCE = 20_000  # votes in one read
 QUICK = 0.05  # seconds; what takes longer is not made again at once
 REST = 10  # times as long as it took, it is kept instead
 ABOUT = 5.0  # seconds for which what is known of a target is kept
+RECENT = 0.1  # seconds for which the board may be old that a vote reveals
 GLANCE = 5.0  # seconds for which a decision may be old that is shown after a vote
 
 T = TypeVar("T")
@@ -68,6 +69,11 @@ class Kept:
                 entry.took = entry.made - began
             return entry.result  # type: ignore[no-any-return]
 
+    def age(self, name: Hashable) -> float:
+        """Seconds since it was made; infinite if it was not."""
+        entry = self._entries.get(name)
+        return time.monotonic() - entry.made if entry else math.inf
+
 
 @dataclass
 class _Entry:
@@ -93,6 +99,11 @@ class Standing:
     def rated(self) -> set[int]:
         """The places of those in the largest component that have a rating."""
         return {int(i) for i in self.graph.rated if self.graph.component[i] == 0}
+
+    def games(self, name: str) -> int:
+        """A target's votes, of what they weigh."""
+        names = self.counts.names
+        return round(float(self.counts.games[names.index(name)].sum())) if name in names else 0
 
 
 class Board:
@@ -180,6 +191,11 @@ class Board:
         asked for with every vote."""
         make = lambda: standings.decision(self.chosen(), a, b)  # noqa: E731
         return self.kept.get(("decision", a, b), self.version, make, least=GLANCE)
+
+    def at_hand(self, a: str, b: str) -> bool:
+        """Whether what a vote on them reveals is here, and recent enough: it takes no time."""
+        recent = time.monotonic() < self._refreshed + RECENT
+        return recent and self.kept.age(("decision", a, b)) < GLANCE
 
     # --- ratings
 

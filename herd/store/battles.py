@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import (
     ColumnElement,
@@ -25,6 +25,9 @@ from herd.errors import HerdError
 from herd.store.database import rows
 from herd.store.generations import Generations, was_deleted
 from herd.store.tables import battle_turns, battles, frozen, generations, messages, settings, votes
+from herd.store.votes import battle_vote, put_vote, votes_of
+
+Row = dict[str, Any]
 
 _INSERT_TURN = insert_new(battle_turns)
 _PUT_TURN = _INSERT_TURN.on_conflict_do_update(
@@ -32,9 +35,18 @@ _PUT_TURN = _INSERT_TURN.on_conflict_do_update(
 )
 # Built once: each vote asks.
 _BATTLE = select(battles).where(battles.c.id == bindparam("id"))
-_REPLIES = select(*generations.c["id", "reply", "finish", "cost", "total_ms"]).where(
+_REPLIES = select(*generations.c["id", "reply", "finish", "cost", "total_ms", "target_digest"]).where(
     generations.c.id.in_(bindparam("ids", expanding=True))
 )
+
+
+class Ballot(NamedTuple):
+    """A battle, its replies by id, the vote on it, and how many this voter has cast."""
+
+    battle: Row
+    replies: dict[str, Row]
+    vote: Row
+    cast: int
 
 
 class Battles(Generations):
@@ -52,8 +64,15 @@ class Battles(Generations):
         return next(iter(self._fetch(_BATTLE.params(id=id))), None)
 
     def battle_replies(self, ids: Sequence[str]) -> dict[str, dict[str, Any]]:
-        """Of the generations with these ids: id, reply, finish, cost, total_ms."""
+        """Of the generations with these ids: id, reply, finish, cost, total_ms, target_digest."""
         return {row["id"]: row for row in self._fetch(_REPLIES.params(ids=ids))}
+
+    def write_ballot(
+        self, battle: str, fill: Callable[[Row | None, Mapping[str, Row], Row | None], Row]
+    ) -> "asyncio.Future[Ballot]":
+        """A person's vote on a battle, all in one transaction. `fill` is given the battle, its replies by id, and the vote
+        that it has already; it returns that one or a new one with all its columns, and is perhaps called twice."""
+        return self.write(lambda connection: _ballot(connection, battle, fill))
 
     def change_battle(self, id: str, values: Mapping[str, Any]) -> dict[str, Any]:
         """The battle with other values. Raises HerdError 404."""
@@ -113,6 +132,18 @@ class Battles(Generations):
 
     def frozen(self) -> set[str]:
         return {row["prompt"] for row in self._fetch(select(frozen.c.prompt))}
+
+
+def _ballot(connection: Connection, battle: str, fill: Callable[..., Row]) -> Ballot:
+    row = next(iter(rows(connection, _BATTLE.params(id=battle))), None)
+    turns = row["turns"] if row else ()
+    ids = [turn[side] for turn in turns for side in ("left", "right") if turn[side]]
+    replies = {made["id"]: made for made in rows(connection, _REPLIES.params(ids=ids))} if ids else {}
+    kept = battle_vote(connection, battle) if row and row["voted"] else None
+    vote = fill(row, replies, kept)
+    if vote is not kept:
+        vote = put_vote(connection, vote, whole=True)
+    return Ballot(row or {}, replies, vote, votes_of(connection, vote["voter"]))
 
 
 def _put(connection: Connection, row: Mapping[str, Any]) -> dict[str, Any]:
