@@ -28,7 +28,8 @@ QUICK = 0.05  # seconds; what takes longer is not made again at once
 REST = 10  # times as long as it took, it is kept instead
 ABOUT = 5.0  # seconds for which what is known of a target is kept
 RECENT = 0.1  # seconds for which the board may be old that a vote reveals
-GLANCE = 5.0  # seconds for which a decision may be old that is shown after a vote
+CLOSE = 1e-3  # a step in log odds, after which ratings are right to a thousandth of a point
+GLANCE = 10.0  # seconds for which a decision may be old that is shown after a vote
 
 T = TypeVar("T")
 
@@ -187,7 +188,7 @@ class Board:
         return self._pages.get(("compare", a, b, raters), self.version, make)
 
     def decision(self, a: str, b: str) -> Comparison:
-        """Which of two that people have voted on is better, and how many votes are missing: a few seconds old, as it is
+        """Which of two that people have voted on is better, and how many votes are missing: some seconds old, as it is
         asked for with every vote."""
         make = lambda: standings.decision(self.chosen(), a, b)  # noqa: E731
         return self.kept.get(("decision", a, b), self.version, make, least=GLANCE)
@@ -228,7 +229,7 @@ class Board:
             if not known and {i, j} <= standing.rated:  # who is comparable with whom stays as it is
                 rated = standing.graph.rated
                 scores = (changed.wins + changed.ties / 2)[np.ix_(rated, rated)]
-                theta = fit(scores, standing.graph.gauge, (now[rated] - CENTRE) / SCALE).theta
+                theta = fit(scores, standing.graph.gauge, (now[rated] - CENTRE) / SCALE, enough=CLOSE).theta
                 other[rated] = CENTRE + SCALE * theta
             else:
                 other = points(changed, now)

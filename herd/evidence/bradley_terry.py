@@ -88,11 +88,13 @@ def fit(
     *,
     ridge: float = 0.0,
     centre: Matrix | None = None,
+    enough: float = 1e-8,
 ) -> Fit:
     """Newton's method for Σ scores[i, j] ln σ(θ_i - θ_j) - ridge/2 Σ (θ_i - centre_i)².
 
     The Hessian is the Laplacian of the graph whose edges weigh games · p (1 - p), so one factorisation of [r, r] a
-    step. Where a step is too long (the likelihood falls steeply at its end) it is halved. Raises HerdError where the
+    step, until one is shorter than `enough`: what it leaves is of the order of its square. Where a step is too long (the
+    likelihood falls steeply at its end) it is halved. Raises HerdError where the
     weights of votes differ by more orders of magnitude than numbers hold.
     """
     theta = np.zeros(len(scores)) if start is None else start - gauge @ start
@@ -119,11 +121,11 @@ def fit(
         along = float(slope @ step)
         for _ in range(30):
             chance, slope = at(theta + step)
-            if float(slope @ step) >= -along / 2 or longest < 1e-8:
+            if float(slope @ step) >= -along / 2 or longest < enough:
                 break
             step /= 2
         theta = theta + step
-        if longest < 1e-8:  # the step that was taken leaves an error of its square
+        if longest < enough:
             break
     else:
         raise HerdError(UNEVEN)

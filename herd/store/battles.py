@@ -35,8 +35,17 @@ _PUT_TURN = _INSERT_TURN.on_conflict_do_update(
 )
 # Built once: each vote asks.
 _BATTLE = select(battles).where(battles.c.id == bindparam("id"))
-_REPLIES = select(*generations.c["id", "reply", "finish", "cost", "total_ms", "target_digest"]).where(
-    generations.c.id.in_(bindparam("ids", expanding=True))
+_REPLY = ("id", "reply", "finish", "cost", "total_ms", "target_digest")
+_REPLIES = select(*generations.c[_REPLY]).where(generations.c.id.in_(bindparam("ids", expanding=True)))
+_left, _right = generations.alias("left"), generations.alias("right")
+_WHOLE = (
+    select(*battles.c, *_left.c[_REPLY], *_right.c[_REPLY])
+    .select_from(
+        battles.outerjoin(battle_turns, battle_turns.c.battle == battles.c.id)
+        .outerjoin(_left, _left.c.id == battle_turns.c.a)
+        .outerjoin(_right, _right.c.id == battle_turns.c.b)
+    )
+    .where(battles.c.id == bindparam("id"))
 )
 
 
@@ -135,10 +144,13 @@ class Battles(Generations):
 
 
 def _ballot(connection: Connection, battle: str, fill: Callable[..., Row]) -> Ballot:
-    row = next(iter(rows(connection, _BATTLE.params(id=battle))), None)
-    turns = row["turns"] if row else ()
-    ids = [turn[side] for turn in turns for side in ("left", "right") if turn[side]]
-    replies = {made["id"]: made for made in rows(connection, _REPLIES.params(ids=ids))} if ids else {}
+    found = connection.execute(_WHOLE, {"id": battle}).all()
+    row = dict(zip(battles.c.keys(), found[0], strict=False)) if found else None
+    replies: dict[str, Row] = {}
+    for turn in found:
+        for at in (-2 * len(_REPLY), -len(_REPLY)):
+            if (id := turn[at]) is not None:
+                replies[id] = dict(zip(_REPLY, turn[at:], strict=False))
     kept = battle_vote(connection, battle) if row and row["voted"] else None
     vote = fill(row, replies, kept)
     if vote is not kept:
