@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 
 from herd.arena.battles import SIDES, Battles, Caller, Row, check_open, replies_of, unready
 from herd.arena.board import RECENT, Board
@@ -17,6 +18,8 @@ from herd.store.votes import prompt_hash
 OUTCOMES = {"left": "a", "right": "b", "tie": "tie", "both_bad": "both_bad"}
 REASONS = ("accuracy", "helpfulness", "style", "brevity", "safety", "other")
 DOLLAR = 10**12
+
+_words_of = lru_cache(maxsize=256)(words_of)
 
 
 class Ballots:
@@ -106,7 +109,7 @@ class Ballots:
             names += [target.model, *[target.provider] * (target.provider != LOCAL)]
         except HerdError:  # it is gone
             pass
-        return words_of(*names, identities=self.battles.spec.identities)
+        return _words_of(*names, identities=self.battles.spec.identities)
 
     async def reveal(self, row: Row, said: Sequence[Row], vote: Row, cast: int) -> Row:
         """Who it was, their ratings with and without the battle's vote, and what each reply took."""

@@ -1,6 +1,5 @@
 """Who votes: known by a salted hash only, and so often an hour."""
 
-import hashlib
 import hmac
 import threading
 import time
@@ -16,7 +15,7 @@ MOST = 20_000  # voters whose last hour is remembered; the one that was quiet th
 def voter_hash(salt: str, *who: str) -> str:
     """HMAC-SHA256 of who votes, 32 hexadecimal digits: the same one is known again, and nobody finds out who it is."""
     text = "\0".join(who).encode("utf-8", "surrogatepass")
-    return hmac.new(salt.encode(), text, hashlib.sha256).hexdigest()[:32]
+    return hmac.digest(salt.encode(), text, "sha256").hex()[:32]
 
 
 class Hourly:
