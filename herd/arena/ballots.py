@@ -11,6 +11,7 @@ from herd.arena.leaks import leak, words_of
 from herd.arena.voters import Hourly
 from herd.errors import HerdError
 from herd.gateway.config import LOCAL
+from herd.gateway.redact import redact
 from herd.store import Store
 from herd.store.battles import Ballot
 from herd.store.votes import prompt_hash
@@ -60,7 +61,7 @@ class Ballots:
             return {
                 "id": f"vote_{id}", "battle": id, "outcome": OUTCOMES[outcome], "voter": voter,
                 "source": row["kind"], "key": who.principal.name, "application": row["application"],
-                "reasons": list(dict.fromkeys(reasons)) or None, "comment": comment or None, **about,
+                "reasons": list(dict.fromkeys(reasons)) or None, "comment": redact(comment, self.battles.redacted(row)) if comment else None, **about,
             }  # fmt: skip
 
         try:

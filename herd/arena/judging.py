@@ -166,7 +166,8 @@ def _shown(bias: Bias | None) -> dict[str, Any] | None:
     if bias is None:
         return None
     length = bias.length and bias.length._asdict()
-    return {**asdict(bias), "to_left": bias.to_left._asdict(), "length": length}
+    to_left = {name: min(max(value, -1.0), 1.0) for name, value in bias.to_left._asdict().items()}
+    return {**asdict(bias), "to_left": to_left, "length": length}
 
 
 def _targets(

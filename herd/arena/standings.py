@@ -18,7 +18,7 @@ from herd.errors import HerdError
 from herd.evidence.categories import by_category
 from herd.evidence.fragility import Flip, fragility
 from herd.evidence.medians import median
-from herd.evidence.ratings import CENTRE, Ratings, rate
+from herd.evidence.ratings import CENTRE, Ratings, rate, rate_clustered
 from herd.evidence.sequences import Comparison, better
 from herd.evidence.style import Styled, rate_styled
 from herd.evidence.votes import Counts, Votes
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 NEW = 50  # votes; whoever has fewer is new
 TOGETHER = 12  # categories whose deviations are estimated together
 LOOKS = 5  # neighbours in rank of whom it is said how many votes are missing
+FLIP_WORK = 4e8  # of the cube of the targets times their neighbours
 DAYS, REPLIES = 30, 2000  # by which cost and latency are told
 SOON = 60.0  # seconds for which those are kept
 DOLLAR = 10**12
@@ -167,7 +168,7 @@ def _anchor(anchor: str | None) -> tuple[str, float] | None:
 
 
 def _ratings(chosen: Chosen, category: str | None, anchor: str | None, categories: Sequence[Row]) -> Ratings:
-    overall = rate(chosen.votes.counts(), anchor=_anchor(anchor))
+    overall = rate_clustered(chosen.votes, "voter", anchor=_anchor(anchor))
     if not category:
         return overall
     names = list(dict.fromkeys([category, *(row["name"] for row in categories[:TOGETHER])]))
@@ -179,7 +180,10 @@ def _styled(chosen: Chosen, category: str | None, anchor: str | None) -> Styled:
     """Of one category, its votes alone."""
     inside = _inside(chosen, category)
     return rate_styled(
-        chosen.votes.where(inside), chosen.style[inside].astype(np.float64), anchor=_anchor(anchor)
+        chosen.votes.where(inside),
+        chosen.style[inside].astype(np.float64),
+        by="voter",
+        anchor=_anchor(anchor),
     )
 
 
@@ -188,7 +192,9 @@ def _inside(chosen: Chosen, category: str | None) -> NDArray[np.bool_]:
 
 
 def _flips(counts: Counts) -> list[Flip]:
-    return fragility(counts, rate(counts))
+    """Of so many neighbours from the top as can be told in seconds: of all up to about 140 targets."""
+    most = max(10, int(FLIP_WORK / max(len(counts.names), 1) ** 3))
+    return fragility(counts, rate(counts), most)
 
 
 def _row(board: Board, name: str, ratings: Ratings, counts: Counts, flips: Iterable[Flip]) -> Row:

@@ -108,7 +108,7 @@ async def vote(
     row, kept = cast.battle, cast.vote
     row["voted"] = row["voted"] or kept["created"]
     said = replies_of(row, cast.replies)
-    shown = here.battles.view(row, said, await here.ballots.reveal(row, said, kept, cast.cast))
+    shown = here.battles.view(row, said, await _reveal(request, row, said, kept, cast.cast))
     told = {"vote": kept["id"], "counted": kept["void"] is None, "void": kept["void"]}
     return _json({"battle": shown, **told})
 
@@ -134,8 +134,16 @@ async def _seen(request: Request, row: Row, status: int = 200) -> JSONResponse:
     reveal = None
     if row["voted"] and (kept := await asyncio.to_thread(here.store.battle_vote, row["id"])):
         cast = await asyncio.to_thread(here.store.votes_of, kept["voter"])
-        reveal = await here.ballots.reveal(row, said, kept, cast)
+        reveal = await _reveal(request, row, said, kept, cast)
     return _json(here.battles.view(row, said, reveal), status)
+
+
+async def _reveal(request: Request, row: Row, said: list[Row], vote: Row, cast: int) -> Row | None:
+    """Who it was; not for an application's page, whose key may vote and see nothing else."""
+    caller = principal(request)
+    if not (caller.may("read") or caller.may("use:arena")):
+        return None
+    return await state(request).ballots.reveal(row, said, vote, cast)
 
 
 def _json(content: Row, status: int = 200) -> JSONResponse:

@@ -26,6 +26,7 @@ VOTE: dict[str, Any] = {
     "details": dict,
     "tags": list,
 }
+OWN = ("id", "a", "b", "outcome", "source", "created")  # what a publishable key sees of its vote: no target
 JUDGES = ("rater", "details", "tags")  # what only a judge's vote has
 MAX_TAGS, MAX_NAME = 20, 100
 
@@ -125,7 +126,8 @@ async def add_vote(
     kept = await here.store.write_vote(
         {**given, "key": caller.name, "application": caller.application or None}
     )
-    return _shown(kept)
+    shown = _shown(kept)
+    return shown if caller.may("read") else {name: shown[name] for name in OWN}
 
 
 def _check_judge(given: dict[str, Any], admin: bool) -> None:

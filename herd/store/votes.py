@@ -61,6 +61,7 @@ _ASKED = _BOTH.add_columns(
 )
 _OF_BATTLE = select(votes).where(votes.c.battle == bindparam("battle"), votes.c.rater.is_(None))
 _CAST = select(sa.func.count()).where(votes.c.voter == bindparam("voter"))
+_OPEN = select(battles.c.turns).where(battles.c.id == bindparam("id"))
 _CLOSE = update(battles).where(battles.c.id == bindparam("of")).values(voted=bindparam("now"))
 _ROWID = literal_column("votes.rowid", sa.BigInteger)
 _BOARD = (
@@ -225,21 +226,19 @@ def votes_of(connection: Connection, voter: str | None) -> int:
 
 
 def put_vote(connection: Connection, given: Mapping[str, Any], *, whole: bool = False) -> dict[str, Any]:
-    """As `add_vote`, within a write. `whole`: the generations are there, and know nothing more."""
+    """As `add_vote`, within a write. `whole`: battle and generations are there, and know nothing more."""
     now = time.time()
     row = dict(zip(COLUMNS, _values(given), strict=True))
     row["created"] = now if row["created"] is None else row["created"]
     battle = row["battle"] if row["rater"] is None else None
-    if not whole and (row["a"] is not None or row["b"] is not None):
-        _complete(connection, row)
+    if not whole:
+        _complete(connection, row, battle)
     said = any(row[name] is not None for name in WORDS)
     if said and was_deleted(connection, row["conversation"], row["created"]):
         row.update(dict.fromkeys(WORDS))
     if connection.execute(_INSERT, row).rowcount:
-        if battle is not None and not connection.execute(_CLOSE, {"of": battle, "now": now}).rowcount:
-            raise HerdError(
-                f"no battle {battle!r:.100}", status=404, code="not_found"
-            )  # and the vote is undone
+        if battle is not None:
+            connection.execute(_CLOSE, {"of": battle, "now": now})
         return row
     kept = dict(connection.execute(_KEPT, {"id": row["id"], "battle": battle}).mappings().one())
     if battle is not None and kept["battle"] == battle:
@@ -252,8 +251,17 @@ def put_vote(connection: Connection, given: Mapping[str, Any], *, whole: bool = 
     return kept
 
 
-def _complete(connection: Connection, row: dict[str, Any]) -> None:
-    """What is not given and the generations know."""
+def _complete(connection: Connection, row: dict[str, Any], battle: str | None) -> None:
+    """What is not given and the generations know. Raises HerdError where the vote is not about what it says."""
+    if battle is not None:
+        open_ = connection.execute(_OPEN, {"id": battle}).first()
+        if open_ is None:
+            raise HerdError(f"no battle {battle!r:.100}", status=404, code="not_found")
+        last = open_.turns[-1] if open_.turns else {}
+        if row["a"] is not None and (row["a"], row["b"]) != (last.get("left"), last.get("right")):
+            raise HerdError("these replies were made anew; look at them again", status=409, code="not_ready")
+    if row["a"] is None and row["b"] is None:
+        return
     query = _ASKED if row["prompt"] is None else _BOTH
     known = {found.id: found for found in connection.execute(query, {"a": row["a"], "b": row["b"]})}
     for side in ("a", "b"):
