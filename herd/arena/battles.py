@@ -192,7 +192,10 @@ class Battles:
 
     async def get(self, id: str, who: Caller) -> Row:
         """The battle, if it is the caller's to see."""
-        row = await asyncio.to_thread(self.store.battle, id)
+        return self.seen(await asyncio.to_thread(self.store.battle, id), id, who)
+
+    def seen(self, row: Row | None, id: str, who: Caller) -> Row:
+        """As `get`, of a battle that was read."""
         of_another = row is not None and not (
             who.principal.may("admin") or (row["application"] or "") == who.principal.application
         )
@@ -206,8 +209,7 @@ class Battles:
     def replies(self, row: Row) -> list[dict[str, Any]]:
         """Of each turn what is kept of the reply at each side, None for one that is not there. Reads the store."""
         ids = [turn[side] for turn in row["turns"] for side in SIDES if turn[side]]
-        found = self.store.battle_replies(ids) if ids else {}
-        return [{side: found.get(turn[side]) for side in SIDES} for turn in row["turns"]]
+        return replies_of(row, self.store.battle_replies(ids) if ids else {})
 
     def view(self, row: Row, said: Sequence[Row], reveal: Row | None = None) -> Row:
         """All that may be seen of a battle with these `replies`: no name, digest, id of a reply, time or cost, except in
@@ -333,6 +335,11 @@ class Battles:
                         yield End(failed=HerdError(FAILED, status=502, code="side_failed"))
                         return
         yield End(reason)
+
+
+def replies_of(row: Row, found: Mapping[str, Row]) -> list[Row]:
+    """Of each turn the replies at each side, None for one that is not among those found, by id."""
+    return [{side: found.get(turn[side]) for side in SIDES} for turn in row["turns"]]
 
 
 def check_open(row: Row) -> None:
