@@ -8,8 +8,7 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import numpy as np
-
+from herd.arena.columns import counts_of
 from herd.arena.features import language
 from herd.arena.pace import End, paced
 from herd.arena.voters import Hourly
@@ -164,7 +163,7 @@ class Battles:
                 or "add a model here, or a provider's under [targets] or arena.targets in herd.toml"
             )
             raise HerdError(message, status=503, code="too_few_targets")
-        weights = pair_weights(_of(self._counts(), names))
+        weights = pair_weights(counts_of(self._counts(), names))
         pairs = [(i, j) for i in range(len(names)) for j in range(i + 1, len(names))]
         i, j = _random.choices(pairs, [float(weights[pair]) for pair in pairs])[0]
         return (names[i], names[j]) if _random.random() < 0.5 else (names[j], names[i])
@@ -364,17 +363,3 @@ def _asked(row: Row) -> str:
 
 def _target(row: Row) -> str:
     return str(row["target"] or row["route"])
-
-
-def _of(counts: Counts, names: Sequence[str]) -> Counts:
-    """The counts of these targets; zeros for one on which nobody has voted."""
-    place = {name: i for i, name in enumerate(counts.names)}
-    known = [(i, place[name]) for i, name in enumerate(names) if name in place]
-    new, old = (np.array([pair[part] for pair in known], np.intp) for part in (0, 1))
-
-    def part(whole: np.ndarray[Any, np.dtype[np.float64]]) -> np.ndarray[Any, np.dtype[np.float64]]:
-        found = np.zeros((len(names), len(names)))
-        found[np.ix_(new, new)] = whole[np.ix_(old, old)]
-        return found
-
-    return Counts(tuple(names), part(counts.wins), part(counts.ties), part(counts.both_bad))
