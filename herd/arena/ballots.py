@@ -103,11 +103,9 @@ class Ballots:
             pass
         return words_of(*names, identities=self.battles.spec.identities)
 
-    async def reveal(self, row: Row, said: Sequence[Row], vote: Row | None = None) -> Row | None:
-        """Who it was, their ratings with and without the battle's vote, and what each reply took; None without a vote."""
-        return await asyncio.to_thread(self._reveal, row, said, vote)
-
-    def _reveal(self, row: Row, said: Sequence[Row], vote: Row | None) -> Row | None:
+    def reveal(self, row: Row, said: Sequence[Row], vote: Row | None = None) -> Row | None:
+        """Who it was, their ratings with and without the battle's vote, and what each reply took; None without a vote.
+        Reads the store."""
         vote = vote or self.store.battle_vote(row["id"])
         if vote is None:
             return None

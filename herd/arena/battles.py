@@ -11,7 +11,7 @@ from typing import Any, Literal
 from herd.arena.columns import counts_of
 from herd.arena.features import language
 from herd.arena.pace import End, paced
-from herd.arena.voters import Hourly
+from herd.arena.voters import Hourly, voter_salt
 from herd.errors import HerdError
 from herd.evidence.pairing import pair_weights
 from herd.evidence.votes import Counts
@@ -76,10 +76,7 @@ class Battles:
         return self.gateway.now.config.arena
 
     async def salt(self) -> str:
-        """With which voters are hashed: one for all gateways of a store, made once."""
-        self._salt = self._salt or await asyncio.to_thread(
-            self.store.setting, "voter_salt", lambda: secrets.token_hex(32)
-        )
+        self._salt = self._salt or await asyncio.to_thread(voter_salt, self.store)
         return self._salt
 
     # --- beginning
@@ -94,13 +91,11 @@ class Battles:
         if targets is None:
             left, right = await asyncio.to_thread(self._draw, list(able))
         else:
-            for name in targets:
-                if name not in able:
-                    near = nearest(name[:200], able)
-                    hint = f"; did you mean {near!r}?" if near else ""
-                    raise ProtocolError(
-                        f"{name!r:.200} is no target of the arena that can answer{hint}", "targets"
-                    )
+            if wrong := next((name for name in targets if name not in able), None):
+                near = nearest(wrong[:200], able)
+                hint = f"; did you mean {near!r}?" if near else ""
+                message = f"{wrong!r:.200} is no target of the arena that can answer{hint}"
+                raise ProtocolError(message, "targets")
             left, right = targets
         digests = {"left_digest": able[left], "right_digest": able[right]}
         return await self._put("arena" if targets is None else "pair", left, right, who, tags=tags, **digests)
@@ -129,39 +124,31 @@ class Battles:
             raise ProtocolError("a and b do not answer the same prompt", "b")
         if _target(found[0]) == _target(found[1]):
             raise ProtocolError("a and b are of the same target", "b")
-        conversation = found[0]["conversation"]
-        return await self._shown(
-            "embed", found[0], found[1], who, conversation=conversation, tags=tags, voter=None
-        )
+        about = {"conversation": found[0]["conversation"], "tags": tags, "voter": None}
+        return await self._shown("embed", found[0], found[1], who, **about)
 
     def _able(self) -> dict[str, str]:
         """The digests of the targets that can answer now, by name; of several names for the same, the first."""
         now, found = self.gateway.now, dict[str, str]()
-        resting: dict[str, bool] = {}
-        for one in self.gateway.health():
-            resting[one["provider"]] = resting.get(one["provider"], True) and one["state"] == "open"
+        health = self.gateway.health()
+        resting = {one["provider"] for one in health}
+        resting -= {one["provider"] for one in health if one["state"] != "open"}
+        if self._problem():
+            resting.add(LOCAL)
         for name in self.spec.targets or (*now.local.names(), *now.config.targets):
             try:
                 target = now.target(name)
             except HerdError:  # gone or broken
                 continue
-            here = target.provider == LOCAL
-            if (
-                not (here and self._problem())
-                and not resting.get(target.provider)
-                and target.digest not in found.values()
-            ):
+            if target.provider not in resting and target.digest not in found.values():
                 found[name] = target.digest
         return found
 
     def _draw(self, names: Sequence[str]) -> tuple[str, str]:
         if len(names) < 2:
             what = f"only {names[0]!r} can" if names else "none can"
-            message = f"a battle needs two targets that can answer, and {what} now: "
-            message += (
-                self._problem()
-                or "add a model here, or a provider's under [targets] or arena.targets in herd.toml"
-            )
+            add = "add a model here, or a provider's under [targets] or arena.targets in herd.toml"
+            message = f"a battle needs two targets that can answer, and {what} now: {self._problem() or add}"
             raise HerdError(message, status=503, code="too_few_targets")
         weights = pair_weights(counts_of(self._counts(), names))
         pairs = [(i, j) for i in range(len(names)) for j in range(i + 1, len(names))]
@@ -212,39 +199,30 @@ class Battles:
         """All that may be seen of a battle with these `replies`: no name, digest, id of a reply, time or cost, except in
         `reveal`."""
         running = row["id"] in self._running
-        turns = [
-            {
-                "prompt": turn["prompt"],
-                **{side: _view(one[side], turn, running and i == len(said) - 1) for side in SIDES},
-            }
-            for i, (turn, one) in enumerate(zip(row["turns"], said, strict=True))
-        ]
+        turns = []
+        for i, (turn, one) in enumerate(zip(row["turns"], said, strict=True), 1):
+            sides = {side: _view(one[side], turn, running and i == len(said)) for side in SIDES}
+            turns.append({"prompt": turn["prompt"], **sides})
         state = "voted" if row["voted"] else "expired" if row["expires"] <= time.time() else "open"
         return {"id": row["id"], "kind": row["kind"], "state": state, "turns": turns, "created": row["created"],
                 "expires": row["expires"], "reveal": reveal}  # fmt: skip
 
     # --- answering
 
-    async def say(self, row: Row, who: Caller, prompt: str) -> AsyncGenerator[Row | None, None]:
+    def say(self, row: Row, who: Caller, prompt: str) -> AsyncGenerator[Row | None, None]:
         """Both sides' answers to one prompt more, as `paced` gives them, then {"type": "done", "turn"}."""
         if not prompt.strip() or len(prompt) > MAX_PROMPT:
             raise ProtocolError(f"prompt must be text of 1 to {MAX_PROMPT:,} characters", "prompt")
         if len(row["turns"]) >= self.spec.max_turns:
             message = f"a battle has at most {self.spec.max_turns} turns; vote, or begin a new one"
             raise HerdError(message, status=409, code="too_many_turns")
-        async with aclosing(self._answer(row, who, prompt, len(row["turns"]))) as events:
-            async for event in events:
-                yield event
+        return self._answer(row, who, prompt, len(row["turns"]))
 
-    async def again(self, row: Row, who: Caller) -> AsyncGenerator[Row | None, None]:
+    def again(self, row: Row, who: Caller) -> AsyncGenerator[Row | None, None]:
         """The last turn's answers made anew; the old generations stay."""
         if not row["turns"] or not row["turns"][-1]["prompt"]:
             raise HerdError("there is no prompt to be answered again", status=409, code="no_turn")
-        async with aclosing(
-            self._answer(row, who, row["turns"][-1]["prompt"], len(row["turns"]) - 1)
-        ) as events:
-            async for event in events:
-                yield event
+        return self._answer(row, who, row["turns"][-1]["prompt"], len(row["turns"]) - 1)
 
     async def _answer(
         self, row: Row, who: Caller, prompt: str, index: int
@@ -294,10 +272,8 @@ class Battles:
                 name, "chat", (*messages, Message("user", prompt)), stream=True,
                 sampling=Sampling(max_tokens=min(own, self.spec.max_tokens)), explicit=frozenset({"max_tokens"}),
             )  # fmt: skip
-            conversation = f"{row['id']}-{side}"
-            return self.gateway.begin(
-                request, principal=who.principal, conversation=conversation, direct=True
-            )
+            talk = f"{row['id']}-{side}"
+            return self.gateway.begin(request, principal=who.principal, conversation=talk, direct=True)
         except HerdError as error:
             if error.code == "stopping":
                 raise

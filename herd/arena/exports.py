@@ -23,7 +23,6 @@ TYPES: Mapping[str, str] = {
 }  # fmt: skip
 ENDS = {"fastchat": "jsonl", "preferences": "jsonl", "csv": "csv", "counts": "json", "parquet": "parquet"}
 
-PAGE = 500  # votes read at a time; with their text these may be long
 GROUP = 5000  # rows of a row group in Parquet
 WINNERS = {"a": "model_a", "b": "model_b", "tie": "tie", "both_bad": "tie (bothbad)"}
 BLIND = ("arena", "embed", "stored")  # sources whose voters did not know the names
@@ -77,16 +76,13 @@ def _counting(
     left_out: Counter[str],
 ) -> Iterator[dict[str, Any]]:
     judge = raters.removeprefix("judge:") if raters != "people" else None
-    after = 0
-    while rows := store.whole_votes(after, PAGE, text=text):
-        after = rows[-1]["rowid"]
-        for row in rows:
-            if row["rater"] != judge:
-                continue
-            if row["void"] or (flagged and flagged(row["voter"])):
-                left_out[row["void"] or "flagged"] += 1
-            else:
-                yield row
+    for row in store.whole_votes(text=text):
+        if row["rater"] != judge:
+            continue
+        if row["void"] or (flagged and flagged(row["voter"])):
+            left_out[row["void"] or "flagged"] += 1
+        else:
+            yield row
 
 
 def _record(row: Row) -> dict[str, Any]:
@@ -113,11 +109,8 @@ def _record(row: Row) -> dict[str, Any]:
 
 def _metadata(style: list[float] | None) -> dict[str, Any] | None:
     """As LMArena counts: a number for length, and counts by kind for the rest."""
-    if style is None:
-        return None
-    return {
-        name: count if "tokens" in name else {"all": count} for name, count in zip(STYLE, style, strict=True)
-    }
+    counts = zip(STYLE, style, strict=True) if style else ()
+    return {name: count if "tokens" in name else {"all": count} for name, count in counts} or None
 
 
 def _asked(row: Row, side: str) -> list[dict[str, str]]:

@@ -23,7 +23,6 @@ Verdict = Literal["A", "B", "tie"]
 VERDICTS: tuple[Verdict, ...] = ("A", "B", "tie")
 AT_PLACE = {"A": "a", "B": "b", "tie": "tie"}  # as an outcome, where a is what stood first
 MAX_TOKENS = 1000  # of a verdict, and of the reasoning before it
-PAGE = 5000
 LEAD = {"a": 0.5, "b": -0.5, "tie": 0.0}
 
 SYSTEM = (
@@ -126,15 +125,14 @@ def report(
     of voters who are `flagged` or "both bad" left out, since a judge is asked who is better."""
     people: dict[tuple[str, str], list[dict[str, Any]]] = defaultdict(list)
     judges: dict[str, list[dict[str, Any]]] = defaultdict(list)
-    after = 0
-    while rows := store.rated_votes(after, PAGE):
-        after = rows[-1]["rowid"]
-        for row in rows:
-            if row["rater"]:
-                if judge in (None, row["rater"]):
-                    judges[row["rater"]].append(row)
-            elif not flagged(row["voter"]) and row["outcome"] in LEAD:
+    for row in store.whole_votes(text=False):
+        if row["void"] or not (row["a"] and row["b"]):
+            continue
+        if not row["rater"]:
+            if row["outcome"] in LEAD and not flagged(row["voter"]):
                 people[_pair(row)].append(row)
+        elif judge in (None, row["rater"]):
+            judges[row["rater"]].append(row)
     if judge is not None and judge not in judges:
         raise HerdError(f"no votes of a judge {judge!r:.100}", status=404, code="not_found")
     return [{"judge": name, **_agreement(votes, people)} for name, votes in sorted(judges.items())]

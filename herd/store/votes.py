@@ -5,7 +5,7 @@ import hashlib
 import json
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from itertools import islice
 from typing import IO, Any
@@ -38,7 +38,7 @@ _MANY_POSTGRESQL = f"""INSERT INTO votes ({", ".join(_QUOTED)})
     FROM jsonb_array_elements(%s::jsonb) AS row ON CONFLICT DO NOTHING"""
 OUTCOMES = ("a", "b", "tie", "both_bad")
 NEEDED = ("id", "a_target", "b_target", "source")
-AT_ONCE = 5000  # rows of an import that are in memory together
+AT_ONCE, WITH_TEXT = 5000, 500  # rows that are in memory together; with their text they may be long
 WORDS = ("reasons", "comment", "details")  # what of a vote goes when its conversation is deleted
 
 # Built once: votes come in bursts, and building a statement costs more than running it.
@@ -142,24 +142,20 @@ class Votes(Database):
         with self._read() as connection:
             return [tuple(row) for row in connection.execute(_BOARD, {"after": rowid, "most": limit})]
 
-    def whole_votes(self, rowid: int, limit: int, *, text: bool) -> list[dict[str, Any]]:
-        """As `votes_after`, but all columns, each with its "rowid"; with `text` also "a_request", "a_reply", "a_use" of
-        the generation a, and of b, which are None where there is none or its text is gone."""
+    def whole_votes(self, *, text: bool) -> Iterator[dict[str, Any]]:
+        """All votes in the order in which they were committed, with all columns; with `text` also "a_request", "a_reply",
+        "a_use" of the generation a, and of b, which are None where there is none or its text is gone."""
         query: Select[Any] = select(_ROWID.label("rowid"), votes)
         for side in ("a", "b") if text else ():
             made = generations.alias(side)
             query = query.outerjoin(made, made.c.id == votes.c[side])
-            query = query.add_columns(
-                *(made.c[name].label(f"{side}_{name}") for name in ("request", "reply", "use"))
-            )
-        return self._fetch(query.where(_ROWID > rowid).order_by(_ROWID).limit(limit))
-
-    def rated_votes(self, rowid: int, limit: int) -> list[dict[str, Any]]:
-        """As `votes_after`, but only those that count and are about two generations, with what a judge's agreement needs."""
-        names = "id a b a_target b_target outcome rater voter conversation details".split()
-        query = select(_ROWID.label("rowid"), *(votes.c[name] for name in names))
-        query = query.where(votes.c.a.is_not(None), votes.c.b.is_not(None), votes.c.void.is_(None))
-        return self._fetch(query.where(_ROWID > rowid).order_by(_ROWID).limit(limit))
+            columns = (made.c[name].label(f"{side}_{name}") for name in ("request", "reply", "use"))
+            query = query.add_columns(*columns)
+        query = query.where(_ROWID > bindparam("after")).order_by(_ROWID)
+        query, after = query.limit(WITH_TEXT if text else AT_ONCE), 0
+        while page := self._fetch(query.params(after=after)):
+            yield from page
+            after = page[-1]["rowid"]
 
     def pairs(self, route: str) -> list[dict[str, Any]]:
         """The people's votes on a route with what they are about, the oldest first.
