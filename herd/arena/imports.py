@@ -257,7 +257,7 @@ def _conversation(value: Any, place: str, column: str) -> list[Mapping[str, Any]
     """Messages of which the last is the reply."""
     value = _opened(value)
     if not isinstance(value, list) or not 2 <= len(value) <= MAX_MESSAGES:
-        raise Wrong(place, f"must be a list of 2 to {MAX_MESSAGES} messages", column)
+        raise Wrong(place, f"must be a list of messages, 2 to {MAX_MESSAGES} of them", column)
     if not all(isinstance(message, dict) for message in value) or value[-1].get("role") != "assistant":
         raise Wrong(place, "must be messages, the last of them the assistant's", column)
     return value

@@ -29,11 +29,8 @@ from herd.store import Store
 
 log = logging.getLogger("herd.gateway")
 
-WHOLE = (
-    "model",
-    "messages",
-    "n",
-)  # not a field of a request, but all of it; or how many replies there must be
+# Not a field of a request, but all of it; or how many replies there must be.
+WHOLE = ("model", "messages", "n")
 MAX_ROUTE = 200  # characters
 MAX_BACKGROUND = 256
 MAX_LISTED = 5000  # of a provider's names: all of them are looked through where one is unknown
@@ -84,10 +81,9 @@ class Gateway:
         self._own: dict[str, Route] = {}
         self._chores: list[asyncio.Task[None]] = []
         self.now = Table(Config(), {}, {LOCAL: local}, price(Config()), local)
-        self._one = (
-            asyncio.Lock()
-        )  # a change of what is configured at a time: the last read is the last to count
-        self._set(config, self._read_stored())
+        # A change of what is configured at a time: the last read is the last to count.
+        self._one = asyncio.Lock()
+        self._set(config, store.routes())
 
     # --- what names mean
 
@@ -268,9 +264,8 @@ class Gateway:
     def run_in_background(self, reply: Reply) -> None:
         """Let the reply be made though nobody reads it. Raises HerdError 429 if many are on their way."""
         if len(self._background) >= MAX_BACKGROUND:
-            raise HerdError(
-                f"{MAX_BACKGROUND} replies are made in the background already", status=429, code="queue_full"
-            )
+            message = f"{MAX_BACKGROUND} replies are made in the background already"
+            raise HerdError(message, status=429, code="queue_full")
 
         async def work() -> None:
             try:
@@ -317,17 +312,14 @@ class Gateway:
     async def apply(self, config: Config) -> None:
         """Let `config` count from now on, all of it at once. Raises ConfigError, and nothing has changed then."""
         async with self._one:
-            self._set(config, await asyncio.to_thread(self._read_stored))
+            self._set(config, await asyncio.to_thread(self.store.routes))
 
     async def refresh(self) -> None:
         """Read the store's routes again: after a change here, and now and then for changes elsewhere."""
         async with self._one:
-            stored = await asyncio.to_thread(self._read_stored)
+            stored = await asyncio.to_thread(self.store.routes)
             if stored != self._stored:
                 self._set(self.now.config, stored)
-
-    def _read_stored(self) -> dict[str, tuple[int, Any]]:
-        return self.store.routes()
 
     def _set(self, config: Config, stored: dict[str, tuple[int, Any]]) -> None:
         if both := next((name for name in config.routes if name in stored), None):
@@ -345,8 +337,7 @@ class Gateway:
                 routes[name] = replace(route, source="store", version=version)
             except ConfigError as error:  # of a provider that is gone, say: the others go on
                 log.warning("the stored route %s does not count: %s", name, error)
-        named = {(name, url) for name, provider in providers.items() for url in provider.urls}
-        self.replicas.keep(named)
+        self.replicas.keep({(name, url) for name, p in providers.items() for url in p.urls})
         for name, spec in config.providers.items():
             for replica in self.replicas.of(name, providers[name].urls):
                 replica.places.most = spec.concurrency
@@ -403,14 +394,9 @@ class Gateway:
     @property
     def ready(self) -> bool:
         """Whether a provider other than the local engine can be asked."""
-        return any(
-            self.replicas.of(n, p.urls) and not self._rests(n, p)
-            for n, p in self.now.providers.items()
-            if n != LOCAL
-        )
-
-    def _rests(self, name: str, provider: Provider) -> bool:
-        return all(replica.state == "open" for replica in self.replicas.of(name, provider.urls))
+        providers = self.now.providers.items()
+        replicas = (r for n, p in providers if n != LOCAL for r in self.replicas.of(n, p.urls))
+        return any(replica.state != "open" for replica in replicas)
 
     def health(self) -> list[dict[str, Any]]:
         """Each address: provider, url, state (closed | open | half-open), in_flight, error, latency_ms."""
