@@ -188,10 +188,8 @@ class Gateway:
         request, provider = reply.asked, reply.table.providers[target.provider]
         if target.system or target.sampling:
             request = request.for_target(target.system, target.sampling)
-        passes = reply.body is not None and reply.dialect in provider.passes and request == reply.asked
-        call = Call(
-            request, target, salt=reply.key or "", dialect=reply.dialect, body=reply.body if passes else None
-        )
+        body = reply.body if reply.dialect in provider.passes and request == reply.asked else None
+        call = Call(request, target, salt=reply.key or "", dialect=reply.dialect, body=body)
         refused = provider.unsupported(call)
         for field, reason in refused.items():
             if field in WHOLE or not may_drop(field, reply.route.drop):
@@ -245,7 +243,8 @@ class Gateway:
                 await self.keep(reply)
         except HerdError as error:  # a full disk, say: a reply that is not kept is not called complete
             reply.failed = failed or Failed(str(error), error.code, error.status)
-        for provider in [p for p in self._retired if not self._used(p)]:
+        used = [active.table.providers for active in self._active.values()] if self._retired else []
+        for provider in [p for p in self._retired if not any(of.get(p.name) is p for of in used)]:
             self._retired.remove(provider)
             await provider.close()
 
@@ -257,8 +256,7 @@ class Gateway:
     async def keep(self, reply: Reply) -> None:
         """Keep the generations that are not yet."""
         while reply.kept < reply.asked.n:
-            row = self.row(reply, reply.kept)
-            await asyncio.to_thread(self.store.add_generation, row, reply.keep)
+            await asyncio.to_thread(self.store.add_generation, self.row(reply, reply.kept), reply.keep)
             reply.kept += 1
 
     def run_in_background(self, reply: Reply) -> None:
@@ -279,7 +277,7 @@ class Gateway:
 
     def in_background(self, id: str) -> Reply | None:
         """The reply of this id, if it is still being made in the background."""
-        return self._background[id][0] if id in self._background else None
+        return self._background.get(id, (None,))[0]
 
     async def cancel(self, id: str) -> None:
         """Stop a reply in the background; returns when what was said is kept."""
@@ -333,8 +331,7 @@ class Gateway:
         routes = dict(config.routes)
         for name, (version, definition) in stored.items():
             try:
-                route = parse_route(name, definition, config)
-                routes[name] = replace(route, source="store", version=version)
+                routes[name] = replace(parse_route(name, definition, config), source="store", version=version)
             except ConfigError as error:  # of a provider that is gone, say: the others go on
                 log.warning("the stored route %s does not count: %s", name, error)
         self.replicas.keep({(name, url) for name, p in providers.items() for url in p.urls})
@@ -351,9 +348,6 @@ class Gateway:
             return self._build(spec)
         except HerdError as error:
             raise ConfigError(("providers", spec.name), str(error)) from None
-
-    def _used(self, provider: Provider) -> bool:
-        return any(reply.table.providers.get(provider.name) is provider for reply in self._active.values())
 
     def start(self) -> None:
         """Begin to ask providers for their models, now and again."""
