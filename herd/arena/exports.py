@@ -17,18 +17,17 @@ from herd.store.votes import prompt_hash
 
 Form = Literal[Format, "preferences"]
 Purpose = Literal["train", "evaluate"]
-TYPES: Mapping[str, str] = {
-    "fastchat": "application/x-ndjson", "preferences": "application/x-ndjson", "csv": "text/csv; charset=utf-8",
-    "counts": "application/json", "parquet": "application/vnd.apache.parquet",
+# The media type of each form, and how its files' names end.
+TYPES: Mapping[str, tuple[str, str]] = {
+    "fastchat": ("application/x-ndjson", "jsonl"), "preferences": ("application/x-ndjson", "jsonl"),
+    "csv": ("text/csv; charset=utf-8", "csv"), "counts": ("application/json", "json"),
+    "parquet": ("application/vnd.apache.parquet", "parquet"),
 }  # fmt: skip
-ENDS = {"fastchat": "jsonl", "preferences": "jsonl", "csv": "csv", "counts": "json", "parquet": "parquet"}
 
 GROUP = 5000  # rows of a row group in Parquet
 WINNERS = {"a": "model_a", "b": "model_b", "tie": "tie", "both_bad": "tie (bothbad)"}
 BLIND = ("arena", "embed", "stored")  # sources whose voters did not know the names
-FLAT = (
-    "question_id model_a model_b winner judge turn anony language tstamp is_code conv_metadata herd".split()
-)
+FLAT = "question_id model_a model_b winner judge turn anony language tstamp is_code conv_metadata herd".split()  # fmt: skip
 
 Row = Mapping[str, Any]
 
@@ -177,14 +176,11 @@ def _preferences(
             left_out[reason] += 1
             continue
         good, bad = ("a", "b") if vote["outcome"] == "a" else ("b", "a")
-        by = {
-            side: {
-                "target": (name := vote[f"{side}_target"]),
-                "digest": vote[f"{side}_digest"],
-                **about(name),
-            }
-            for side in "ab"
-        }
+        by = {}
+        for side in "ab":
+            name, known = vote[f"{side}_target"], about(vote[f"{side}_target"])
+            terms = {key: known[key] for key in ("open", "licence", "terms") if key in known}
+            by[side] = {"target": name, "digest": vote[f"{side}_digest"], **terms}
         yield {
             "prompt": _spoken(vote, "a"), "chosen": _said(vote, good), "rejected": _said(vote, bad),
             "conversation": vote["conversation"], "vote": vote["id"], "source": vote["source"], "rater": vote["rater"],
