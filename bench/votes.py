@@ -31,7 +31,13 @@ import numpy as np
 from herd.store import Store
 
 OUTCOMES = ("left", "right", "tie", "both_bad")
-CONFIG = "[arena]\nvotes_per_hour = 1000000\n"
+CONFIG = """[arena]
+votes_per_hour = 1000000
+[providers.lab]
+dialect = "openai"
+base_url = "http://127.0.0.1:9/v1"
+private = true
+"""  # nobody asks it
 
 
 @dataclass
@@ -48,9 +54,10 @@ class Heard:
 class Server:
     """`herd serve` with a database and a home of its own."""
 
-    def __init__(self, home: Path, database: str) -> None:
+    def __init__(self, home: Path, database: str, targets: int) -> None:
         self.home, self.database = home, database
-        (home / "herd.toml").write_text(CONFIG)
+        named = (f'[targets.t{n}]\nprovider = "lab"\nmodel = "m{n}"\n' for n in range(targets))
+        (home / "herd.toml").write_text(CONFIG + "".join(named))
         with socket.create_server(("127.0.0.1", 0)) as free:
             self.port = free.getsockname()[1]
 
@@ -68,6 +75,11 @@ class Server:
             except OSError:
                 time.sleep(0.1)
         raise SystemExit(f"herd serve does not answer: {(self.home / 'log').read_text()[-2000:]}")
+
+    def cpu(self) -> float:
+        """Seconds of processor time that it has taken."""
+        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
     def stop(self, sent: signal.Signals) -> None:
         self.process.send_signal(sent)
@@ -174,15 +186,16 @@ def measure(server: Server, options: argparse.Namespace) -> dict[str, Any]:
         server.start()
         heard = Heard()
         asyncio.run(load(server.port, ids[:200], options.clients, 10, Heard()))  # warm
+        before = server.cpu()
         took = asyncio.run(load(server.port, ids[200:], options.clients, options.seconds, heard))
+        cpu = server.cpu() - before
         server.stop(signal.SIGTERM)
         if heard.wrong or not heard.votes:
-            raise SystemExit(
-                f"votes that were refused: {heard.wrong[:2]}; {(server.home / 'log').read_text()[-2000:]}"
-            )
+            raise SystemExit(f"votes that were refused: {heard.wrong[:2]}")
         ms = np.array(heard.seconds) * 1000
         found |= {
             "votes": len(heard.votes), "votes_per_second": len(heard.votes) / took,
+            "server_cpu_ms_a_vote": cpu / max(len(heard.votes), 1) * 1000,
             "p50_ms": float(np.percentile(ms, 50)), "p99_ms": float(np.percentile(ms, 99)),
             "leaderboards": len(heard.pages), "leaderboard_p50_ms": float(np.median(heard.pages) * 1000),
             "news": heard.news,
@@ -212,7 +225,9 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         home = Path(folder)
-        found = measure(Server(home, options.database or f"sqlite:///{home / 'herd.db'}"), options)
+        found = measure(
+            Server(home, options.database or f"sqlite:///{home / 'herd.db'}", options.targets), options
+        )
     if options.json:
         print(json.dumps(found))
     else:

@@ -109,7 +109,7 @@ class Ballots:
         vote = vote or self.store.battle_vote(row["id"])
         if vote is None:
             return None
-        self.board.refresh()
+        self.board.refresh(within=0.1)  # the board adds this vote by itself
         ratings, shown = self.board.after(vote), {}
         counts = self.board.standing.counts
         games = dict(zip(counts.names, counts.games.sum(1).tolist(), strict=True))
@@ -130,11 +130,11 @@ class Ballots:
         cast = self.store.votes_of(vote["voter"])
         text = f"you cast {cast} {'vote' if cast == 1 else 'votes'}"
         try:
-            found = self.board.compare(row["left_target"], row["right_target"])
+            found = self.board.decision(row["left_target"], row["right_target"])
         except HerdError:  # of a target that the board, a little behind, has not seen
             return text
         pair = f"{row['left_target']} against {row['right_target']}"
-        if found["decision"] in ("A", "B", "EQUAL"):
+        if found.decision in ("A", "B", "EQUAL"):
             return f"{text}; {pair} is decided"
-        more = found["needed"]
+        more = found.needed
         return f"{text}; about {more} more decide {pair}" if more else text

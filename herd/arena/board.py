@@ -17,7 +17,9 @@ from herd.arena import standings
 from herd.arena.columns import PEOPLE, Chosen, Columns, counts_of
 from herd.arena.history import history
 from herd.evidence.anomaly import Suspicion, suspects
-from herd.evidence.ratings import Ratings, points, rate
+from herd.evidence.bradley_terry import Graph, fit, graph
+from herd.evidence.ratings import CENTRE, SCALE, Ratings, points, rate
+from herd.evidence.sequences import Comparison
 from herd.evidence.votes import Counts
 from herd.store import Store
 
@@ -25,7 +27,7 @@ AT_ONCE = 20_000  # votes in one read
 QUICK = 0.05  # seconds; what takes longer is not made again at once
 REST = 10  # times as long as it took, it is kept instead
 ABOUT = 5.0  # seconds for which what is known of a target is kept
-GLANCE = 1.0  # seconds for which a comparison may be old that is shown after a vote
+GLANCE = 5.0  # seconds for which a decision may be old that is shown after a vote
 
 T = TypeVar("T")
 
@@ -85,6 +87,12 @@ class Standing:
     n: int
     counts: Counts
     ratings: Ratings
+    graph: Graph
+
+    @property
+    def rated(self) -> set[int]:
+        """The places of those in the largest component that have a rating."""
+        return {int(i) for i in self.graph.rated if self.graph.component[i] == 0}
 
 
 class Board:
@@ -102,15 +110,19 @@ class Board:
         self.version = 0  # grows with every change
         self.kept, self._pages = Kept(1000), Kept(16)
         self._columns = Columns()
-        self._refreshing = threading.Lock()
+        self._refreshing, self._refreshed = threading.Lock(), -math.inf
         self._suspects: dict[int, Suspicion] = {}
         self._flagged: NDArray[np.int64] = np.zeros(0, np.int64)
         self.standing = self._stand()  # of the last refresh; a little older where there are very many votes
 
-    def refresh(self) -> int:
-        """Take in the votes that were committed since, and the version then. Cheap when nothing is new."""
+    def refresh(self, within: float = 0.0) -> int:
+        """Take in the votes that were committed since, and the version then. Cheap when nothing is new. Nothing is done
+        if it was less than `within` seconds ago."""
         columns = self._columns
+        if time.monotonic() < self._refreshed + within:
+            return self.version
         with self._refreshing:
+            self._refreshed = time.monotonic()
             before = columns.n
             while rows := self.store.votes_after(columns.rowid, AT_ONCE):
                 columns.take(rows)
@@ -153,17 +165,23 @@ class Board:
         key = ("history", *sorted(options.items()))
         return self._pages.get(key, self.version, lambda: history(self, **options))
 
-    def compare(self, a: str, b: str, raters: str = PEOPLE, *, fresh: bool = False) -> dict[str, Any]:
-        """See `standings.compare`. It may be a second old, unless `fresh`."""
+    def compare(self, a: str, b: str, raters: str = PEOPLE) -> dict[str, Any]:
+        """See `standings.compare`."""
         make = lambda: standings.compare(self, a, b, raters)  # noqa: E731
-        return self.kept.get(("compare", a, b, raters), self.version, make, least=0.0 if fresh else GLANCE)
+        return self._pages.get(("compare", a, b, raters), self.version, make)
+
+    def decision(self, a: str, b: str) -> Comparison:
+        """Which of two that people have voted on is better, and how many votes are missing: a few seconds old, as it is
+        asked for with every vote."""
+        make = lambda: standings.decision(self.chosen(), a, b)  # noqa: E731
+        return self.kept.get(("decision", a, b), self.version, make, least=GLANCE)
 
     # --- ratings
 
     def _stand(self) -> Standing:
         n = self._columns.n
         counts = self._columns.choose(0, self._flagged).votes.counts()
-        return Standing(n, counts, rate(counts))
+        return Standing(n, counts, rate(counts), graph(counts))
 
     def after(self, vote: Mapping[str, Any]) -> dict[str, dict[str, float | None]]:
         """What a person's vote, a row of the store, changes: for "left" and "right" each {"rating", "before", "change",
@@ -176,10 +194,18 @@ class Board:
         new = [math.nan] * (len(counts.names) - len(old))
         now = np.append(standing.ratings.rating, new)
         half = np.append(standing.ratings.high, new) - now
-        other = now
+        other = now.copy()
         if vote["void"] is None and vote["rater"] is None and i != j and not self.is_flagged(vote["voter"]):
             weight = 1 / math.sqrt(self._columns.alike(vote))
-            other = points(_with(counts, i, j, vote["outcome"], -weight if known else weight), now)
+            changed = _with(counts, i, j, vote["outcome"], -weight if known else weight)
+            if not known and {i, j} <= standing.rated:  # who is comparable with whom stays as it is
+                at = standing.graph.rated
+                scores = (changed.wins + changed.ties / 2)[np.ix_(at, at)]
+                other[at] = (
+                    CENTRE + SCALE * fit(scores, standing.graph.gauge, (now[at] - CENTRE) / SCALE).theta
+                )
+            else:
+                other = points(changed, now)
         before, after = (other, now) if known else (now, other)
         numbers = {"rating": after, "before": before, "change": after - before, "low": after - half, "high": after + half}  # fmt: skip
         return {

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import threading
-from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -17,12 +16,11 @@ from herd.evidence.votes import BOTH_BAD, OUTCOMES, Counts, Votes
 
 PEOPLE = "people"
 JUDGE = "judge:"  # before a judge's name
-RECENT = 20_000  # votes whose ids are known
 NO_STYLE = "[NaN,NaN,NaN,NaN,NaN,NaN,NaN,NaN]"
 KINDS: dict[str, Any] = {
     **dict.fromkeys(("a", "b", "tags"), np.int32),
     **dict.fromkeys(("rater", "void"), np.int16),
-    **dict.fromkeys(("voter", "conversation", "prompt"), np.int64),
+    **dict.fromkeys(("id", "voter", "conversation", "prompt"), np.int64),
     "outcome": np.int8,
     "created": np.float64,
     "style": np.float32,  # [n, 8]
@@ -81,7 +79,6 @@ class Columns:
         }
         self._names, self._tags = Numbers(), Numbers()
         self._raters, self._voids = Numbers({None: 0}), Numbers({None: 0})
-        self._recent: OrderedDict[str, int] = OrderedDict()
 
     def take(self, rows: Sequence[tuple[Any, ...]]) -> None:
         """Rows of `Store.votes_after`."""
@@ -97,6 +94,7 @@ class Columns:
             "void": [self._voids[one] for one in void],
             "tags": [self._tags[one] for one in tags],
             # Numbers by Python's own hash, of 64 bits and secretly seeded; whoever is not known is alone.
+            "id": [hash(of) for of in id],
             "voter": [hash(one or of) for one, of in zip(voter, id, strict=True)],
             "conversation": [hash(one or of) for one, of in zip(conversation, id, strict=True)],
             "prompt": [hash(one) if one else 0 for one in prompt],
@@ -111,9 +109,6 @@ class Columns:
                     self._columns[name] = room
                 self._columns[name][n:end] = new[name]
             self.rowid, self.n = rowid[-1], end
-            self._recent.update(zip(id, range(n, end), strict=True))
-            while len(self._recent) > RECENT:
-                self._recent.popitem(last=False)
 
     def _snapshot(self) -> tuple[dict[str, NDArray[Any]], tuple[str, ...]]:
         """The columns as they are now, and the targets' names: rows are added behind, none is changed."""
@@ -134,8 +129,10 @@ class Columns:
         return number
 
     def place(self, id: str) -> int | None:
-        """Where the vote stands, if it is one of the last ones."""
-        return self._recent.get(id)
+        """Where the vote stands, if it is here."""
+        columns, _ = self._snapshot()
+        found = np.flatnonzero(columns["id"] == hash(id))
+        return int(found[0]) if len(found) else None
 
     def choose(self, rater: int, flagged: NDArray[np.int64]) -> Chosen:
         """flagged: numbers of voters whose votes weigh nothing."""
@@ -162,10 +159,10 @@ class Columns:
             return 1
         columns, _ = self._snapshot()
         same = np.flatnonzero(columns["prompt"] == hash(vote["prompt"]))
-        a, b, rater, void = (columns[name][same] for name in ("a", "b", "rater", "void"))
+        a, b, rater, void, id = (columns[name][same] for name in ("a", "b", "rater", "void", "id"))
         i, j = self._names.get(vote["a_target"]), self._names.get(vote["b_target"])
         pair = ((a == i) & (b == j)) | ((a == j) & (b == i))
-        return int((pair & (rater == 0) & (void == 0)).sum()) + (vote["id"] not in self._recent)
+        return 1 + int((pair & (rater == 0) & (void == 0) & (id != hash(vote["id"]))).sum())
 
     def totals(self, flagged: NDArray[np.int64]) -> dict[str, Any]:
         """What there is, also of what does not count."""
@@ -206,6 +203,8 @@ def _names(text: str | None) -> frozenset[str]:
 
 def counts_of(counts: Counts, names: Sequence[str]) -> Counts:
     """The counts of these targets; zeros for one on which nobody has voted."""
+    if tuple(names) == counts.names:
+        return counts
     place = {name: i for i, name in enumerate(counts.names)}
     at = [place.get(name, len(place)) for name in names]  # zeros stand there
     parts = (np.pad(part, (0, 1))[np.ix_(at, at)] for part in (counts.wins, counts.ties, counts.both_bad))

@@ -19,7 +19,7 @@ from herd.evidence.categories import by_category
 from herd.evidence.fragility import Flip, fragility
 from herd.evidence.medians import median
 from herd.evidence.ratings import CENTRE, Interval, Ratings, rate
-from herd.evidence.sequences import better
+from herd.evidence.sequences import Comparison, better
 from herd.evidence.style import rate_styled
 from herd.evidence.votes import Counts, Votes
 from herd.nearest import nearest
@@ -94,7 +94,7 @@ def compare(board: Board, a: str, b: str, raters: str = PEOPLE) -> Row:
             raise HerdError(f"no target {name!r:.100}{hint}", status=404, code="not_found")
     if a == b:
         raise HerdError("a and b are the same target")
-    votes = replace(chosen.votes, names=(*names, *(name for name in (a, b) if name not in names)))
+    votes = _with_names(chosen.votes, (a, b))
     i, j = votes.names.index(a), votes.names.index(b)
     found, apart = better(votes, i, j), rate(votes.counts()).difference(i, j)
     return {
@@ -108,6 +108,16 @@ def compare(board: Board, a: str, b: str, raters: str = PEOPLE) -> Row:
 def finite(value: float | None, digits: int = 2) -> float | None:
     """For JSON, which has neither NaN nor infinity; two digits of a point are enough."""
     return None if value is None or not math.isfinite(value) else round(float(value), digits)
+
+
+def decision(chosen: Chosen, a: str, b: str) -> Comparison:
+    votes = _with_names(chosen.votes, (a, b))
+    return better(votes, votes.names.index(a), votes.names.index(b))
+
+
+def _with_names(votes: Votes, names: Iterable[str]) -> Votes:
+    """Also with those on whom nobody has voted."""
+    return replace(votes, names=(*votes.names, *(name for name in names if name not in votes.names)))
 
 
 def _categories(chosen: Chosen) -> list[Row]:

@@ -91,7 +91,7 @@ async def history(request: Request, raters: Name = "people", category: Name = ""
 @router.get("/compare")
 async def compare(request: Request, a: Name, b: Name, raters: Name = "people") -> Response:
     """Which of two targets is better, and how sure that is."""
-    return await _told(request, lambda board: board.compare(a, b, raters, fresh=True))
+    return await _told(request, lambda board: board.compare(a, b, raters))
 
 
 @router.get("/live", include_in_schema=False)

@@ -11,14 +11,14 @@ from itertools import islice
 from typing import IO, Any
 
 import sqlalchemy as sa
-from sqlalchemy import Connection, Select, bindparam, literal_column, select, update
+from sqlalchemy import Connection, Select, bindparam, literal_column, or_, select, update
 from sqlalchemy.dialects.postgresql import insert as insert_new
 
 from herd.errors import HerdError
 from herd.store.database import Database
 from herd.store.engines import to_json
 from herd.store.generations import about, put_generation, was_deleted
-from herd.store.tables import Text, battles, generations, votes
+from herd.store.tables import Text, battles, frozen, generations, votes
 
 COLUMNS = tuple(votes.c.keys())
 _BIND: tuple[Callable[[Any], Any], ...] = tuple(
@@ -55,7 +55,10 @@ _KEPT = (
 _BOTH = select(*generations.c["id", "route", "target", "target_digest", "conversation"]).where(
     generations.c.id.in_((bindparam("a"), bindparam("b")))
 )
-_ASKED = select(generations.c.request).where(generations.c.id == bindparam("id"))
+# The request, which may be long, of a only.
+_ASKED = _BOTH.add_columns(
+    sa.case((generations.c.id == bindparam("a"), generations.c.request)).label("request")
+)
 _OF_BATTLE = select(votes).where(votes.c.battle == bindparam("battle"), votes.c.rater.is_(None))
 _CAST = select(sa.func.count().label("cast")).where(votes.c.voter == bindparam("voter"))
 _OPEN = select(battles.c.id).where(battles.c.id == bindparam("id"))
@@ -158,26 +161,31 @@ class Votes(Database):
             after = page[-1]["rowid"]
 
     def pairs(self, route: str) -> list[dict[str, Any]]:
-        """The people's votes on a route with what they are about, the oldest first.
+        """The people's votes on a route's replies with what they are about, the oldest first.
 
-        Each is {"id", "conversation", "prompt": chat messages, "a", "b": texts, "a_id", "b_id", "outcome"}. Left
-        out are void votes, votes without text (not kept, or deleted), and those on replies to different prompts.
+        Each is {"id", "conversation", "voter", "prompt": chat messages, "a", "b": texts, "a_id", "b_id", "outcome"}.
+        Left out are void votes, votes without text (not kept, or deleted), those on replies to different prompts, and
+        frozen prompts.
         """
         a, b = generations.alias("a"), generations.alias("b")
         query = (
-            select(votes.c.id, votes.c.outcome, votes.c.a.label("a_id"), votes.c.b.label("b_id"))
+            select(*votes.c["id", "outcome", "voter"], votes.c.a.label("a_id"), votes.c.b.label("b_id"))
             .add_columns(a.c.conversation, a.c.reply.label("a"), b.c.reply.label("b"))
             .add_columns(a.c.request.label("prompt"), b.c.request.label("other"))
             .join(a, a.c.id == votes.c.a)
             .join(b, b.c.id == votes.c.b)
-            .where(a.c.route == route, votes.c.void.is_(None), votes.c.rater.is_(None))
+            .where(
+                or_(a.c.route == route, b.c.route == route), votes.c.void.is_(None), votes.c.rater.is_(None)
+            )
             .order_by(votes.c.created, votes.c.id)
         )
-        pairs = []
+        pairs, kept_back = [], {row["prompt"] for row in self._fetch(select(frozen))}
         for row in self._fetch(query):
             row["prompt"], other = _prompt(row["prompt"]), _prompt(row.pop("other"))
+            asked = {prompt_hash(m["content"]) for m in row["prompt"] if m["role"] == "user"}
             if any(m["content"] for m in row["prompt"]) and _said(row["prompt"]) == _said(other):
-                pairs.append(row)
+                if not asked & kept_back:
+                    pairs.append(row)
         return pairs
 
 
@@ -231,7 +239,8 @@ def _add(connection: Connection, given: Mapping[str, Any]) -> dict[str, Any]:
 
 def _complete(connection: Connection, row: dict[str, Any]) -> None:
     """What is not given and the generations know."""
-    known = {found.id: found for found in connection.execute(_BOTH, {"a": row["a"], "b": row["b"]})}
+    query = _ASKED if row["prompt"] is None else _BOTH
+    known = {found.id: found for found in connection.execute(query, {"a": row["a"], "b": row["b"]})}
     for side in ("a", "b"):
         found = known.get(row[side])
         if found is None:
@@ -240,7 +249,7 @@ def _complete(connection: Connection, row: dict[str, Any]) -> None:
         row[f"{side}_digest"] = row[f"{side}_digest"] or found.target_digest
     row["conversation"] = row["conversation"] or known[row["a"]].conversation
     if row["prompt"] is None:
-        asked = _prompt(connection.execute(_ASKED, {"id": row["a"]}).scalar_one())
+        asked = _prompt(known[row["a"]].request)
         first = next((message["content"] for message in asked if message["role"] == "user"), "")
         row["prompt"] = prompt_hash(first)
 

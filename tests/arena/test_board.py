@@ -2,6 +2,7 @@
 
 import json
 import math
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -214,7 +215,7 @@ def test_json_never_has_nan(store: Store, scene: str) -> None:
     )
     for page in (
         board.leaderboard(), board.leaderboard(style=True), board.leaderboard(open=True),
-        board.history(), board.compare("x", "fresh"), board.compare("fresh", "x", fresh=True),
+        board.history(), board.compare("x", "fresh"), board.compare("fresh", "x"),
     ):  # fmt: skip
         json.dumps(page, allow_nan=False)
     rows = {row["name"]: row for row in board.leaderboard()["rows"]}
@@ -295,8 +296,6 @@ def test_what_targets_cost_and_take(store: Store) -> None:
 
 def test_gateways_on_one_database_see_all_votes(postgresql: Any) -> None:
     """Rows are numbered in the order of their commits: who follows the numbers misses none."""
-    import threading
-
     url = postgresql.new()
     stores = [Store.open(url) for _ in range(2)]
     boards = [Board(store) for store in stores]
@@ -369,3 +368,28 @@ def test_counts_are_those_of_the_rows(store: Store) -> None:
     assert {name: pytest.approx(r, abs=0.02) for name, r in ratings(board).items()} == dict(
         zip("xyz", plain.rating, strict=True)
     )
+
+
+def test_votes_are_revealed_while_others_come(store: Store) -> None:
+    """From several threads, on one prompt, and whether the board has taken a vote in already or takes it in just then."""
+    board, told, done = Board(store), [], threading.Event()
+
+    def cast(name: str) -> None:
+        for n in range(40):
+            kept = store.add_vote(**vote(n, id=f"{name}{n}", outcome="ab"[n % 2], prompt="p"))
+            told.append(board.after(kept)["left"])
+
+    def follow() -> None:
+        while not done.is_set():
+            board.refresh()
+
+    threads = [threading.Thread(target=cast, args=(name,)) for name in "abc"]
+    follower = threading.Thread(target=follow)
+    for thread in (*threads, follower):
+        thread.start()
+    for thread in threads:
+        thread.join()
+    done.set()
+    follower.join()
+    assert len(told) == 120 and board.refresh() and board.totals()["people"] == 120
+    assert all(abs(side["change"]) < 400 for side in told if side["change"] is not None)

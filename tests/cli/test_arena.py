@@ -5,15 +5,18 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from herd.cli import run
+from herd.store import Store
 
 from ..web import fake_leaderboard
 from ..web.fake_leaderboard import Board
 from ..web.fake_server import FakeServer
+from .conftest import Herd
 
 
 @pytest.fixture
@@ -128,3 +131,23 @@ def test_a_terminal_obeys_no_name(
     assert not re.search("[\x00-\x09\x0b-\x1f\x7f-\x9f]", re.sub("\x1b\\[[0-9;]*m", "", out + err))
     assert "\x1b[31m" not in out and "\x1b]" not in out
     assert "[31mred�[bold]x" in out
+
+
+def test_the_real_board_answers_with_and_without_a_server(home: Path, herd: Herd) -> None:
+    store = Store.open(home / "herd.db")
+    try:
+        votes = [
+            {"id": f"v{i}", "a_target": "left", "b_target": "right", "outcome": "b" if i % 4 else "a", "source": "arena", "voter": f"p{i}"}
+            for i in range(40)
+        ]  # fmt: skip
+        assert store.add_votes(votes) == 40
+    finally:
+        store.close()
+    rows = {row["name"]: row for row in herd("arena", "leaderboard")["rows"]}
+    assert (rows["right"]["wins"], rows["right"]["losses"]) == (30, 10)
+    assert rows["right"]["rating"] > rows["left"]["rating"]
+    found = herd("arena", "compare", "left", "right")
+    assert (found["votes"], found["estimate"]) == (40, -0.25)
+    assert "`herd arena leaderboard` lists the targets" in herd(
+        "arena", "compare", "left", "nobody", status=1
+    )

@@ -13,6 +13,7 @@ import pytest
 
 from herd.errors import HerdError
 from herd.store import Store
+from herd.store.votes import prompt_hash
 
 Row = Callable[..., dict[str, Any]]
 
@@ -133,6 +134,7 @@ def test_pairs_join_votes_with_texts(talk: Store, generation: Row) -> None:
     assert first == {
         "id": "v0",
         "conversation": "c",
+        "voter": None,
         "prompt": [{"role": "user", "content": "question"}],
         "a": "answer g1",
         "b": "answer g2",
@@ -141,6 +143,12 @@ def test_pairs_join_votes_with_texts(talk: Store, generation: Row) -> None:
         "outcome": "b",
     }
     assert (second["id"], second["b"], second["outcome"]) == ("v1", "hello", "tie")
+    talk.add_generation(generation("g6", route="other"))  # against another route, on whichever side it stood
+    talk.add_vote(id="v10", a="g6", b="g1", outcome="a", source="arena", voter="somebody")
+    assert [(pair["id"], pair["voter"]) for pair in talk.pairs("cria")][2:] == [("v10", "somebody")]
+    assert [pair["id"] for pair in talk.pairs("other")] == ["v10"]
+    talk.freeze([prompt_hash("Question ") or ""])  # kept for evaluation from now on
+    assert talk.pairs("cria") == []
 
 
 def test_a_generation_comes_back(talk: Store, generation: Row) -> None:
