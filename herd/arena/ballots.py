@@ -23,7 +23,7 @@ class Ballots:
 
     def __init__(self, battles: Battles, store: Store, board: Board) -> None:
         self.battles, self.store, self.board = battles, store, board
-        self._hourly = Hourly("votes")
+        self.hourly = Hourly("votes")
 
     async def vote(
         self,
@@ -43,7 +43,7 @@ class Ballots:
         kept, said, about = await asyncio.to_thread(self._look, row, OUTCOMES[outcome])
         if kept:
             return kept, said
-        self._hourly.take(voter, self.battles.spec.votes_per_hour)
+        self.hourly.take(voter, self.battles.spec.votes_per_hour)
         vote = {
             "id": f"vote_{row['id']}", "battle": row["id"], "outcome": OUTCOMES[outcome], "voter": voter,
             "source": row["kind"], "key": who.principal.name, "application": row["application"],
@@ -52,7 +52,7 @@ class Ballots:
         try:
             return await self.store.write_vote(vote), said
         except HerdError:
-            self._hourly.give_back(voter)
+            self.hourly.give_back(voter)
             raise
 
     def _look(self, row: Row, outcome: str) -> tuple[Row | None, list[Row], Row]:

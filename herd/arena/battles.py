@@ -6,6 +6,7 @@ import time
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
+from itertools import combinations
 from typing import Any, Literal
 
 from herd.arena.columns import counts_of
@@ -151,13 +152,14 @@ class Battles:
             message = f"a battle needs two targets that can answer, and {what} now: {self._problem() or add}"
             raise HerdError(message, status=503, code="too_few_targets")
         weights = pair_weights(counts_of(self._counts(), names))
-        pairs = [(i, j) for i in range(len(names)) for j in range(i + 1, len(names))]
-        i, j = _random.choices(pairs, [float(weights[pair]) for pair in pairs])[0]
-        return (names[i], names[j]) if _random.random() < 0.5 else (names[j], names[i])
+        pairs = list(combinations(range(len(names)), 2))
+        drawn = _random.choices(pairs, [float(weights[pair]) for pair in pairs])[0]
+        left, right = _random.sample(drawn, 2)
+        return names[left], names[right]
 
     async def _shown(self, kind: str, a: Row, b: Row, who: Caller, **values: Any) -> Row:
         """A battle of replies that are there already."""
-        left, right = (a, b) if _random.random() < 0.5 else (b, a)
+        left, right = _random.sample((a, b), 2)
         turn = {"prompt": _asked(left), "left": left["id"], "right": right["id"]}
         digests = {"left_digest": left["target_digest"], "right_digest": right["target_digest"]}
         return await self._put(kind, _target(left), _target(right), who, turns=[turn], **digests, **values)
@@ -178,11 +180,9 @@ class Battles:
 
     async def get(self, id: str, who: Caller) -> Row:
         """The battle, if it is the caller's to see."""
-        row = await asyncio.to_thread(self.store.battle, id)
-        of_another = row is not None and not (
-            who.principal.may("admin") or (row["application"] or "") == who.principal.application
-        )
-        if row is None or (row["kind"] == "embed" and of_another):
+        row, caller = await asyncio.to_thread(self.store.battle, id), who.principal
+        own = row is not None and (caller.may("admin") or (row["application"] or "") == caller.application)
+        if row is None or (row["kind"] == "embed" and not own):
             raise HerdError(f"no battle {id!r:.100}", status=404, code="not_found")
         if row["kind"] != "embed" and row["voter"] != who.voter:
             message = "this battle was begun by somebody else; begin one of your own"

@@ -13,7 +13,7 @@ from herd.arena.imports import STYLE
 from herd.errors import HerdError
 from herd.gateway.exports import the_pyarrow
 from herd.store import Store
-from herd.store.votes import prompt_hash
+from herd.store.votes import asked, prompt_hash, spoken
 
 Form = Literal[Format, "preferences"]
 Purpose = Literal["train", "evaluate"]
@@ -102,7 +102,9 @@ def _record(row: Row) -> dict[str, Any]:
         "herd": {name: value for name, value in own.items() if value is not None},
     }  # fmt: skip
     if row.get("a_reply") and row.get("b_reply"):
-        record |= {f"conversation_{side}": [*_asked(row, side), *_said(row, side)] for side in "ab"}
+        record |= {
+            f"conversation_{side}": [*asked(row[f"{side}_request"] or {}), *_said(row, side)] for side in "ab"
+        }
     return {name: value for name, value in record.items() if value is not None}
 
 
@@ -110,11 +112,6 @@ def _metadata(style: list[float] | None) -> dict[str, Any] | None:
     """As LMArena counts: a number for length, and counts by kind for the rest."""
     counts = zip(STYLE, style, strict=True) if style else ()
     return {name: count if "tokens" in name else {"all": count} for name, count in counts} or None
-
-
-def _asked(row: Row, side: str) -> list[dict[str, str]]:
-    messages = (row[f"{side}_request"] or {}).get("messages", [])
-    return [{"role": message["role"], "content": message["content"]} for message in messages]
 
 
 def _said(row: Row, side: str) -> list[dict[str, str]]:
@@ -201,12 +198,11 @@ def _unfit(vote: Row, purpose: Purpose, frozen: Collection[str]) -> str | None:
         return "empty or the same"
     if prompt != _spoken(vote, "b"):
         return "different prompts"
-    asked = (prompt_hash(message["content"]) for message in prompt if message["role"] == "user")
-    if vote["prompt"] in frozen or any(one in frozen for one in asked):
+    hashes = (prompt_hash(message["content"]) for message in prompt if message["role"] == "user")
+    if vote["prompt"] in frozen or any(one in frozen for one in hashes):
         return "frozen"
     return None
 
 
 def _spoken(vote: Row, side: str) -> list[dict[str, str]]:
-    """The prompt without system messages, which belong to the target."""
-    return [message for message in _asked(vote, side) if message["role"] != "system"]
+    return spoken(asked(vote[f"{side}_request"] or {}))

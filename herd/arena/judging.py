@@ -19,6 +19,7 @@ from herd.evidence.judges import agreement, calibrated, judge_bias
 from herd.evidence.ratings import Interval
 from herd.evidence.votes import OUTCOMES
 from herd.store import Store
+from herd.store.votes import asked, spoken
 
 Verdict = Literal["A", "B", "tie"]
 Row = Mapping[str, Any]
@@ -54,8 +55,7 @@ def question(
 ) -> dict[str, Any]:
     """The body of a chat completion that asks for a verdict; `plain`: without structured output, for a server that has
     none. JSON keeps a reply from ending its own quotation."""
-    said = [{"role": m["role"], "content": m["content"]} for m in messages if m["role"] != "system"]
-    data = {"conversation": said, "reply_A": first, "reply_B": second}
+    data = {"conversation": spoken(asked({"messages": messages})), "reply_A": first, "reply_B": second}
     body: dict[str, Any] = {
         "model": judge, "max_tokens": MAX_TOKENS, "store": False,
         "messages": [

@@ -17,7 +17,7 @@ from sqlalchemy.dialects.postgresql import insert as insert_new
 from herd.errors import HerdError
 from herd.store.database import Database
 from herd.store.engines import to_json
-from herd.store.generations import about, put_generation, was_deleted
+from herd.store.generations import WORDS, about, put_generation, was_deleted
 from herd.store.tables import Text, battles, frozen, generations, votes
 
 COLUMNS = tuple(votes.c.keys())
@@ -39,7 +39,6 @@ _MANY_POSTGRESQL = f"""INSERT INTO votes ({", ".join(_QUOTED)})
 OUTCOMES = ("a", "b", "tie", "both_bad")
 NEEDED = ("id", "a_target", "b_target", "source")
 AT_ONCE, WITH_TEXT = 5000, 500  # rows that are in memory together; with their text they may be long
-WORDS = ("reasons", "comment", "details")  # what of a vote goes when its conversation is deleted
 
 # Built once: votes come in bursts, and building a statement costs more than running it.
 _INSERT = insert_new(votes).on_conflict_do_nothing()
@@ -181,10 +180,10 @@ class Votes(Database):
         )
         pairs, kept_back = [], {row["prompt"] for row in self._fetch(select(frozen))}
         for row in self._fetch(query):
-            row["prompt"], other = _prompt(row["prompt"]), _prompt(row.pop("other"))
-            asked = {prompt_hash(m["content"]) for m in row["prompt"] if m["role"] == "user"}
-            if any(m["content"] for m in row["prompt"]) and _said(row["prompt"]) == _said(other):
-                if not asked & kept_back:
+            row["prompt"], other = asked(row["prompt"]), asked(row.pop("other"))
+            hashes = {prompt_hash(m["content"]) for m in row["prompt"] if m["role"] == "user"}
+            if any(m["content"] for m in row["prompt"]) and spoken(row["prompt"]) == spoken(other):
+                if not hashes & kept_back:
                     pairs.append(row)
         return pairs
 
@@ -249,8 +248,8 @@ def _complete(connection: Connection, row: dict[str, Any]) -> None:
         row[f"{side}_digest"] = row[f"{side}_digest"] or found.target_digest
     row["conversation"] = row["conversation"] or known[row["a"]].conversation
     if row["prompt"] is None:
-        asked = _prompt(known[row["a"]].request)
-        first = next((message["content"] for message in asked if message["role"] == "user"), "")
+        said = asked(known[row["a"]].request)
+        first = next((message["content"] for message in said if message["role"] == "user"), "")
         row["prompt"] = prompt_hash(first)
 
 
@@ -268,10 +267,10 @@ def _add_all(connection: Connection, file: IO[str]) -> int:
     return new
 
 
-def _prompt(request: Mapping[str, Any]) -> list[dict[str, str]]:
+def asked(request: Mapping[str, Any]) -> list[dict[str, str]]:
     return [{"role": m["role"], "content": m["content"]} for m in request.get("messages", [])]
 
 
-def _said(prompt: list[dict[str, str]]) -> list[dict[str, str]]:
+def spoken(prompt: list[dict[str, str]]) -> list[dict[str, str]]:
     """The prompt without system messages, which belong to the target."""
     return [message for message in prompt if message["role"] != "system"]
