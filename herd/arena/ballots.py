@@ -47,7 +47,7 @@ class Ballots:
         vote = {
             "id": f"vote_{row['id']}", "battle": row["id"], "outcome": OUTCOMES[outcome], "voter": voter,
             "source": row["kind"], "key": who.principal.name, "application": row["application"],
-            "reasons": list(dict.fromkeys(reasons)) or None, "comment": comment or None, **about,
+            "reasons": list(reasons) or None, "comment": comment or None, **about,
         }  # fmt: skip
         try:
             return await self.store.write_vote(vote), said

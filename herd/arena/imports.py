@@ -23,7 +23,6 @@ MAX_TAGS = 50
 MAX_MESSAGES = 1000  # of a conversation
 MAX_COMMENT = 100_000
 FAR = 1e11  # unix seconds that are no longer a date
-BLOCK = 1 << 20
 
 OUTCOMES = {
     **dict.fromkeys(("model_a", "left", "a"), "a"),
@@ -32,11 +31,8 @@ OUTCOMES = {
     **dict.fromkeys(("tie (bothbad)", "both_bad", "bothbad", "both bad"), "both_bad"),
 }
 UNKNOWN = ("unknown", "und", "")
-STYLE = [
-    name.replace("?", side)
-    for side in "ab"
-    for name in ("sum_assistant_?_tokens", "header_count_?", "list_count_?", "bold_count_?")
-]
+_COUNTS = ("sum_assistant_?_tokens", "header_count_?", "list_count_?", "bold_count_?")
+STYLE = [name.replace("?", side) for side in "ab" for name in _COUNTS]
 
 
 @dataclass
@@ -69,12 +65,9 @@ def import_votes(
     file again adds nothing. use: what the text that comes with votes may be used for. judge: the votes are this judge's,
     not people's. progress: called with the place in the file, in bytes. Raises HerdError 400 that names line and column.
     """
-    digest = hashlib.sha256()
     file.seek(0)
-    while block := file.read(BLOCK):
-        digest.update(block)
+    report = Report(hashlib.file_digest(file, "sha256").hexdigest()[:16])  # type: ignore[arg-type]
     file.seek(0)
-    report = Report(digest.hexdigest()[:16])
     judge = judge and _plain(judge, "--judge", "judge")
     into = _Into(report, voter_salt(store), tuple(use), judge, time.time())
 
