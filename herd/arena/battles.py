@@ -128,6 +128,11 @@ class Battles:
         about = {"conversation": found[0]["conversation"], "tags": tags, "voter": None}
         return await self._shown("embed", found[0], found[1], who, **about)
 
+    def names(self) -> Sequence[str]:
+        """Who may be drawn, able or not."""
+        now = self.gateway.now
+        return self.spec.targets or tuple(dict.fromkeys((*now.local.names(), *now.config.targets)))
+
     def _able(self) -> dict[str, str]:
         """The digests of the targets that can answer now, by name; of several names for the same, the first."""
         now, found = self.gateway.now, dict[str, str]()
@@ -136,7 +141,7 @@ class Battles:
         resting -= {one["provider"] for one in health if one["state"] != "open"}
         if self._problem():
             resting.add(LOCAL)
-        for name in self.spec.targets or (*now.local.names(), *now.config.targets):
+        for name in self.names():
             try:
                 target = now.target(name)
             except HerdError:  # gone or broken

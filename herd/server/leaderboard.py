@@ -111,12 +111,6 @@ async def _told(request: Request, ask: Callable[[Board], Mapping[str, Any]]) -> 
         return Response(await asyncio.to_thread(work), media_type="application/json")
 
 
-def targets(gateway: Gateway) -> list[str]:
-    """Who may be drawn for a battle."""
-    now = gateway.now
-    return list(now.config.arena.targets or dict.fromkeys((*now.local.names(), *now.config.targets)))
-
-
 def about(gateway: Gateway, name: str) -> dict[str, Any]:
     """What is known of a target: whether its weights are open (None: not known), its licence, its card's address, and
     the terms on what may be done with its replies. [arena.models] says it, else the registry or the provider's name."""
