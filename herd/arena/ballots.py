@@ -1,6 +1,7 @@
 """Votes on battles, and what they reveal."""
 
 import asyncio
+import time
 from collections.abc import Mapping, Sequence
 
 from herd.arena.battles import SIDES, Battles, Caller, Row, check_open, unready
@@ -10,6 +11,7 @@ from herd.arena.leaks import leak, words_of
 from herd.arena.voters import Hourly
 from herd.errors import HerdError
 from herd.gateway.config import LOCAL
+from herd.gateway.redact import redact
 from herd.store import Store
 from herd.store.votes import prompt_hash
 
@@ -47,7 +49,8 @@ class Ballots:
         vote = {
             "id": f"vote_{row['id']}", "battle": row["id"], "outcome": OUTCOMES[outcome], "voter": voter,
             "source": row["kind"], "key": who.principal.name, "application": row["application"],
-            "reasons": list(reasons) or None, "comment": comment or None, **about,
+            "reasons": list(reasons) or None, **about,
+            "comment": redact(comment, self.battles.redacted(row)) if comment else None,
         }  # fmt: skip
         try:
             return await self.store.write_vote(vote), said
@@ -57,6 +60,7 @@ class Ballots:
 
     def _look(self, row: Row, outcome: str) -> tuple[Row | None, list[Row], Row]:
         """The vote that there is already, what was said, and what a new vote is about: all that each side has said."""
+        looked = time.time()  # what was deleted since is not kept
         said = self.battles.replies(row)
         if row["voted"]:
             kept = self.store.battle_vote(row["id"])
@@ -75,7 +79,7 @@ class Ballots:
         found = self.leak(row, texts)
         turn = row["turns"][-1]
         return None, said, {
-            "a": turn["left"], "b": turn["right"],
+            "created": looked, "a": turn["left"], "b": turn["right"],
             "a_target": row["left_target"], "b_target": row["right_target"],
             "conversation": row["conversation"], "prompt": prompt_hash(prompts[0]), "turns": len(prompts),
             "tags": categories(prompts, row["tags"] or ()),

@@ -4,7 +4,7 @@ import asyncio
 import secrets
 import time
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Any, Literal
@@ -19,6 +19,7 @@ from herd.evidence.votes import Counts
 from herd.gateway.config import LOCAL
 from herd.gateway.gateway import Gateway
 from herd.gateway.keys import Principal
+from herd.gateway.redact import redact
 from herd.gateway.reply import Reply
 from herd.gateway.route import ArenaSpec
 from herd.nearest import nearest
@@ -146,7 +147,8 @@ class Battles:
                 target = now.target(name)
             except HerdError:  # gone or broken
                 continue
-            if target.provider not in resting and target.digest not in found.values():
+            keeps = name not in now.routes or now.routes[name].keep == "text"
+            if keeps and target.provider not in resting and target.digest not in found.values():
                 found[name] = target.digest
         return found
 
@@ -206,11 +208,16 @@ class Battles:
         running = row["id"] in self._running
         turns = []
         for i, (turn, one) in enumerate(zip(row["turns"], said, strict=True), 1):
-            sides = {side: _view(one[side], turn, running and i == len(said)) for side in SIDES}
+            sides = {side: _view(one, side, turn, running and i == len(said)) for side in SIDES}
             turns.append({"prompt": turn["prompt"], **sides})
         state = "voted" if row["voted"] else "expired" if row["expires"] <= time.time() else "open"
         return {"id": row["id"], "kind": row["kind"], "state": state, "turns": turns, "created": row["created"],
                 "expires": row["expires"], "reveal": reveal}  # fmt: skip
+
+    def redacted(self, row: Row) -> tuple[str, ...]:
+        """What is redacted in what is kept of a battle: what either target's route says."""
+        routes = (self.gateway.now.routes.get(row[f"{side}_target"]) for side in SIDES)
+        return tuple(dict.fromkeys(rule for route in routes if route for rule in route.redact))
 
     # --- answering
 
@@ -245,8 +252,9 @@ class Battles:
                 message = "a reply before this one is not complete; regenerate it first"
                 raise HerdError(message, status=409, code="not_ready")
             replies = {side: self._reply(row, side, who, turns, said, prompt) for side in SIDES}
-            turn = {"prompt": prompt, **{side: reply.id for side, reply in replies.items()}}
-            await self.store.write_battle_change(row["id"], {"turns": [*turns, turn]})
+            kept = {"prompt": redact(prompt, self.redacted(row))}
+            now = [*turns, kept | {side: reply.id for side, reply in replies.items()}]
+            await self.store.write_battle_change(row["id"], {"turns": now}, row["turns"])
             asyncio.get_running_loop().run_in_executor(None, language, prompt)  # loaded when the vote comes
             sources = {side: self._source(reply) for side, reply in replies.items()}
             begun = False
@@ -257,8 +265,10 @@ class Battles:
                         yield event
             except HerdError:
                 if not begun:  # nobody has said a word: all is as it was
-                    await self.store.write_battle_change(row["id"], {"turns": row["turns"]})
+                    with suppress(HerdError):  # what happened is said first
+                        await self.store.write_battle_change(row["id"], {"turns": row["turns"]}, now)
                 raise
+            self._running.discard(row["id"])  # whoever hears this may look
             yield {"type": "done", "turn": index}
         finally:
             self._running.discard(row["id"])
@@ -326,9 +336,12 @@ def _problem_of(row: Row | None, turn: Row) -> str | None:
     return None if row["finish"] in WHOLE else FAILED
 
 
-def _view(row: Row | None, turn: Row, running: bool) -> Row:
-    if row is None and running:
+def _view(said: Mapping[str, Row | None], side: str, turn: Row, running: bool) -> Row:
+    """Of a turn of which not both sides are kept, or that is still being shown, neither side is seen: who is ready first
+    says who is faster."""
+    if running:
         return {"text": "", "finish": None, "failed": None}
+    row = None if None in said.values() else said[side]
     failed = _problem_of(row, turn)
     finish = None if failed else "stop" if row and row["finish"] == "stop" else "length"
     return {"text": row["reply"] if row else "", "finish": finish, "failed": failed}

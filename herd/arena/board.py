@@ -162,11 +162,13 @@ class Board:
 
     def history(self, **options: Any) -> dict[str, Any]:
         """See `history.history`."""
+        self.suspects()
         key = ("history", *sorted(options.items()))
         return self._pages.get(key, self.version, lambda: history(self, **options))
 
     def compare(self, a: str, b: str, raters: str = PEOPLE) -> dict[str, Any]:
         """See `standings.compare`."""
+        self.suspects()
         make = lambda: standings.compare(self, a, b, raters)  # noqa: E731
         return self._pages.get(("compare", a, b, raters), self.version, make)
 

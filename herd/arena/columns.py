@@ -16,10 +16,11 @@ from herd.evidence.votes import BOTH_BAD, OUTCOMES, Counts, Votes
 
 PEOPLE = "people"
 JUDGE = "judge:"  # before a judge's name
+MOST_TARGETS = 1000  # the work grows with their cube
+TOO_MANY = "too many targets"  # why a vote on any other is void
 NO_STYLE = "[NaN,NaN,NaN,NaN,NaN,NaN,NaN,NaN]"
 KINDS: dict[str, Any] = {
-    **dict.fromkeys(("a", "b", "tags"), np.int32),
-    **dict.fromkeys(("rater", "void"), np.int16),
+    **dict.fromkeys(("a", "b", "tags", "rater", "void"), np.int32),
     **dict.fromkeys(("id", "voter", "conversation", "prompt"), np.int64),
     "outcome": np.int8,
     "created": np.float64,
@@ -78,6 +79,7 @@ class Columns:
             name: np.zeros((1024, 8) if name == "style" else 1024, kind) for name, kind in KINDS.items()
         }
         self._names, self._tags = Numbers(), Numbers()
+        self._groups: list[frozenset[str]] = []  # what the numbers of tags mean
         self._raters, self._voids = Numbers({None: 0}), Numbers({None: 0})
 
     def take(self, rows: Sequence[tuple[Any, ...]]) -> None:
@@ -86,9 +88,12 @@ class Columns:
             zip(*rows, strict=True)
         )
         n, end = self.n, self.n + len(rows)
+        pairs = [(self._target(i), self._target(j)) for i, j in zip(a, b, strict=True)]
+        void = tuple(TOO_MANY if None in pair else one for pair, one in zip(pairs, void, strict=True))
+        pairs = [(0, 1) if None in pair else pair for pair in pairs]
         new = {
-            "a": [self._names[name] for name in a],
-            "b": [self._names[name] for name in b],
+            "a": [i for i, _ in pairs],
+            "b": [j for _, j in pairs],
             "outcome": [OUTCOMES.index(one) for one in outcome],
             "rater": [self._raters[one] for one in rater],
             "void": [self._voids[one] for one in void],
@@ -102,6 +107,7 @@ class Columns:
             "style": _style(style),
         }
         with self._lock:
+            self._groups += map(_names, list(self._tags)[len(self._groups) :])
             for name, column in self._columns.items():
                 if end > len(column):
                     room = np.zeros((max(2 * len(column), end), *column.shape[1:]), column.dtype)
@@ -109,6 +115,9 @@ class Columns:
                     self._columns[name] = room
                 self._columns[name][n:end] = new[name]
             self.rowid, self.n = rowid[-1], end
+
+    def _target(self, name: str) -> int | None:
+        return self._names[name] if name in self._names or len(self._names) < MOST_TARGETS else None
 
     def _snapshot(self) -> tuple[dict[str, NDArray[Any]], tuple[str, ...]]:
         """The columns as they are now, and the targets' names: rows are added behind, none is changed."""
@@ -140,16 +149,15 @@ class Columns:
         which = np.flatnonzero((columns["rater"] == rater) & (columns["a"] != columns["b"]))
         part = {name: column[which] for name, column in columns.items()}
         valid = part["void"] == 0
-        weight = valid.astype(np.float64)
-        asked = np.flatnonzero(valid & (part["prompt"] != 0))
+        counts = valid & ~np.isin(part["voter"], flagged)
+        weight = counts.astype(np.float64)
+        asked = np.flatnonzero(counts & (part["prompt"] != 0))
         low, high = np.minimum(part["a"], part["b"])[asked], np.maximum(part["a"], part["b"])[asked]
         group = part["prompt"][asked] ^ (low.astype(np.int64) << 32 | high)
         _, of, size = np.unique(group, return_inverse=True, return_counts=True)
         weight[asked] = 1 / np.sqrt(size[of])
-        if len(flagged):
-            weight[np.isin(part["voter"], flagged)] = 0.0
         votes = Votes(names, weight=weight, **{name: part[name] for name in ("a", "b", "outcome", "conversation", "voter")})  # fmt: skip
-        groups = tuple(_names(text) for text in list(self._tags))
+        groups = tuple(self._groups)
         style = part["style"].reshape(-1, 2, 4)
         return Chosen(votes, part["created"], style, part["tags"], groups, valid)
 

@@ -10,6 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO
 
+from herd.arena.columns import MOST_TARGETS
 from herd.arena.features import LANGUAGES, categories, style
 from herd.arena.formats import COLUMN_OF, COLUMNS, MAX_VOTES, Format, Record, Wrong, read
 from herd.arena.voters import voter_hash, voter_salt
@@ -97,6 +98,7 @@ class _Into:
     use: tuple[str, ...]
     judge: str | None
     now: float
+    names: set[str] = field(default_factory=set)
 
     def vote(self, record: Record, place: str, number: int) -> dict[str, Any] | None:
         """A row of the votes table, with its "generations" if it has text; None for one that is left out."""
@@ -108,6 +110,9 @@ class _Into:
                 self.report.ignored.add(str(name)[:MAX_NAME])
         own = _object(given["herd"], place, "herd")
         a, b = (_plain(given[side], place, COLUMNS[side][0]) for side in ("a", "b"))
+        self.names |= {a, b}
+        if len(self.names) > MOST_TARGETS:
+            raise Wrong(place, f"over {MOST_TARGETS:,} models in one file", COLUMNS["a"][0])
         said = given["winner"]
         outcome = OUTCOMES.get(said.strip().lower()) if isinstance(said, str) else None
         if outcome is None:

@@ -147,13 +147,12 @@ def _agreement(votes: Sequence[Row], people: Mapping[tuple[str, str], Sequence[R
     )
     lengths = np.reshape([vote["details"]["lengths"] for vote in told], (-1, 2))
     bias = judge_bias(first, second, lengths, [_cluster(vote) for vote in told])
-    return {
-        "votes": len(votes), "agreement": asdict(agreement(human, judged)),
-        "bias": bias and {
-            **asdict(bias), "to_left": bias.to_left._asdict(), "length": bias.length and bias.length._asdict()
-        },
-        "pairs": _targets(votes, people),
+    shown = bias and {
+        **asdict(bias), "length": bias.length and bias.length._asdict(),
+        "to_left": {name: min(max(value, -1.0), 1.0) for name, value in bias.to_left._asdict().items()},
     }  # fmt: skip
+    agreed = asdict(agreement(human, judged))
+    return {"votes": len(votes), "agreement": agreed, "bias": shown, "pairs": _targets(votes, people)}
 
 
 def _targets(votes: Sequence[Row], people: Mapping[tuple[str, str], Sequence[Row]]) -> list[dict[str, Any]]:

@@ -18,7 +18,7 @@ from herd.errors import HerdError
 from herd.evidence.categories import by_category
 from herd.evidence.fragility import Flip, fragility
 from herd.evidence.medians import median
-from herd.evidence.ratings import CENTRE, Interval, Ratings, rate
+from herd.evidence.ratings import CENTRE, Interval, Ratings, rate, rate_clustered
 from herd.evidence.sequences import Comparison, better
 from herd.evidence.style import rate_styled
 from herd.evidence.votes import Counts, Votes
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 NEW = 50  # votes; whoever has fewer is new
 TOGETHER = 12  # categories whose deviations are estimated together
 LOOKS = 5  # neighbours in rank of whom it is said how many votes are missing
+FLIP_WORK = 4e8  # of the cube of the targets times their neighbours
 DAYS, REPLIES = 30, 2000  # by which cost and latency are told
 SOON = 60.0  # seconds for which those are kept
 DOLLAR = 10**12
@@ -52,11 +53,12 @@ def leaderboard(
     if category and category not in {row["name"] for row in categories}:
         raise HerdError(f"no votes in the category {category!r:.100}", status=404, code="not_found")
     part, gauge = chosen.of(category), (anchor, CENTRE) if anchor else None
-    styled = rate_styled(part.votes, part.style.astype(np.float64), anchor=gauge) if style else None
-    if styled:
+    styled = None
+    if style:
+        styled = rate_styled(part.votes, part.style.astype(np.float64), by="voter", anchor=gauge)
         ratings = styled.ratings
     else:
-        ratings = rate(chosen.votes.counts(), anchor=gauge)
+        ratings = rate_clustered(chosen.votes, "voter", anchor=gauge)
         if category:
             together = list(dict.fromkeys([category, *(row["name"] for row in categories[:TOGETHER])]))
             member = np.stack([chosen.member(name) for name in together], 1)
@@ -130,9 +132,12 @@ def _categories(chosen: Chosen) -> list[Row]:
 
 
 def _flips(board: Board, raters: str, category: str | None) -> list[Flip]:
+    """Of so many neighbours from the top as can be told in seconds: of all up to about 140 targets."""
+
     def make() -> list[Flip]:
         counts = board.chosen(raters).of(category).plain().counts()
-        return fragility(counts, rate(counts))
+        most = max(10, int(FLIP_WORK / max(len(counts.names), 1) ** 3))
+        return fragility(counts, rate(counts), most)
 
     return board.kept.get(("flips", raters, category), board.version, make)
 

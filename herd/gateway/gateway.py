@@ -128,6 +128,12 @@ class Gateway:
         # The engine has a queue that says so when it is full, and no other place to go to.
         return Route(name, (Weighted(name),), retries=0, first_token=FOREVER, total=FOREVER)
 
+    def _direct(self, name: str) -> Route:
+        own, said = self._own_route(name), self.now.routes.get(name)
+        if said is None:
+            return own
+        return replace(own, keep=said.keep, use=said.use, redact=said.redact, retain_days=said.retain_days)
+
     def _provider_of(self, model: str) -> str | None:
         """Who has a model of this name: the first that lists it or has a price for it, or the only one there is, as long
         as it has not said what it has."""
@@ -152,13 +158,14 @@ class Gateway:
     ) -> Reply:
         """A reply whose id begins with `prefix` (by default, what OpenAI's ids of this kind begin with).
 
-        `direct`: by the target of this name, whatever route has it, and whatever routes the key may use.
+        `direct`: by the target of this name, whatever route has it, and whatever routes the key may use; kept as the
+        route of the same name says.
 
         Raises HerdError: 404 for an unknown model, 403 for one that is not the key's, 400 for what the target cannot do.
         """
         if self.closing:
             raise HerdError("the server is stopping", status=503, code="stopping")
-        route = self._own_route(request.route) if direct else self.route(request.route, principal)
+        route = self._direct(request.route) if direct else self.route(request.route, principal)
         id = (PREFIX[request.kind] if prefix is None else prefix) + uuid.uuid4().hex
         reply = Reply(id, request, route, principal, conversation, self.now, dialect, body)
         self.aim(reply, first=True)

@@ -32,9 +32,11 @@ def status(request: Request) -> dict[str, Any]:
     state_ = state_ if has_torch() else "absent"
     names = [name for name in _names(here) if asking.may(f"use:{name}")]
     default = here.engines.default_route
+    # Who plays blind must not see when the side that is here has ended.
+    busy = {name: engine[name] for name in ("running", "waiting")} if asking.may("read") else {}
     return {
         "version": version("openherd"),
-        "engine": {"state": state_, "running": engine["running"], "waiting": engine["waiting"]},
+        "engine": {"state": state_, **busy},
         "problem": here.problem,
         # Why the running configuration is not that of herd.toml: not for a publishable key.
         "config_problem": here.reloader.problem if asking.may("read") else None,

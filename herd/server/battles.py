@@ -108,7 +108,7 @@ async def vote(
     voter = await voter_of(request, user) if row["kind"] == "embed" else who.voter
     kept, said = await here.ballots.vote(row, who, outcome, voter=voter, reasons=reasons, comment=comment)
     row = {**row, "voted": row["voted"] or kept["created"]}
-    shown = here.battles.view(row, said, await asyncio.to_thread(here.ballots.reveal, row, said, kept))
+    shown = here.battles.view(row, said, await _reveal(request, row, said, kept))
     told = {"vote": kept["id"], "counted": kept["void"] is None, "void": kept["void"]}
     return _json({"battle": shown, **told})
 
@@ -131,8 +131,16 @@ async def _new(request: Request, make: Any) -> Response:
 async def _seen(request: Request, row: Row, status: int = 200) -> JSONResponse:
     here = state(request)
     said = await asyncio.to_thread(here.battles.replies, row)
-    reveal = await asyncio.to_thread(here.ballots.reveal, row, said) if row["voted"] else None
+    reveal = await _reveal(request, row, said) if row["voted"] else None
     return _json(here.battles.view(row, said, reveal), status)
+
+
+async def _reveal(request: Request, row: Row, said: list[Row], vote: Row | None = None) -> Row | None:
+    """Who it was; not for an application's page, whose key may vote and see nothing else."""
+    caller = principal(request)
+    if not (caller.may("read") or caller.may("use:arena")):
+        return None
+    return await asyncio.to_thread(state(request).ballots.reveal, row, said, vote)
 
 
 def _json(content: Row, status: int = 200) -> JSONResponse:

@@ -23,6 +23,7 @@ CONVERSATION: dict[str, Any] = {"title": str, "route": str, "system": str, "sett
 MESSAGE: dict[str, Any] = dict.fromkeys(("id", "parent", "role", "content", "generation"), str)
 VOTE: dict[str, Any] = dict.fromkeys(("id", "a", "b", "outcome", "source", "rater"), str)
 VOTE |= {"details": dict, "tags": list}
+OWN = ("id", "a", "b", "outcome", "source", "created")  # what a publishable key sees of its vote: no target
 JUDGES = ("rater", "details", "tags")  # what only a judge's vote has
 MAX_TAGS, MAX_NAME = 20, 100
 
@@ -120,7 +121,8 @@ async def add_vote(
             here.ballots.hourly.take(given["voter"], here.gateway.now.config.arena.votes_per_hour)
     given.setdefault("id", uuid.uuid4().hex)
     whole = {**given, "key": caller.name, "application": caller.application or None}
-    return _shown(await here.store.write_vote(whole))
+    shown = _shown(await here.store.write_vote(whole))
+    return shown if caller.may("read") else {name: shown[name] for name in OWN}
 
 
 def _check_judge(given: dict[str, Any], admin: bool) -> None:

@@ -5,13 +5,14 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+import sqlalchemy as sa
 from sqlalchemy import ColumnElement, Connection, Select, bindparam, func, insert, null, or_, select, update
 from sqlalchemy.dialects.postgresql import insert as insert_new
 
 from herd.errors import HerdError
 from herd.store.database import rows
 from herd.store.generations import Generations, was_deleted
-from herd.store.tables import battle_turns, battles, frozen, generations, messages, settings, votes
+from herd.store.tables import Text, battle_turns, battles, frozen, generations, messages, settings, votes
 
 _INSERT_TURN = insert_new(battle_turns)
 _PUT_TURN = _INSERT_TURN.on_conflict_do_update(
@@ -42,19 +43,24 @@ class Battles(Generations):
         """Of the generations with these ids: id, reply, finish, cost, total_ms."""
         return {row["id"]: row for row in self._fetch(_REPLIES.params(ids=ids))}
 
-    def change_battle(self, id: str, values: Mapping[str, Any]) -> dict[str, Any]:
-        """The battle with other values. Raises HerdError 404."""
-        return self._write(lambda connection: _change(connection, id, values))
+    def change_battle(
+        self, id: str, values: Mapping[str, Any], was: Sequence[Mapping[str, Any]] | None = None
+    ) -> dict[str, Any]:
+        """The battle with other values; turns only as long as there is no vote, and the turns are as they `was`. Raises
+        HerdError 404, 409 "voted" or "changed"."""
+        return self._write(lambda connection: _change(connection, id, values, was))
 
-    def write_battle_change(self, id: str, values: Mapping[str, Any]) -> "asyncio.Future[dict[str, Any]]":
+    def write_battle_change(
+        self, id: str, values: Mapping[str, Any], was: Sequence[Mapping[str, Any]] | None = None
+    ) -> "asyncio.Future[dict[str, Any]]":
         """As `change_battle`, for a coroutine to await."""
-        return self.write(lambda connection: _change(connection, id, values))
+        return self.write(lambda connection: _change(connection, id, values, was))
 
     def stored_pairs(
         self, limit: int, *, unjudged_by: str | None = None, unvoted_by: str | None = None
     ) -> list[dict[str, Any]]:
         """Replies of two targets to the same prompt whose text is here, the newest first: first turns of battles, shadows
-        beside what was shown, replies that were written again, imports of one turn. Without those that this judge, or this voter, has
+        beside what was shown, replies that were written again, imports of one turn, as far as they may be used for evaluation. Without those that this judge, or this voter, has
         voted on.
 
         Each is {"battle": id or None, "a", "b": generations, "a_target", "b_target", "conversation"}.
@@ -105,12 +111,21 @@ def _put(connection: Connection, row: Mapping[str, Any]) -> dict[str, Any]:
     return whole
 
 
-def _change(connection: Connection, id: str, values: Mapping[str, Any]) -> dict[str, Any]:
+def _change(
+    connection: Connection,
+    id: str,
+    values: Mapping[str, Any],
+    was: Sequence[Mapping[str, Any]] | None,
+) -> dict[str, Any]:
     one = select(battles).where(battles.c.id == id)
     kept = rows(connection, one)
     if not kept:
         raise HerdError(f"no battle {id!r:.100}", status=404, code="not_found")
     new = dict(values)
+    if "turns" in new and kept[0]["voted"]:
+        raise HerdError("this battle has its vote; begin a new one", status=409, code="voted")
+    if was is not None and kept[0]["turns"] != list(was):  # by another gateway, or a deletion
+        raise HerdError("this battle has changed meanwhile; look at it again", status=409, code="changed")
     if turns := new.get("turns"):
         if was_deleted(connection, kept[0]["conversation"], kept[0]["created"]):
             new["turns"] = [{**turn, "prompt": ""} for turn in turns]
@@ -126,7 +141,15 @@ def _put_turns(connection: Connection, battle: str, turns: Sequence[Mapping[str,
 
 
 _a, _b = generations.alias("one"), generations.alias("two")
+
+
+def _may_be_judged(made: sa.FromClause) -> ColumnElement[bool]:
+    """What may not be used for evaluation is shown to nobody."""
+    return made.c.use.is_(None) | sa.cast(made.c.use, Text).contains('"evaluate"')
+
+
 _SAID = (_a.c.reply != "") & (_b.c.reply != "") & _a.c.error.is_(None) & _b.c.error.is_(None)
+_SAID &= _may_be_judged(_a) & _may_be_judged(_b)
 _APART = func.coalesce(_a.c.target, _a.c.route) != func.coalesce(_b.c.target, _b.c.route)
 
 

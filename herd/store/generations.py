@@ -13,6 +13,7 @@ from sqlalchemy import (
     bindparam,
     cast,
     delete,
+    func,
     or_,
     select,
     tuple_,
@@ -104,9 +105,11 @@ class Generations(Database):
         feedback: str | None = None,
         limit: int = 100,
         before: float | tuple[float, str] | None = None,
+        blind: bool = False,
     ) -> list[dict[str, Any]]:
         """The newest first. `text`: words in request, reply or reasoning; `since` ≤ created < `until`, `before`, which
-        may be the last row's time and id; `feedback`: "any", "good" or "bad" (thumbs), or a kind."""
+        may be the last row's time and id; `feedback`: "any", "good" or "bad" (thumbs), or a kind; `blind`: without those
+        that are `in_open_battle`."""
         query = select(generations).order_by(generations.c.created.desc(), generations.c.id.desc())
         given = {"route": route, "target": target, "key": key, "finish": finish, "conversation": conversation}
         query = about(query, given)
@@ -121,7 +124,13 @@ class Generations(Database):
             query = query.where(_says(text))
         if feedback:
             query = query.where(_judged(feedback))
+        if blind:
+            query = query.where(~_in_open_battle())
         return self._generations(query.limit(limit))
+
+    def in_open_battle(self, id: str) -> bool:
+        """Whether a generation is of a blind battle that may still be voted on, so that its target is a secret."""
+        return bool(self._fetch(select(generations.c.id).where(generations.c.id == id, _in_open_battle())))
 
     def forget(self, id: str) -> None:
         """Remove all text of a generation, as the deletion of its conversation would; its numbers and votes stay."""
@@ -223,6 +232,13 @@ def drop_prompts(connection: Connection, which: ColumnElement[bool]) -> None:
     for id, turns in connection.execute(select(*battles.c["id", "turns"]).where(which)).all():
         bare = [{**turn, "prompt": ""} for turn in turns]
         connection.execute(update(battles).where(battles.c.id == id).values(turns=bare))
+
+
+def _in_open_battle() -> ColumnElement[bool]:
+    battle = func.replace(func.replace(generations.c.conversation, "-left", ""), "-right", "")
+    still = battles.c.voted.is_(None) & (battles.c.expires > time.time())
+    of = select(battles.c.id).where(battles.c.id == battle, battles.c.kind == "arena", still)
+    return of.exists()
 
 
 def called(id: str) -> ColumnElement[bool]:

@@ -60,7 +60,7 @@ _ASKED = _BOTH.add_columns(
 )
 _OF_BATTLE = select(votes).where(votes.c.battle == bindparam("battle"), votes.c.rater.is_(None))
 _CAST = select(sa.func.count().label("cast")).where(votes.c.voter == bindparam("voter"))
-_OPEN = select(battles.c.id).where(battles.c.id == bindparam("id"))
+_OPEN = select(battles.c.turns).where(battles.c.id == bindparam("id"))
 _CLOSE = update(battles).where(battles.c.id == bindparam("of")).values(voted=bindparam("now"))
 _ROWID = literal_column("votes.rowid", sa.BigInteger)
 _BOARD = (
@@ -216,8 +216,13 @@ def _add(connection: Connection, given: Mapping[str, Any]) -> dict[str, Any]:
     battle = row["battle"] if row["rater"] is None else None
     if row["a"] is not None or row["b"] is not None:
         _complete(connection, row)
-    if battle is not None and not connection.execute(_OPEN, {"id": battle}).first():
-        raise HerdError(f"no battle {battle!r:.100}", status=404, code="not_found")
+    if battle is not None:
+        open_ = connection.execute(_OPEN, {"id": battle}).first()
+        if open_ is None:
+            raise HerdError(f"no battle {battle!r:.100}", status=404, code="not_found")
+        last = open_.turns[-1] if open_.turns else {}
+        if row["a"] is not None and (row["a"], row["b"]) != (last.get("left"), last.get("right")):
+            raise HerdError("these replies were made anew; look at them again", status=409, code="not_ready")
     said = any(row[name] is not None for name in WORDS)
     if said and was_deleted(connection, row["conversation"], row["created"]):
         row.update(dict.fromkeys(WORDS))

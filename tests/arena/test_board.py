@@ -121,6 +121,25 @@ def test_a_flagged_voter_weighs_nothing(store: Store, monkeypatch: pytest.Monkey
     assert board.after(bad)["left"]["change"] == 0
 
 
+def test_a_flagged_voter_takes_nothing_from_others(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither where nobody has looked at the leaderboard yet, nor by votes on the prompts of others."""
+    rows = [vote(n, outcome="ab"[n % 2], voter=f"w{n}", prompt=f"p{n}") for n in range(10)]
+    rows += [vote(100 + n, outcome="b", voter="bad", prompt="p1") for n in range(30)]
+    monkeypatch.setattr("herd.arena.board.suspects", lambda found: {int(hash("bad")): None})
+    assert board_of(store, rows).compare("x", "y")["votes"] == 10
+    board = board_of(store, [])
+    assert board.history()["series"][0]["rating"][-1] == pytest.approx(1000)
+    assert board.chosen().votes.weight[:10].tolist() == [1.0] * 10
+
+
+def test_too_many_targets_are_told(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file with ids where names belong must not make tables of millions by millions."""
+    monkeypatch.setattr("herd.arena.columns.MOST_TARGETS", 3)
+    rows = [*votes(2, 1), vote(10, "x", "z"), vote(11, "v", "w"), vote(12, "x", "u")]
+    page = board_of(store, rows).leaderboard()
+    assert page["totals"]["void"] == {"too many targets": 2} and len(page["rows"]) == 3
+
+
 @pytest.mark.parametrize("seen", [False, True])
 def test_the_change_that_one_vote_makes(store: Store, seen: bool) -> None:
     """The same as of two boards, one without the vote and one with it, whether this one has seen it or not."""

@@ -149,6 +149,12 @@ def test_use_is_what_is_asked_for(store: Store) -> None:
     assert {tuple(row["use"]) for row in store.generations()} == {("evaluate", "train")}
 
 
+def test_ids_where_names_belong_are_refused(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("herd.arena.imports.MOST_TARGETS", 4)
+    text = "model_a,model_b,winner\n" + "".join(f"m{n},x,tie\n" for n in range(9))
+    assert refused(store, text, "csv") == "line 5, column model_a: over 4 models in one file"
+
+
 def test_an_array_and_gzip_are_read_too(store: Store) -> None:
     assert take(store, json.dumps([LMSYS, OF_2025])).votes == 2
     assert take(store, gzip.compress(lines(LMSYS, OF_2024).encode())).known == 1

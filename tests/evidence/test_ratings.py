@@ -272,6 +272,10 @@ def test_the_smallest_boards() -> None:
     assert bad.separated == ("no votes", "no votes")
     same = rate_clustered(Votes.of(["x", "y"], [0] * 9, [1] * 9, [0, 1, 2] * 3, voter=[7] * 9), "voter")
     assert (same.error > 0).all() and "one voter" in same.problems[0]
+    three = rate_clustered(
+        Votes.of(["x", "y"], [0] * 9, [1] * 9, [0, 1, 2] * 3, voter=[1, 2, 3] * 3), "voter"
+    )
+    assert np.allclose(three.error, same.error) and "3 voters" in three.problems[0]
 
 
 def test_weights_count_as_parts_of_votes_and_absurd_ones_are_refused() -> None:

@@ -97,7 +97,9 @@ def test_a_judges_votes_are_apart(start: Callable[..., TestClient]) -> None:
     judged = {"source": "judge", "rater": "gpt", "details": {"why": "shorter"}, "tags": ["code"]}
     assert vote(client, **judged, headers=browser).status_code == 403
     assert vote(client, **judged, headers=ADMIN).json()["details"] == {"why": "shorter"}
-    assert vote(client, headers=browser).json()["application"] == "x"
+    assert vote(client, headers=browser).status_code == 201
+    kept = client.get("/api/votes", headers=ADMIN).json()["data"]
+    assert [row["application"] for row in kept if row["rater"] is None] == ["x"]
     for wrong, field in (({"source": "judge"}, "rater"), ({"rater": "gpt"}, "rater"), ({"tags": ["x"]}, "tags"),
                          ({**judged, "tags": [1]}, "tags"), ({**judged, "rater": ""}, "rater")):  # fmt: skip
         reply = vote(client, **wrong, headers=ADMIN)
