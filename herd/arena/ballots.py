@@ -10,6 +10,7 @@ from herd.arena.features import categories, style
 from herd.arena.leaks import leak, words_of
 from herd.arena.voters import Hourly
 from herd.errors import HerdError
+from herd.evidence.sequences import rounded
 from herd.gateway.config import LOCAL
 from herd.gateway.redact import redact
 from herd.store import Store
@@ -68,7 +69,9 @@ class Ballots:
                 check_open(row)
             return kept, said, {}
         check_open(row)
-        problem = None if said else "nothing has been said yet"
+        if not said:
+            raise HerdError("nothing has been said yet; send a prompt first", status=409, code="not_ready")
+        problem = None
         for turn, one in zip(row["turns"], said, strict=True):
             problem = problem or unready(turn, one)
         if problem:
@@ -141,4 +144,4 @@ class Ballots:
         if found.decision in ("A", "B", "EQUAL"):
             return f"{text}; {pair} is decided"
         more = found.needed
-        return f"{text}; about {more} more decide {pair}" if more else text
+        return f"{text}; about {rounded(more)} more decide {pair}" if more else text

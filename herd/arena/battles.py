@@ -155,8 +155,9 @@ class Battles:
     def _draw(self, names: Sequence[str]) -> tuple[str, str]:
         if len(names) < 2:
             what = f"only {names[0]!r} can" if names else "none can"
-            add = "add a model here, or a provider's under [targets] or arena.targets in herd.toml"
-            message = f"a battle needs two targets that can answer, and {what} now: {self._problem() or add}"
+            message = f"a battle needs two targets that can answer, and {what} now: name them in [targets] or arena.targets of herd.toml"
+            if problem := self._problem():
+                message += f"; for models here: {problem}"
             raise HerdError(message, status=503, code="too_few_targets")
         weights = pair_weights(counts_of(self._counts(), names))
         pairs = list(combinations(range(len(names)), 2))

@@ -145,10 +145,11 @@ class _Into:
     def _id(self, given: Record, place: str, number: int) -> str:
         """The vote's own id if Herd gave it. Others' name a question, of which there may be several votes."""
         named = given["question_id"] or given["id"]
+        whose = [_digest("judge", self.judge)[:16]] if self.judge else []  # two judges may say the same
         if named is None:
-            return f"{self.report.batch}-{number}"
+            return "-".join([self.report.batch, str(number), *whose])
         named = _plain(named, place, "question_id")
-        said = [given[name] for name in ("a", "b", "winner", "voter", "created")]
+        said = [*(given[name] for name in ("a", "b", "winner", "voter", "created")), *whose]
         return named if given["herd"] is not None else _digest(named, "|".join(map(str, said)))
 
     def _moment(self, given: Any, place: str) -> float:

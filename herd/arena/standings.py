@@ -19,7 +19,7 @@ from herd.evidence.categories import by_category
 from herd.evidence.fragility import Flip, fragility
 from herd.evidence.medians import median
 from herd.evidence.ratings import CENTRE, Interval, Ratings, rate, rate_clustered
-from herd.evidence.sequences import Comparison, better
+from herd.evidence.sequences import Comparison, better, rounded
 from herd.evidence.style import rate_styled
 from herd.evidence.votes import Counts, Votes
 from herd.nearest import nearest
@@ -98,7 +98,7 @@ def compare(board: Board, a: str, b: str, raters: str = PEOPLE) -> Row:
         raise HerdError("a and b are the same target")
     votes = _with_names(chosen.votes, (a, b))
     i, j = votes.names.index(a), votes.names.index(b)
-    found, apart = better(votes, i, j), rate(votes.counts()).difference(i, j)
+    found, apart = better(votes, i, j), rate_clustered(votes, "voter").difference(i, j)
     return {
         "a": a, "b": b, **asdict(found),
         **{key: finite(getattr(found, key), 5) for key in Interval._fields},
@@ -217,4 +217,4 @@ def _progress(votes: Votes, rows: Sequence[Row]) -> str:
     more, a, b = min(open)
     if more == math.inf:
         return f"{a} and {b} are too close to tell"
-    return f"about {more:,} more votes decide {a} against {b}"
+    return f"about {rounded(int(more))} more votes decide {a} against {b}"

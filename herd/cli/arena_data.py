@@ -19,6 +19,7 @@ import click
 from herd.cli.client import Server, api, ask
 from herd.cli.output import bars, emit, facts, json_option, note, table
 from herd.errors import HerdError
+from herd.server.settings import Settings
 
 READABLE = ("fastchat", "csv", "parquet", "counts")
 FINAL = (401, 402, 403, 404)  # answers that the next pair would get, too
@@ -46,13 +47,16 @@ def import_(file: Path, form: str | None, judge: str | None, use: tuple[str, ...
     form = form or guess(file.name)
     server = Server.running()
     with file.open("rb") as stream, bars() as show:
-        size = max(file.stat().st_size, 1)
+        size = file.stat().st_size
+        if not size:
+            raise HerdError(f"{file}: {'it is empty' if file.is_file() else 'must be a file, not a pipe'}")
         if server:
             asked = {"format": form, "use": use, **({"judge": judge} if judge else {})}
             sent = _Shown(stream, lambda at: show("sent", at, size))
             report = server.upload(f"/api/arena/import?{urlencode(asked, doseq=True)}", sent, size)  # type: ignore[arg-type]
         else:
             report = _import_here(stream, form, judge, use, lambda at: show("read", at, size))
+            show("read", size, size)
     report = {"file": str(file), **report}
     emit(report, lambda: _say_import(report))
 
@@ -62,7 +66,6 @@ def _import_here(
 ) -> dict[str, Any]:
     from herd.arena.imports import import_votes
     from herd.registry.home import lock
-    from herd.server.settings import Settings
     from herd.store import Store
 
     settings = Settings.from_environment()
@@ -146,7 +149,9 @@ def judge(route: str, limit: int, concurrency: int) -> int:
     """
     server = Server.running()
     if server is None:
-        raise HerdError("no server is running; `herd up` starts one")
+        raise HerdError(
+            f"no server answers at {Settings.from_environment().url}; `herd up` starts one, HERD_PORT is its port"
+        )
     counts: Counter[str] = Counter()
     failed: dict[tuple[str, str], str] = {}
     own = 0

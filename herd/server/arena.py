@@ -11,6 +11,7 @@ from fastapi import APIRouter, Depends, Query, Request
 from fastapi.responses import StreamingResponse
 
 from herd.arena import exports, judging
+from herd.arena.columns import JUDGE, PEOPLE
 from herd.arena.formats import Format
 from herd.arena.imports import MAX_NAME, import_votes
 from herd.errors import HerdError
@@ -63,12 +64,15 @@ async def import_(
 def export(
     request: Request,
     format: exports.Form = "fastchat",
-    raters: Annotated[str, Query(max_length=MAX_NAME)] = "people",
+    raters: Annotated[str, Query(max_length=MAX_NAME)] = PEOPLE,
     purpose: exports.Purpose = "train",
 ) -> StreamingResponse:
     """The votes as a file, or preference pairs. It is whole before its first byte is sent, so that its length is known
     and `X-Herd-Left-Out` says what was left out, by reason."""
     here = state(request)
+    if raters.startswith(JUDGE):
+        here.board.refresh()
+        here.board.chosen(raters)  # which says who there are
     file = tempfile.TemporaryFile(dir=here.settings.home)  # noqa: SIM115
     try:
         left_out = exports.export(

@@ -273,6 +273,7 @@ def status(state: State, **_: Any) -> dict[str, Any]:
         "version": "0.1.0",
         "engine": state.engine,
         "routes": routes,
+        "arena": ["cria", "tale"],
         "default_route": "cria",
         "runs_active": state.runs_active,
     }
