@@ -29,7 +29,7 @@ class Ballots:
 
     def __init__(self, battles: Battles, store: Store, board: Board) -> None:
         self.battles, self.store, self.board = battles, store, board
-        self._hourly = Hourly("votes")
+        self.hourly = Hourly("votes")
 
     async def vote(
         self,
@@ -57,7 +57,7 @@ class Ballots:
             about = self._about(row, replies_of(row, found))
             voter = user if row["kind"] == "embed" else who.voter
             if not counted:
-                self._hourly.take(voter, self.battles.spec.votes_per_hour)
+                self.hourly.take(voter, self.battles.spec.votes_per_hour)
                 counted.append(voter)
             return {
                 "id": f"vote_{id}", "battle": id, "outcome": OUTCOMES[outcome], "voter": voter,
@@ -69,7 +69,7 @@ class Ballots:
             return await self.store.write_ballot(id, fill)
         except HerdError:
             for voter in counted:
-                self._hourly.give_back(voter)
+                self.hourly.give_back(voter)
             raise
 
     def _about(self, row: Row, said: Sequence[Row]) -> Row:

@@ -53,14 +53,12 @@ def compare(a: str, b: str, judge: str | None) -> None:
     def say() -> None:
         apart, more = found["difference"], found["needed"]
         click.echo(_plain(found["sentence"]))
-        facts(
-            {
-                "votes between them": f"{found['votes']:,}",
-                "votes still needed": more and f"about {round(more, 2 - len(str(more))):,}",
-                "rating of A less B": _interval(apart) if apart and apart["estimate"] is not None else None,
-                "votes that would flip it": found["flip"],
-            }
-        )
+        facts({
+            "votes between them": f"{found['votes']:,}",
+            "votes still needed": more and f"about {round(more, 2 - len(str(more))):,}",
+            "rating of A less B": _interval(apart) if apart and apart["estimate"] is not None else None,
+            "votes that would flip it": found["flip"],
+        })  # fmt: skip
 
     emit(found, say)
 
