@@ -69,9 +69,9 @@ def chosen(weights: str) -> Weights:
 def _runner(model_dir: Path, weights: Weights) -> Runner:
     if weights == "fp32":
         return Eager(hf.load(model_dir))
-    model = hf.load(model_dir, dtype=torch.bfloat16)
     if kernels.available():
-        return Native(model, weights)
+        return Native(hf.load(model_dir, dtype=torch.bfloat16, copy=False), weights)
+    model = hf.load(model_dir, dtype=torch.bfloat16)
     if weights == "int8" or weights == "int4":
         quantise(model, weights)
     else:
