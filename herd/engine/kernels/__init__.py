@@ -139,8 +139,11 @@ def team(threads: int) -> int:
 
 
 def reserve(size: int) -> mmap.mmap:
-    """Zeroed memory on a page's boundary, in huge pages where it is large: streaming weights else waits for page tables."""
-    memory = mmap.mmap(-1, max(size, 1))
+    """Zeroed memory on a page's boundary, in huge pages where it is large: streaming weights else waits for page tables.
+
+    Private, as shared memory, Python's default, has no huge pages.
+    """
+    memory = mmap.mmap(-1, max(size, 1), mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     if hasattr(mmap, "MADV_HUGEPAGE") and size >= 1 << 21:
         memory.madvise(mmap.MADV_HUGEPAGE)
     return memory
