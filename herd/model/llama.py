@@ -21,9 +21,8 @@ Rope = tuple[Tensor, Tensor]  # cos, sin: [B,1,T,D]
 
 class Embedding(nn.Embedding):
     def reset_parameters(self) -> None:
-        if (
-            not self.weight.is_meta
-        ):  # drawing numbers for no memory would import PyTorch's compiler, most of a second
+        # To draw numbers for no memory, PyTorch would import its compiler, which takes most of a second.
+        if not self.weight.is_meta:
             super().reset_parameters()
 
 
