@@ -1,5 +1,6 @@
 # make up    makes the environment, installs Herd, starts it and prints its addresses
-# make test  makes the environment, installs what tests need, runs them all
+# make test  makes the environment, installs what tests need, runs them, but for the slow ones from end to end:
+#            make slow runs those
 # make lint  style, types, and which room imports which
 #
 # TORCH_INDEX=<index address> takes torch from another index (a CUDA, ROCm or CPU-only build).
@@ -15,7 +16,7 @@ CHROMIUM = $(shell which chromium chromium-browser google-chrome 2>/dev/null) \
   $(wildcard $(HOME)/.cache/ms-playwright/chromium-* $(HOME)/Library/Caches/ms-playwright/chromium-*)
 INPUTS := pyproject.toml setup.py constraints.txt $(wildcard herd/engine/kernels/*.cpp herd/engine/kernels/*.h) $(VENV)/.torch
 
-.PHONY: up test lint force
+.PHONY: up test slow lint force
 
 up: $(VENV)/.local
 	@$(BIN)/herd up $(ARGS)
@@ -23,7 +24,10 @@ up: $(VENV)/.local
 test: $(VENV)/.dev
 	@test -n "$(strip $(CHROMIUM))" || { echo "The page tests need Chromium: apt-get install chromium," \
 	  "or $(BIN)/playwright install chromium" >&2; exit 1; }
-	@$(BIN)/python -m pytest --numprocesses auto --dist loadfile $(ARGS)
+	@$(BIN)/python -m pytest --numprocesses auto --dist loadfile -m "not slow" $(ARGS)
+
+slow:
+	@$(MAKE) --no-print-directory test ARGS="-m slow $(ARGS)"
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

@@ -11,7 +11,7 @@ from herd.cli import VERBS
 from herd.data.spec import DataSpec
 from herd.data.toml import build
 from herd.gateway.config import SERVER, DriftSpec, load
-from herd.gateway.route import ProviderSpec, Route, Shadow, TargetSpec, Weighted
+from herd.gateway.route import ArenaModel, ArenaSpec, ProviderSpec, Route, Shadow, TargetSpec, Weighted
 from herd.train.recipe import Recipe
 
 ROOT = Path(__file__).parents[1]
@@ -58,6 +58,7 @@ TABLES: dict[str, dict[str, Any]] = {
     "targets.NAME": {"": TargetSpec},
     "routes.NAME": {"": Route, "targets.": Weighted, "shadow.": Shadow},
     "drift": {"": DriftSpec},
+    "arena": {"": ArenaSpec, "models.": ArenaModel},
 }
 OTHERS = {"urls": "base_url", "first_token": "timeout.first_token", "total": "timeout.total"}
 NOT_KEYS = {"name", "source", "version"}

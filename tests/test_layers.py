@@ -12,6 +12,8 @@ WITHOUT_TORCH = [
     "evidence",
     "gateway",
     "gateway.gateway",
+    "arena.ballots",
+    "arena.board",
     "server",
     "server.app",
     "engine.client",

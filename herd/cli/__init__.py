@@ -16,6 +16,7 @@ VERBS = {
     "train": "Train a model as a recipe says.",
     "eval": "Measure a model: bits per byte, multiple choice, BLiMP.",
     "improve": "Make a better model out of the votes, and serve it if it is proven.",
+    "arena": "Say which target is better, and how sure that is.",
     "data": "Turn corpora into token shards as a recipe says.",
     "batch": "Answer a file of requests in OpenAI's batch form.",
     "export": "Copy a model out as a Hugging Face directory.",

@@ -7,7 +7,7 @@ from collections.abc import Generator, Iterator
 from contextlib import contextmanager, suppress
 from email.message import Message
 from http.client import HTTPException, HTTPResponse
-from typing import Any
+from typing import IO, Any
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
@@ -53,6 +53,22 @@ class Server:
                     yield chunk
             except (HTTPException, OSError) as error:
                 raise HerdError(f"the server went away in the middle: {error}", code="unreachable") from None
+
+    def download(self, path: str, file: IO[bytes]) -> Message:
+        """The body of a GET into a file; the headers. Raises HerdError, also if the body breaks off."""
+        with self._open(Request(self.url + path, None, self.headers), 3600) as response:
+            try:
+                while chunk := response.read(1 << 16):
+                    file.write(chunk)
+            except HTTPException as error:
+                raise HerdError(f"the server went away in the middle: {error}", code="unreachable") from None
+            return response.headers
+
+    def upload(self, path: str, file: IO[bytes], size: int) -> Any:
+        """POST `size` bytes of a file as they are read; the JSON that answers. Raises HerdError."""
+        headers = {**self.headers, "Content-Type": "application/octet-stream", "Content-Length": str(size)}
+        with self._open(Request(self.url + path, file, headers), 3600) as response:
+            return json.load(response)
 
     def post(self, path: str, body: Any, timeout: float = 3600) -> tuple[int, Message, Any]:
         """Status, headers and JSON of the answer, whatever its status. Raises HerdError if none comes."""

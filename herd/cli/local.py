@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator, MutableMapping
 from contextlib import contextmanager, nullcontext
+from email.message import Message
 from http.client import HTTPResponse
 from tempfile import SpooledTemporaryFile
 from typing import IO, Any, cast
@@ -49,16 +50,16 @@ class Local(Server):
         self.app = create_app(settings, Engines(NoEngine(), Registry(settings.home)))  # type: ignore[arg-type]
 
     def _urlopen(self, request: Request, timeout: float) -> HTTPResponse:
-        status, body = self.runner.run(self._ask(request))
+        status, headers, body = self.runner.run(self._ask(request))
         if status >= 400:
             raise HTTPError(request.full_url, status, "", cast(Any, {}), cast(IO[bytes], body))
-        body.status = status
+        body.status, body.headers = status, headers
         return cast(HTTPResponse, body)
 
-    async def _ask(self, request: Request) -> tuple[int, Any]:
-        """Status and body of one request, as a file."""
+    async def _ask(self, request: Request) -> tuple[int, Message, Any]:
+        """Status, headers and body of one request, as a file."""
         parts = urlsplit(request.full_url)
-        status, body = 500, SpooledTemporaryFile(IN_MEMORY)  # noqa: SIM115
+        status, answered, body = 500, Message(), SpooledTemporaryFile(IN_MEMORY)  # noqa: SIM115
         headers = {"host": parts.netloc, **{name.lower(): value for name, value in request.header_items()}}
         scope = {
             "type": "http", "asgi": {"version": "3.0"}, "http_version": "1.1", "method": request.get_method(),
@@ -76,12 +77,14 @@ class Local(Server):
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
+                for name, value in message.get("headers", ()):
+                    answered[name.decode()] = value.decode()
             else:
                 body.write(message.get("body", b""))
 
         await self.app(scope, receive, send)
         body.seek(0)
-        return status, body
+        return status, answered, body
 
 
 @contextmanager

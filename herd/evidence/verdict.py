@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from scipy.special import ndtri, stdtrit
+from numpy.typing import ArrayLike
 
 from herd.errors import HerdError
+from herd.evidence.sequences import clustered_mean, least_clusters
 
 Decision = Literal["SWITCH", "STAY", "NOT ENOUGH DATA"]
 
@@ -34,60 +35,53 @@ class Verdict:
     needed: int | None = None
 
 
-def least_clusters(alpha: float = 0.05) -> int:
-    """The fewest clusters that can ever decide: with fewer, even unanimous signs come up by chance (2^-G)
-    more often than alpha / 2. Six at alpha 0.05."""
-    return math.ceil(math.log2(2 / alpha))
-
-
-def paired_verdict(
-    differences: Sequence[float],
-    clusters: Sequence[Hashable],
+def verdict(
+    differences: ArrayLike,
+    conversations: Sequence[Hashable],
+    voters: Sequence[Hashable] | None = None,
     *,
     margin: float = 0.0,
     alpha: float = 0.05,
     minimum: int | None = None,
 ) -> Verdict:
-    """Is the candidate better than the current by more than `margin`?
+    """Is the candidate better than the current by more than `margin`, at whatever time one asks?
 
-    differences [n]: candidate minus current, one per pair, larger is better. clusters [n]: what each pair
-    belongs to (its conversation); pairs of one cluster may depend on each other, clusters do not. SWITCH when
-    the (1 - alpha) interval of the mean difference lies above the margin, STAY when it lies at or below it,
-    NOT ENOUGH DATA when it holds the margin or there are fewer than `minimum` clusters (`least_clusters`
-    unless given). The rate of false SWITCH is alpha / 2.
+    differences [n]: candidate minus current, one per pair, larger is better. conversations, voters [n]: what
+    each pair belongs to; pairs of one conversation, or of one voter, may depend on each other. SWITCH when the
+    (1 - alpha) interval of the mean difference lies above the margin, STAY when it lies at or below it,
+    NOT ENOUGH DATA when it holds the margin or there are fewer than `minimum` conversations (`least_clusters`
+    unless given). A margin below zero asks only that the candidate be not worse by so much.
 
-    The interval is m ± t(1 - alpha/2; G - 1) √V with the cluster-robust variance of a mean over G clusters,
-
-        V = G/(G - 1) · Σ_g (Σ_{i in g} (d_i - m))² / n²
-
-    (Liang and Zeger, Biometrika 73, 1986; the correction and the degrees of freedom as in Cameron and Miller,
-    J. Human Resources 50, 2015, section VI). With one pair a cluster it is the ordinary t interval. Looking
-    again after every vote is not covered: the interval is for one look. HerdError for differences that are
-    not finite or do not match their clusters.
+    The interval is a confidence sequence (`sequences.reach`) with the two-way cluster-robust error
+    (`sequences.clustered_mean`): one may ask again after every vote, and the rate of ever saying SWITCH falsely
+    is about alpha / 2. With fewer than `minimum` voters it is about these voters, as the reason says.
+    HerdError for differences that are not finite or do not match their clusters, or a margin that is not finite.
     """
-    d = np.asarray(differences, dtype=np.float64)
-    if d.ndim != 1 or len(d) != len(clusters) or not np.isfinite(d).all():
-        raise HerdError("a verdict needs one finite difference and one cluster for each pair")
-    numbers: dict[Hashable, int] = {}
-    group = np.array([numbers.setdefault(cluster, len(numbers)) for cluster in clusters], dtype=np.intp)
-    n, count = len(d), len(numbers)
-    minimum = max(2, least_clusters(alpha) if minimum is None else minimum)
-    if count < minimum:
-        reason = f"{count} of at least {minimum} independent conversations"
-        return Verdict("NOT ENOUGH DATA", reason, None, None, None, n, count, minimum)
+    least = max(2, least_clusters(alpha) if minimum is None else minimum)
+    people = None if voters is None else len(set(voters))
+    crossed = voters is not None and people is not None and people >= least
+    mean = clustered_mean(differences, conversations, *([voters] if crossed and voters is not None else []))
+    if not math.isfinite(margin) or (voters is not None and len(voters) != len(conversations)):
+        raise HerdError("a verdict needs a finite margin, and one voter for each pair")
+    n, count = int(np.size(differences)), len(set(conversations))
+    if count < least:
+        reason = f"{count} of at least {least} independent conversations"
+        return Verdict("NOT ENOUGH DATA", reason, None, None, None, n, count, least)
 
-    mean = float(d.mean())
-    sums = np.bincount(group, weights=d - mean)
-    error = math.sqrt(count / (count - 1) * float(sums @ sums)) / n
-    half = float(stdtrit(count - 1, 1 - alpha / 2)) * error
-    low, high = mean - half, mean + half
-    interval = f"{mean:+.4g}, {1 - alpha:.0%} interval {low:+.4g} to {high:+.4g}"
-    if low > margin:
-        return Verdict("SWITCH", f"better: {interval}", mean, low, high, n, count)
-    if high <= margin:
-        return Verdict("STAY", f"not better: {interval}", mean, low, high, n, count)
+    low, high = mean.interval(alpha)
+    scale = count / mean.count  # what counts is fewer where few clusters hold most pairs
     needed = None
-    if mean > margin:
-        needed = math.ceil(count * (float(ndtri(1 - alpha / 2)) * error / (mean - margin)) ** 2)
-        needed = max(needed, count + 1)
-    return Verdict("NOT ENOUGH DATA", f"cannot tell: {interval}", mean, low, high, n, count, needed)
+    if mean.value > margin and low <= margin:
+        total = mean.needed(mean.value - margin, alpha)
+        needed = None if total is None else max(math.ceil(total * scale), count + 1)
+    if not math.isfinite(low):
+        reason = f"{count} independent conversations are too few for an interval that is valid at any time"
+        return Verdict("NOT ENOUGH DATA", reason, mean.value, None, None, n, count, needed or count + 1)
+    evidence = f"{mean.value:+.4g}, {1 - alpha:.0%} interval {low:+.4g} to {high:+.4g}, valid at any time"
+    if people is not None and not crossed:
+        evidence += f", for {people} voter{'s' * (people != 1)}"
+    if low > margin:
+        return Verdict("SWITCH", f"better: {evidence}", mean.value, low, high, n, count)
+    if high <= margin:
+        return Verdict("STAY", f"not better: {evidence}", mean.value, low, high, n, count)
+    return Verdict("NOT ENOUGH DATA", f"cannot tell: {evidence}", mean.value, low, high, n, count, needed)

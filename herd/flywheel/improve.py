@@ -17,7 +17,8 @@ from herd.data.loader import IGNORE
 from herd.data.sources import read
 from herd.errors import HerdError
 from herd.eval.text import bits_per_byte
-from herd.evidence.verdict import Verdict, least_clusters, paired_verdict
+from herd.evidence.sequences import least_clusters
+from herd.evidence.verdict import Verdict, verdict
 from herd.flywheel.votes import HELD_OUT, Preference, split, votes_digest
 from herd.model.chat import ChatTemplate
 from herd.model.config import Config
@@ -103,10 +104,10 @@ def improve(
         template, tokenizer = ChatTemplate.load(target.model_dir), Tokenizer.load(target.model_dir)
         limit = Config.from_hf(read_json(target.model_dir / "config.json")).max_positions
         learned, _ = _encode(train, target, tokenizer, template, limit)
-        judged, clusters = _encode(held, target, tokenizer, template, limit)
+        judged, sources = _encode(held, target, tokenizer, template, limit)
         result["pairs"] = {"train": len(learned), "held_out": len(judged)}
         result["too_long"] = len(preferences) - len(learned) - len(judged)
-        if few := _too_few(len(learned), len(set(clusters))):
+        if few := _too_few(len(learned), len({p.conversation for p in sources})):
             return _finish(run, result, few)
         model = _open(target.model_dir, target.adapter_dir)
         texts = bundled_texts() if texts is None else texts
@@ -120,15 +121,15 @@ def improve(
 
         stage(2, f"the candidate against {current.ref}, on pairs that it has not learned")
         after = measure(_open(target.model_dir, adapter), tokenizer, judged, texts)
-        verdict = judge(before, after, clusters)
+        decided = judge(before, after, sources)
 
-        stage(3, verdict.reason)
-        metrics = {"verdict": verdict.decision, **after.summary(), "before": before.summary()}
+        stage(3, decided.reason)
+        metrics = {"verdict": decided.decision, **after.summary(), "before": before.summary()}
         source = votes_digest(preferences)
         entry = _register(home, registry, target, adapter, source, settings, metrics)
-        if verdict.decision == "SWITCH":
-            registry.promote(name, entry.version, asdict(verdict))
-        return _finish(run, result | {"candidate": entry.ref, "metrics": metrics}, verdict)
+        if decided.decision == "SWITCH":
+            registry.promote(name, entry.version, asdict(decided))
+        return _finish(run, result | {"candidate": entry.ref, "metrics": metrics}, decided)
 
 
 def bundled_texts() -> list[str]:
@@ -146,19 +147,20 @@ def measure(
     return Measure((chosen - rejected).tolist(), bits_per_byte(model, tokenizer, texts).value)
 
 
-def judge(before: Measure, after: Measure, clusters: Sequence[str]) -> Verdict:
-    """The verdict on the growth of each held-out pair's margin, by conversation; SWITCH needs that ordinary text
-    costs at most 1 % more bits, too."""
+def judge(before: Measure, after: Measure, sources: Sequence[Preference]) -> Verdict:
+    """The verdict on the growth of each held-out pair's margin, by conversation and voter (`sources`: the pairs'); SWITCH
+    needs that ordinary text costs at most 1 % more bits, too."""
     growth = [new - old for new, old in zip(after.margins, before.margins, strict=True)]
-    verdict = paired_verdict(growth, clusters)
-    if verdict.decision == "SWITCH" and after.bits_per_byte > before.bits_per_byte * WORSE:
+    voters = [p.voter or p.conversation for p in sources] if any(p.voter for p in sources) else None
+    found = verdict(growth, [p.conversation for p in sources], voters)
+    if found.decision == "SWITCH" and after.bits_per_byte > before.bits_per_byte * WORSE:
         cost = f"{before.bits_per_byte:.3f} → {after.bits_per_byte:.3f} bits a byte of ordinary text"
-        return replace(verdict, decision="STAY", reason=f"better on votes, but at too high a price: {cost}")
-    if verdict.needed:
-        more = (verdict.needed - verdict.clusters) * HELD_OUT
-        reason = f"{verdict.reason}; about {more} more conversations with a vote may decide"
-        return replace(verdict, reason=reason)
-    return verdict
+        return replace(found, decision="STAY", reason=f"better on votes, but at too high a price: {cost}")
+    if found.needed:
+        more = (found.needed - found.clusters) * HELD_OUT
+        reason = f"{found.reason}; about {more} more conversations with a vote may decide"
+        return replace(found, reason=reason)
+    return found
 
 
 def _too_few(trained: int, clusters: int) -> Verdict | None:
@@ -181,8 +183,8 @@ def _encode(
     tokenizer: Tokenizer,
     template: ChatTemplate,
     limit: int,
-) -> tuple[list[tuple[Reply, Reply]], list[str]]:
-    """The pairs that fit into `limit` tokens, as the target would see them, and their conversations."""
+) -> tuple[list[tuple[Reply, Reply]], list[Preference]]:
+    """The pairs that fit into `limit` tokens, as the target would see them, and the preferences they are of."""
     pairs = [p.pair for p in preferences]
     if target.system:
         system = {"role": "system", "content": target.system}
@@ -191,8 +193,8 @@ def _encode(
             for pair in pairs
         ]
     encoded = encode_pairs(tokenizer, template, pairs, limit)
-    kept = [(e, p.conversation) for e, p in zip(encoded, preferences, strict=True) if e]
-    return [pair for pair, _ in kept], [conversation for _, conversation in kept]
+    kept = [(e, p) for e, p in zip(encoded, preferences, strict=True) if e]
+    return [pair for pair, _ in kept], [preference for _, preference in kept]
 
 
 def _train(model: Llama, pairs: Sequence[tuple[Reply, Reply]], settings: Settings, run: Run) -> None:

@@ -19,11 +19,13 @@ HELD_OUT = 4  # one conversation in so many is held out
 
 @dataclass(frozen=True)
 class Preference:
-    """A pair, the conversation it belongs to (pairs of one are not independent), and the vote it comes from."""
+    """A pair, the vote it comes from, and the conversation and the voter (None: not known) it belongs to; pairs of one
+    are not independent."""
 
     pair: Pair
     conversation: str
     vote: str
+    voter: str | None = None
 
 
 def from_votes(rows: Iterable[Mapping[str, Any]]) -> tuple[list[Preference], dict[str, int]]:
@@ -45,7 +47,8 @@ def from_votes(rows: Iterable[Mapping[str, Any]]) -> tuple[list[Preference], dic
         pair = Pair(list(row["prompt"]), [_reply(good)], [_reply(bad)])
         replies = frozenset((row["a_id"], row["b_id"]))
         left_out["voted_again"] += replies in chosen
-        chosen[replies] = Preference(pair, row["conversation"] or _digest(pair.prompt), row["id"])
+        conversation = row["conversation"] or _digest(pair.prompt)
+        chosen[replies] = Preference(pair, conversation, row["id"], row.get("voter"))
     return list(chosen.values()), {reason: n for reason, n in left_out.items() if n}
 
 
@@ -58,14 +61,18 @@ def from_file(path: Path) -> list[Preference]:
             pair,
             str(record.get("conversation") or _digest(pair.prompt)),
             str(record.get("vote") or _digest(asdict(pair))),
+            str(record["voter"]) if record.get("voter") else None,
         )
         for pair, record in zip(pairs, records, strict=True)
     ]
 
 
 def to_file(path: Path, preferences: Sequence[Preference]) -> None:
-    """Write TRL's conversational form with each pair's conversation and vote; whole or not at all."""
-    rows = ({**asdict(p.pair), "conversation": p.conversation, "vote": p.vote} for p in preferences)
+    """Write TRL's conversational form with each pair's conversation, vote and voter; whole or not at all."""
+    rows = (
+        {**asdict(p.pair), "conversation": p.conversation, "vote": p.vote, "voter": p.voter}
+        for p in preferences
+    )
     atomic_write(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
 

@@ -15,7 +15,17 @@ from herd.gateway.lines import line_of
 from herd.gateway.prices import MAX_OWN
 from herd.gateway.prices import OWN as PRICES
 from herd.gateway.redact import check_rules
-from herd.gateway.route import Keep, ProviderSpec, Route, Shadow, TargetSpec, Use, Weighted
+from herd.gateway.route import (
+    ArenaModel,
+    ArenaSpec,
+    Keep,
+    ProviderSpec,
+    Route,
+    Shadow,
+    TargetSpec,
+    Use,
+    Weighted,
+)
 from herd.nearest import nearest
 from herd.protocol import ProtocolError, Sampling
 
@@ -66,6 +76,7 @@ class Config:
     targets: Mapping[str, TargetSpec] = field(default_factory=dict)
     routes: Mapping[str, Route] = field(default_factory=dict)
     drift: DriftSpec = DriftSpec()
+    arena: ArenaSpec = ArenaSpec()
     server: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -129,7 +140,7 @@ def parse_route(
 
 
 def _config(table: dict[str, Any], env: Mapping[str, str], local: Collection[str] | None) -> Config:
-    _fields(dict.fromkeys(("providers", "targets", "routes", "drift", "server"), _raw))((), table)
+    _fields(dict.fromkeys(("providers", "targets", "routes", "drift", "arena", "server"), _raw))((), table)
 
     def section(name: str, reader: Reader) -> Any:
         return reader((name,), table.get(name, {}))
@@ -144,8 +155,14 @@ def _config(table: dict[str, Any], env: Mapping[str, str], local: Collection[str
     routes = section("routes", _entries(route))
     named = _list(partial(_target_name, config=known, local=local))
     drift = section("drift", _fields({"every_hours": _number(0.01, 8760), "targets": named}, make=DriftSpec))
+    model = _fields({"open": _flag, "licence": _text, "terms": _text}, make=ArenaModel)
+    arena = section("arena", _fields({
+        "targets": named, "votes_per_hour": _whole(1, 10**6), "battles_per_hour": _whole(1, 10**6),
+        "expires_hours": _number(0.001, 8760), "max_tokens": _whole(1, 10**6), "max_turns": _whole(1, 100),
+        "identities": _list(_text), "models": _entries(lambda at, name, value: model(at, value)),
+    }, make=ArenaSpec))  # fmt: skip
     server = section("server", _fields({name: _of_kind(kinds) for name, kinds in SERVER.items()}))
-    return Config(providers, targets, routes, drift, server)
+    return Config(providers, targets, routes, drift, arena, server)
 
 
 def _vendors(env: Mapping[str, str]) -> dict[str, ProviderSpec]:

@@ -24,7 +24,7 @@ def export(store: Store, format: Format, **wanted: Any) -> Iterator[bytes]:
     """
     if format not in TYPES:
         raise HerdError(f"format must be one of {', '.join(TYPES)}, not {format!r:.60}")
-    return _jsonl(store, wanted) if format == "jsonl" else _parquet(store, wanted, _pyarrow())
+    return _jsonl(store, wanted) if format == "jsonl" else _parquet(store, wanted, the_pyarrow())
 
 
 def pages(store: Store, wanted: dict[str, Any], size: int = PAGE) -> Iterator[list[dict[str, Any]]]:
@@ -85,7 +85,8 @@ class _Sink(io.RawIOBase):
         return whole
 
 
-def _pyarrow() -> Any:
+def the_pyarrow() -> Any:
+    """The package, with its part for Parquet. Raises HerdError where it is not installed."""
     try:
         import pyarrow
         import pyarrow.parquet

@@ -152,14 +152,17 @@ class Gateway:
         dialect: Dialect | None = None,
         body: dict[str, Any] | None = None,
         prefix: str | None = None,
+        direct: bool = False,
     ) -> Reply:
         """A reply whose id begins with `prefix` (by default, what OpenAI's ids of this kind begin with).
+
+        `direct`: by the target of this name, whatever route has it, and whatever routes the key may use.
 
         Raises HerdError: 404 for an unknown model, 403 for one that is not the key's, 400 for what the target cannot do.
         """
         if self.closing:
             raise HerdError("the server is stopping", status=503, code="stopping")
-        route = self.route(request.route, principal)
+        route = self._own_route(request.route) if direct else self.route(request.route, principal)
         id = (PREFIX[request.kind] if prefix is None else prefix) + uuid.uuid4().hex
         reply = Reply(id, request, route, principal, conversation, self.now, dialect, body)
         self.aim(reply, first=True)

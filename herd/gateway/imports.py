@@ -72,7 +72,7 @@ def import_lines(
                 if isinstance(line, (str, bytes)):
                     if not line.strip():
                         continue
-                    line = _parsed(line)
+                    line = parsed(line)
                 if not isinstance(line, Mapping):
                     raise ValueError("not an object")
                 if not (made := rows_of(line, source)):
@@ -130,7 +130,8 @@ def entries(stream: BufferedReader | gzip.GzipFile) -> Iterator[str | bytes]:
 _WRONG = (ValueError, KeyError, TypeError, AttributeError, ArithmeticError, RecursionError, HerdError)
 
 
-def _parsed(line: str | bytes) -> Any:
+def parsed(line: str | bytes) -> Any:
+    """The JSON of a line. Raises ValueError for what is none, or too long; RecursionError for what is too deep."""
     if len(line) >= MAX_LINE:
         raise ValueError(f"longer than {MAX_LINE // 2**20} MiB")
     try:

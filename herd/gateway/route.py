@@ -76,3 +76,28 @@ class Route:
     retain_days: float | None = None
     source: Literal["file", "store", "own"] = "own"  # "own": a model's or target's own route
     version: int = 0  # of a stored one
+
+
+@dataclass(frozen=True, slots=True)
+class ArenaModel:
+    """A table [arena.models."NAME"]: what is said of a target. `open`: whether its weights are, None for unknown;
+    `terms`: of the model's provider, on what may be done with its replies."""
+
+    open: bool | None = None
+    licence: str | None = None
+    terms: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ArenaSpec:
+    """The table [arena]. `targets`: who may be drawn for a battle, () for every model here and every configured target;
+    limits are of one voter; `identities`: further words in a reply that give a target away."""
+
+    targets: tuple[str, ...] = ()
+    votes_per_hour: int = 60
+    battles_per_hour: int = 60
+    expires_hours: float = 24.0
+    max_tokens: int = 512  # of a reply
+    max_turns: int = 20
+    identities: tuple[str, ...] = ()
+    models: Mapping[str, ArenaModel] = field(default_factory=dict)

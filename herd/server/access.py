@@ -6,8 +6,19 @@ from herd.errors import HerdError
 from herd.gateway.keys import Principal
 
 # The pages hold no data, and ask for the key.
-PAGES = ("/", "/models", "/runs", "/traffic", "/conversations", "/routes", "/keys", "/c/{id}")
-OPEN_PATHS = frozenset({"/health", "/ready", "/api/session", "/favicon.ico", *PAGES})
+PAGES = (
+    "/",
+    "/models",
+    "/runs",
+    "/traffic",
+    "/conversations",
+    "/routes",
+    "/keys",
+    "/arena",
+    "/leaderboard",
+    "/c/{id}",
+)
+OPEN_PATHS = frozenset({"/health", "/ready", "/api/session", "/favicon.ico", "/embed.js", *PAGES})
 OPEN_FOLDERS = ("/web/", "/c/")
 
 # Method, path, and the scopes of which one is enough; the first that fits. "key": any key will do. "use": a key for
@@ -17,7 +28,12 @@ RULES = [
     for method, path, scopes in (
         (".*", r"/v1/.*", "use"),
         ("GET", r"/api/status|/openapi\.json", "key"),
-        ("POST", r"/api/votes", "vote"),
+        ("POST", r"/api/battles(/[^/]+/(turns|regenerate))?", "use:arena"),
+        ("POST", r"/api/battles/stored", "read"),  # it shows what others have asked
+        ("POST", r"/api/battles/embed", "use"),
+        ("GET", r"/api/battles/[^/]+", "vote use:arena"),
+        ("GET", r"/api/leaderboard(/[^/]+)?|/api/arena/agreement", "read use:arena"),
+        ("POST", r"/api/votes|/api/battles/[^/]+/vote", "vote"),
         ("POST", r"/api/feedback", "vote use"),
         ("GET", r"/api/generations|/api/generations/[^/]+", "read use"),
         ("GET", r"/api/(conversations(/[^/]+)?|traffic|findings|votes)|/metrics", "read"),

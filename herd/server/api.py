@@ -10,14 +10,17 @@ from herd.errors import HerdError
 from herd.registry import lineage
 from herd.registry.registry import BUNDLED
 from herd.registry.runs import Run
-from herd.server import body, conversations, keys, models, routes, runs, traffic
+from herd.server import arena, battles, body, conversations, keys, leaderboard, models, routes, runs, traffic
 from herd.server.engines import has_torch
 from herd.server.errors import not_found
 from herd.server.guard import COOKIE
 from herd.server.state import State, principal, state
 
 router = APIRouter(prefix="/api")
-ROUTERS = (router, conversations.router, keys.router, routes.router, traffic.router)
+ROUTERS = (
+    router, arena.router, battles.router, conversations.router, keys.router, leaderboard.router, routes.router,
+    traffic.router,
+)  # fmt: skip
 
 
 @router.get("/status")

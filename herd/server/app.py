@@ -18,6 +18,9 @@ from fastapi.routing import APIRoute
 from starlette.staticfiles import StaticFiles
 
 import herd
+from herd.arena.ballots import Ballots
+from herd.arena.battles import Battles
+from herd.arena.board import Board
 from herd.errors import HerdError
 from herd.gateway.config import ConfigError, at_line, load
 from herd.gateway.drift import Drift
@@ -28,10 +31,10 @@ from herd.gateway.prices import Prices
 from herd.gateway.provider import Provider
 from herd.gateway.reload import Reloader
 from herd.gateway.route import ProviderSpec
-from herd.server import anthropic, api, errors, openai, responses
+from herd.server import anthropic, api, errors, leaderboard, openai, responses
 from herd.server.access import PAGES
 from herd.server.body import Fields
-from herd.server.engines import Engines
+from herd.server.engines import Engines, has_torch
 from herd.server.guard import Guard
 from herd.server.local import LocalEngine
 from herd.server.metrics import Metrics
@@ -68,6 +71,13 @@ def create_app(settings: Settings, engines: Engines) -> FastAPI:
     scheduler = Scheduler(settings.home, _environment(settings), engines.reload)
     gateway.on_change = lambda: scheduler.traffic(gateway.in_flight)
 
+    board = Board(
+        store,
+        targets=lambda: leaderboard.targets(gateway),
+        about=lambda name: leaderboard.about(gateway, name),
+    )
+    live = leaderboard.Live(board, lambda: gateway.closing)
+
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         engines.start()  # pages and API answer while a model loads
@@ -84,9 +94,13 @@ def create_app(settings: Settings, engines: Engines) -> FastAPI:
 
     # FastAPI's own documentation pages load scripts from elsewhere; /openapi.json is the description.
     app = FastAPI(title="Herd", version=version("openherd"), lifespan=lifespan, docs_url=None, redoc_url=None)
-    app.state.herd = State(
-        settings, keys, ledger, engines.registry, store, engines, metrics, gateway, reloader, scheduler
+    battles = Battles(
+        gateway, store, problem=lambda: _local_problem(engines), counts=lambda: board.standing.counts
     )
+    app.state.herd = State(
+        settings, keys, ledger, engines.registry, store, engines, metrics, gateway, reloader, scheduler,
+        board, live, battles, Ballots(battles, store, board),
+    )  # fmt: skip
     app.add_middleware(Guard, settings=settings, keys=keys, observe=metrics.observe_http)
     errors.install(app)
     app.include_router(openai.router)
@@ -97,6 +111,7 @@ def create_app(settings: Settings, engines: Engines) -> FastAPI:
     app.add_api_route("/health", _health)
     app.add_api_route("/ready", _ready)
     app.add_api_route("/metrics", _metrics)
+    app.add_api_route("/embed.js", _embed, methods=["GET", "HEAD"], include_in_schema=False)
     for path in PAGES:
         app.add_api_route(path, _page, methods=["GET", "HEAD"], include_in_schema=False)
     app.openapi = lambda: _describe(app)  # type: ignore[method-assign]
@@ -138,6 +153,7 @@ def _chores(here: State) -> Iterator[Coroutine[Any, Any, None]]:
     """What is to be done again and again, as long as the server runs."""
     yield _every(1, here.reloader.poll)
     yield _every(BEAT, here.ledger.recover)
+    yield _every(leaderboard.LOOK, here.live.look)
     yield _every(3600, lambda: asyncio.to_thread(here.store.forget_expired, time.time()))
     yield Drift(here.gateway, here.store).loop()
     if here.store.shared:  # other gateways make and revoke keys, too, and change routes
@@ -185,6 +201,19 @@ async def _metrics(request: Request) -> Response:
     here = state(request)
     text = here.metrics.render(here.engines.metrics())
     return Response(text, media_type="text/plain; version=0.0.4; charset=utf-8")
+
+
+def _local_problem(engines: Engines) -> str | None:
+    """Why no model of this machine can answer."""
+    return engines.problem if has_torch() else 'models run on PyTorch: pip install "openherd[local]"'
+
+
+async def _embed() -> Response:
+    """What asks "which reply is better?" in an application's page."""
+    script = WEB / "embed.js"
+    if not script.is_file():
+        raise errors.not_found("the pages are not installed; the API is at /api/battles")
+    return FileResponse(script, media_type="text/javascript", headers={"Cache-Control": "no-cache"})
 
 
 async def _page() -> Response:

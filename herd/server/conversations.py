@@ -1,14 +1,15 @@
 """Conversations as the pages keep them, and votes: under /api."""
 
-import hashlib
 import uuid
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Query, Request
 from fastapi.responses import Response
 
+from herd.errors import HerdError
 from herd.protocol import ProtocolError
 from herd.server import body
+from herd.server.battles import voter_of
 from herd.server.errors import found
 from herd.server.state import principal, state
 from herd.store.store import OUTCOMES
@@ -20,7 +21,13 @@ ROLES = ("system", "user", "assistant", "tool")
 MAX_IDS = 1000
 CONVERSATION: dict[str, Any] = {"title": str, "route": str, "system": str, "settings": dict}
 MESSAGE: dict[str, Any] = dict.fromkeys(("id", "parent", "role", "content", "generation"), str)
-VOTE: dict[str, Any] = dict.fromkeys(("id", "a", "b", "outcome", "source"), str)
+VOTE: dict[str, Any] = {
+    **dict.fromkeys(("id", "a", "b", "outcome", "source", "rater"), str),
+    "details": dict,
+    "tags": list,
+}
+JUDGES = ("rater", "details", "tags")  # what only a judge's vote has
+MAX_TAGS, MAX_NAME = 20, 100
 
 
 @router.get("/conversations")
@@ -68,7 +75,7 @@ def conversation(request: Request, id: str) -> dict[str, Any]:
     for message in messages:
         if record := records.get(message["generation"]):
             message["stats"] = _stats(record)
-    return {**whole, "messages": messages, "votes": store.votes(conversation=id)}
+    return {**whole, "messages": messages, "votes": [_shown(vote) for vote in store.votes(conversation=id)]}
 
 
 @router.patch("/conversations/{id}")
@@ -97,24 +104,54 @@ def add_message(
 
 
 @router.post("/votes", status_code=201)
-def add_vote(
+async def add_vote(
     request: Request, given: Annotated[dict[str, Any], Depends(body.Fields("a", "b", **VOTE))]
 ) -> dict[str, Any]:
-    """Keeps a vote; it is durable when the reply is sent. The same id again is the same vote."""
-    here = state(request)
+    """Keeps a vote; it is durable when the reply is sent. The same id again is the same vote.
+
+    A model's judgement is one, too: an admin says so with source "judge" and the judge's name as "rater".
+    """
+    here, caller = state(request), principal(request)
     body.one_of("outcome", given.get("outcome"), OUTCOMES)
     body.one_of("source", given.setdefault("source", "regenerate"), SOURCES)
     if given["a"] == given["b"]:
         raise ProtocolError("a and b are the same generation", "b")
-    caller = f"{principal(request).name}|{request.headers.get('user-agent', '')}"
-    voter = hashlib.sha256(caller.encode()).hexdigest()[:16]
+    _check_judge(given, caller.may("admin"))
+    if given.get("rater") is None:
+        given["voter"] = await voter_of(request, None)
+        if not caller.may("admin"):
+            here.votes.take(given["voter"], here.gateway.now.config.arena.votes_per_hour)
     given.setdefault("id", uuid.uuid4().hex)
-    return here.store.add_vote(**given, voter=voter)
+    kept = await here.store.write_vote(
+        {**given, "key": caller.name, "application": caller.application or None}
+    )
+    return _shown(kept)
+
+
+def _check_judge(given: dict[str, Any], admin: bool) -> None:
+    """Raises ProtocolError for a person's vote with a judge's fields, or a judge's without them; 403 for no admin."""
+    if given["source"] != "judge":
+        for name in JUDGES:
+            if given.get(name) is not None:
+                raise ProtocolError(f'{name} belongs to votes of source "judge"', name)
+        return
+    if not admin:
+        raise HerdError("only an admin's key may vote for a judge", status=403, code="missing_scope")
+    if not 0 < len(given.get("rater") or "") <= MAX_NAME:
+        raise ProtocolError(f"rater must be the judge's name, of 1 to {MAX_NAME} characters", "rater")
+    tags = given.get("tags") or []
+    if len(tags) > MAX_TAGS or not all(isinstance(tag, str) and 0 < len(tag) <= MAX_NAME for tag in tags):
+        raise ProtocolError(f"tags must be at most {MAX_TAGS} names of 1 to {MAX_NAME} characters", "tags")
+
+
+def _shown(vote: dict[str, Any]) -> dict[str, Any]:
+    """A vote without who cast it."""
+    return {name: value for name, value in vote.items() if name != "voter"}
 
 
 @router.get("/votes")
 def votes(request: Request, route: str | None = None) -> dict[str, Any]:
-    return {"data": state(request).store.votes(route=route)}
+    return {"data": [_shown(vote) for vote in state(request).store.votes(route=route)]}
 
 
 def _stats(record: dict[str, Any]) -> dict[str, Any]:

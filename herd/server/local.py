@@ -10,7 +10,7 @@ from herd.gateway.config import LOCAL
 from herd.gateway.provider import Call, Target, UpstreamError
 from herd.protocol import Dialect, Event, Failed, Usage
 from herd.protocol.refusals import unsupported_fields
-from herd.server.engines import Engines
+from herd.server.engines import Engines, has_torch
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,7 +37,9 @@ class LocalEngine:
         return LocalTarget(name, LOCAL, ref, entry.digest, entry.system, entry.sampling, entry=entry)
 
     def names(self) -> Mapping[str, float]:
-        return {target.name: target.model.created or 0.0 for target in self.engines.registry.targets()}
+        """What can answer here: nothing without torch."""
+        found = self.engines.registry.targets() if has_torch() else ()
+        return {target.name: target.model.created or 0.0 for target in found}
 
     def unsupported(self, call: Call) -> Mapping[str, str]:
         return unsupported_fields(call.request)

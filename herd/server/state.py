@@ -1,9 +1,16 @@
 """What the routes share."""
 
-from dataclasses import dataclass
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from fastapi import Request
 
+from herd.arena.ballots import Ballots
+from herd.arena.battles import Battles
+from herd.arena.board import Board
+from herd.arena.voters import Hourly
 from herd.gateway.gateway import Gateway
 from herd.gateway.keys import Keys, Principal
 from herd.gateway.ledger import Ledger
@@ -14,6 +21,9 @@ from herd.server.metrics import Metrics
 from herd.server.runs import Scheduler
 from herd.server.settings import Settings
 from herd.store import Store
+
+if TYPE_CHECKING:
+    from herd.server.leaderboard import Live
 
 
 @dataclass
@@ -28,6 +38,11 @@ class State:
     gateway: Gateway
     reloader: Reloader
     scheduler: Scheduler
+    board: Board
+    live: Live
+    battles: Battles
+    ballots: Ballots
+    votes: Hourly = field(default_factory=lambda: Hourly("votes"))  # of those who are no admins
 
     @property
     def problem(self) -> str | None:

@@ -10,12 +10,19 @@ from sqlalchemy.dialects.postgresql import insert as insert_new
 
 from herd.errors import HerdError
 from herd.store.database import Database, rows
-from herd.store.generations import drop_text
-from herd.store.tables import conversations, feedback, generations, messages, votes
+from herd.store.generations import drop_prompts, drop_text
+from herd.store.tables import battles, conversations, feedback, generations, messages, votes
 
 FIELDS = ("title", "route", "system", "settings")
 OWN = ("key", "response", "deleted")  # columns that are this server's alone: neither exported nor imported
-LISTS = ("calls", "use", "dropped")  # what is a list in JSON; the rest are objects
+LISTS = (
+    "calls",
+    "use",
+    "dropped",
+    "tags",
+    "style",
+    "reasons",
+)  # what is a list in JSON; the rest are objects
 _HEAD = [conversations.c[name] for name in ("id", *FIELDS, "created", "updated")]
 _MESSAGE = [messages.c[name] for name in ("id", "parent", "role", "content", "generation", "created")]
 
@@ -105,6 +112,9 @@ class Conversations(Database):
                 connection.execute(insert(conversations).values(id=id, created=gone["updated"], **gone))
             connection.execute(delete(messages).where(messages.c.conversation == id))
             drop_text(connection, generations.c.conversation == id)
+            drop_prompts(connection, battles.c.conversation == id)
+            words = {"reasons": None, "comment": None, "details": None}
+            connection.execute(update(votes).where(votes.c.conversation == id).values(words))
             return True
 
         deleted = self._write(work)
@@ -230,9 +240,20 @@ def _exported(item: Any, place: int) -> tuple[dict[str, Any], Parts]:
         items, own = item.get(table.name, []), f"{where}.{table.name}"
         if not isinstance(items, list):
             raise HerdError(f"{own} must be a list")
+        if table is votes:
+            items = [_with_targets(vote, parts[-1][1]) for vote in items]
         made = [_row(x, table, f"{own}[{i}]", conversation=head["id"]) for i, x in enumerate(items)]
         parts.append((table, made))
     return head, parts
+
+
+def _with_targets(vote: Any, made: list[dict[str, Any]]) -> Any:
+    """An older Herd's votes do not say which targets they compare; their generations, imported beside them, do."""
+    if not isinstance(vote, Mapping):
+        return vote
+    known = {row["id"]: row["target"] or row["route"] for row in made}
+    targets = {f"{side}_target": known.get(vote.get(side), "unknown") for side in ("a", "b")}
+    return {**targets, **vote}
 
 
 def _row(item: Any, table: Table, where: str, **own: Any) -> dict[str, Any]:

@@ -35,7 +35,7 @@ def database_url(url_or_path: str | Path) -> URL:
 def make_engine(url: URL) -> Engine:
     """Raises HerdError without PostgreSQL's driver, and for a PostgreSQL database that is not in UTF-8."""
     # Errors are logged, and parameters are what people wrote.
-    common: dict[str, Any] = {"hide_parameters": True, "json_serializer": _json}
+    common: dict[str, Any] = {"hide_parameters": True, "json_serializer": to_json}
     if url.get_backend_name() == "sqlite":
         options: dict[str, Any] = {"timeout": PATIENCE, "check_same_thread": False}
         engine = create_engine(url, pool_size=8, max_overflow=56, connect_args=options, **common)
@@ -59,7 +59,7 @@ def make_engine(url: URL) -> Engine:
     return engine
 
 
-def _json(value: Any) -> str:
+def to_json(value: Any) -> str:
     """With letters as they are, so that they can be searched for; half a surrogate pair only as an escape."""
     try:
         text = json.dumps(value, ensure_ascii=False, allow_nan=False)

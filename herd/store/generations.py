@@ -22,7 +22,18 @@ from sqlalchemy.dialects.postgresql import insert as insert_new
 
 from herd.errors import HerdError
 from herd.store.database import Database
-from herd.store.tables import Text, attempts, conversations, feedback, generations, messages, quotas
+from herd.store.tables import (
+    Text,
+    attempts,
+    battle_turns,
+    battles,
+    conversations,
+    feedback,
+    generations,
+    messages,
+    quotas,
+    votes,
+)
 
 Keep = Literal["none", "metadata", "text"]
 
@@ -40,6 +51,16 @@ _GONE = select(conversations.c.id).where(
     conversations.c.deleted,
     conversations.c.updated >= bindparam("created"),
 )  # a conversation that was deleted after the generation began
+_CALLED = (
+    select(generations)
+    .where((generations.c.id == bindparam("id")) | (generations.c.reply_id == bindparam("id")))
+    .order_by(
+        generations.c.id != bindparam("id"),
+        generations.c.key.is_distinct_from(bindparam("key", type_=Text)),
+        generations.c.created,
+    )
+    .limit(1)
+)
 
 
 class Generations(Database):
@@ -59,8 +80,7 @@ class Generations(Database):
 
     def get_generation(self, id: str, key: str | None = None) -> dict[str, Any] | None:
         """The one with this id, or this `reply_id`; of several replies with the same one, sooner one of `key`."""
-        others = (generations.c.id != id, generations.c.key.is_distinct_from(key), generations.c.created)
-        found = self._generations(select(generations).where(called(id)).order_by(*others).limit(1))
+        found = self._generations(_CALLED.params(id=id, key=key))
         return found[0] if found else None
 
     def generations(
@@ -150,13 +170,19 @@ def put_generation(connection: Connection, row: Mapping[str, Any], keep: Keep) -
         return False
     values = {"labels": {}, "created": time.time(), **row}
     talk = row.get("conversation")
-    gone = talk and connection.execute(_GONE, {"id": talk, "created": values["created"]}).scalar()
+    gone = was_deleted(connection, talk, values["created"])
     if keep == "metadata" or gone:
         values.update(without_text(values))
     if gone:  # an attempt that failed after the deletion may quote it
         failed = attempts.c.generation == row["id"]
         connection.execute(update(attempts).where(failed).values(error=None))
     return connection.execute(_INSERT, values).rowcount > 0
+
+
+def was_deleted(connection: Connection, conversation: str | None, created: float) -> bool:
+    """Whether the conversation was deleted after `created`, so that no text of then may be kept."""
+    found = conversation and connection.execute(_GONE, {"id": conversation, "created": created}).scalar()
+    return bool(found)
 
 
 def without_text(row: Mapping[Any, Any]) -> dict[str, Any]:
@@ -180,7 +206,18 @@ def drop_text(connection: Connection, which: ColumnElement[bool]) -> None:
         connection.execute(one.values(without_text(row)))
     ids = [row["id"] for row in found]
     connection.execute(update(feedback).where(feedback.c.generation.in_(ids)).values(text=None))
+    said = or_(votes.c.a.in_(ids), votes.c.b.in_(ids))
+    connection.execute(update(votes).where(said).values(reasons=None, comment=None, details=None))
+    shown = or_(battle_turns.c.a.in_(ids), battle_turns.c.b.in_(ids))
+    drop_prompts(connection, battles.c.id.in_(select(battle_turns.c.battle).where(shown)))
     connection.execute(update(attempts).where(attempts.c.generation.in_(ids)).values(error=None))
+
+
+def drop_prompts(connection: Connection, which: ColumnElement[bool]) -> None:
+    """Leave no prompt in these battles."""
+    for id, turns in connection.execute(select(*battles.c["id", "turns"]).where(which)).all():
+        bare = [{**turn, "prompt": ""} for turn in turns]
+        connection.execute(update(battles).where(battles.c.id == id).values(turns=bare))
 
 
 def called(id: str) -> ColumnElement[bool]:

@@ -78,12 +78,50 @@ MIGRATIONS: list[list[str]] = [
             id TEXT NOT NULL PRIMARY KEY, target TEXT NOT NULL, created FLOAT NOT NULL, results JSON NOT NULL)""",
         "CREATE INDEX probes_target ON probes (target, created)",
     ],
+    [
+        """CREATE TABLE new_votes (
+            id TEXT NOT NULL PRIMARY KEY, battle TEXT, a TEXT, b TEXT, a_target TEXT NOT NULL, b_target TEXT NOT NULL,
+            a_digest TEXT, b_digest TEXT, outcome TEXT NOT NULL, source TEXT NOT NULL, rater TEXT, voter TEXT,
+            "key" TEXT, application TEXT, conversation TEXT, prompt TEXT, turns INTEGER, tags JSON, style JSON,
+            void TEXT, reasons JSON, comment TEXT, details JSON, batch TEXT, created FLOAT NOT NULL)""",
+        """INSERT INTO new_votes (id, a, b, a_target, b_target, a_digest, b_digest, outcome, source, rater, voter,
+            conversation, created)
+            SELECT votes.id, votes.a, votes.b, COALESCE(one.target, one.route, 'unknown'),
+            COALESCE(two.target, two.route, 'unknown'), one.target_digest, two.target_digest, outcome, source,
+            CASE source WHEN 'judge' THEN 'unknown' END, voter, one.conversation, votes.created FROM votes
+            LEFT JOIN generations one ON one.id = votes.a LEFT JOIN generations two ON two.id = votes.b
+            ORDER BY votes.created, votes.id""",
+        "DROP TABLE votes",
+        "ALTER TABLE new_votes RENAME TO votes",
+        "CREATE INDEX votes_a ON votes (a)",
+        "CREATE INDEX votes_b ON votes (b)",
+        "CREATE INDEX votes_conversation ON votes (conversation)",
+        "CREATE INDEX votes_created ON votes (created)",
+        "CREATE INDEX votes_voter ON votes (voter)",
+        "CREATE UNIQUE INDEX votes_battle ON votes (battle) WHERE rater IS NULL",
+        """CREATE TABLE battles (
+            id TEXT NOT NULL PRIMARY KEY, kind TEXT NOT NULL, left_target TEXT NOT NULL, right_target TEXT NOT NULL,
+            left_digest TEXT, right_digest TEXT, conversation TEXT, turns JSON NOT NULL, voter TEXT, "key" TEXT,
+            application TEXT, tags JSON, created FLOAT NOT NULL, expires FLOAT NOT NULL, voted FLOAT)""",
+        "CREATE INDEX battles_conversation ON battles (conversation)",
+        """CREATE TABLE battle_turns (
+            battle TEXT NOT NULL, turn INTEGER NOT NULL, a TEXT, b TEXT, PRIMARY KEY (battle, turn))""",
+        "CREATE INDEX battle_turns_a ON battle_turns (a)",
+        "CREATE INDEX battle_turns_b ON battle_turns (b)",
+        "CREATE INDEX generations_target ON generations (target, created)",
+        "CREATE TABLE settings (name TEXT NOT NULL PRIMARY KEY, value TEXT NOT NULL)",
+        "CREATE TABLE frozen (prompt TEXT NOT NULL PRIMARY KEY, created FLOAT NOT NULL)",
+    ],
 ]
 
 # What PostgreSQL needs beside them, by the version that it leads to.
 POSTGRESQL: dict[int, list[str]] = {
     # SQLite's tables have it: the order in which rows were made.
     1: ["ALTER TABLE messages ADD COLUMN rowid BIGINT NOT NULL GENERATED ALWAYS AS IDENTITY"],
+    4: [
+        "ALTER TABLE votes ADD COLUMN rowid BIGINT NOT NULL GENERATED ALWAYS AS IDENTITY",
+        "CREATE UNIQUE INDEX votes_rowid ON votes (rowid)",
+    ],
 }
 
 

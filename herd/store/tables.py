@@ -20,7 +20,7 @@ class Text(sa.TypeDecorator[str]):
     def python_type(self) -> type[str]:
         return str
 
-    def process_bind_param(self, value: Any, dialect: Dialect) -> Any:
+    def process_bind_param(self, value: Any, dialect: Dialect | None) -> Any:
         if value is None:
             return None
         if not isinstance(value, str):
@@ -95,14 +95,55 @@ generations = Table(
     Column("expires", Float),  # when its text goes; null: never
 )
 
+# Of a pair, a stood at the left. The targets' names and digests stay, whatever becomes of the generations.
 votes = Table(
     "votes",
     metadata,
     *_key("id"),
-    *_needed(Text, "a", "b", "outcome", "source"),
-    *_optional(Text, "voter"),
+    *_optional(Text, "battle", "a", "b"),  # ids; imported votes may have none
+    *_needed(Text, "a_target", "b_target"),
+    *_optional(Text, "a_digest", "b_digest"),
+    *_needed(Text, "outcome", "source"),
+    Column("rater", Text),  # a judge's name; null: a person
+    *_optional(Text, "voter", "key", "application", "conversation"),  # voter: a salted hash
+    Column("prompt", Text),  # the hash of the first question, by which duplicates are found
+    Column("turns", Integer),
+    Column("tags", _Json),  # the names of its categories
+    Column("style", _Json),  # length, headers, lists, bold of a, then of b
+    Column("void", Text),  # why it does not count
+    Column("reasons", _Json),
+    Column("comment", Text),
+    Column("details", _Json),
+    Column("batch", Text),  # the import it came with
     *_needed(Float, "created"),
 )
+
+battles = Table(
+    "battles",
+    metadata,
+    *_key("id"),
+    *_needed(Text, "kind", "left_target", "right_target"),
+    *_optional(Text, "left_digest", "right_digest", "conversation"),
+    Column("turns", JSON, nullable=False),  # {"prompt": text, "left": a generation's id or null, "right"}
+    *_optional(Text, "voter", "key", "application"),
+    Column("tags", _Json),
+    *_needed(Float, "created", "expires"),
+    Column("voted", Float),
+)
+
+# The generations of the battles' turns, a at the left, so that a battle is found by one of them.
+battle_turns = Table(
+    "battle_turns",
+    metadata,
+    *_key("battle"),
+    Column("turn", Integer, primary_key=True),
+    *_optional(Text, "a", "b"),
+)
+
+settings = Table("settings", metadata, *_key("name"), *_needed(Text, "value"))
+
+# The hashes of evaluation prompts, which are never given away to train on.
+frozen = Table("frozen", metadata, *_key("prompt"), *_needed(Float, "created"))
 
 # The newest version of a name counts; one without a definition says that the route is gone.
 routes = Table(

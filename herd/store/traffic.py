@@ -5,7 +5,7 @@ from typing import Any, Literal
 from sqlalchemy import ColumnElement, Integer, case, cast, func, null, select, true
 
 from herd.store.database import Database
-from herd.store.tables import attempts
+from herd.store.tables import attempts, generations
 
 By = Literal["route", "target", "key", "provider"]
 TIMES = ("total_ms", "first_token_ms")
@@ -20,6 +20,16 @@ class Traffic(Database):
         """Those at a generation, in their order."""
         query = select(attempts).where(attempts.c.generation == generation)
         return self._fetch(query.order_by(attempts.c.number))
+
+    def replies(
+        self, target: str, since: float, limit: int
+    ) -> list[tuple[int | None, float | None, float | None]]:
+        """cost, first_token_ms and total_ms of a target's newest good replies since then, at most so many."""
+        g = generations.c
+        query = select(g.cost, g.first_token_ms, g.total_ms).order_by(g.created.desc()).limit(limit)
+        with self._read() as connection:
+            found = connection.execute(query.where(g.target == target, g.created >= since, g.error.is_(None)))
+            return [tuple(row) for row in found]
 
     def traffic(
         self,

@@ -1,6 +1,8 @@
+import { Arena } from "./arena/page.js";
 import { Chat } from "./chat/page.js";
 import { Conversations } from "./conversations/page.js";
 import { Keys } from "./keys/page.js";
+import { Leaderboard } from "./leaderboard/page.js";
 import { html, render, useEffect } from "./lib/html.js";
 import { place } from "./lib/router.js";
 import { refreshStatus } from "./lib/status.js";
@@ -12,6 +14,7 @@ import { KeyPanel, Notice, Rail } from "./shell.js";
 import { Traffic } from "./traffic/page.js";
 
 const PAGES = {
+  "/arena": [Arena, "Arena"], "/leaderboard": [Leaderboard, "Leaderboard"],
   "/traffic": [Traffic, "Traffic"], "/conversations": [Conversations, "Conversations"], "/routes": [Routes, "Routes"], "/keys": [Keys, "Keys"],
   "/models": [Models, "Models"], "/runs": [Runs, "Runs"],
 };

@@ -26,6 +26,8 @@ export const COMMANDS = [
   { title: "Regenerate the last answer", run: () => session().regenerate(lastReply()), chat: true, when: () => Boolean(lastReply()) },
   { title: "Settings of this chat", keys: "mod+,", run: () => ui.set({ settings: !ui.get().settings }), chat: true },
   { title: "Keyboard map", keys: "mod+/", run: () => ui.set({ help: !ui.get().help, palette: false }) },
+  { title: "Vote in the arena: left, right, tie, both bad", keys: "←+→+↑+↓", hide: true },
+  { title: "New round, after a vote in the arena", keys: "n", hide: true },
   { title: "Previous prompt, in an empty box", keys: "↑", hide: true },
   { title: "Change the theme", run: nextTheme },
   { title: "Export all conversations", run: () => exportAs("herd-conversations.json") },

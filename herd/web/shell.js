@@ -6,8 +6,9 @@ import { ICONS } from "./lib/icons.js";
 import { engineWords, routeNamed, status } from "./lib/status.js";
 import { ui } from "./lib/ui.js";
 
-export const PAGES = [["/", "Chat", ICONS.chat], ["/traffic", "Traffic", ICONS.traffic], ["/conversations", "Conversations", ICONS.conversations],
-  ["/routes", "Routes", ICONS.routes], ["/keys", "Keys", ICONS.keys], ["/models", "Models", ICONS.models], ["/runs", "Runs", ICONS.runs]];
+export const PAGES = [["/", "Chat", ICONS.chat], ["/arena", "Arena", ICONS.arena], ["/leaderboard", "Leaderboard", ICONS.leaderboard],
+  ["/traffic", "Traffic", ICONS.traffic], ["/conversations", "Conversations", ICONS.conversations], ["/routes", "Routes", ICONS.routes], ["/keys", "Keys", ICONS.keys],
+  ["/models", "Models", ICONS.models], ["/runs", "Runs", ICONS.runs]];
 const isHere = (path, href) => (href === "/" ? path === "/" || path.startsWith("/c/") : path === href);
 
 /** Icons at the left edge whose names show on hover and focus; a bar with names at the foot of a phone. */

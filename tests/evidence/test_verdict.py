@@ -1,13 +1,13 @@
-"""The verdict: against the textbook interval, and by simulation where clusters make it differ."""
+"""The verdict: its interval, its decisions, and by simulation how seldom it switches falsely, however often asked."""
 
 import math
 
 import numpy as np
 import pytest
-from scipy import stats
 
 from herd.errors import HerdError
-from herd.evidence.verdict import least_clusters, paired_verdict
+from herd.evidence.sequences import least_clusters, reach
+from herd.evidence.verdict import verdict
 
 
 def clustered(rng: np.random.Generator, count: int, effect: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
@@ -17,69 +17,101 @@ def clustered(rng: np.random.Generator, count: int, effect: float = 0.0) -> tupl
 
 
 @pytest.mark.parametrize("alpha", [0.05, 0.2])
-def test_singletons_give_the_ordinary_t_interval(alpha: float) -> None:
-    d = np.random.default_rng(0).normal(0.3, 2, 17)
-    verdict = paired_verdict(d, range(17), alpha=alpha)
-    low, high = stats.t.interval(1 - alpha, 16, d.mean(), d.std(ddof=1) / math.sqrt(17))
-    assert (verdict.low, verdict.high) == pytest.approx((low, high), rel=1e-12)
-    assert (verdict.n, verdict.clusters) == (17, 17)
+def test_singletons_and_equal_clusters_give_the_sequence_of_their_means(alpha: float) -> None:
+    d = np.random.default_rng(0).normal(0.3, 2, (17, 3))
+    for found, rows in (
+        (verdict(d[:, 0], range(17), alpha=alpha), d[:, :1]),
+        (verdict(d.ravel(), [f"c{i}" for i in range(17) for _ in range(3)], alpha=alpha), d),
+    ):
+        half = float(reach(17, alpha)) * rows.mean(1).std(ddof=1) / math.sqrt(17)
+        assert (found.low, found.high) == pytest.approx((rows.mean() - half, rows.mean() + half), rel=1e-9)
+        assert (found.n, found.clusters) == (rows.size, 17)
 
 
-def test_equal_clusters_give_the_t_interval_of_their_means() -> None:
-    d = np.random.default_rng(1).normal(size=(9, 4))
-    verdict = paired_verdict(d.ravel(), [f"c{i}" for i in range(9) for _ in range(4)])
-    means = d.mean(1)
-    low, high = stats.t.interval(0.95, 8, means.mean(), means.std(ddof=1) / 3)
-    assert (verdict.low, verdict.high) == pytest.approx((low, high), rel=1e-12)
-
-
-def test_coverage_and_false_switches() -> None:
-    rng, runs = np.random.default_rng(2), 4000
-    inside = switches = 0
+def test_asked_after_every_few_conversations_it_seldom_switches_falsely() -> None:
+    rng, runs, looks = np.random.default_rng(2), 400, range(10, 101, 5)
+    switches = outside = 0
     for _ in range(runs):
-        verdict = paired_verdict(*clustered(rng, 25))
-        inside += verdict.low <= 0 <= verdict.high
-        switches += verdict.decision == "SWITCH"
-    assert 0.93 <= inside / runs <= 0.97
+        d, group = clustered(rng, 100)
+        found = [verdict(d[group < n], group[group < n]) for n in looks]
+        switches += any(v.decision == "SWITCH" for v in found)
+        outside += any(not v.low <= 0 <= v.high for v in found if v.low is not None)
+    assert switches / runs <= 0.04  # alpha / 2 and three standard errors
+    assert outside / runs <= 0.07
+
+
+def test_coin_flips_from_the_least_number_of_conversations_on_seldom_switch() -> None:
+    rng, runs, switches = np.random.default_rng(3), 400, 0
+    for _ in range(runs):
+        flips = rng.choice([-1.0, 1.0], 40)
+        switches += any(
+            verdict(flips[:n], range(n)).decision == "SWITCH" for n in range(least_clusters(), 41)
+        )
     assert switches / runs <= 0.05
 
 
-def test_coin_flips_from_the_least_number_of_conversations_seldom_switch() -> None:
-    flips = np.random.default_rng(3).choice([-1.0, 1.0], (4000, least_clusters()))
-    switches = sum(paired_verdict(row, range(len(row))).decision == "SWITCH" for row in flips)
-    assert switches / len(flips) <= 0.05
+def test_what_voters_share_counts_once() -> None:
+    """Voters differ in what they like; their conversations are many, and say no more of other voters."""
+    rng, runs, looks = np.random.default_rng(4), 200, range(60, 301, 60)
+    switches = {True: 0, False: 0}
+    for _ in range(runs):
+        voter = rng.integers(0, 20, 300)
+        d = rng.normal(size=20)[voter] + rng.normal(size=300)
+        for crossed in switches:
+            switches[crossed] += any(
+                verdict(d[:n], range(n), voter[:n].tolist() if crossed else None).decision == "SWITCH"
+                for n in looks
+            )
+    assert switches[True] / runs <= 0.05 < 0.1 < switches[False] / runs
 
 
 def test_the_three_decisions() -> None:
     d, group = clustered(np.random.default_rng(4), 200, effect=1.0)
-    assert paired_verdict(d, group).decision == "SWITCH"
-    assert paired_verdict(-d, group).decision == "STAY"
-    assert paired_verdict(d, group, margin=3.0).decision == "STAY"
-    assert paired_verdict(d, group, margin=1.0).decision == "NOT ENOUGH DATA"
-    assert paired_verdict(np.zeros(20), range(20)).decision == "STAY"  # an identical candidate
+    assert verdict(d, group).decision == "SWITCH"
+    assert verdict(-d, group).decision == "STAY"
+    assert verdict(d, group, margin=3.0).decision == "STAY"
+    assert verdict(d, group, margin=1.0).decision == "NOT ENOUGH DATA"
+    assert verdict(np.zeros(20), range(20)).decision == "STAY"  # an identical candidate
+    assert verdict(np.zeros(20), range(20), margin=-0.1).decision == "SWITCH"  # and not worse by so much
+    assert verdict(d - 1, group, margin=-1.0).decision == "SWITCH"
+    assert "valid at any time" in verdict(d, group).reason
+
+
+def test_few_voters_are_named() -> None:
+    d, group = clustered(np.random.default_rng(4), 200, effect=1.0)
+    alone = verdict(d, group, ["me"] * len(d))
+    assert alone.decision == "SWITCH" and alone.reason.endswith(", for 1 voter")
+    assert (alone.low, alone.high) == (verdict(d, group).low, verdict(d, group).high)
 
 
 def test_repeats_within_a_conversation_are_not_evidence() -> None:
     d, copies = np.array([0.9, 0.2, -0.3, 0.8, 0.5, -0.1, 0.4]), 50
-    once, verdict = paired_verdict(d, range(7)), paired_verdict(np.tile(d, copies), list(range(7)) * copies)
-    assert (verdict.low, verdict.high) == pytest.approx((once.low, once.high))
-    assert verdict.decision == once.decision == "NOT ENOUGH DATA"
+    once, found = verdict(d, range(7)), verdict(np.tile(d, copies), list(range(7)) * copies)
+    assert (found.low, found.high) == pytest.approx((once.low, once.high))
+    assert found.decision == once.decision == "NOT ENOUGH DATA"
 
 
 def test_needed_is_about_the_number_that_decides() -> None:
-    d = np.random.default_rng(5).normal(0.25, 1, 400)
-    d += 0.25 - d.mean()
-    few = paired_verdict(d[:20] - d[:20].mean() + 0.25, range(20))
+    d = np.random.default_rng(5).normal(size=400)
+    d = (d - d.mean()) / d.std() + 0.3
+    few = verdict(d[:20] - d[:20].mean() + 0.3, range(20))
     assert few.decision == "NOT ENOUGH DATA" and few.needed is not None
-    assert few.needed == pytest.approx((1.96 * d[:20].std(ddof=1) / 0.25) ** 2, abs=2)
-    assert paired_verdict(-np.arange(-3, 6.0), range(9)).needed is None  # nothing to wait for
+    spread = d[:20].std(ddof=1)
+    assert float(reach(few.needed)) * spread / math.sqrt(few.needed) == pytest.approx(0.3, rel=0.02)
+    assert verdict(-np.arange(-3, 6.0), range(9)).needed is None  # nothing to wait for
 
 
 def test_too_few_clusters_and_bad_input() -> None:
-    assert least_clusters(0.05) == 6
-    verdict = paired_verdict([1.0] * 30, [0, 1, 2, 3, 4] * 6)
-    assert (verdict.decision, verdict.needed, verdict.low) == ("NOT ENOUGH DATA", 6, None)
-    assert paired_verdict([], []).decision == "NOT ENOUGH DATA"
+    few = verdict([1.0] * 30, [0, 1, 2, 3, 4] * 6)
+    assert (few.decision, few.needed, few.low) == ("NOT ENOUGH DATA", 7, None)
+    assert verdict([], []).decision == "NOT ENOUGH DATA"
+    # eight conversations, but one of them has nearly all the pairs
+    lopsided = verdict([1.0] * 93 + [1.1] * 7, [0] * 93 + [1, 2, 3, 4, 5, 6, 7])
+    assert lopsided.decision == "NOT ENOUGH DATA" and lopsided.low is None
     for differences, clusters in (([1.0, float("nan")], [0, 1]), ([1.0], [0, 1])):
-        with pytest.raises(HerdError, match="one finite difference"):
-            paired_verdict(differences, clusters)
+        with pytest.raises(HerdError, match="one .*value"):
+            verdict(differences, clusters)
+    with pytest.raises(HerdError, match="voter"):
+        verdict([1.0, 2.0], [0, 1], [0])
+    with pytest.raises(HerdError, match="margin"):
+        verdict([1.0, 2.0], [0, 1], margin=math.nan)

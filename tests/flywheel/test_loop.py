@@ -15,7 +15,7 @@ from herd.cli import run
 from herd.data.loader import IGNORE
 from herd.data.prefs import Pair, write_pairs
 from herd.errors import HerdError
-from herd.evidence.verdict import paired_verdict
+from herd.evidence.verdict import verdict
 from herd.flywheel import improve as flywheel
 from herd.flywheel.improve import Measure, improve, judge
 from herd.flywheel.votes import Preference
@@ -209,10 +209,21 @@ def test_a_failure_is_kept_in_the_run(home: Path, run_improve: Improve) -> None:
 def test_better_on_votes_but_worse_at_writing_stays() -> None:
     before = Measure([0.0] * 10, 2.0)
     after = Measure([1.0 + i / 10 for i in range(10)], 2.019)
-    clusters = [str(i) for i in range(10)]
-    assert judge(before, after, clusters) == paired_verdict(after.margins, clusters)
-    worse = judge(before, replace(after, bits_per_byte=2.021), clusters)
+    sources = preferences(10, seed=4)
+    conversations = [p.conversation for p in sources]
+    assert judge(before, after, sources) == verdict(after.margins, conversations)
+    worse = judge(before, replace(after, bits_per_byte=2.021), sources)
     assert worse.decision == "STAY" and "2.000 → 2.021 bits a byte" in worse.reason
+
+
+def test_votes_of_the_same_few_people_say_less() -> None:
+    """Seven voters who agree within themselves: 70 conversations are 7 opinions."""
+    before = Measure([0.0] * 70, 2.0)
+    growth = [0.3 * ((i % 7) - 2) + 0.05 * (i % 3) for i in range(70)]
+    sources = [replace(p, voter=f"voter {i % 7}") for i, p in enumerate(preferences(70, seed=5))]
+    alone = judge(before, Measure(growth, 2.0), preferences(70, seed=5))
+    together = judge(before, Measure(growth, 2.0), sources)
+    assert (alone.decision, together.decision) == ("SWITCH", "NOT ENOUGH DATA")
 
 
 def test_the_command(
@@ -223,7 +234,7 @@ def test_the_command(
     monkeypatch.setenv("HERD_PORT", "1")  # nobody answers there
     monkeypatch.setattr(flywheel, "bundled_texts", lambda: TEXTS)
     monkeypatch.setattr("signal.signal", lambda *_: None)
-    pairs = [p.pair for p in preferences(48, seed=0)]
+    pairs = [p.pair for p in preferences(96, seed=0)]
     write_pairs(tmp_path / "pairs.jsonl", pairs)
 
     assert run(["improve", "tiny", "--pairs", str(tmp_path / "pairs.jsonl"), "--json"]) == 0

@@ -51,7 +51,10 @@ def test_the_last_vote_on_two_replies_counts() -> None:
 
 
 def test_a_file_keeps_everything_and_is_trl(tmp_path: Path) -> None:
-    kept, _ = from_votes([row(1, "a"), row(2, "b", conversation=None), row(3, "b", conversation=None)])
+    kept, _ = from_votes(
+        [row(1, "a", voter="v"), row(2, "b", conversation=None), row(3, "b", conversation=None)]
+    )
+    assert [p.voter for p in kept] == ["v", None, None]
     file = tmp_path / "preferences.jsonl"
     to_file(file, kept)
     assert from_file(file) == kept

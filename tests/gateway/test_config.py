@@ -14,7 +14,7 @@ from herd.errors import HerdError
 from herd.gateway.config import Config, ConfigError, DriftSpec, load, parse_route
 from herd.gateway.lines import line_of
 from herd.gateway.prices import Prices
-from herd.gateway.route import ProviderSpec, Route, Shadow, TargetSpec, Weighted
+from herd.gateway.route import ArenaModel, ArenaSpec, ProviderSpec, Route, Shadow, TargetSpec, Weighted
 from herd.protocol import Usage
 from herd.protocol.upstream import MAX_TOKENS
 
@@ -65,6 +65,15 @@ every_hours = 6
 
 [server]
 port = 8000
+
+[arena]
+targets = ["cria", "openai/gpt-4o-mini"]
+votes_per_hour = 30
+identities = ["Acme"]
+
+[arena.models."openai/gpt-4o-mini"]
+open = false
+licence = "proprietary"
 """
 
 
@@ -92,6 +101,10 @@ def test_everything(tmp_path: Path) -> None:
     )  # fmt: skip
     assert found.routes["team:plain"] == Route("team:plain", (Weighted("cria"),), source="file")
     assert found.drift == DriftSpec(6) and found.server == {"port": 8000}
+    closed = {"openai/gpt-4o-mini": ArenaModel(False, "proprietary")}
+    battling = ("cria", "openai/gpt-4o-mini")
+    assert found.arena == ArenaSpec(battling, 30, identities=("Acme",), models=closed)
+    assert _load(tmp_path, "").arena == ArenaSpec()
 
 
 def test_keys_in_the_environment_are_enough(tmp_path: Path) -> None:
@@ -156,6 +169,10 @@ MISTAKES = [
     ('[routes."team:plain"]\ntargets = ["cria"]', '[routes."team:plain"]\nretries = 1', 37, "targets is missing"),
     ('[routes."team:plain"]\ntargets = ["cria"]', '[routes."team:plain"]\ntargets = ["cria", "cria"]', 38, "twice"),
     ("retries = 2", "retries = ", 27, "not TOML"),
+    ('["cria", "openai/gpt-4o-mini"]', '["cria", "opnai/gpt-4o-mini"]', 47, "did you mean 'openai'"),
+    ("votes_per_hour = 30", "votes_per_hour = 0", 48, "from 1"),
+    ("votes_per_hour = 30", "votes_an_hour = 30", 48, "did you mean 'votes_per_hour'"),
+    ("open = false", 'open = "no"', 52, "true or false"),
 ]  # fmt: skip
 
 

@@ -28,11 +28,15 @@ def reply(client: TestClient, body: dict[str, Any], **headers: str) -> str:
     return id
 
 
-def test_without_torch_there_is_no_engine_to_restart(
+def test_without_torch_there_is_no_engine_to_restart_and_no_model(
     client: TestClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("herd.server.api.has_torch", lambda: False)
-    assert client.get("/api/status").json()["engine"]["state"] == "absent"
+    assert "cria" in [model["id"] for model in client.get("/v1/models").json()["data"]]
+    for place in ("api", "local"):
+        monkeypatch.setattr(f"herd.server.{place}.has_torch", lambda: False)
+    said = client.get("/api/status").json()
+    assert said["engine"]["state"] == "absent" and said["routes"] == []
+    assert client.get("/v1/models").json()["data"] == []
 
 
 def test_the_chat_pages_flow(client: TestClient, home: Path, chat: Chat) -> None:

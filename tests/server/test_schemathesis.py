@@ -49,6 +49,10 @@ OWN: dict[str, list[dict[str, Any]]] = {
         {"conversations": [{"id": "x", "title": "x", "messages": [{"role": "user", "content": "x"}]}]}
     ],
     "/api/votes": [{"id": "x", "a": "x", "b": "y", "outcome": "a", "source": "regenerate"}],
+    "/api/battles": [{"kind": "pair", "targets": ["cria", "tale"], "tags": ["x"]}, {"kind": "arena"}],
+    "/api/battles/embed": [{"a": "x", "b": "y", "tags": ["x"]}],
+    "/api/battles/{id}/turns": [{"prompt": "x"}],
+    "/api/battles/{id}/vote": [{"outcome": "left", "reasons": ["style"], "comment": "x", "user": "x"}],
     "/api/feedback": [{"id": "x", "generation": "x", "kind": "thumbs", "value": 1, "text": "x"}],
     "/api/generations/import": [
         {
@@ -65,10 +69,13 @@ OWN: dict[str, list[dict[str, Any]]] = {
     "/api/routes/{name}": [{"definition": ROUTE, "expect": 1, "note": "x"}],
     "/api/routes/{name}/restore": [{"version": 1}],
     "/api/routes/check": [{"name": "x", "definition": ROUTE}],
+    "/api/arena/frozen": [{"prompts": ["x", "y"]}],
+    "/api/arena/import": [{"model_a": "x", "model_b": "y", "winner": "tie", "herd": {"source": "arena"}}],
     "/api/runs": [{"kind": "improve", "args": {"name": "nobody"}}],
 }
 NO_BODY = {"/v1/responses/{id}/cancel", "/api/models/{name}/load", "/api/models/{name}/unload", "/api/runs/{id}/cancel",
-           "/api/routes/{name}/rollback", "/api/reload", "/api/keys/{id}/revoke", "/api/findings/{id}/seen"}  # fmt: skip
+           "/api/routes/{name}/rollback", "/api/reload", "/api/keys/{id}/revoke", "/api/findings/{id}/seen", "/api/battles/stored",
+           "/api/battles/{id}/regenerate"}  # fmt: skip
 
 
 def shape(value: Any) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """Generations and votes: durable when acknowledged, idempotent, joined to preferences."""
 
+import hashlib
 import signal
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import pytest
 
 from herd.errors import HerdError
 from herd.store import Store
+from herd.store.votes import prompt_hash
 
 Row = Callable[..., dict[str, Any]]
 
@@ -71,7 +73,18 @@ def test_500_votes_a_second_from_threads(talk: Store) -> None:
 def test_a_vote_is_idempotent(talk: Store) -> None:
     vote = {"id": "v", "a": "g1", "b": "g2", "outcome": "a", "source": "regenerate", "voter": "w"}
     first = talk.add_vote(**vote)  # type: ignore[arg-type]
-    assert {**first, "created": None} == {**vote, "created": None}
+    known = {
+        "a_target": "cria",
+        "b_target": "cria",
+        "a_digest": "d" * 64,
+        "b_digest": "d" * 64,
+        "conversation": "c",
+    }
+    known["prompt"] = hashlib.sha256(b"question").hexdigest()
+    assert {name: value for name, value in first.items() if value is not None and name != "created"} == {
+        **vote,
+        **known,
+    }
     assert talk.add_vote(**vote) == first  # type: ignore[arg-type]
     assert talk.votes() == [first]
     with pytest.raises(HerdError) as caught:
@@ -121,6 +134,7 @@ def test_pairs_join_votes_with_texts(talk: Store, generation: Row) -> None:
     assert first == {
         "id": "v0",
         "conversation": "c",
+        "voter": None,
         "prompt": [{"role": "user", "content": "question"}],
         "a": "answer g1",
         "b": "answer g2",
@@ -129,6 +143,12 @@ def test_pairs_join_votes_with_texts(talk: Store, generation: Row) -> None:
         "outcome": "b",
     }
     assert (second["id"], second["b"], second["outcome"]) == ("v1", "hello", "tie")
+    talk.add_generation(generation("g6", route="other"))  # against another route, on whichever side it stood
+    talk.add_vote(id="v10", a="g6", b="g1", outcome="a", source="arena", voter="somebody")
+    assert [(pair["id"], pair["voter"]) for pair in talk.pairs("cria")][2:] == [("v10", "somebody")]
+    assert [pair["id"] for pair in talk.pairs("other")] == ["v10"]
+    talk.freeze([prompt_hash("Question ") or ""])  # kept for evaluation from now on
+    assert talk.pairs("cria") == []
 
 
 def test_a_generation_comes_back(talk: Store, generation: Row) -> None:

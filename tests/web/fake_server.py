@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import json
 import re
@@ -13,11 +14,11 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
-from . import fake_gateway
+from . import fake_arena, fake_gateway, fake_leaderboard
 
 WEB = Path(__file__).resolve().parents[2] / "herd" / "web"
 TYPES = {".html": "text/html", ".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml"}
-PAGES = ("/", "/traffic", "/conversations", "/routes", "/keys", "/models", "/runs")
+PAGES = ("/", "/arena", "/leaderboard", "/traffic", "/conversations", "/routes", "/keys", "/models", "/runs")
 CSP = "default-src 'self'; base-uri 'none'; frame-ancestors 'none'"
 STORY = "Once upon a time there was a little dog. He liked to run and play. One day he found a **red ball**. "
 DIGEST = "a1b2c3d4" * 8
@@ -59,7 +60,8 @@ class State:
         self.held: dict[str, threading.Event] = {}  # "GET /path" is answered once its event is set
         self.broken_after: int | None = None  # the stream ends without a finish after so many words
         self.counter = 0
-        self.gateway = fake_gateway.Gateway()
+        self.gateway, self.arena = fake_gateway.Gateway(), fake_arena.Arena()
+        self.board = fake_leaderboard.Board()
 
     def next(self, prefix: str) -> str:
         self.counter += 1
@@ -84,7 +86,7 @@ class Handler(BaseHTTPRequestHandler):
         self.send_response(status)
         for name, value in {
             "Content-Type": f"{kind}; charset=utf-8", "Content-Length": str(len(data)), "Cache-Control": "no-store",
-            "Content-Security-Policy": CSP, "X-Request-Id": self.server.state.next("req"), **headers,
+            "Content-Security-Policy": CSP, **fake_arena.CORS, "X-Request-Id": self.server.state.next("req"), **headers,
         }.items():  # fmt: skip
             self.send_header(name.replace("_", "-"), value)
         self.end_headers()
@@ -101,8 +103,8 @@ class Handler(BaseHTTPRequestHandler):
     def page(self, path: str) -> None:
         if path in PAGES or path.startswith("/c/"):
             path = "/web/index.html"
-        file = (WEB / path.removeprefix("/web/")).resolve()
-        if not path.startswith("/web/") or not file.is_file() or WEB not in file.parents:
+        file = (WEB / path.removeprefix("/web").lstrip("/")).resolve()
+        if not path.startswith(("/web/", "/embed.js")) or not file.is_file() or WEB not in file.parents:
             return self.error(404, f"There is no {path}.")
         self.send(200, file.read_bytes(), TYPES[file.suffix])
 
@@ -118,8 +120,8 @@ class Handler(BaseHTTPRequestHandler):
             return self.error(
                 status, "The queue is full." if status == 429 else "The fake server was told to fail."
             )
-        if path == "/v1/chat/completions":
-            return self.chat(body)
+        if path == "/v1/chat/completions" or method == "OPTIONS":
+            return self.chat(body) if method != "OPTIONS" else self.send(204, b"")
         if not path.startswith("/api/"):
             return self.page(path)
         if path == "/api/generations/export":
@@ -127,17 +129,19 @@ class Handler(BaseHTTPRequestHandler):
             text = "".join(f"{json.dumps(row)}\n" for row in rows)
             disposition = f'attachment; filename="generations.{query["format"][0]}"'
             return self.send(200, text.encode(), "application/jsonl", Content_Disposition=disposition)
-        for (verb, pattern), answer in ROUTES.items():
+        for (verb, pattern), answer in {**STREAMS, **ROUTES}.items():
             match = re.fullmatch(pattern, path.removeprefix("/api/"))
             if match and verb == method:
                 try:
                     found = answer(state, *match.groups(), body=body, query=query)
+                    if (verb, pattern) in STREAMS:
+                        return self.stream(found)
                 except fake_gateway.Refused as error:
                     return self.error(error.status, error.message, error.param, error.code)
                 return self.error(404, f"There is no {path}.") if found is None else self.json(found)
         self.error(404, f"There is no {path}.")
 
-    do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = handle_any
+    do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = do_OPTIONS = handle_any
 
     def chunk(self, value: Any) -> None:
         text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
@@ -148,6 +152,20 @@ class Handler(BaseHTTPRequestHandler):
         ):  # borders in the middle of events and characters
             self.wfile.write(f"{len(piece):x}\r\n".encode() + piece + b"\r\n")
             self.wfile.flush()
+
+    def stream(self, events: Iterator[Any]) -> None:
+        """Events as they come; the connection breaks where the generator ends without its last one, None."""
+        self.send_response(200)
+        for name, value in (("Content-Type", "text/event-stream"), ("Transfer-Encoding", "chunked")):
+            self.send_header(name, value)
+        self.end_headers()
+        self.close_connection = True
+        with contextlib.suppress(OSError):  # whoever listened has gone
+            for event in events:
+                if event is None:
+                    self.wfile.write(b"0\r\n\r\n")
+                else:
+                    self.chunk(event)
 
     def chat(self, body: dict[str, Any]) -> None:
         state = self.server.state
@@ -353,7 +371,10 @@ ROUTES = {
     ("POST", "runs/([^/]+)/cancel"): cancel,
     ("POST", "routes/([^/]+)/rollback"): rollback,
     **fake_gateway.ROUTES,
+    **fake_arena.ROUTES,
+    **fake_leaderboard.ROUTES,
 }
+STREAMS = {**fake_arena.STREAMS, **fake_leaderboard.STREAMS}  # their answers are generators of events
 
 
 class FakeServer(ThreadingHTTPServer):

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import expect
 
-from . import fake_gateway
+from . import fake_arena, fake_gateway
 from .fake_server import WEB, FakeServer, verdict
 from .tools import ASK, DESKTOP, PHONE, SHIFTS, Open, accessible, answered, say, seed
 
@@ -128,12 +128,16 @@ VIEWS = {  # path → what holds its data, what is there when it has come
     "/conversations": ("GET /api/generations", "How do I reset my password?"),
     "/routes": ("GET /api/routes", "assistant"),
     "/keys": ("GET /api/keys", "help desk"),
+    "/arena#battle-1": ("GET /api/battles/battle-1", "It was round."),
 }
 
 
 def furnish(server: FakeServer) -> None:
-    """One conversation, one finished run, and a day of traffic."""
+    """One conversation, one battle, one finished run, and a day of traffic."""
     fake_gateway.furnish(server.state.gateway)
+    server.state.arena.make(
+        "arena", [fake_arena.turn("What was the ball like?", "It was round.", "It was red.")]
+    )
     assert seed(server, "The red ball", "I saw a zebra.") == "conv-1"
     start = {"kind": "improve", "args": {"name": "cria"}, "id": "run-0", "created": 1.0, "stage": "collect"}
     server.state.runs.append({**start, "state": "running", "stages": ["collect", "promote"]})
@@ -220,7 +224,8 @@ def test_the_rail_is_narrow_and_names_its_icons(visit: Open) -> None:
     phone = visit(size=PHONE)
     box = phone.get_by_role("navigation", name="Pages").bounding_box()
     assert box and box["width"] == PHONE["width"] and box["y"] + box["height"] == PHONE["height"]
-    for title in ("Chat", "Traffic", "Conversations", "Routes", "Keys", "Models", "Runs"):
+    titles = "Chat Arena Leaderboard Traffic Conversations Routes Keys Models Runs"
+    for title in titles.split():
         expect(phone.get_by_role("link", name=title).locator("span")).to_be_visible()
 
 

@@ -4,12 +4,12 @@ import { focusComposer } from "../lib/ui.js";
 
 const LINES = 10; // it grows to so many, then scrolls
 
-export function Composer({ session, state, path }) {
+export function Composer({ session, state, path, focus = true }) {
   const { text } = state;
   const setText = (next) => session.set({ text: next });
   const box = useRef();
   const busy = Boolean(state.stream);
-  useEffect(focusComposer, []);
+  useEffect(() => { if (focus) focusComposer(); }, []);
   useLayoutEffect(() => {
     const { style } = box.current;
     style.height = "auto";
@@ -32,6 +32,6 @@ export function Composer({ session, state, path }) {
     <div class="box"><textarea id="composer" ref=${box} rows="1" aria-label="Your message" placeholder=${`Write to ${session.route}`} value=${text}
         onInput=${(event) => setText(event.target.value)} onKeyDown=${key}></textarea>
       ${busy ? html`<button type="button" class="stop" onClick=${() => session.stop()}>Stop<kbd>Esc</kbd></button>`
-        : html`<button class="primary" disabled=${!text.trim()}>Send</button>`}</div>
+        : html`<button class="primary" disabled=${!text.trim() || state.phase !== "ready"}>Send</button>`}</div>
     <p class="soft foot">Enter sends, Shift Enter makes a new line, ${keyNames("mod+/").join(" ")} shows all keys</p></form>`;
 }

@@ -1,7 +1,7 @@
 import { html } from "../lib/html.js";
 import { status } from "../lib/status.js";
 
-const PROMPTS = [
+export const PROMPTS = [
   "Hello, how are you?",
   "Tell me a story about a dog who finds a red ball.",
   "Tell me a short story about a girl and her grandmother.",

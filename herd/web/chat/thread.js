@@ -48,7 +48,7 @@ function votesByGeneration(votes) {
 }
 
 /** Reads a streaming answer to a screen reader a sentence at a time, not a token at a time. */
-function Announcer({ message }) {
+export function Announcer({ message }) {
   const ref = useRef();
   const said = useRef({ id: null, upTo: 0, text: "" });
   useEffect(() => {

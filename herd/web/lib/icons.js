@@ -5,6 +5,8 @@ const drawn = (path) => html`<svg viewBox="0 0 20 20" width="20" height="20" ari
 /** Line drawings of our own, in the colour of the text around them. */
 export const ICONS = {
   chat: drawn("M3.5 5.5a2 2 0 0 1 2-2h9a2 2 0 0 1 2 2v6a2 2 0 0 1-2 2H9l-4 3v-3a1.5 1.5 0 0 1-1.5-1.5z"),
+  arena: drawn("M3 4.5h5.5v11H3zM11.5 4.5H17v11h-5.5zM5 8h1.5M13.5 8H15"),
+  leaderboard: drawn("M3 5h7M13.2 5H16M4.5 10H6M9.2 10h6M3 15h2.5M8.7 15H12M11.6 3.4v3.2M7.6 8.4v3.2M7.1 13.4v3.2"),
   models: drawn("M10 2.8 16.5 6.4v7.2L10 17.2 3.5 13.6V6.4zM3.7 6.5 10 10l6.3-3.5M10 10v7"),
   runs: drawn("M3 16.5h14M3.5 12.5l4-4 3 2.5 6-7"),
   traffic: drawn("M3.5 16.5v-5M8 16.5v-9M12.5 16.5V10M17 16.5v-13"),

@@ -11,6 +11,7 @@ const reader = (breaks) => new Marked({
   breaks,
   renderer: {
     html: ({ text }) => escape(text),
+    text: ({ escaped, text }) => (escaped ? escape(text) : false), // between <pre> and </pre> it would pass as it is; false: as ever
     image: ({ href, text }) => `<a href="${escape(href)}">${escape(text || href)}</a>`,
   },
 });

@@ -25,6 +25,13 @@ export const axis = (box, more) => ({
   stroke: resolved(box, "var(--soft)"), grid: { stroke: resolved(box, "var(--line)"), width: 1 }, ticks: { show: false }, font: "12px system-ui", size: 44, ...more,
 });
 
+/** What an axis of times says at its ticks: the hour, and the day where one begins. */
+export const times = (u, splits, _, __, by) => splits.map((unix) => {
+  const date = new Date(unix * 1000);
+  return by >= 86400 || !(date.getHours() + date.getMinutes())
+    ? date.toLocaleDateString([], { day: "numeric", month: "short" }) : date.toLocaleTimeString([], { hour: "2-digit", minute: "2-digit" });
+});
+
 /** Keeps a plot as wide as its box; what it returns ends that. */
 export function follow(box, plot, height) {
   const observer = new ResizeObserver(() => plot.setSize({ width: box.clientWidth, height }));

@@ -1,6 +1,6 @@
 import { moment } from "../lib/format.js";
 import { html, memo, useEffect, useRef } from "../lib/html.js";
-import { axis, follow, resolved, useTheme } from "../lib/plot.js";
+import { axis, follow, resolved, times, useTheme } from "../lib/plot.js";
 import { store } from "../lib/store.js";
 import uPlot from "../vendor/uplot/uplot.js";
 
@@ -45,18 +45,13 @@ function Said({ times, series, format, said }) {
 }
 
 function options(box, { series, format, stepped, least = 1 }, now) {
-  const time = (u, splits, _, __, by) => splits.map((unix) => {
-    const date = new Date(unix * 1000);
-    return by >= 86400 || !(date.getHours() + date.getMinutes())
-      ? date.toLocaleDateString([], { day: "numeric", month: "short" }) : date.toLocaleTimeString([], { hour: "2-digit", minute: "2-digit" });
-  });
   const alone = (u, i) => { const y = u.data[i]; return y.flatMap((value, x) => (value != null && y[x - 1] == null && y[x + 1] == null ? x : [])); };
   return {
     width: box.clientWidth, height: HEIGHT, legend: { show: false },
     scales: { x: { range: (u, low, high) => [low, Math.max(high, low + 1)] }, y: { range: (u, low, high) => [0, high > 0 ? 1.1 * high : least] } },
     cursor: { y: false, drag: { x: true, y: false, setScale: false, dist: 5 }, points: { size: 7 },
       sync: { key: "traffic", filters: { pub: (type) => type === "mousemove" || type === "mouseleave" } } },
-    axes: [axis(box, { size: 28, values: time, space: 64 }), axis(box, { size: (u, values) => Math.max(56, ...(values ?? []).map(({ length }) => 14 + 7 * length)), values: (u, splits) => splits.map((y) => format(y, true)) })],
+    axes: [axis(box, { size: 28, values: times, space: 64 }), axis(box, { size: (u, values) => Math.max(56, ...(values ?? []).map(({ length }) => 14 + 7 * length)), values: (u, splits) => splits.map((y) => format(y, true)) })],
     series: [{}, ...series.map(({ colour, dash, width = 1.5 }) => ({ // a step that stands alone is a point, hollow where the line is dashed
       stroke: resolved(box, colour), width, dash, paths: stepped && uPlot.paths.stepped({ align: 1 }),
       points: { show: true, size: 5, width: 1.5, stroke: resolved(box, colour), fill: resolved(box, dash.length ? "var(--paper)" : colour), filter: alone },

@@ -1,0 +1,78 @@
+"""Ratings over time, and how the best open model follows the best closed one."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from herd.arena.columns import PEOPLE
+from herd.arena.standings import finite
+from herd.evidence.ratings import Ratings, rate
+from herd.evidence.votes import Counts, Votes
+
+if TYPE_CHECKING:
+    from herd.arena.board import Board
+
+POINTS = 60
+
+
+def history(board: Board, *, raters: str = PEOPLE, category: str | None = None) -> dict[str, Any]:
+    """{"times", "series": one a target, "best_open", "best_closed"}: what all votes until each of at most 60 times say.
+
+    The times are evenly spaced from the first vote to the last, or the votes' own where those are few. "best" is, at
+    each time, whoever is rated highest then, with that one's interval.
+    """
+    chosen = board.chosen(raters)
+    inside = (chosen.votes.weight > 0) & (chosen.member(category) if category else True)
+    votes, created = chosen.votes.where(inside), chosen.created[inside]
+    times = np.unique(created)
+    if len(times) > POINTS:
+        times = np.linspace(times[0], times[-1], POINTS)
+    ratings: list[Ratings] = []
+    for counts in _until(votes, np.searchsorted(times, created), len(times)):
+        start = ratings[-1].rating if ratings else None
+        ratings.append(rate(counts, start=start))
+    open_ = [board.about(name).get("open") for name in votes.names]
+    series = [
+        {"name": name, "open": open_[i], **_curve(ratings, [i] * len(ratings))}
+        for i, name in enumerate(votes.names)
+    ]
+
+    def best(which: bool) -> dict[str, Any]:
+        of = np.array([one is which for one in open_], bool)
+        places = [_highest(r.rating, of) for r in ratings]
+        return {"name": [None if i is None else votes.names[i] for i in places], **_curve(ratings, places)}
+
+    return {
+        "times": [round(float(t), 3) for t in times],
+        "series": series,
+        "best_open": best(True),
+        "best_closed": best(False),
+    }
+
+
+def _until(votes: Votes, slot: NDArray[np.intp], slots: int) -> list[Counts]:
+    """The counts of all votes up to each slot."""
+    order = np.argsort(slot, kind="stable")
+    ends = [0, *np.searchsorted(slot[order], np.arange(slots), side="right")]
+    parts = [votes.where(order[begin:end]).counts() for begin, end in itertools.pairwise(ends)]
+    sums = parts[:1]
+    for part in parts[1:]:
+        sums.append(sums[-1] + part)
+    return sums
+
+
+def _highest(rating: NDArray[np.float64], of: NDArray[np.bool_]) -> int | None:
+    found = np.where(of & np.isfinite(rating), rating, -math.inf)
+    return int(np.argmax(found)) if len(found) and found.max() > -math.inf else None
+
+
+def _curve(ratings: list[Ratings], places: list[int | None]) -> dict[str, list[float | None]]:
+    return {
+        key: [None if i is None else finite(getattr(r, key)[i]) for r, i in zip(ratings, places, strict=True)]
+        for key in ("rating", "low", "high")
+    }

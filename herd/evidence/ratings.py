@@ -1,0 +1,250 @@
+"""Bradley–Terry ratings from counts of votes, with intervals, and with what they cannot say."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import brentq
+from scipy.special import expit, log_expit, ndtri, stdtrit
+
+from herd.errors import HerdError
+from herd.evidence.bradley_terry import (
+    Graph,
+    Matrix,
+    bread,
+    clustered,
+    fit,
+    graph,
+    laplacian,
+    rated_rows,
+    said,
+    squares,
+)
+from herd.evidence.ranks import rank_bounds
+from herd.evidence.votes import Counts, Votes
+
+SCALE = 400 / math.log(10)  # rating points of one unit of log odds
+CENTRE = 1000.0
+Anchor = tuple[str, float] | None
+
+
+class Interval(NamedTuple):
+    estimate: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Ratings:
+    """The ratings of k targets in points: 400 points are odds of ten to one.
+
+    rating, low, high, error [k]: the rating, its 1 - alpha interval and its standard error. covariance [k, k]: of the
+    ratings; NaN between targets that no votes connect. best, worst [k]: bounds of the rank among the rated targets of
+    one component, all holding at once (`ranks.rank_bounds`). games [k]: votes that compare (not "both bad").
+    component [k]: targets connected by votes have one number, 0 is the largest.
+
+    separated [k]: None for a target that has a rating, else why the votes give it none: "won all" or "lost all"
+    (against the rated ones its rating would be infinite), "not comparable", "no votes". Then rating and error are NaN,
+    best and worst are 0, and low or high is finite where the votes bound it from one side, else infinite.
+
+    gauge says where the scale is fixed. Intervals are always those about the mean of the component: an anchor moves
+    all ratings alike and does not make its own interval empty and the others' wider.
+    """
+
+    names: tuple[str, ...]
+    rating: Matrix
+    low: Matrix
+    high: Matrix
+    error: Matrix
+    covariance: Matrix
+    best: NDArray[np.int64]
+    worst: NDArray[np.int64]
+    games: Matrix
+    component: NDArray[np.int64]
+    separated: tuple[str | None, ...]
+    problems: tuple[str, ...]
+    gauge: str
+    alpha: float
+    degrees: float  # of freedom of the errors: infinite, or clusters - 1
+
+    def difference(self, i: int, j: int) -> Interval:
+        """rating[i] - rating[j] with its own 1 - alpha interval; NaN and infinite where they cannot be compared."""
+        estimate = float(self.rating[i] - self.rating[j])
+        variance = float(self.covariance[i, i] + self.covariance[j, j] - 2 * self.covariance[i, j])
+        if not math.isfinite(variance):
+            return Interval(math.nan, -math.inf, math.inf)
+        half = quantile(self.alpha, self.degrees) * math.sqrt(max(variance, 0.0))
+        return Interval(estimate, estimate - half, estimate + half)
+
+    def chance(self, i: int, j: int) -> float:
+        """That i is preferred to j, a tie as half; NaN where they cannot be compared."""
+        return float(expit(self.difference(i, j).estimate / SCALE))
+
+
+def quantile(alpha: float, degrees: float) -> float:
+    return float(ndtri(1 - alpha / 2) if math.isinf(degrees) else stdtrit(degrees, 1 - alpha / 2))
+
+
+def rate(
+    counts: Counts, *, anchor: Anchor = None, alpha: float = 0.05, start: Matrix | None = None
+) -> Ratings:
+    """Bradley–Terry ratings: P(i preferred to j) = 1 / (1 + 10^((rating_j - rating_i) / 400)).
+
+    A tie counts as half a win for each, "both bad" not at all. The covariance is the sandwich H⁻¹BH⁻¹ (White,
+    Econometrica 50, 1982) for votes that are independent; H⁻¹ alone is too wide with ties. Fractions of votes count as
+    such. Every component has the mean 1000 over its rated targets, unless `anchor` (name, points) fixes one target of
+    it. start [k]: ratings from which to begin. Raises HerdError for an anchor that is not there or has no rating, and
+    for weights of votes that no numbers hold.
+    """
+    parts = graph(counts)
+    of = np.ix_(parts.rated, parts.rated)
+    fitted = fit(parts.scores, parts.gauge, _start(start, parts))
+    inverse, pull = bread(fitted)
+    middle = laplacian(squares(fitted.chance, counts.wins[of], counts.ties[of]) + pull)
+    return assemble(counts, parts, fitted.theta, inverse @ middle @ inverse, anchor=anchor, alpha=alpha)
+
+
+def points(counts: Counts, start: Matrix | None = None) -> Matrix:
+    """The ratings [k] alone, NaN for a target that has none: for the change after one vote, from the ratings before."""
+    parts = graph(counts)
+    rating = np.full(len(counts.names), np.nan)
+    rating[parts.rated] = CENTRE + SCALE * fit(parts.scores, parts.gauge, _start(start, parts)).theta
+    return rating
+
+
+def _start(start: Matrix | None, parts: Graph) -> Matrix | None:
+    return None if start is None else np.nan_to_num((start[parts.rated] - CENTRE) / SCALE)
+
+
+def rate_clustered(
+    votes: Votes,
+    by: Literal["voter", "conversation"],
+    *,
+    anchor: Anchor = None,
+    alpha: float = 0.05,
+    start: Matrix | None = None,
+) -> Ratings:
+    """The same ratings with intervals for votes that depend on each other within a voter or a conversation.
+
+    The middle of the sandwich sums the scores of a cluster before it squares them, times G/(G - 1), and intervals take
+    Student's t with G - 1 degrees (Cameron and Miller, J. Human Resources 50, 2015). With one cluster nothing is known
+    of how clusters differ: its votes then count as independent, and `problems` says so. Raises as `rate` does.
+    """
+    counts = votes.counts()
+    parts = graph(counts)
+    fitted = fit(parts.scores, parts.gauge, _start(start, parts))
+    used, a, b = rated_rows(votes, parts)
+    residual = votes.weight[used] * (said(votes.outcome[used]) - fitted.chance[a, b])
+    middle, clusters = clustered(getattr(votes, by)[used], a, b, residual, len(parts.rated))
+    if clusters < 2:
+        ratings = rate(counts, anchor=anchor, alpha=alpha, start=start)
+        alone = f"all votes are of one {by}: the intervals take them as independent"
+        return replace(ratings, problems=(*ratings.problems, alone)) if clusters else ratings
+    inverse, pull = bread(fitted)
+    covariance = inverse @ (middle + laplacian(pull)) @ inverse
+    return assemble(counts, parts, fitted.theta, covariance, anchor=anchor, alpha=alpha, degrees=clusters - 1)
+
+
+def assemble(
+    counts: Counts,
+    parts: Graph,
+    theta: Matrix,
+    covariance: Matrix,
+    *,
+    anchor: Anchor = None,
+    alpha: float = 0.05,
+    degrees: float = math.inf,
+) -> Ratings:
+    """Ratings from log odds theta [r] of the rated and their covariance [r, r], mean zero in each component."""
+    k, rated, component = len(counts.names), parts.rated, parts.component
+    rating = np.full(k, np.nan)
+    best, worst = np.zeros((2, k), np.int64)
+    between = np.full((k, k), np.nan)
+    rating[rated] = CENTRE + SCALE * theta
+    shift, gauge = _shift(counts.names, rating, anchor)
+    of = component[rated]
+    for c in np.unique(of):
+        inside = of == c
+        places = rated[inside]
+        between[np.ix_(places, places)] = SCALE**2 * covariance[np.ix_(inside, inside)]
+        if anchor is not None and counts.names.index(anchor[0]) in places:
+            rating[places] += shift
+        bounds = rank_bounds(rating[places], between[np.ix_(places, places)], alpha, degrees)
+        best[places], worst[places] = bounds
+    error = np.sqrt(np.maximum(np.diag(between), 0))
+    half = quantile(alpha, degrees) * error
+    low, high = rating - half, rating + half
+    for i in np.flatnonzero(np.isnan(rating)):
+        low[i], high[i] = _bounds(counts, rating, int(i), alpha)
+    return Ratings(
+        counts.names,
+        rating,
+        low,
+        high,
+        error,
+        between,
+        best,
+        worst,
+        counts.games.sum(1),
+        component,
+        parts.separated,
+        problems(counts.names, parts),
+        gauge,
+        alpha,
+        degrees,
+    )
+
+
+def _shift(names: tuple[str, ...], rating: Matrix, anchor: Anchor) -> tuple[float, str]:
+    if anchor is None:
+        return 0.0, f"the mean is {CENTRE:.0f}"
+    name, at = anchor
+    if name not in names:
+        raise HerdError(f"there is no target {name!r} to anchor the ratings at")
+    place = names.index(name)
+    if math.isnan(rating[place]) or not math.isfinite(at):
+        raise HerdError(f"{name!r} cannot be the anchor: its votes give it no rating")
+    return at - float(rating[place]), f"{name} is {at:g}; the intervals are about the mean"
+
+
+def _bounds(counts: Counts, rating: Matrix, i: int, alpha: float) -> tuple[float, float]:
+    """Of a target without a rating that won, or lost, every vote against rated ones: the rating at which that has a
+    probability of alpha/2, the others' taken as known (as Clopper and Pearson bound a share of 1)."""
+    rated = np.isfinite(rating)
+    won, lost = counts.wins[i, rated], counts.wins[rated, i]
+    sign, games = (1, won) if won.sum() else (-1, lost)
+    if not games.sum():
+        return -math.inf, math.inf
+    gap = sign * (rating[rated] - CENTRE) / SCALE
+
+    def excess(x: float) -> float:
+        return float(games @ log_expit(x - gap)) - math.log(alpha / 2)
+
+    total = float(games.sum())
+    reach = 40 + float(np.abs(gap).max()) + math.log1p(total) - math.log(alpha / 2) / total
+    bound = CENTRE + sign * SCALE * float(brentq(excess, -reach, reach))
+    return (bound, math.inf) if sign > 0 else (-math.inf, bound)
+
+
+def problems(names: tuple[str, ...], parts: Graph) -> tuple[str, ...]:
+    """What the votes cannot say, in sentences."""
+    found = []
+    for why, text in (
+        ("won all", "won every vote against the rest: the rating has no upper bound"),
+        ("lost all", "lost every vote against the rest: the rating has no lower bound"),
+        ("not comparable", "not ordered against all the rest: no rating"),
+        ("no votes", "have no votes yet"),
+    ):
+        if which := [name for name, said in zip(names, parts.separated, strict=True) if said == why]:
+            found.append(f"{', '.join(which)}: {text}")
+    voted = [c for c in np.unique(parts.component) if (parts.component == c).sum() > 1]
+    if len(voted) > 1:
+        groups = [", ".join(names[i] for i in np.flatnonzero(parts.component == c)) for c in voted]
+        found.append(
+            f"no votes connect {' with '.join(f'[{g}]' for g in groups)}: ratings compare only within each"
+        )
+    return tuple(found)

@@ -1,0 +1,188 @@
+"""Battles, the pairs of replies that are there to be voted on, and the prompts that are frozen."""
+
+import asyncio
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Select,
+    and_,
+    bindparam,
+    func,
+    insert,
+    literal,
+    null,
+    or_,
+    select,
+    update,
+)
+from sqlalchemy.dialects.postgresql import insert as insert_new
+
+from herd.errors import HerdError
+from herd.store.database import rows
+from herd.store.generations import Generations, was_deleted
+from herd.store.tables import battle_turns, battles, frozen, generations, messages, settings, votes
+
+_INSERT_TURN = insert_new(battle_turns)
+_PUT_TURN = _INSERT_TURN.on_conflict_do_update(
+    index_elements=["battle", "turn"], set_={"a": _INSERT_TURN.excluded.a, "b": _INSERT_TURN.excluded.b}
+)
+# Built once: each vote asks.
+_BATTLE = select(battles).where(battles.c.id == bindparam("id"))
+_REPLIES = select(*generations.c["id", "reply", "finish", "cost", "total_ms"]).where(
+    generations.c.id.in_(bindparam("ids", expanding=True))
+)
+
+
+class Battles(Generations):
+    """The part of the store that is about battles. One is a dict with the columns of its table."""
+
+    def put_battle(self, row: Mapping[str, Any]) -> dict[str, Any]:
+        """Keep a new battle."""
+        return self._write(lambda connection: _put(connection, row))
+
+    def write_battle(self, row: Mapping[str, Any]) -> "asyncio.Future[dict[str, Any]]":
+        """As `put_battle`, for a coroutine to await."""
+        return self.write(lambda connection: _put(connection, row))
+
+    def battle(self, id: str) -> dict[str, Any] | None:
+        return next(iter(self._fetch(_BATTLE.params(id=id))), None)
+
+    def battle_replies(self, ids: Sequence[str]) -> dict[str, dict[str, Any]]:
+        """Of the generations with these ids: id, reply, finish, cost, total_ms."""
+        return {row["id"]: row for row in self._fetch(_REPLIES.params(ids=ids))}
+
+    def change_battle(self, id: str, values: Mapping[str, Any]) -> dict[str, Any]:
+        """The battle with other values. Raises HerdError 404."""
+        return self._write(lambda connection: _change(connection, id, values))
+
+    def write_battle_change(self, id: str, values: Mapping[str, Any]) -> "asyncio.Future[dict[str, Any]]":
+        """As `change_battle`, for a coroutine to await."""
+        return self.write(lambda connection: _change(connection, id, values))
+
+    def stored_pairs(
+        self, limit: int, *, unjudged_by: str | None = None, unvoted_by: str | None = None
+    ) -> list[dict[str, Any]]:
+        """Replies of two targets to the same prompt whose text is here, the newest first: first turns of battles, shadows
+        beside what was shown, replies that were written again, imports of one turn. Without those that this judge, or this voter, has
+        voted on.
+
+        Each is {"battle": id or None, "a", "b": generations, "a_target", "b_target", "conversation"}.
+        """
+        found: dict[frozenset[str], dict[str, Any]] = {}
+        for source in (_battled(), _shadowed(), _rewritten(), _imported()):
+            for row in self._fetch(_unseen(source, unjudged_by, unvoted_by).limit(limit)):
+                found.setdefault(frozenset((row["a"], row["b"])), row)
+        newest = sorted(found.values(), key=lambda row: row["created"], reverse=True)[:limit]
+        ids = {row[side] for row in newest for side in ("a", "b")}
+        texts = {
+            row["id"]: row for row in self._generations(select(generations).where(generations.c.id.in_(ids)))
+        }
+        return [
+            {
+                "battle": row["battle"],
+                "a": (a := texts[row["a"]]),
+                "b": (b := texts[row["b"]]),
+                "a_target": a["target"] or a["route"],
+                "b_target": b["target"] or b["route"],
+                "conversation": a["conversation"],
+            }
+            for row in newest
+        ]
+
+    def setting(self, name: str, make: Callable[[], str]) -> str:
+        """The value that is kept under a name; `make()` where there is none yet. The first writer wins."""
+        new = make()
+
+        def work(connection: Connection) -> str:
+            connection.execute(insert_new(settings).on_conflict_do_nothing(), {"name": name, "value": new})
+            return str(connection.execute(kept).scalar_one())
+
+        kept = select(settings.c.value).where(settings.c.name == name)
+        known = self._fetch(kept)
+        return str(known[0]["value"]) if known else self._write(work)
+
+    def freeze(self, hashes: Iterable[str]) -> int:
+        """Keep prompts, by their `prompt_hash`, as frozen; how many were not."""
+        new = [{"prompt": one, "created": time.time()} for one in sorted(set(hashes))]
+        statement = insert_new(frozen).on_conflict_do_nothing()
+        return self._write(lambda connection: connection.execute(statement, new).rowcount) if new else 0
+
+    def frozen(self) -> set[str]:
+        return {row["prompt"] for row in self._fetch(select(frozen.c.prompt))}
+
+
+def _put(connection: Connection, row: Mapping[str, Any]) -> dict[str, Any]:
+    if unknown := row.keys() - set(battles.c.keys()):
+        raise HerdError(f"a battle has no field {min(unknown)!r}", status=500)
+    whole = {**dict.fromkeys(battles.c.keys()), "turns": [], "created": time.time(), **row}
+    connection.execute(insert(battles), whole)
+    _put_turns(connection, whole["id"], whole["turns"])
+    return whole
+
+
+def _change(connection: Connection, id: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    one = select(battles).where(battles.c.id == id)
+    kept = rows(connection, one)
+    if not kept:
+        raise HerdError(f"no battle {id!r:.100}", status=404, code="not_found")
+    new = dict(values)
+    if turns := new.get("turns"):
+        if was_deleted(connection, kept[0]["conversation"], kept[0]["created"]):
+            new["turns"] = [{**turn, "prompt": ""} for turn in turns]
+        _put_turns(connection, id, turns)
+    connection.execute(update(battles).where(battles.c.id == id).values(new))
+    return {**kept[0], **new}
+
+
+def _put_turns(connection: Connection, battle: str, turns: Sequence[Mapping[str, Any]]) -> None:
+    for place, turn in enumerate(turns):
+        row = {"battle": battle, "turn": place, "a": turn.get("left"), "b": turn.get("right")}
+        connection.execute(_PUT_TURN, row)
+
+
+_a, _b = generations.alias("one"), generations.alias("two")
+_SAID = (_a.c.reply != "") & (_b.c.reply != "") & _a.c.error.is_(None) & _b.c.error.is_(None)
+_APART = func.coalesce(_a.c.target, _a.c.route) != func.coalesce(_b.c.target, _b.c.route)
+
+
+def _pair(battle: ColumnElement[Any]) -> Select[Any]:
+    columns = (_a.c.id.label("a"), _b.c.id.label("b"), _a.c.created, battle.label("battle"))
+    return select(*columns).where(_SAID, _APART).order_by(_a.c.created.desc(), _a.c.id)
+
+
+def _battled() -> Select[Any]:
+    turn = battle_turns.c
+    of = battle_turns.join(_a, _a.c.id == turn.a).join(_b, _b.c.id == turn.b)
+    first = _pair(turn.battle).select_from(of.join(battles, battles.c.id == turn.battle))
+    return first.where(turn.turn == 0, battles.c.kind != "stored")
+
+
+def _shadowed() -> Select[Any]:
+    return _pair(null()).select_from(_a.join(_b, _b.c.shadow_of == _a.c.id))
+
+
+def _rewritten() -> Select[Any]:
+    """Each two replies to one message, once."""
+    m, n = messages.alias("m"), messages.alias("n")
+    beside = and_(n.c.conversation == m.c.conversation, n.c.parent == m.c.parent, n.c.id != m.c.id)
+    both = _a.join(m, m.c.generation == _a.c.id).join(n, beside).join(_b, n.c.generation == _b.c.id)
+    return _pair(null()).select_from(both).where(_a.c.id < _b.c.id)
+
+
+def _imported() -> Select[Any]:
+    v = votes.alias("v")
+    both = v.join(_a, _a.c.id == v.c.a).join(_b, _b.c.id == v.c.b)
+    return _pair(null()).select_from(both).where(v.c.batch.is_not(None), v.c.turns == 1)
+
+
+def _unseen(query: Select[Any], judge: str | None, voter: str | None) -> Select[Any]:
+    given = ((votes.c.rater, judge), (votes.c.voter, voter))
+    for of in [column == name for column, name in given if name is not None]:
+        forth = (votes.c.a == _a.c.id) & (votes.c.b == _b.c.id)
+        back = (votes.c.a == _b.c.id) & (votes.c.b == _a.c.id)
+        query = query.where(~select(literal(1)).where(of, or_(forth, back)).exists())
+    return query
