@@ -16,6 +16,7 @@ import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +26,7 @@ from scipy.special import expit
 from herd.evidence.anomaly import suspects
 from herd.evidence.ratings import SCALE, Ratings, points, rate, rate_clustered
 from herd.evidence.sequences import better, clustered_mean
-from herd.evidence.style import contrasts, rate_styled
+from herd.evidence.style import FEATURES, contrasts, rate_styled
 from herd.evidence.verdict import verdict
 from herd.evidence.votes import Counts, Votes
 
@@ -60,13 +61,19 @@ def pairs() -> tuple[NDArray[np.intp], NDArray[np.intp], Array]:
     return i, j, often / often.sum()
 
 
-def expected(chance: Array) -> Array:
-    """The ratings fitted to the expected counts, chance being that i beats j in each of `pairs`."""
-    i, j, often = pairs()
+def counted(first: Array, second: Array, tie: Array) -> Counts:
+    """Of each of `pairs`: votes for i, for j, and neither."""
+    i, j, _ = pairs()
     wins, ties = np.zeros((2, len(TRUE), len(TRUE)))
-    wins[i, j], wins[j, i] = often * (1 - TIES) * chance, often * (1 - TIES) * (1 - chance)
-    ties[i, j] = ties[j, i] = often * TIES
-    return rate(Counts(tuple(NAMES), wins, ties, 0 * ties)).rating
+    wins[i, j], wins[j, i] = first, second
+    ties[i, j] = ties[j, i] = tie
+    return Counts(tuple(NAMES), wins, ties, 0 * ties)
+
+
+def shares(chance: Array) -> Array:
+    """Of all votes, those that each of `pairs` gives its first, its second and neither; chance: that i beats j."""
+    often = pairs()[2]
+    return often * np.stack([(1 - TIES) * chance, (1 - TIES) * (1 - chance), np.full(len(often), TIES)])
 
 
 def covered(ratings: Ratings, truth: Array) -> tuple[float, float, bool]:
@@ -79,25 +86,20 @@ def covered(ratings: Ratings, truth: Array) -> tuple[float, float, bool]:
     return float(own), float(both), bool(((ratings.best <= rank) & (rank <= ratings.worst)).all())
 
 
+def shares_covered(what: str, seen: list[tuple[float, float, bool]]) -> list[Row]:
+    words = (what, "differences covered", "all rank bounds right at once")
+    promised = ("93–97 %", "93–97 %", "≥ 95 %")
+    return [(w, percent(x), p) for w, x, p in zip(words, np.mean(seen, 0), promised, strict=True)]
+
+
 def coverage(size: float) -> Result:
     rng, runs = np.random.default_rng(1), int(2000 * size)
-    i, j, often = pairs()
-    chance = expit((TRUE[i] - TRUE[j]) / SCALE)
-    truth = expected(chance)
-    shares = np.column_stack([(1 - TIES) * chance, (1 - TIES) * (1 - chance), np.full(len(i), TIES)])
-    seen = []
-    for _ in range(runs):
-        drawn_counts = rng.multinomial(1200, (often[:, None] * shares).ravel()).reshape(-1, 3)
-        wins, ties = np.zeros((2, len(TRUE), len(TRUE)))
-        wins[i, j], wins[j, i] = drawn_counts[:, 0], drawn_counts[:, 1]
-        ties[i, j] = ties[j, i] = drawn_counts[:, 2]
-        seen.append(covered(rate(Counts(tuple(NAMES), wins, ties, 0 * ties)), truth))
-    own, both, ranks = np.mean(seen, 0)
-    return [
-        ("ratings covered, 1,200 independent votes", percent(own), "93–97 %"),
-        ("differences covered", percent(both), "93–97 %"),
-        ("all rank bounds right at once", percent(ranks), "≥ 95 %"),
-    ], {}
+    i, j, _ = pairs()
+    all_ = shares(expit((TRUE[i] - TRUE[j]) / SCALE))
+    truth = rate(counted(*all_)).rating
+    drawn_counts = (rng.multinomial(1200, all_.T.ravel()).reshape(-1, 3).T for _ in range(runs))
+    seen = [covered(rate(counted(*drawn)), truth) for drawn in drawn_counts]
+    return shares_covered("ratings covered, 1,200 independent votes", seen), {}
 
 
 def by_voters(rng: np.random.Generator, voters: int, each: int) -> Votes:
@@ -114,19 +116,14 @@ def coverage_by_voters(size: float) -> Result:
     i, j, _ = pairs()
     nodes, weights = np.polynomial.hermite_e.hermegauss(60)
     gap = (TRUE[i] - TRUE[j])[:, None] + math.sqrt(2) * TASTE * nodes
-    truth = expected(expit(gap / SCALE) @ weights / weights.sum())
+    truth = rate(counted(*shares(expit(gap / SCALE) @ weights / weights.sum()))).rating
     seen, plain = [], []
     for _ in range(runs):
         votes = by_voters(rng, 80, 30)
         seen.append(covered(rate_clustered(votes, by="voter"), truth))
         plain.append(covered(rate(votes.counts()), truth))
-    own, both, ranks = np.mean(seen, 0)
-    return [
-        ("ratings covered, 80 voters of different taste, by voter", percent(own), "93–97 %"),
-        ("differences covered", percent(both), "93–97 %"),
-        ("all rank bounds right at once", percent(ranks), "≥ 95 %"),
-        ("(differences, taken as independent)", percent(np.mean(plain, 0)[1]), "–"),
-    ], {}
+    rows = shares_covered("ratings covered, 80 voters of different taste, by voter", seen)
+    return [*rows, ("(differences, taken as independent)", percent(np.mean(plain, 0)[1]), "–")], {}
 
 
 def bootstrap(size: float) -> Result:
@@ -139,16 +136,10 @@ def bootstrap(size: float) -> Result:
         ("votes", rate(votes.counts()), np.arange(len(votes))),
         ("voters", rate_clustered(votes, by="voter"), votes.voter),
     ):
-        found, start = [], ratings.rating
+        found, count = [], int(group.max()) + 1
         for _ in range(runs):
-            count = int(group.max()) + 1
             weight = np.bincount(rng.integers(0, count, count), minlength=count)[group]
-            found.append(
-                points(
-                    Votes(votes.names, votes.a, votes.b, votes.outcome, weight * 1.0, group, group).counts(),
-                    start,
-                )
-            )
+            found.append(points(replace(votes, weight=weight * 1.0).counts(), ratings.rating))
         resampled = np.array(found)
         errors = (resampled[:, i] - resampled[:, j]).std(0, ddof=1)
         c = ratings.covariance
@@ -181,48 +172,45 @@ def equals(rng: np.random.Generator, world: str) -> Votes:
 
 def peeking(world: str, size: float, seed: int) -> Result:
     rng, runs = np.random.default_rng(seed), int(600 * size)
-    found = {"fixed": np.full(runs, np.inf), "sequence": np.full(runs, np.inf)}
-    for run in range(runs):
-        votes = equals(rng, world)
-        toward = np.where(
-            votes.outcome == 2, 0.0, np.where((votes.outcome == 0) == (votes.a == 0), 0.5, -0.5)
-        )
-        for n in range(A_DAY, len(votes) + 1, A_DAY):
-            if math.isinf(found["sequence"][run]):
-                if better(votes.where(np.arange(n)), 0, 1).decision in ("A", "B"):
-                    found["sequence"][run] = n
-            if math.isinf(found["fixed"][run]):
-                mean = clustered_mean(toward[:n], votes.conversation[:n], votes.voter[:n])
-                if abs(mean.value) > 1.96 * mean.error:
-                    found["fixed"][run] = n
-            elif found["sequence"][run] < math.inf:
-                break
     days = np.arange(A_DAY, DAYS * A_DAY + 1, A_DAY)
+    found: dict[str, list[float]] = {"fixed": [], "sequence": []}
+
+    def fixed(votes: Votes, n: int) -> bool:
+        lead = np.array([0.5, -0.5, 0.0])[votes.outcome[:n]] * np.where(votes.a[:n] == 0, 1, -1)
+        mean = clustered_mean(lead, votes.conversation[:n], votes.voter[:n])
+        return abs(mean.value) > 1.96 * mean.error
+
+    for _ in range(runs):
+        votes = equals(rng, world)
+        found["fixed"].append(next((n for n in days if fixed(votes, n)), math.inf))
+        decided = (n for n in days if better(votes.where(np.arange(n)), 0, 1).decision in ("A", "B"))
+        found["sequence"].append(next(decided, math.inf))
     curves = {
-        f"{name}, {world}": [(float(n), float(np.mean(at <= n))) for n in days] for name, at in found.items()
+        f"{name}, {world}": [(float(n), float(np.mean(np.array(at) <= n))) for n in days]
+        for name, at in found.items()
     }
-    text = f"{percent(np.mean(found['sequence'] < math.inf))}; fixed interval {percent(np.mean(found['fixed'] < math.inf))}"
-    return [(f"false winners, looked at daily for {DAYS} days: {world}", text, "≤ 5 %")], curves
+    fixed_, sequence = (percent(curves[f"{name}, {world}"][-1][1]) for name in found)
+    what = f"false winners, looked at daily for {DAYS} days: {world}"
+    return [(what, f"{sequence}; fixed interval {fixed_}", "≤ 5 %")], curves
 
 
 def false_switches(size: float) -> Result:
-    """A candidate no better, asked for after every second conversation from the first on; tails and skew."""
-    rng, runs = np.random.default_rng(8), int(1000 * size)
-    rows = []
+    """A candidate no better, asked for after every conversation from the seventh on; tails and skew."""
+    rng, runs = np.random.default_rng(8), int(600 * size)
     shapes: dict[str, Callable[[int], Array]] = {
         "normal": lambda n: rng.normal(size=n),
         "heavy tails (t, 3 degrees)": lambda n: rng.standard_t(3, n),
         "skewed (1 - exponential)": lambda n: 1 - rng.exponential(size=n),
+        "more skewed (lognormal)": lambda n: math.exp(0.5) - rng.lognormal(size=n),
     }
+    rows = []
     for name, make in shapes.items():
         switched = 0
         for _ in range(runs):
-            group = np.arange(240) // 2
-            d = make(120)[group] + make(240)
-            switched += any(verdict(d[:n], group[:n].tolist()).decision == "SWITCH" for n in range(4, 241, 4))
-        rows.append(
-            (f"false SWITCH, asked 60 times to 120 conversations: {name}", percent(switched / runs), "≤ 5 %")
-        )
+            d = make(100)
+            switched += any(verdict(d[:n], range(n)).decision == "SWITCH" for n in range(7, 101))
+        what = f"false SWITCH, asked after each of 7 to 100 conversations: {name}"
+        rows.append((what, percent(switched / runs), "≤ 5 %"))
     return rows, {}
 
 
@@ -278,17 +266,10 @@ def style(size: float) -> Result:
         inside.append([c.low <= t <= c.high for c, t in zip(found.coefficients, truth, strict=True)])
         styled.append(found.ratings.rating - 1000 - rating)
         plain.append(rate(votes.counts()).rating - 1000 - rating)
-    bias, spread = np.mean(errors, 0), np.std(errors, 0)
-    rows = [
-        (
-            f"style coefficient, {name}",
-            f"bias {b:+.4f} ± {1.96 * s / math.sqrt(runs):.4f}; covered {percent(c)}",
-            "0; 93–97 %",
-        )
-        for name, b, s, c in zip(
-            ("length", "headers", "lists", "bold", "left"), bias, spread, np.mean(inside, 0), strict=True
-        )
-    ]
+    rows: list[Row] = []
+    for name, error, held in zip((*FEATURES, "left"), np.transpose(errors), np.mean(inside, 0), strict=True):
+        bias = f"bias {error.mean():+.4f} ± {1.96 * error.std() / math.sqrt(runs):.4f}"
+        rows.append((f"style coefficient, {name}", f"{bias}; covered {percent(held)}", "0; 93–97 %"))
     worst = np.abs(np.mean(styled, 0)).max(), np.abs(np.mean(plain, 0)).max()
     text = f"{worst[0]:.1f} points; without style {worst[1]:.1f}"
     return [*rows, ("largest bias of a rating at equal style", text, "0")], {}
@@ -342,7 +323,7 @@ def anomalies(size: float) -> Result:
                 flagged, anyone = flagged + len(found), anyone + bool(found)
         total = runs * len(EACH)
         text = f"{percent(flagged / total / 100, 3)} of voters, anybody in {percent(anyone / total)} of the arenas"
-        rows.append((f"wrongly flagged: {words}", text, "anybody ≤ 1 %" if not differ else "–"))
+        rows.append((f"wrongly flagged: {words}", text, "anybody ≤ 1 %"))
     runs = max(5, int(40 * size))
     for odd in BEHAVIOURS:
         curve = []
@@ -358,94 +339,6 @@ def anomalies(size: float) -> Result:
             (f"found with {', '.join(map(str, EACH))} votes, among voters who differ: {odd}", text, "–")
         )
     return rows, curves
-
-
-# Pictures -----------------------------------------------------------------------------------------------------------
-
-INK, SOFT, PAPER = "#2b2724", "#6b645e", "#faf7f3"
-COLOURS = ("#a4502c", "#2f6690", "#4d7c3a", "#7b4b94", "#8a6d1b")
-
-
-def picture(
-    file: Path,
-    title: str,
-    xlabel: str,
-    curves: Curves,
-    *,
-    ylabel: str,
-    dashed: str = "fixed",
-    line: float | None = None,
-) -> None:
-    import matplotlib
-
-    matplotlib.use("svg")
-    matplotlib.rcParams.update({"svg.fonttype": "none", "font.family": "sans-serif", "svg.hashsalt": "herd"})
-    from matplotlib import pyplot as plt
-
-    figure, axes = plt.subplots(figsize=(7.6, 3.8), facecolor=PAPER, layout="constrained")
-    axes.set_facecolor(PAPER)
-    worlds: list[str] = []
-    for name, points_ in curves.items():
-        world = name.split(", ", 1)[-1]
-        worlds += [world] * (world not in worlds)
-        xs, ys = zip(*points_, strict=True)
-        axes.plot(
-            xs,
-            [100 * y for y in ys],
-            color=COLOURS[worlds.index(world)],
-            linestyle="--" if name.startswith(dashed) else "-",
-            linewidth=1.8,
-            label=name,
-        )
-    if line is not None:
-        axes.axhline(100 * line, color=SOFT, linewidth=1, linestyle=":")
-        axes.text(xs[-1], 100 * line + 0.6, f"{100 * line:.0f} %", color=SOFT, fontsize=9, ha="right")
-    if xlabel.startswith("votes"):
-        axes.set_xscale("log")
-        ticks = [n * 10**p for p in range(1, 5) for n in (1, 2, 5)]
-        low, high = axes.get_xlim()
-        axes.set_xticks([x for x in ticks if low <= x <= high])
-        axes.xaxis.set_major_formatter(matplotlib.ticker.StrMethodFormatter("{x:,.0f}"))
-        axes.xaxis.set_minor_formatter(matplotlib.ticker.NullFormatter())
-    axes.set_title(title, loc="left", color=INK, fontsize=12)
-    axes.set_xlabel(xlabel, color=SOFT)
-    axes.set_ylabel(ylabel, color=SOFT)
-    axes.set_ylim(bottom=0)
-    axes.tick_params(colors=SOFT)
-    for side, spine in axes.spines.items():
-        spine.set_visible(side in ("left", "bottom"))
-        spine.set_color(SOFT)
-    axes.legend(frameon=False, labelcolor=INK, fontsize=9)
-    figure.savefig(file, metadata={"Date": None})
-    plt.close(figure)
-
-
-def draw(folder: Path, curves: dict[str, Curves]) -> None:
-    of = {name: c for name, c in curves.items() if c}
-    looked = {k: v for name, c in of.items() if name.startswith("peeking") for k, v in c.items()}
-    decided = {k: v for name, c in of.items() if name.startswith("decide") for k, v in c.items()}
-    picture(
-        folder / "arena-peeking.svg",
-        "Two equal targets, looked at every day",
-        "votes so far (20 a day)",
-        looked,
-        ylabel="arenas with a false winner, %",
-        line=0.05,
-    )
-    picture(
-        folder / "arena-decide.svg",
-        "How many votes it takes to decide",
-        "votes",
-        decided,
-        ylabel="arenas decided, %",
-    )
-    picture(
-        folder / "arena-anomaly.svg",
-        "Odd voters found, five among 100 who differ",
-        "votes of the odd voter",
-        of["anomalies"],
-        ylabel="found, %",
-    )
 
 
 WORLDS = ("independent votes", "60 voters of their own taste", "4 votes a conversation")
@@ -475,6 +368,8 @@ def main() -> None:
             print(f"| {' | '.join(row)} |")
     print(f"\n{time.time() - began:.0f} s", file=sys.stderr)
     if options.pictures:
+        from arena_pictures import draw
+
         draw(options.pictures, {name: curves for name, (_, curves) in results.items()})
 
 

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import LinAlgError, cho_factor, cho_solve
 from scipy.sparse import coo_array, csr_array
-from scipy.sparse.csgraph import connected_components
+from scipy.sparse.csgraph import connected_components, shortest_path
 from scipy.special import expit
 
 from herd.errors import HerdError
 from herd.evidence.votes import BOTH_BAD, Counts, Votes
 
 Matrix = NDArray[np.float64]
+FEW = 7  # clusters: with fewer it is not known how clusters differ
 UNEVEN = "the weights of the votes differ by too many orders of magnitude for ratings"
 
 
@@ -48,18 +51,14 @@ def graph(counts: Counts) -> Graph:
     _, strong = connected_components(edges, directed=True, connection="strong")
     size, played = np.bincount(strong), np.bincount(strong, games)
     # of each component the largest set, of equal ones that with the most votes; a set of one says nothing
-    main = [
-        max(np.unique(strong[component == c]), key=lambda s: (size[s], played[s], -s)) for c in range(count)
-    ]
-    chosen = strong == np.array(main, int)[component] if count else np.zeros(0, bool)
-    rated = np.flatnonzero(chosen & (size[strong] > 1)) if count else np.zeros(0, np.intp)
+    sets = (np.unique(strong[component == c]) for c in range(count))
+    main = [max(one, key=lambda s: (size[s], played[s], -s)) for one in sets]
+    rated = np.flatnonzero((strong == np.array(main, int)[component]) & (size[strong] > 1))
     inside = scores[np.ix_(rated, rated)]
     if len(rated) == len(component):
         return Graph(component, rated, (None,) * len(rated), inside)
     separated: list[str | None] = ["not comparable"] * len(component)
-    reaches = np.eye(len(component), dtype=bool) | (scores > 0)
-    for _ in range(max(1, math.ceil(math.log2(max(2, len(component)))))):  # by squaring: paths of any length
-        reaches = (reaches.astype(np.float32) @ reaches.astype(np.float32)) > 0
+    reaches = np.isfinite(shortest_path(edges, unweighted=True))
     for i in range(len(component)):
         core = rated[component[rated] == component[i]]
         others = core if len(core) else np.flatnonzero((component == component[i]) & (strong != strong[i]))
@@ -72,6 +71,34 @@ def graph(counts: Counts) -> Graph:
         elif reaches[others, i].all():
             separated[i] = "lost all"
     return Graph(component, rated, tuple(separated), inside)
+
+
+def newton(
+    at: Callable[[Matrix], tuple[Matrix, Matrix]], beta: Matrix, *, steps: int = 200, enough: float = 1e-8
+) -> Matrix | None:
+    """The maximum of a concave likelihood with the slope and the information `at` a place; None where none was found.
+    A step is at most 2, and is halved where it is too long (the likelihood falls steeply at its end); one shorter than
+    `enough` is the last, and leaves an error of its square."""
+    if not len(beta):
+        return beta
+    slope, information = at(beta)
+    for _ in range(steps):
+        try:
+            step = cho_solve(cho_factor(information), slope)
+        except (LinAlgError, ValueError):  # singular, or no longer finite
+            return None
+        longest = float(np.abs(step).max())
+        step *= min(1.0, 2 / longest) if longest else 1.0
+        along = float(slope @ step)
+        for _ in range(30):
+            slope, information = at(beta + step)
+            if float(slope @ step) >= -along / 2 or longest < enough:
+                break
+            step /= 2
+        beta = beta + step
+        if longest < enough:
+            return beta
+    return None
 
 
 class Fit(NamedTuple):
@@ -87,51 +114,39 @@ def fit(
     start: Matrix | None = None,
     *,
     ridge: float = 0.0,
-    centre: Matrix | None = None,
+    centre: Matrix | float = 0.0,
+    enough: float = 1e-8,
 ) -> Fit:
-    """Newton's method for Σ scores[i, j] ln σ(θ_i - θ_j) - ridge/2 Σ (θ_i - centre_i)².
-
-    The Hessian is the Laplacian of the graph whose edges weigh games · p (1 - p), so one factorisation of [r, r] a
-    step. Where a step is too long (the likelihood falls steeply at its end) it is halved. Raises HerdError where the
-    weights of votes differ by more orders of magnitude than numbers hold.
-    """
-    theta = np.zeros(len(scores)) if start is None else start - gauge @ start
-    centre = np.zeros(len(scores)) if centre is None else centre
+    """Newton's method for Σ scores[i, j] ln σ(θ_i - θ_j) - ridge/2 Σ (θ_i - centre_i)². The Hessian is the Laplacian of
+    the graph whose edges weigh games · p (1 - p). Raises HerdError where the weights of votes differ by more orders of
+    magnitude than numbers hold."""
     games = scores + scores.T
 
-    def at(theta: Matrix) -> tuple[Matrix, Matrix]:
+    def parts(theta: Matrix) -> tuple[Matrix, Matrix, Matrix]:
         chance = expit(theta[:, None] - theta)
-        return chance, (scores - games * chance).sum(1) - ridge * (theta - centre)
-
-    chance, slope = at(theta)
-    for _ in range(200):
         weight = games * chance * (1 - chance)
-        information = np.diag(weight.sum(1) + ridge) - weight
-        information += gauge * max(float(np.trace(information)) / max(len(scores), 1), 1e-300)
-        if not len(scores):
-            break
-        try:
-            step = cho_solve(cho_factor(information, check_finite=False), slope, check_finite=False)
-        except LinAlgError:
-            raise HerdError(UNEVEN) from None
-        longest = float(np.abs(step).max())
-        step *= min(1.0, 2 / longest) if longest else 1.0
-        along = float(slope @ step)
-        for _ in range(30):
-            chance, slope = at(theta + step)
-            if float(slope @ step) >= -along / 2 or longest < 1e-8:
-                break
-            step /= 2
-        theta = theta + step
-        if longest < 1e-8:  # the step that was taken leaves an error of its square
-            break
-    else:
+        return chance, weight, bordered(laplacian(weight) + ridge * np.eye(len(theta)), gauge)
+
+    def at(theta: Matrix) -> tuple[Matrix, Matrix]:
+        chance, _, information = parts(theta)
+        return (scores - games * chance).sum(1) - ridge * (theta - centre), information
+
+    theta = newton(at, np.zeros(len(scores)) if start is None else start - gauge @ start, enough=enough)
+    if theta is None:
         raise HerdError(UNEVEN)
+    chance, weight, information = parts(theta)
     return Fit(theta, weight, chance, information)
 
 
 def laplacian(weight: Matrix) -> Matrix:
     return np.diag(weight.sum(1)) - weight
+
+
+def bordered(information: Matrix, gauge: Matrix) -> Matrix:
+    """[r + c, r + c]: made invertible by the gauge [r, r], which changes nothing that votes see."""
+    r = len(gauge)
+    information[:r, :r] += gauge * max(float(np.trace(information[:r, :r])) / max(r, 1), 1e-300)
+    return information
 
 
 def bread(fitted: Fit) -> tuple[Matrix, Matrix]:
@@ -141,8 +156,6 @@ def bread(fitted: Fit) -> tuple[Matrix, Matrix]:
     back (in expectation as HC2 does; MacKinnon and White, J. Econometrics 29, 1985). It also leaves no pair, say of
     ties alone, with an error of zero, and vanishes with many votes.
     """
-    if not len(fitted.theta):
-        return np.zeros((0, 0)), np.zeros((0, 0))
     inverse = np.linalg.inv(fitted.information)
     inverse = (inverse + inverse.T) / 2
     own = np.diag(inverse)
@@ -155,35 +168,88 @@ def squares(chance: Matrix, wins: Matrix, ties: Matrix) -> Matrix:
     return wins * (1 - chance) ** 2 + wins.T * chance**2 + ties * (0.5 - chance) ** 2
 
 
-def said(outcome: NDArray[np.int8]) -> Matrix:
-    """[n]: 1 where a was preferred, ½ for a tie, 0 for b."""
-    return np.array([1, 0, 0.5, np.nan])[outcome]
+@dataclass(frozen=True)
+class Rows:
+    """m votes one by one, for what counts do not hold: covariates x [m, c] and clusters. The design, +1 at a and -1 at b
+    of r targets and x, is never laid out; a parameter β is [r + c]. y [m]: 1 where a was preferred, ½ for a tie."""
 
+    a: NDArray[np.intp]
+    b: NDArray[np.intp]
+    y: Matrix
+    w: Matrix
+    x: Matrix
+    cluster: NDArray[np.intp] | None
+    gauge: Matrix
 
-def rated_rows(votes: Votes, parts: Graph) -> tuple[NDArray[np.bool_], NDArray[np.intp], NDArray[np.intp]]:
-    """Which votes [n] the fit sees, and the places [m] of their sides among the rated."""
-    place = np.full(len(votes.names), -1)
-    place[parts.rated] = np.arange(len(parts.rated))
-    a, b = place[votes.a], place[votes.b]
-    used = (a >= 0) & (b >= 0) & (votes.outcome != BOTH_BAD) & (votes.weight > 0)
-    return used, a[used], b[used]
+    @classmethod
+    def of(cls, votes: Votes, parts: Graph, by: Literal["voter", "conversation"] | None, x: Matrix) -> Rows:
+        """Those votes that the fit sees."""
+        place = np.full(len(votes.names), -1)
+        place[parts.rated] = np.arange(len(parts.rated))
+        used = (
+            (place[votes.a] >= 0) & (place[votes.b] >= 0) & (votes.outcome != BOTH_BAD) & (votes.weight > 0)
+        )
+        votes, x = votes.where(used), x[used]
+        y = np.array([1, 0, 0.5])[votes.outcome]
+        cluster = None if by is None else np.unique(getattr(votes, by), return_inverse=True)[1]
+        return cls(place[votes.a], place[votes.b], y, votes.weight, x, cluster, parts.gauge)
 
+    @property
+    def clusters(self) -> int:
+        return 0 if self.cluster is None or not len(self.y) else int(self.cluster.max()) + 1
 
-def clustered(
-    cluster: NDArray[np.int64],
-    a: NDArray[np.intp],
-    b: NDArray[np.intp],
-    residual: Matrix,
-    r: int,
-    covariates: Matrix | None = None,
-) -> tuple[Matrix, int]:
-    """The cluster-robust covariance of the score, [r + c, r + c], and the number of clusters."""
-    numbers, group = np.unique(cluster, return_inverse=True)
-    c = 0 if covariates is None else covariates.shape[1]
-    row, column, value = [group, group], [a, b], [residual, -residual]
-    for i in range(c):
-        row, column = [*row, group], [*column, np.full(len(a), r + i)]
-        value.append(residual * covariates[:, i])  # type: ignore[index]
-    entries = (np.concatenate(value), (np.concatenate(row), np.concatenate(column)))
-    scores = coo_array(entries, shape=(len(numbers), r + c)).tocsr()
-    return (scores.T @ scores).toarray() * len(numbers) / max(len(numbers) - 1, 1), len(numbers)
+    def odds(self, beta: Matrix) -> Matrix:
+        r = len(self.gauge)
+        odds: Matrix = beta[:r][self.a] - beta[:r][self.b] + self.x @ beta[r:]
+        return odds
+
+    def score(self, residual: Matrix) -> Matrix:
+        r = len(self.gauge)
+        theta = np.bincount(self.a, residual, r) - np.bincount(self.b, residual, r)
+        return np.concatenate([theta, residual @ self.x])
+
+    def outer(self, weight: Matrix) -> Matrix:
+        """Σ weight · z zᵀ over the rows z of the design, [r + c, r + c]."""
+        r = len(self.gauge)
+        pairs = np.bincount(self.a * r + self.b, weight, r * r).reshape(r, r).astype(np.float64)
+        out = np.zeros((r + self.x.shape[1],) * 2)
+        out[:r, :r] = laplacian(pairs + pairs.T)
+        for i, column in enumerate(self.x.T, r):
+            out[i] = out[:, i] = self.score(weight * column)
+        return out
+
+    def newton(self, theta: Matrix) -> Matrix | None:
+        """β from the ratings alone; None where the maximum lies at infinity."""
+
+        def at(beta: Matrix) -> tuple[Matrix, Matrix]:
+            p = expit(self.odds(beta))
+            information = bordered(self.outer(self.w * p * (1 - p)), self.gauge)
+            return self.score(self.w * (self.y - p)), information
+
+        beta = newton(at, np.append(theta, np.zeros(self.x.shape[1])), steps=40)
+        # far out everything is flat, and no maximum
+        return None if beta is None or np.abs(self.odds(beta)).max(initial=0) > 30 else beta
+
+    def sandwich(self, beta: Matrix) -> tuple[Matrix, float]:
+        """The covariance of β and its degrees of freedom, infinite for votes that are independent or of fewer than `FEW` clusters.
+
+        Scores are summed within a cluster before they are squared, times G/(G - 1) (Liang and Zeger, Biometrika 73, 1986),
+        with G - 1 degrees (Cameron and Miller, J. Human Resources 50, 2015); the pull of each vote is as in `bread`."""
+        r, own = len(self.gauge), self.w * (self.y - (p := expit(self.odds(beta))))
+        information = self.w * p * (1 - p)
+        inverse = np.linalg.inv(bordered(self.outer(information), self.gauge))
+        middle, degrees = self.outer(self.w * (self.y - p) ** 2), math.inf
+        if self.cluster is not None and (count := self.clusters) >= FEW:
+            c = self.x.shape[1]
+            column = np.concatenate([self.a, self.b, np.repeat(np.arange(r, r + c), len(own))])
+            value = np.concatenate([own, -own, (own[:, None] * self.x).T.ravel()])
+            at = np.tile(self.cluster, 2 + c), column
+            scores = coo_array((value, at), shape=(count, r + c)).tocsr()
+            middle, degrees = (scores.T @ scores).toarray() * count / (count - 1), count - 1.0
+        diagonal, a, b, x = np.diag(inverse), self.a, self.b, self.x
+        across = inverse[a, r:] - inverse[b, r:]
+        spread = (
+            diagonal[a] + diagonal[b] - 2 * inverse[a, b] + ((2 * across + x @ inverse[r:, r:]) * x).sum(1)
+        )
+        middle += self.outer(information * np.minimum(p * (1 - p) * spread, 1))
+        return inverse @ middle @ inverse, degrees

@@ -43,8 +43,7 @@ def by_category(
     parts = Graph(overall.component, rated, overall.separated, whole.scores)
     theta = (overall.rating[rated] - CENTRE) / SCALE
     sigma = np.nan_to_num(overall.covariance[np.ix_(rated, rated)]) / SCALE**2
-    base = parts.gauge @ theta  # an anchor's shift, which categories share
-    theta = theta - base
+    theta = theta - (base := parts.gauge @ theta)  # an anchor's shift, which categories share
     chance = expit(theta[:, None] - theta)
     information = float((whole.games * chance * (1 - chance)).sum())
     residuals = float(squares(chance, whole.wins, whole.ties).sum())
@@ -60,11 +59,11 @@ def by_category(
         own = one - curvature / tau2  # how far the category's own votes decide
         covariance = curvature @ (spread + one / tau2) @ curvature + sigma - own @ sigma @ own.T
         covariance = (one - parts.gauge) @ covariance @ (one - parts.gauge)
-        rates[name] = assemble(
+        found = assemble(
             count, parts, fitted.theta + base, covariance, alpha=overall.alpha, degrees=overall.degrees
         )
         notes = () if part.games.any() else ("no votes here: the overall ratings",)
-        rates[name] = replace(rates[name], gauge=overall.gauge, problems=(*rates[name].problems, *notes))
+        rates[name] = replace(found, gauge=overall.gauge, problems=(*found.problems, *notes))
     return rates
 
 

@@ -30,25 +30,24 @@ class Flip:
     share: float | None
 
 
-def fragility(counts: Counts, ratings: Ratings) -> list[Flip]:
-    """`flip` of each two neighbours in rating, of one component."""
+def fragility(counts: Counts, ratings: Ratings, most: int | None = None) -> list[Flip]:
+    """`flip` of each two neighbours in rating, of one component; of the `most` highest alone, if given."""
     flips = []
     for c in np.unique(ratings.component):
         places = np.flatnonzero((ratings.component == c) & np.isfinite(ratings.rating))
         order = places[np.argsort(-ratings.rating[places], kind="stable")]
-        flips += [flip(counts, ratings, int(i), int(j)) for i, j in pairwise(order)]
+        flips += [flip(counts, ratings, int(i), int(j)) for i, j in pairwise(order[:most])]
     return flips
 
 
 def flip(counts: Counts, ratings: Ratings, above: int, below: int) -> Flip:
     """The fewest votes whose removal puts the lower of two above the other.
 
-    Votes of one pair and outcome are alike. Each kind's influence on the difference, (y - p)(R_i - R_j) / (1 - h) with
-    R the inverse information applied to the pair, orders the kinds (Broderick, Giordano and Meager, "An automatic
-    finite-sample robustness metric", 2020); the most influential go first, the influences are taken anew as they go,
-    and the number returned was confirmed by a fit without those votes. It is an upper bound of the fewest: another
-    choice might need fewer. Votes of fractional weight count by their weight, rounded up. Raises HerdError for two
-    whose ratings cannot be compared.
+    Votes of one pair and outcome are alike. The kinds of most influence on the difference, (y - p)(R_i - R_j) / (1 - h) with
+    R the inverse information applied to the pair (Broderick, Giordano and Meager, "An automatic finite-sample robustness
+    metric", 2020), go first; the influences are taken anew as they go, and the number returned was confirmed by a fit
+    without those votes. Another choice might need fewer. Votes of fractional weight count by their weight, rounded up.
+    Raises HerdError for two whose ratings cannot be compared.
     """
     if not np.isfinite(ratings.covariance[above, below]):
         raise HerdError(f"{ratings.names[above]!r} and {ratings.names[below]!r} have no ratings to compare")
@@ -67,8 +66,7 @@ def _fewest(wins: Matrix, ties: Matrix, i: int, j: int) -> int | None:
     votes = _greedy(wins, ties, i, j, 0)
     if votes is None or not 2 < votes <= FEW:
         return votes
-    others = (_greedy(wins, ties, i, j, first) for first in range(1, 4))
-    return min([votes, *(other for other in others if other is not None)])
+    return min(votes, *(_greedy(wins, ties, i, j, first) or votes for first in range(1, 4)))
 
 
 def _greedy(wins: Matrix, ties: Matrix, i: int, j: int, first: int) -> int | None:
@@ -84,16 +82,13 @@ def _greedy(wins: Matrix, ties: Matrix, i: int, j: int, first: int) -> int | Non
             fitted, same, _ = _without(left, i, j, theta)
         theta, p = fitted.theta, fitted.chance
         inverse = np.linalg.inv(fitted.information)
-        own = np.diag(inverse)
-        kept = 1 - p * (1 - p) * (
-            own[:, None] + own - 2 * inverse
-        )  # 1 - h; 0: the one vote that connects two parts
-        toward = (inverse[i] - inverse[j])[:, None] - (inverse[i] - inverse[j])
+        own, toward = np.diag(inverse), inverse[i] - inverse[j]
+        kept = 1 - p * (1 - p) * (own[:, None] + own - 2 * inverse)  # 1 - h; 0: it alone connects two parts
         usable = (left > 0) & same & (kept > 1e-6)
-        effect = np.where(usable, np.stack([1 - p, 0.5 - p]) * toward / np.maximum(kept, 1e-6), 0.0).ravel()
-        some = np.flatnonzero(
-            effect > max(1e-12, float(effect.max()) / 8)
-        )  # the rest has its turn when these are gone
+        moved = np.stack([1 - p, 0.5 - p]) * (toward[:, None] - toward) / np.maximum(kept, 1e-6)
+        effect = np.where(usable, moved, 0.0).ravel()
+        # of an eighth of the largest influence or more: the rest has its turn when these are gone
+        some = np.flatnonzero(effect > max(1e-12, float(effect.max()) / 8))
         order = some[np.argsort(-effect[some], kind="stable")][first:]
         if not (same[i, j] and len(order)):
             return None

@@ -10,9 +10,10 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.special import stdtrit
 
 from herd.errors import HerdError
+from herd.evidence.bradley_terry import Matrix
 from herd.evidence.ratings import Interval
-from herd.evidence.sequences import clustered_mean
-from herd.evidence.votes import BOTH_BAD, TIE, A, B
+from herd.evidence.sequences import Clusters, clustered_mean
+from herd.evidence.votes import BOTH_BAD, TIE, A
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,7 @@ def judge_bias(
     first: ArrayLike,
     second: ArrayLike,
     lengths: ArrayLike,
-    clusters: Sequence[Hashable] | NDArray[np.integer] | None = None,
+    clusters: Clusters | None = None,
     *,
     alpha: float = 0.05,
 ) -> Bias | None:
@@ -80,18 +81,14 @@ def judge_bias(
     if len(set(np.asarray(groups).tolist())) < 2:
         return None
     same = (x == y) & (x < TIE)
-    to_left = _interval(np.where(same, np.where(x == A, 1.0, -1.0), 0.0), groups, alpha)
+    left = _interval(np.where(same, np.where(x == A, 1.0, -1.0), 0.0), groups, alpha)
+    to_left = left._replace(low=max(left.low, -1.0), high=min(left.high, 1.0))
     lead = (_lead(x) - _lead(y)) / 2
     more = (size[:, 0] - size[:, 1]) / np.maximum(size.sum(1), 1e-300)
     return Bias(len(x), float(same.mean()), to_left, _slope(more, lead, groups, alpha))
 
 
-def _slope(
-    x: NDArray[np.float64],
-    y: NDArray[np.float64],
-    clusters: Sequence[Hashable] | NDArray[np.integer],
-    alpha: float,
-) -> Interval | None:
+def _slope(x: Matrix, y: Matrix, clusters: Clusters, alpha: float) -> Interval | None:
     """Of y = slope · x, through zero since swapping the replies changes the sign of both."""
     power = float(x @ x)
     if not power:
@@ -137,20 +134,15 @@ def calibrated(
     return _interval(estimate + np.concatenate(influence) * (n + m), groups + others, alpha, len(set(groups)))
 
 
-def _interval(
-    values: NDArray[np.float64],
-    clusters: Sequence[Hashable] | NDArray[np.integer],
-    alpha: float,
-    count: float | None = None,
-) -> Interval:
+def _interval(values: Matrix, clusters: Clusters, alpha: float, count: float | None = None) -> Interval:
     """The t interval of a clustered mean, for one look."""
     mean = clustered_mean(values, clusters)
     half = float(stdtrit((mean.count if count is None else count) - 1, 1 - alpha / 2)) * mean.error
     return Interval(mean.value, mean.value - half, mean.value + half)
 
 
-def _lead(outcome: NDArray[np.intp]) -> NDArray[np.float64]:
-    return np.where(outcome == A, 0.5, np.where(outcome == B, -0.5, 0.0))
+def _lead(outcome: NDArray[np.intp]) -> Matrix:
+    return np.array([0.5, -0.5, 0.0, 0.0])[outcome]
 
 
 def _outcomes(x: ArrayLike, y: ArrayLike) -> tuple[NDArray[np.intp], NDArray[np.intp]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
@@ -12,23 +13,13 @@ from scipy.optimize import brentq
 from scipy.special import expit, log_expit, ndtri, stdtrit
 
 from herd.errors import HerdError
-from herd.evidence.bradley_terry import (
-    Graph,
-    Matrix,
-    bread,
-    clustered,
-    fit,
-    graph,
-    laplacian,
-    rated_rows,
-    said,
-    squares,
-)
+from herd.evidence.bradley_terry import FEW, Graph, Matrix, Rows, bread, fit, graph, laplacian, squares
 from herd.evidence.ranks import rank_bounds
 from herd.evidence.votes import Counts, Votes
 
 SCALE = 400 / math.log(10)  # rating points of one unit of log odds
 CENTRE = 1000.0
+LISTED = 5  # names in a sentence
 Anchor = tuple[str, float] | None
 
 
@@ -42,17 +33,14 @@ class Interval(NamedTuple):
 class Ratings:
     """The ratings of k targets in points: 400 points are odds of ten to one.
 
-    rating, low, high, error [k]: the rating, its 1 - alpha interval and its standard error. covariance [k, k]: of the
-    ratings; NaN between targets that no votes connect. best, worst [k]: bounds of the rank among the rated targets of
-    one component, all holding at once (`ranks.rank_bounds`). games [k]: votes that compare (not "both bad").
-    component [k]: targets connected by votes have one number, 0 is the largest.
-
-    separated [k]: None for a target that has a rating, else why the votes give it none: "won all" or "lost all"
-    (against the rated ones its rating would be infinite), "not comparable", "no votes". Then rating and error are NaN,
-    best and worst are 0, and low or high is finite where the votes bound it from one side, else infinite.
-
-    gauge says where the scale is fixed. Intervals are always those about the mean of the component: an anchor moves
-    all ratings alike and does not make its own interval empty and the others' wider.
+    rating, low, high, error [k]: the rating, its 1 - alpha interval and its standard error. covariance [k, k]: NaN between
+    targets that no votes connect. best, worst [k]: bounds of the rank among the rated of one component, all holding at
+    once (`ranks.rank_bounds`). games [k]: votes that compare (not "both bad"). component [k]: targets connected by votes
+    have one number, 0 is the largest. separated [k]: None for a target that has a rating, else why the votes give it
+    none: "won all", "lost all" (its rating would be infinite), "not comparable", "no votes". Then rating and error are
+    NaN, best and worst 0, and low or high is finite where the votes bound it from one side, else infinite. gauge: where
+    the scale is fixed. Intervals are about the mean of the component: an anchor moves all ratings alike, and does not
+    make its own interval empty and the others' wider.
     """
 
     names: tuple[str, ...]
@@ -130,23 +118,23 @@ def rate_clustered(
 ) -> Ratings:
     """The same ratings with intervals for votes that depend on each other within a voter or a conversation.
 
-    The middle of the sandwich sums the scores of a cluster before it squares them, times G/(G - 1), and intervals take
-    Student's t with G - 1 degrees (Cameron and Miller, J. Human Resources 50, 2015). With one cluster nothing is known
-    of how clusters differ: its votes then count as independent, and `problems` says so. Raises as `rate` does.
+    Intervals take Student's t with one degree less than there are clusters (`Rows.sandwich`). With fewer than
+    `FEW` clusters it is not known how they differ: votes then count as independent, and `problems` says so. Raises as `rate` does.
     """
     counts = votes.counts()
     parts = graph(counts)
-    fitted = fit(parts.scores, parts.gauge, _start(start, parts))
-    used, a, b = rated_rows(votes, parts)
-    residual = votes.weight[used] * (said(votes.outcome[used]) - fitted.chance[a, b])
-    middle, clusters = clustered(getattr(votes, by)[used], a, b, residual, len(parts.rated))
-    if clusters < 2:
-        ratings = rate(counts, anchor=anchor, alpha=alpha, start=start)
-        alone = f"all votes are of one {by}: the intervals take them as independent"
-        return replace(ratings, problems=(*ratings.problems, alone)) if clusters else ratings
-    inverse, pull = bread(fitted)
-    covariance = inverse @ (middle + laplacian(pull)) @ inverse
-    return assemble(counts, parts, fitted.theta, covariance, anchor=anchor, alpha=alpha, degrees=clusters - 1)
+    theta = fit(parts.scores, parts.gauge, _start(start, parts)).theta
+    rows = Rows.of(votes, parts, by, np.zeros((len(votes), 0)))
+    covariance, degrees = rows.sandwich(theta)
+    ratings = assemble(counts, parts, theta, covariance, anchor=anchor, alpha=alpha, degrees=degrees)
+    return replace(ratings, problems=(*ratings.problems, *few_clusters(rows, by)))
+
+
+def few_clusters(rows: Rows, by: str | None) -> list[str]:
+    if not 0 < rows.clusters < FEW:
+        return []
+    who = f"one {by}" if rows.clusters == 1 else f"{rows.clusters} {by}s"
+    return [f"all votes are of {who}: the intervals take them as independent"]
 
 
 def assemble(
@@ -166,37 +154,22 @@ def assemble(
     between = np.full((k, k), np.nan)
     rating[rated] = CENTRE + SCALE * theta
     shift, gauge = _shift(counts.names, rating, anchor)
-    of = component[rated]
-    for c in np.unique(of):
-        inside = of == c
+    if anchor is not None:
+        rating[component == component[counts.names.index(anchor[0])]] += shift
+    for c in np.unique(component[rated]):
+        inside = component[rated] == c
         places = rated[inside]
-        between[np.ix_(places, places)] = SCALE**2 * covariance[np.ix_(inside, inside)]
-        if anchor is not None and counts.names.index(anchor[0]) in places:
-            rating[places] += shift
-        bounds = rank_bounds(rating[places], between[np.ix_(places, places)], alpha, degrees)
-        best[places], worst[places] = bounds
+        within = SCALE**2 * covariance[np.ix_(inside, inside)]
+        between[np.ix_(places, places)] = within
+        best[places], worst[places] = rank_bounds(rating[places], within, alpha, degrees)
     error = np.sqrt(np.maximum(np.diag(between), 0))
     half = quantile(alpha, degrees) * error
     low, high = rating - half, rating + half
     for i in np.flatnonzero(np.isnan(rating)):
         low[i], high[i] = _bounds(counts, rating, int(i), alpha)
-    return Ratings(
-        counts.names,
-        rating,
-        low,
-        high,
-        error,
-        between,
-        best,
-        worst,
-        counts.games.sum(1),
-        component,
-        parts.separated,
-        problems(counts.names, parts),
-        gauge,
-        alpha,
-        degrees,
-    )
+    said = problems(counts.names, parts)
+    fixed = (counts.games.sum(1), component, parts.separated, said, gauge, alpha, degrees)
+    return Ratings(counts.names, rating, low, high, error, between, best, worst, *fixed)
 
 
 def _shift(names: tuple[str, ...], rating: Matrix, anchor: Anchor) -> tuple[float, str]:
@@ -230,6 +203,11 @@ def _bounds(counts: Counts, rating: Matrix, i: int, alpha: float) -> tuple[float
     return (bound, math.inf) if sign > 0 else (-math.inf, bound)
 
 
+def _listed(names: Sequence[str]) -> str:
+    """A few of them; of hundreds nobody reads all."""
+    return ", ".join(names[:LISTED]) + (f" and {len(names) - LISTED:,} more" if len(names) > LISTED else "")
+
+
 def problems(names: tuple[str, ...], parts: Graph) -> tuple[str, ...]:
     """What the votes cannot say, in sentences."""
     found = []
@@ -243,14 +221,8 @@ def problems(names: tuple[str, ...], parts: Graph) -> tuple[str, ...]:
             found.append(f"{', '.join(which)}: {text}")
     voted = [c for c in np.unique(parts.component) if (parts.component == c).sum() > 1]
     if len(voted) > 1:
-        groups = [_some([names[i] for i in np.flatnonzero(parts.component == c)]) for c in voted]
+        groups = [_listed([names[i] for i in np.flatnonzero(parts.component == c)]) for c in voted]
         found.append(
             f"No votes connect {' with '.join(f'[{g}]' for g in groups)}: ratings compare only within each"
         )
     return tuple(found)
-
-
-def _some(names: list[str], most: int = 5) -> str:
-    """The first few, and how many more there are."""
-    more = len(names) - most
-    return ", ".join(names[:most]) + (f" and {more} more" if more > 0 else "")

@@ -1,8 +1,7 @@
 """Intervals that hold at every look at once, and which of two targets is better by them.
 
-An interval for one look, looked at every day until it excludes zero, declares a winner among equals sooner or later.
-A confidence sequence covers the truth at all times together with probability 1 - alpha, so looking is free: decide when
-it is decided, or go on.
+An interval for one look, looked at every day until it excludes zero, declares a winner among equals sooner or later. A
+confidence sequence covers the truth at all times together with probability 1 - alpha.
 """
 
 from __future__ import annotations
@@ -18,31 +17,47 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.special import lambertw
 
 from herd.errors import HerdError
+from herd.evidence.bradley_terry import Matrix
 from herd.evidence.votes import BOTH_BAD, TIE, A, Votes
 
 TUNED_FOR = (
-    25  # clusters at which a sequence is narrowest, a team's voters; at 1,000 it could be 12 % narrower
+    25  # clusters at which a sequence is narrowest: a team's voters; at 1,000 it could be 12 % narrower
 )
 MOST = 1_000_000  # votes or clusters; who needs more will not decide
 HUGE = 1e100  # its squares can still be added
 
+Clusters = Sequence[Hashable] | NDArray[np.integer]
 Outcome = Literal["A", "B", "EQUAL", "NOT ENOUGH DATA"]
 
 
 @dataclass(frozen=True)
 class Mean:
     """A mean with its cluster-robust standard error. `count`: how many independent clusters of equal size would say as
-    much as these say, at most as many as there are."""
+    much as these say, at most as many as there are. skew: of the mean, not of the values."""
 
     value: float
     error: float
     count: float
+    skew: float = 0.0
 
     def interval(self, alpha: float = 0.05) -> tuple[float, float]:
-        """Valid at any time; infinite while there is too little."""
+        """Valid at any time; infinite while there is too little.
+
+        A few values of which the mean is skewed have an error that goes with it: where most are a little above the mean
+        and some far below, what saw none of these is too high and too sure. So each end is the farther of the one without
+        and the one with Hall's correction (J. Royal Statistical Society B 54, 1992).
+        """
         times = float(reach(self.count, alpha))
-        half = times * self.error if math.isfinite(times) else math.inf
-        return self.value - half, self.value + half
+        if not math.isfinite(times):
+            return -math.inf, math.inf
+        low, high = max(times, self._unskewed(times)), min(-times, self._unskewed(-times))
+        return self.value - low * self.error, self.value - high * self.error
+
+    def _unskewed(self, x: float) -> float:
+        """The t at which t + skew t²/3 + skew² t³/27 + skew/6 is x: a cube."""
+        if abs(self.skew) < 1e-6:
+            return x
+        return 3 / self.skew * (float(np.cbrt(1 + self.skew * (x - self.skew / 6))) - 1)
 
     def needed(self, distance: float, alpha: float = 0.05) -> float | None:
         """The count at which an interval about a mean so far from what is asked would clear it; None above `MOST`."""
@@ -53,7 +68,7 @@ class Mean:
         return float(counts[clear[0]]) if len(clear) else None
 
 
-def reach(count: ArrayLike, alpha: float = 0.05) -> NDArray[np.float64]:
+def reach(count: ArrayLike, alpha: float = 0.05) -> Matrix:
     """How many standard errors a confidence sequence reaches on each side of the mean of `count` [...] clusters.
 
     With u = 1 + n rho² and k = (u / alpha²)^(1/n) it is √((n - 1)(k - 1) / (1 - k/u)), infinite while k ≥ u: the
@@ -64,8 +79,8 @@ def reach(count: ArrayLike, alpha: float = 0.05) -> NDArray[np.float64]:
         √(2 (n rho² + 1) / (n rho²) · ln(√(n rho² + 1) / alpha))
 
     of Waudby-Smith, Arbour, Sinha, Kennedy and Ramdas ("Time-uniform central limit theory and asymptotic confidence
-    sequences", Annals of Statistics 52, 2024), which needs two moments only. rho is the one that makes it narrowest at
-    n = `TUNED_FOR`: u is then -W₋₁(-alpha²/e). HerdError for alpha outside 0 … 1.
+    sequences", Annals of Statistics 52, 2024), which needs two moments only. At n = `TUNED_FOR`, u is -W₋₁(-alpha²/e):
+    narrowest there. HerdError for alpha outside 0 … 1.
     """
     if not 0 < alpha < 1:
         raise HerdError("alpha lies between 0 and 1")
@@ -84,9 +99,7 @@ def least_clusters(alpha: float = 0.05) -> int:
     return next(n for n in range(2, MOST) if math.isfinite(reach(n, alpha)))
 
 
-def clustered_mean(
-    values: ArrayLike, *clusters: Sequence[Hashable] | NDArray[np.integer], weight: ArrayLike | None = None
-) -> Mean:
+def clustered_mean(values: ArrayLike, *clusters: Clusters, weight: ArrayLike | None = None) -> Mean:
     """The mean of values [n], and how sure it is when values of one cluster depend on each other.
 
     Each of `clusters` [n] says what a value belongs to in one way (its conversation; its voter). The error is that of
@@ -95,7 +108,7 @@ def clustered_mean(
 
     for one way (Liang and Zeger, Biometrika 73, 1986), and V₁ + V₂ - V₁₂ for two, V₁₂ by what they have in common
     (Cameron, Gelbach and Miller, J. Business & Economic Statistics 29, 2011), though never less than that of one way.
-    The count is (Σ w)² / Σ_g (Σ_{i in g} w_i)², the smaller of the two. Without clusters each value is on its own.
+    The count is (Σ w)² / Σ_g (Σ_{i in g} w_i)², the smaller of the two. Without clusters each value is alone.
     HerdError for values that are not finite or columns of different lengths.
     """
     d = np.asarray(values, np.float64)
@@ -112,41 +125,38 @@ def clustered_mean(
     mean = float(w @ d) / total
     residual = w * (d - mean)
     parts = [_variance(residual, w, way) for way in ways]
-    variance = max(v for v, _ in parts)
+    variances, counts, skews = zip(*parts, strict=True)
+    variance = max(variances)
     if len(ways) == 2:
         both = _numbers(ways[0].astype(np.int64) * len(d) + ways[1])
-        variance = max(variance, parts[0][0] + parts[1][0] - _variance(residual, w, both)[0])
-    return Mean(mean, math.sqrt(variance) / total, min(count for _, count in parts))
+        variance = max(variance, sum(variances) - _variance(residual, w, both)[0])
+    return Mean(mean, math.sqrt(variance) / total, min(counts), max(skews, key=abs))
 
 
-def _variance(
-    residual: NDArray[np.float64], weight: NDArray[np.float64], way: NDArray[np.intp]
-) -> tuple[float, float]:
-    """Of the sum of the residuals, and the effective number of clusters. Infinite for a single cluster."""
+def _variance(residual: Matrix, weight: Matrix, way: NDArray[np.intp]) -> tuple[float, float, float]:
+    """Of the sum of the residuals (infinite for a single cluster), the effective number of clusters, the sum's skew."""
     size = np.bincount(way, weight)
     size, sums = size[size > 0], np.bincount(way, residual)
     count = float(size.sum() ** 2 / (size @ size))
     many = len(size)
-    return (float(sums @ sums) * many / (many - 1) if many > 1 else math.inf), count
+    square = float(sums @ sums)
+    skew = float(((sums / math.sqrt(square)) ** 3).sum()) if square else 0.0
+    return (square * many / (many - 1) if many > 1 else math.inf), count, skew
 
 
-def _numbers(labels: Sequence[Hashable] | NDArray[np.integer]) -> NDArray[np.intp]:
+def _numbers(labels: Clusters) -> NDArray[np.intp]:
     if isinstance(labels, np.ndarray):
-        numbers: NDArray[np.intp] = np.unique(labels, return_inverse=True)[1]
-        return numbers
+        return np.unique(labels, return_inverse=True)[1]
     seen: dict[Hashable, int] = {}
     return np.array([seen.setdefault(label, len(seen)) for label in labels], np.intp)
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Who of a and b is better, as far as votes tell.
-
-    estimate, low, high: a's share of the votes less ½, a tie being half a vote for each; in -½ … ½, the interval valid
-    at any time. The estimate is None without votes. votes: those that say who is better; both_bad: those that say
-    neither. needed: about how many more votes would decide if the estimate held; None when it is decided, or out of
-    reach. sentence: all this for a person.
-    """
+    """Who of a and b is better. estimate, low, high: a's share of the votes less ½, a tie being half a vote for each, in
+    -½ … ½; the interval is valid at any time, the estimate None without votes. votes: those that say who is better;
+    both_bad: those that say neither. needed: about how many more would decide if the estimate held; None when it is
+    decided, or out of reach. sentence: all this for a person."""
 
     decision: Outcome
     estimate: float | None
@@ -172,9 +182,8 @@ def better(votes: Votes, a: int, b: int, *, alpha: float = 0.05, margin: float =
     if not 0 <= margin < math.inf:
         raise HerdError("a margin is a number from 0 on")
     straight, swapped = (votes.a == a) & (votes.b == b), (votes.a == b) & (votes.b == a)
-    here = (straight | swapped) & (votes.weight > 0)
-    bad = int((here & (votes.outcome == BOTH_BAD)).sum())
-    here &= votes.outcome != BOTH_BAD
+    here, says = (straight | swapped) & (votes.weight > 0), votes.outcome != BOTH_BAD
+    bad, here = int((here & ~says).sum()), here & says
     rows, forward = votes.where(here), straight[here]
     lead = np.where(rows.outcome == TIE, 0.0, np.where((rows.outcome == A) == forward, 0.5, -0.5))
     people = len(np.unique(rows.voter))
@@ -186,11 +195,9 @@ def better(votes: Votes, a: int, b: int, *, alpha: float = 0.05, margin: float =
     mean = Mean(mean.value if len(rows) else 0.5, spread, max(mean.count, 1.0))
     low, high = (min(max(end, -0.5), 0.5) for end in mean.interval(alpha))
 
-    decision: Outcome = "NOT ENOUGH DATA"
+    decision: Outcome = "A" if low > 0 else "B" if high < 0 else "NOT ENOUGH DATA"
     if -margin < low and high < margin:
         decision = "EQUAL"
-    elif low > 0 or high < 0:
-        decision = "A" if low > 0 else "B"
     needed = None
     if decision == "NOT ENOUGH DATA":
         total = mean.needed(max(abs(mean.value), margin - abs(mean.value)), alpha)
@@ -204,9 +211,7 @@ def better(votes: Votes, a: int, b: int, *, alpha: float = 0.05, margin: float =
 
 def _sentence(found: Comparison, a: str, b: str, alpha: float, margin: float) -> str:
     """What was found, from the side of whoever leads."""
-    more = (
-        f"about {_rounded(found.needed)} more votes may decide" if found.needed else "too close to say when"
-    )
+    more = f"about {rounded(found.needed)} more votes may decide" if found.needed else "too close to say when"
     if found.estimate is None:
         return f"Not decided between {a} and {b}: no votes yet; {more}"
     ahead = found.decision == "A" or (found.decision != "B" and found.estimate >= 0)
@@ -223,6 +228,6 @@ def _sentence(found: Comparison, a: str, b: str, alpha: float, margin: float) ->
     return f"{first} beats {second}: {evidence}"
 
 
-def _rounded(number: int) -> str:
+def rounded(number: int) -> str:
     """Two figures, as no more is known."""
     return f"{int(float(f'{number:.1e}')):,}"

@@ -2,25 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import expit
 
 from herd.errors import HerdError
-from herd.evidence.bradley_terry import (
-    Matrix,
-    clustered,
-    fit,
-    graph,
-    laplacian,
-    rated_rows,
-    said,
-)
-from herd.evidence.ratings import Anchor, Ratings, assemble, quantile
+from herd.evidence.bradley_terry import Matrix, Rows, bordered, fit, graph
+from herd.evidence.ratings import Anchor, Ratings, assemble, few_clusters, quantile
 from herd.evidence.votes import Votes
 
 FEATURES = ("length", "headers", "lists", "bold")
@@ -82,39 +72,27 @@ def rate_styled(
     counts = votes.counts()
     parts = graph(counts)
     plain = fit(parts.scores, parts.gauge)
-    used, a, b = rated_rows(votes, parts)
-    w, y = votes.weight[used], said(votes.outcome[used])
-    rows = _Rows(a, b, _covariates(contrasts(features[known][used]), w), len(parts.rated), parts.gauge)
-    kept = rows.identified(w * (v := plain.chance[a, b]) * (1 - v))
+    rows = Rows.of(votes, parts, by, contrasts(features[known]))
+    rows = replace(rows, x=_covariates(rows.x, rows.w))
+    v = plain.chance[rows.a, rows.b]
+    kept = _identified(rows, rows.w * v * (1 - v))
     names = np.array([*FEATURES, LEFT])
     notes = [f"{name}: the votes cannot tell its effect" for name in names[~kept]]
-    rows = replace(rows, x=rows.x[:, kept])
-    if (beta := _newton(rows, plain.theta, w, y)) is None:
-        notes, names = (
-            ["style or place separates the votes: no coefficients, ratings without them"],
-            names[:0],
-        )
-        beta, rows, kept = plain.theta, replace(rows, x=rows.x[:, :0]), kept[:0]
-
-    p = expit(rows.odds(beta))
-    information = w * p * (1 - p)
-    inverse = rows.inverse(information)
-    middle, degrees = rows.outer((w * (y - p)) ** 2), math.inf
-    if by is not None:
-        together, clusters = clustered(getattr(votes, by)[used], a, b, w * (y - p), rows.r, rows.x)
-        if clusters > 1:
-            middle, degrees = together, clusters - 1.0
-        elif clusters:
-            notes.append(f"all votes are of one {by}: the intervals take them as independent")
-    middle += rows.outer(information * np.minimum(p * (1 - p) * rows.spread(inverse), 1))  # as `bread` does
-    covariance = inverse @ middle @ inverse
-    theta, between = beta[: rows.r], covariance[: rows.r, : rows.r]
-    ratings = assemble(counts, parts, theta, between, anchor=anchor, alpha=alpha, degrees=degrees)
-    half = quantile(alpha, degrees) * np.sqrt(np.maximum(np.diag(covariance)[rows.r :], 0))
+    rows, names = replace(rows, x=rows.x[:, kept]), names[kept]
+    if (beta := rows.newton(plain.theta)) is None:
+        notes = ["style or place separates the votes: no coefficients, ratings without them"]
+        beta, rows, names = plain.theta, replace(rows, x=rows.x[:, :0]), names[:0]
+    covariance, degrees = rows.sandwich(beta)
+    r = len(plain.theta)
+    ratings = assemble(
+        counts, parts, beta[:r], covariance[:r, :r], anchor=anchor, alpha=alpha, degrees=degrees
+    )
+    half = quantile(alpha, degrees) * np.sqrt(np.maximum(np.diag(covariance)[r:], 0))
     coefficients = tuple(
         Coefficient(str(name), float(e), float(e - h), float(e + h))
-        for name, e, h in zip(names[kept], beta[rows.r :], half, strict=True)
+        for name, e, h in zip(names, beta[r:], half, strict=True)
     )
+    notes += few_clusters(rows, by)
     return Styled(replace(ratings, problems=(*ratings.problems, *notes)), coefficients, left_out)
 
 
@@ -125,85 +103,13 @@ def _covariates(x: Matrix, w: Matrix) -> Matrix:
     return np.column_stack([x * np.where(spread > 1e-9, 1 / np.maximum(spread, 1e-9), 0.0), np.ones(len(x))])
 
 
-@dataclass(frozen=True)
-class _Rows:
-    """The design of m votes: +1 at a, -1 at b of r targets, and covariates x [m, c]. It is never laid out."""
-
-    a: NDArray[np.intp]
-    b: NDArray[np.intp]
-    x: Matrix
-    r: int
-    gauge: Matrix
-
-    def odds(self, beta: Matrix) -> Matrix:
-        theta = beta[: self.r]
-        odds: Matrix = theta[self.a] - theta[self.b] + self.x @ beta[self.r :]
-        return odds
-
-    def score(self, residual: Matrix) -> Matrix:
-        theta = np.bincount(self.a, residual, self.r) - np.bincount(self.b, residual, self.r)
-        return np.concatenate([theta, residual @ self.x])
-
-    def outer(self, weight: Matrix) -> Matrix:
-        """Σ weight · z zᵀ over the rows z of the design, [r + c, r + c]."""
-        r = self.r
-        pairs = np.bincount(self.a * r + self.b, weight, r * r).reshape(r, r).astype(np.float64)
-        out = np.zeros((r + self.x.shape[1],) * 2)
-        out[:r, :r] = laplacian(pairs + pairs.T)
-        weighted = weight[:, None] * self.x
-        out[r:, r:] = weighted.T @ self.x
-        for i, column in enumerate(weighted.T):
-            out[:r, r + i] = out[r + i, :r] = self.score(column)[:r]
-        return out
-
-    def information(self, weight: Matrix) -> Matrix:
-        """`outer` made invertible by the gauge."""
-        out = self.outer(weight)
-        size = max(float(np.trace(out[: self.r, : self.r])) / max(self.r, 1), 1e-300)
-        out[: self.r, : self.r] += self.gauge * size
-        return out
-
-    def inverse(self, weight: Matrix) -> Matrix:
-        whole = self.information(weight)
-        return np.asarray(np.linalg.inv(whole))
-
-    def spread(self, inverse: Matrix) -> Matrix:
-        """zᵀ inverse z of each row z, [m]."""
-        r, own = self.r, np.diag(inverse)
-        targets = own[self.a] + own[self.b] - 2 * inverse[self.a, self.b]
-        across = inverse[self.a, r:] - inverse[self.b, r:]
-        spread: Matrix = targets + ((2 * across + self.x @ inverse[r:, r:]) * self.x).sum(1)
-        return spread
-
-    def identified(self, weight: Matrix) -> NDArray[np.bool_]:
-        """Which covariates, taken in order, are not explained by the targets and the ones before."""
-        whole = self.information(weight)
-        kept = list(range(self.r))
-        found = np.zeros(self.x.shape[1], bool)
-        for i in range(len(found)):
-            at = self.r + i
-            solved = np.linalg.solve(whole[np.ix_(kept, kept)], whole[kept, at])
-            found[i] = whole[at, at] - whole[at, kept] @ solved > 1e-9 * max(whole[at, at], 1e-300)
-            if found[i]:
-                kept.append(at)
-        return found
-
-
-def _newton(rows: _Rows, theta: Matrix, w: Matrix, y: Matrix) -> Matrix | None:
-    """The maximum [r + c] of the likelihood; None where it lies at infinity."""
-    beta = np.concatenate([theta, np.zeros(rows.x.shape[1])])
-    for _ in range(40):
-        if not len(beta):
-            return beta
-        p = expit(rows.odds(beta))
-        try:
-            step = np.linalg.solve(rows.information(w * p * (1 - p)), rows.score(w * (y - p)))
-        except np.linalg.LinAlgError:
-            return None
-        longest = float(np.abs(step).max())
-        beta += step * min(1.0, 2 / longest if longest else 1.0)
-        if longest < 1e-8:  # far out everything is flat, and no maximum
-            return beta if np.abs(rows.odds(beta)).max() < 30 else None
-        if not np.isfinite(beta).all():
-            return None
-    return None
+def _identified(rows: Rows, weight: Matrix) -> NDArray[np.bool_]:
+    """Which covariates, taken in order, are not explained by the targets and the ones before."""
+    whole = bordered(rows.outer(weight), rows.gauge)
+    kept = list(range(len(rows.gauge)))
+    found = np.zeros(rows.x.shape[1], bool)
+    for i, at in enumerate(range(len(kept), len(whole))):
+        solved = np.linalg.solve(whole[np.ix_(kept, kept)], whole[kept, at])
+        found[i] = whole[at, at] - whole[at, kept] @ solved > 1e-9 * max(whole[at, at], 1e-300)
+        kept += [at] * int(found[i])
+    return found

@@ -18,12 +18,9 @@ Decision = Literal["SWITCH", "STAY", "NOT ENOUGH DATA"]
 
 @dataclass(frozen=True)
 class Verdict:
-    """The decision and its evidence.
-
-    `estimate`, `low` and `high` are in the unit of the differences; they are None when there are too few
-    clusters for an interval. `needed` is a rough total of clusters at which the interval would clear the
-    margin if the estimate held; None when the decision is made or the estimate does not favour the candidate.
-    """
+    """The decision and its evidence. estimate, low, high: in the unit of the differences, None with too few clusters for an
+    interval. needed: a rough total of clusters at which the interval would clear the margin if the estimate held; None
+    when it is decided, or the estimate does not favour the candidate."""
 
     decision: Decision
     reason: str
@@ -46,21 +43,23 @@ def verdict(
 ) -> Verdict:
     """Is the candidate better than the current by more than `margin`, at whatever time one asks?
 
-    differences [n]: candidate minus current, one per pair, larger is better. conversations, voters [n]: what
-    each pair belongs to; pairs of one conversation, or of one voter, may depend on each other. SWITCH when the
-    (1 - alpha) interval of the mean difference lies above the margin, STAY when it lies at or below it,
-    NOT ENOUGH DATA when it holds the margin or there are fewer than `minimum` conversations (`least_clusters`
-    unless given). A margin below zero asks only that the candidate be not worse by so much.
+    differences [n]: candidate minus current, one per pair, larger is better. conversations, voters [n]: what each pair
+    belongs to; pairs of one conversation, or of one voter, may depend on each other. SWITCH when the (1 - alpha) interval
+    of the mean difference lies above the margin, STAY when it lies at or below it, NOT ENOUGH DATA when it holds the
+    margin or there are fewer than `minimum` conversations (`least_clusters` unless given). A margin below zero asks only
+    that the candidate be not worse by so much.
 
-    The interval is a confidence sequence (`sequences.reach`) with the two-way cluster-robust error
-    (`sequences.clustered_mean`): one may ask again after every vote, and the rate of ever saying SWITCH falsely
-    is about alpha / 2. With fewer than `minimum` voters it is about these voters, as the reason says.
-    HerdError for differences that are not finite or do not match their clusters, or a margin that is not finite.
+    The interval is a confidence sequence (`sequences.Mean`) with the two-way cluster-robust error: one may ask again after
+    every vote, and SWITCH is ever said falsely at a rate of about alpha / 2. It is up to alpha where few conversations are
+    much worse and most a little better, and more where these are so rare that none was seen: a loss in one conversation
+    of ten is in none of seven every second time. A larger `minimum` guards against that. With fewer than `minimum` voters
+    it is about these voters, as the reason says. HerdError for differences that are not finite or do not match their
+    clusters, or a margin that is not finite.
     """
     least = max(2, least_clusters(alpha) if minimum is None else minimum)
-    people = None if voters is None else len(set(voters))
-    crossed = voters is not None and people is not None and people >= least
-    mean = clustered_mean(differences, conversations, *([voters] if crossed and voters is not None else []))
+    people = len(set(voters or ()))
+    ways = (conversations,) if voters is None or people < least else (conversations, voters)
+    mean = clustered_mean(differences, *ways)
     if not math.isfinite(margin) or (voters is not None and len(voters) != len(conversations)):
         raise HerdError("a verdict needs a finite margin, and one voter for each pair")
     n, count = int(np.size(differences)), len(set(conversations))
@@ -78,10 +77,8 @@ def verdict(
         reason = f"{count} independent conversations are too few for an interval that is valid at any time"
         return Verdict("NOT ENOUGH DATA", reason, mean.value, None, None, n, count, needed or count + 1)
     evidence = f"{mean.value:+.4g}, {1 - alpha:.0%} interval {low:+.4g} to {high:+.4g}, valid at any time"
-    if people is not None and not crossed:
+    if 0 < people < least:
         evidence += f", for {people} voter{'s' * (people != 1)}"
-    if low > margin:
-        return Verdict("SWITCH", f"better: {evidence}", mean.value, low, high, n, count)
-    if high <= margin:
-        return Verdict("STAY", f"not better: {evidence}", mean.value, low, high, n, count)
-    return Verdict("NOT ENOUGH DATA", f"cannot tell: {evidence}", mean.value, low, high, n, count, needed)
+    decision: Decision = "SWITCH" if low > margin else "STAY" if high <= margin else "NOT ENOUGH DATA"
+    word = {"SWITCH": "better", "STAY": "not better", "NOT ENOUGH DATA": "cannot tell"}[decision]
+    return Verdict(decision, f"{word}: {evidence}", mean.value, low, high, n, count, needed)

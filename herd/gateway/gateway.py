@@ -29,11 +29,7 @@ from herd.store import Store
 
 log = logging.getLogger("herd.gateway")
 
-WHOLE = (
-    "model",
-    "messages",
-    "n",
-)  # not a field of a request, but all of it; or how many replies there must be
+WHOLE = ("model", "messages", "n")  # no field, but all of a request; or how many replies there must be
 MAX_ROUTE = 200  # characters
 MAX_BACKGROUND = 256
 MAX_LISTED = 5000  # of a provider's names: all of them are looked through where one is unknown
@@ -84,10 +80,8 @@ class Gateway:
         self._own: dict[str, Route] = {}
         self._chores: list[asyncio.Task[None]] = []
         self.now = Table(Config(), {}, {LOCAL: local}, price(Config()), local)
-        self._one = (
-            asyncio.Lock()
-        )  # a change of what is configured at a time: the last read is the last to count
-        self._set(config, self._read_stored())
+        self._one = asyncio.Lock()  # a change of what is configured at a time: the last read counts
+        self._set(config, store.routes())
 
     # --- what names mean
 
@@ -132,6 +126,11 @@ class Gateway:
         # The engine has a queue that says so when it is full, and no other place to go to.
         return Route(name, (Weighted(name),), retries=0, first_token=FOREVER, total=FOREVER)
 
+    def _direct(self, name: str) -> Route:
+        own = self._own_route(name)
+        said = self.now.routes.get(name, own)
+        return replace(own, keep=said.keep, use=said.use, redact=said.redact, retain_days=said.retain_days)
+
     def _provider_of(self, model: str) -> str | None:
         """Who has a model of this name: the first that lists it or has a price for it, or the only one there is, as long
         as it has not said what it has."""
@@ -155,14 +154,14 @@ class Gateway:
         direct: bool = False,
     ) -> Reply:
         """A reply whose id begins with `prefix` (by default, what OpenAI's ids of this kind begin with).
-
-        `direct`: by the target of this name, whatever route has it, and whatever routes the key may use.
+        `direct`: by the target of this name, whatever route has it, and whatever routes the key may use; kept as the
+        route of the same name says.
 
         Raises HerdError: 404 for an unknown model, 403 for one that is not the key's, 400 for what the target cannot do.
         """
         if self.closing:
             raise HerdError("the server is stopping", status=503, code="stopping")
-        route = self._own_route(request.route) if direct else self.route(request.route, principal)
+        route = self._direct(request.route) if direct else self.route(request.route, principal)
         id = (PREFIX[request.kind] if prefix is None else prefix) + uuid.uuid4().hex
         reply = Reply(id, request, route, principal, conversation, self.now, dialect, body)
         self.aim(reply, first=True)
@@ -192,10 +191,8 @@ class Gateway:
         request, provider = reply.asked, reply.table.providers[target.provider]
         if target.system or target.sampling:
             request = request.for_target(target.system, target.sampling)
-        passes = reply.body is not None and reply.dialect in provider.passes and request == reply.asked
-        call = Call(
-            request, target, salt=reply.key or "", dialect=reply.dialect, body=reply.body if passes else None
-        )
+        body = reply.body if reply.dialect in provider.passes and request == reply.asked else None
+        call = Call(request, target, salt=reply.key or "", dialect=reply.dialect, body=body)
         refused = provider.unsupported(call)
         for field, reason in refused.items():
             if field in WHOLE or not may_drop(field, reply.route.drop):
@@ -249,28 +246,26 @@ class Gateway:
                 await self.keep(reply)
         except HerdError as error:  # a full disk, say: a reply that is not kept is not called complete
             reply.failed = failed or Failed(str(error), error.code, error.status)
-        for provider in [p for p in self._retired if not self._used(p)]:
+        used = [active.table.providers for active in self._active.values()] if self._retired else []
+        for provider in [p for p in self._retired if not any(of.get(p.name) is p for of in used)]:
             self._retired.remove(provider)
             await provider.close()
 
     def row(self, reply: Reply, index: int) -> dict[str, Any]:
         """The generation of a choice as it is kept, redacted as the route says."""
-        row = generation(reply, index)
-        return redact_row(row, reply.route.redact) if reply.route.redact else row
+        return redact_row(generation(reply, index), reply.route.redact)
 
     async def keep(self, reply: Reply) -> None:
         """Keep the generations that are not yet."""
         while reply.kept < reply.asked.n:
-            row = self.row(reply, reply.kept)
-            await asyncio.to_thread(self.store.add_generation, row, reply.keep)
+            await asyncio.to_thread(self.store.add_generation, self.row(reply, reply.kept), reply.keep)
             reply.kept += 1
 
     def run_in_background(self, reply: Reply) -> None:
         """Let the reply be made though nobody reads it. Raises HerdError 429 if many are on their way."""
         if len(self._background) >= MAX_BACKGROUND:
-            raise HerdError(
-                f"{MAX_BACKGROUND} replies are made in the background already", status=429, code="queue_full"
-            )
+            message = f"{MAX_BACKGROUND} replies are made in the background already"
+            raise HerdError(message, status=429, code="queue_full")
 
         async def work() -> None:
             try:
@@ -284,7 +279,7 @@ class Gateway:
 
     def in_background(self, id: str) -> Reply | None:
         """The reply of this id, if it is still being made in the background."""
-        return self._background[id][0] if id in self._background else None
+        return self._background.get(id, (None,))[0]
 
     async def cancel(self, id: str) -> None:
         """Stop a reply in the background; returns when what was said is kept."""
@@ -317,17 +312,14 @@ class Gateway:
     async def apply(self, config: Config) -> None:
         """Let `config` count from now on, all of it at once. Raises ConfigError, and nothing has changed then."""
         async with self._one:
-            self._set(config, await asyncio.to_thread(self._read_stored))
+            self._set(config, await asyncio.to_thread(self.store.routes))
 
     async def refresh(self) -> None:
         """Read the store's routes again: after a change here, and now and then for changes elsewhere."""
         async with self._one:
-            stored = await asyncio.to_thread(self._read_stored)
+            stored = await asyncio.to_thread(self.store.routes)
             if stored != self._stored:
                 self._set(self.now.config, stored)
-
-    def _read_stored(self) -> dict[str, tuple[int, Any]]:
-        return self.store.routes()
 
     def _set(self, config: Config, stored: dict[str, tuple[int, Any]]) -> None:
         if both := next((name for name in config.routes if name in stored), None):
@@ -341,12 +333,10 @@ class Gateway:
         routes = dict(config.routes)
         for name, (version, definition) in stored.items():
             try:
-                route = parse_route(name, definition, config)
-                routes[name] = replace(route, source="store", version=version)
+                routes[name] = replace(parse_route(name, definition, config), source="store", version=version)
             except ConfigError as error:  # of a provider that is gone, say: the others go on
                 log.warning("the stored route %s does not count: %s", name, error)
-        named = {(name, url) for name, provider in providers.items() for url in provider.urls}
-        self.replicas.keep(named)
+        self.replicas.keep({(name, url) for name, p in providers.items() for url in p.urls})
         for name, spec in config.providers.items():
             for replica in self.replicas.of(name, providers[name].urls):
                 replica.places.most = spec.concurrency
@@ -360,9 +350,6 @@ class Gateway:
             return self._build(spec)
         except HerdError as error:
             raise ConfigError(("providers", spec.name), str(error)) from None
-
-    def _used(self, provider: Provider) -> bool:
-        return any(reply.table.providers.get(provider.name) is provider for reply in self._active.values())
 
     def start(self) -> None:
         """Begin to ask providers for their models, now and again."""
@@ -403,16 +390,10 @@ class Gateway:
     @property
     def ready(self) -> bool:
         """Whether a provider other than the local engine can be asked."""
-        return any(
-            self.replicas.of(n, p.urls) and not self._rests(n, p)
-            for n, p in self.now.providers.items()
-            if n != LOCAL
-        )
-
-    def _rests(self, name: str, provider: Provider) -> bool:
-        return all(replica.state == "open" for replica in self.replicas.of(name, provider.urls))
+        providers = self.now.providers.items()
+        replicas = (r for n, p in providers if n != LOCAL for r in self.replicas.of(n, p.urls))
+        return any(replica.state != "open" for replica in replicas)
 
     def health(self) -> list[dict[str, Any]]:
         """Each address: provider, url, state (closed | open | half-open), in_flight, error, latency_ms."""
-        providers = self.now.providers.items()
-        return [replica.describe() for n, p in providers for replica in self.replicas.of(n, p.urls)]
+        return [r.describe() for n, p in self.now.providers.items() for r in self.replicas.of(n, p.urls)]

@@ -18,7 +18,7 @@ from herd.server.state import State, principal, state
 
 router = APIRouter(prefix="/api")
 ROUTERS = (
-    router, arena.router, battles.router, conversations.router, keys.router, leaderboard.router, routes.router,
+    battles.router, router, arena.router, conversations.router, keys.router, leaderboard.router, routes.router,
     traffic.router,
 )  # fmt: skip
 
@@ -32,13 +32,16 @@ def status(request: Request) -> dict[str, Any]:
     state_ = state_ if has_torch() else "absent"
     names = [name for name in _names(here) if asking.may(f"use:{name}")]
     default = here.engines.default_route
+    # Who plays blind must not see when the side that is here has ended.
+    busy = {name: engine[name] for name in ("running", "waiting")} if asking.may("read") else {}
     return {
         "version": version("openherd"),
-        "engine": {"state": state_, "running": engine["running"], "waiting": engine["waiting"]},
+        "engine": {"state": state_, **busy},
         "problem": here.problem,
         # Why the running configuration is not that of herd.toml: not for a publishable key.
         "config_problem": here.reloader.problem if asking.may("read") else None,
         "routes": [_served(here, name) for name in names],
+        "arena": list(here.battles.names()) if asking.may("use:arena") else [],  # who may battle
         "default_route": default if default in names else next(iter(names), None),
         "runs_active": here.scheduler.active,
     }

@@ -11,7 +11,7 @@ from fastapi import APIRouter, Depends, Request
 from fastapi.responses import JSONResponse, Response
 
 from herd.arena.ballots import OUTCOMES, REASONS
-from herd.arena.battles import KINDS, Caller, Row
+from herd.arena.battles import KINDS, Caller, Row, replies_of
 from herd.arena.voters import voter_hash
 from herd.errors import HerdError
 from herd.protocol import ProtocolError
@@ -24,6 +24,7 @@ router = APIRouter(prefix="/api/battles")
 
 COOKIE = "herd_voter"
 YEAR = 365 * 86400
+THINKING = b": they think\n\n"
 MAX_TAGS, MAX_COMMENT, MAX_USER = 10, 2000, 200
 TAG = re.compile(r"[^\s/][^\x00-\x1f\x7f]{0,39}")
 _OURS = re.compile(r"[A-Za-z0-9_-]{20,60}")
@@ -103,11 +104,12 @@ async def vote(
         raise ProtocolError(f"comment has over {MAX_COMMENT:,} characters", "comment")
     if user is not None and not 0 < len(user) <= MAX_USER:
         raise ProtocolError(f"user must be text of 1 to {MAX_USER} characters", "user")
-    row = await here.battles.get(id, who)
-    voter = await voter_of(request, user) if row["kind"] == "embed" else who.voter
-    kept, said = await here.ballots.vote(row, who, outcome, voter=voter, reasons=reasons, comment=comment)
-    row = {**row, "voted": row["voted"] or kept["created"]}
-    shown = here.battles.view(row, said, await here.ballots.reveal(row, said, kept))
+    user_is = who.voter if user is None else await voter_of(request, user)
+    cast = await here.ballots.vote(id, who, outcome, user=user_is, reasons=reasons, comment=comment)
+    row, kept = cast.battle, cast.vote
+    row["voted"] = row["voted"] or kept["created"]
+    said = replies_of(row, cast.replies)
+    shown = here.battles.view(row, said, await _reveal(request, row, said, kept, cast.cast))
     told = {"vote": kept["id"], "counted": kept["void"] is None, "void": kept["void"]}
     return _json({"battle": shown, **told})
 
@@ -130,8 +132,19 @@ async def _new(request: Request, make: Any) -> Response:
 async def _seen(request: Request, row: Row, status: int = 200) -> JSONResponse:
     here = state(request)
     said = await asyncio.to_thread(here.battles.replies, row)
-    reveal = await here.ballots.reveal(row, said) if row["voted"] else None
+    reveal = None
+    if row["voted"] and (kept := await asyncio.to_thread(here.store.battle_vote, row["id"])):
+        cast = await asyncio.to_thread(here.store.votes_of, kept["voter"])
+        reveal = await _reveal(request, row, said, kept, cast)
     return _json(here.battles.view(row, said, reveal), status)
+
+
+async def _reveal(request: Request, row: Row, said: list[Row], vote: Row, cast: int) -> Row | None:
+    """Who it was; not for an application's page, whose key may vote and see nothing else."""
+    caller = principal(request)
+    if not (caller.may("read") or caller.may("use:arena")):
+        return None
+    return await state(request).ballots.reveal(row, said, vote, cast)
 
 
 def _json(content: Row, status: int = 200) -> JSONResponse:
@@ -151,13 +164,10 @@ async def _lines(
     first: Row | None, events: AsyncGenerator[Row | None, None]
 ) -> AsyncGenerator[dict[str, Any] | str | bytes, None]:
     async with aclosing(events):
-        event: Row | None = first
+        yield first or THINKING
         try:
-            while True:
-                yield event if event is not None else b": they think\n\n"
-                event = await anext(events)
-        except StopAsyncIteration:
-            return
+            async for event in events:
+                yield event or THINKING
         except HerdError as error:  # of the caller's key, so of both sides
             for side in ("left", "right"):
                 yield {"type": "failed", "side": side, "message": str(error)}
@@ -167,11 +177,9 @@ def _texts(name: str, given: Any, most: int, form: re.Pattern[str]) -> list[str]
     if given is None:
         return []
     if len(given) > most or not all(isinstance(text, str) and form.fullmatch(text) for text in given):
-        what = (
-            f"some of {form.pattern.replace('|', ', ')}"
-            if name == "reasons"
-            else "names of up to 40 characters, without control characters or a leading slash"
-        )
+        what = "names of up to 40 characters, without control characters or a leading slash"
+        if name == "reasons":
+            what = f"some of {', '.join(REASONS)}"
         raise ProtocolError(f"{name} must be a list of at most {most}: {what}", name)
     return list(dict.fromkeys(given))
 

@@ -96,7 +96,8 @@ def generations(
 ) -> dict[str, Any]:
     """The newest first. `before`: unix seconds, or the id of a generation after which to go on.
 
-    A page ends early (with more: true) when it grows long. A key that may only use routes sees its own.
+    A page ends early (with more: true) when it grows long. A key that may only use routes sees its own, and of battles
+    none before the vote.
     """
     found: list[dict[str, Any]] = []
     more, size = True, 0
@@ -199,8 +200,10 @@ def see_finding(request: Request, id: str) -> dict[str, Any]:
 def _generation(request: Request, id: str, scope: str = "read") -> dict[str, Any]:
     """The generation of this id, or of this reply's. One that the key may not see is as good as none."""
     asking = principal(request)
-    row = found(state(request).store.get_generation(id, asking.name), "generation", id)
-    if not (asking.may(scope) or row["key"] == asking.name):
+    store = state(request).store
+    row = found(store.get_generation(id, asking.name), "generation", id)
+    own = row["key"] == asking.name and not store.in_open_battle(row["id"])
+    if not (asking.may(scope) or own):
         raise not_found(f"no generation {id!r:.100}")
     return row
 
@@ -225,4 +228,4 @@ def _own(request: Request, filters: dict[str, Any]) -> dict[str, Any]:
         raise HerdError(
             "this key reads its own traffic only: it lacks the scope read", status=403, code="missing_scope"
         )
-    return {**filters, "key": asking.name}
+    return {**filters, "key": asking.name, "blind": True}

@@ -3,28 +3,19 @@
 import asyncio
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
-from sqlalchemy import (
-    ColumnElement,
-    Connection,
-    Select,
-    and_,
-    bindparam,
-    func,
-    insert,
-    literal,
-    null,
-    or_,
-    select,
-    update,
-)
+import sqlalchemy as sa
+from sqlalchemy import ColumnElement, Connection, Select, bindparam, func, insert, null, or_, select, update
 from sqlalchemy.dialects.postgresql import insert as insert_new
 
 from herd.errors import HerdError
 from herd.store.database import rows
 from herd.store.generations import Generations, was_deleted
-from herd.store.tables import battle_turns, battles, frozen, generations, messages, settings, votes
+from herd.store.tables import Text, battle_turns, battles, frozen, generations, messages, settings, votes
+from herd.store.votes import battle_vote, put_vote, votes_of
+
+Row = dict[str, Any]
 
 _INSERT_TURN = insert_new(battle_turns)
 _PUT_TURN = _INSERT_TURN.on_conflict_do_update(
@@ -32,9 +23,27 @@ _PUT_TURN = _INSERT_TURN.on_conflict_do_update(
 )
 # Built once: each vote asks.
 _BATTLE = select(battles).where(battles.c.id == bindparam("id"))
-_REPLIES = select(*generations.c["id", "reply", "finish", "cost", "total_ms"]).where(
-    generations.c.id.in_(bindparam("ids", expanding=True))
+_REPLY = ("id", "reply", "finish", "cost", "total_ms", "target_digest")
+_REPLIES = select(*generations.c[_REPLY]).where(generations.c.id.in_(bindparam("ids", expanding=True)))
+_left, _right = generations.alias("left"), generations.alias("right")
+_WHOLE = (
+    select(*battles.c, *_left.c[_REPLY], *_right.c[_REPLY])
+    .select_from(
+        battles.outerjoin(battle_turns, battle_turns.c.battle == battles.c.id)
+        .outerjoin(_left, _left.c.id == battle_turns.c.a)
+        .outerjoin(_right, _right.c.id == battle_turns.c.b)
+    )
+    .where(battles.c.id == bindparam("id"))
 )
+
+
+class Ballot(NamedTuple):
+    """A battle, its replies by id, the vote on it, and how many this voter has cast."""
+
+    battle: Row
+    replies: dict[str, Row]
+    vote: Row
+    cast: int
 
 
 class Battles(Generations):
@@ -52,22 +61,34 @@ class Battles(Generations):
         return next(iter(self._fetch(_BATTLE.params(id=id))), None)
 
     def battle_replies(self, ids: Sequence[str]) -> dict[str, dict[str, Any]]:
-        """Of the generations with these ids: id, reply, finish, cost, total_ms."""
+        """Of the generations with these ids: id, reply, finish, cost, total_ms, target_digest."""
         return {row["id"]: row for row in self._fetch(_REPLIES.params(ids=ids))}
 
-    def change_battle(self, id: str, values: Mapping[str, Any]) -> dict[str, Any]:
-        """The battle with other values. Raises HerdError 404."""
-        return self._write(lambda connection: _change(connection, id, values))
+    def write_ballot(
+        self, battle: str, fill: Callable[[Row | None, Mapping[str, Row], Row | None], Row]
+    ) -> "asyncio.Future[Ballot]":
+        """A person's vote on a battle, all in one transaction. `fill` is given the battle, its replies by id, and the vote
+        that it has already; it returns that one or a new one with all its columns, and is perhaps called twice."""
+        return self.write(lambda connection: _ballot(connection, battle, fill))
 
-    def write_battle_change(self, id: str, values: Mapping[str, Any]) -> "asyncio.Future[dict[str, Any]]":
+    def change_battle(
+        self, id: str, values: Mapping[str, Any], was: Sequence[Mapping[str, Any]] | None = None
+    ) -> dict[str, Any]:
+        """The battle with other values; turns only as long as there is no vote, and the turns are as they `was`. Raises
+        HerdError 404, 409 "voted" or "changed"."""
+        return self._write(lambda connection: _change(connection, id, values, was))
+
+    def write_battle_change(
+        self, id: str, values: Mapping[str, Any], was: Sequence[Mapping[str, Any]] | None = None
+    ) -> "asyncio.Future[dict[str, Any]]":
         """As `change_battle`, for a coroutine to await."""
-        return self.write(lambda connection: _change(connection, id, values))
+        return self.write(lambda connection: _change(connection, id, values, was))
 
     def stored_pairs(
         self, limit: int, *, unjudged_by: str | None = None, unvoted_by: str | None = None
     ) -> list[dict[str, Any]]:
         """Replies of two targets to the same prompt whose text is here, the newest first: first turns of battles, shadows
-        beside what was shown, replies that were written again, imports of one turn. Without those that this judge, or this voter, has
+        beside what was shown, replies that were written again, imports of one turn, as far as they may be used for evaluation. Without those that this judge, or this voter, has
         voted on.
 
         Each is {"battle": id or None, "a", "b": generations, "a_target", "b_target", "conversation"}.
@@ -78,20 +99,14 @@ class Battles(Generations):
                 found.setdefault(frozenset((row["a"], row["b"])), row)
         newest = sorted(found.values(), key=lambda row: row["created"], reverse=True)[:limit]
         ids = {row[side] for row in newest for side in ("a", "b")}
-        texts = {
-            row["id"]: row for row in self._generations(select(generations).where(generations.c.id.in_(ids)))
-        }
-        return [
-            {
-                "battle": row["battle"],
-                "a": (a := texts[row["a"]]),
-                "b": (b := texts[row["b"]]),
-                "a_target": a["target"] or a["route"],
-                "b_target": b["target"] or b["route"],
-                "conversation": a["conversation"],
-            }
-            for row in newest
-        ]
+        whole = self._generations(select(generations).where(generations.c.id.in_(ids)))
+        texts = {row["id"]: row for row in whole}
+        for row in newest:
+            del row["created"]
+            row["a"], row["b"] = a, b = texts[row["a"]], texts[row["b"]]
+            row["a_target"], row["b_target"] = a["target"] or a["route"], b["target"] or b["route"]
+            row["conversation"] = a["conversation"]
+        return newest
 
     def setting(self, name: str, make: Callable[[], str]) -> str:
         """The value that is kept under a name; `make()` where there is none yet. The first writer wins."""
@@ -115,6 +130,21 @@ class Battles(Generations):
         return {row["prompt"] for row in self._fetch(select(frozen.c.prompt))}
 
 
+def _ballot(connection: Connection, battle: str, fill: Callable[..., Row]) -> Ballot:
+    found = connection.execute(_WHOLE, {"id": battle}).all()
+    row = dict(zip(battles.c.keys(), found[0], strict=False)) if found else None
+    replies: dict[str, Row] = {}
+    for turn in found:
+        for at in (-2 * len(_REPLY), -len(_REPLY)):
+            if (id := turn[at]) is not None:
+                replies[id] = dict(zip(_REPLY, turn[at:], strict=False))
+    kept = battle_vote(connection, battle) if row and row["voted"] else None
+    vote = fill(row, replies, kept)
+    if vote is not kept:
+        vote = put_vote(connection, vote, whole=True)
+    return Ballot(row or {}, replies, vote, votes_of(connection, vote["voter"]))
+
+
 def _put(connection: Connection, row: Mapping[str, Any]) -> dict[str, Any]:
     if unknown := row.keys() - set(battles.c.keys()):
         raise HerdError(f"a battle has no field {min(unknown)!r}", status=500)
@@ -124,12 +154,21 @@ def _put(connection: Connection, row: Mapping[str, Any]) -> dict[str, Any]:
     return whole
 
 
-def _change(connection: Connection, id: str, values: Mapping[str, Any]) -> dict[str, Any]:
+def _change(
+    connection: Connection,
+    id: str,
+    values: Mapping[str, Any],
+    was: Sequence[Mapping[str, Any]] | None,
+) -> dict[str, Any]:
     one = select(battles).where(battles.c.id == id)
     kept = rows(connection, one)
     if not kept:
         raise HerdError(f"no battle {id!r:.100}", status=404, code="not_found")
     new = dict(values)
+    if "turns" in new and kept[0]["voted"]:
+        raise HerdError("this battle has its vote; begin a new one", status=409, code="voted")
+    if was is not None and kept[0]["turns"] != list(was):  # by another gateway, or a deletion
+        raise HerdError("this battle has changed meanwhile; look at it again", status=409, code="changed")
     if turns := new.get("turns"):
         if was_deleted(connection, kept[0]["conversation"], kept[0]["created"]):
             new["turns"] = [{**turn, "prompt": ""} for turn in turns]
@@ -145,7 +184,15 @@ def _put_turns(connection: Connection, battle: str, turns: Sequence[Mapping[str,
 
 
 _a, _b = generations.alias("one"), generations.alias("two")
+
+
+def _may_be_judged(made: sa.FromClause) -> ColumnElement[bool]:
+    """What may not be used for evaluation is shown to nobody."""
+    return made.c.use.is_(None) | sa.cast(made.c.use, Text).contains('"evaluate"')
+
+
 _SAID = (_a.c.reply != "") & (_b.c.reply != "") & _a.c.error.is_(None) & _b.c.error.is_(None)
+_SAID &= _may_be_judged(_a) & _may_be_judged(_b)
 _APART = func.coalesce(_a.c.target, _a.c.route) != func.coalesce(_b.c.target, _b.c.route)
 
 
@@ -168,7 +215,7 @@ def _shadowed() -> Select[Any]:
 def _rewritten() -> Select[Any]:
     """Each two replies to one message, once."""
     m, n = messages.alias("m"), messages.alias("n")
-    beside = and_(n.c.conversation == m.c.conversation, n.c.parent == m.c.parent, n.c.id != m.c.id)
+    beside = (n.c.conversation == m.c.conversation) & (n.c.parent == m.c.parent) & (n.c.id != m.c.id)
     both = _a.join(m, m.c.generation == _a.c.id).join(n, beside).join(_b, n.c.generation == _b.c.id)
     return _pair(null()).select_from(both).where(_a.c.id < _b.c.id)
 
@@ -184,5 +231,5 @@ def _unseen(query: Select[Any], judge: str | None, voter: str | None) -> Select[
     for of in [column == name for column, name in given if name is not None]:
         forth = (votes.c.a == _a.c.id) & (votes.c.b == _b.c.id)
         back = (votes.c.a == _b.c.id) & (votes.c.b == _a.c.id)
-        query = query.where(~select(literal(1)).where(of, or_(forth, back)).exists())
+        query = query.where(~select(votes.c.id).where(of, or_(forth, back)).exists())
     return query

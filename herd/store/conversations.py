@@ -10,19 +10,13 @@ from sqlalchemy.dialects.postgresql import insert as insert_new
 
 from herd.errors import HerdError
 from herd.store.database import Database, rows
-from herd.store.generations import drop_prompts, drop_text
+from herd.store.generations import drop_prompts, drop_text, drop_words
 from herd.store.tables import battles, conversations, feedback, generations, messages, votes
+from herd.store.votes import OUTCOMES
 
 FIELDS = ("title", "route", "system", "settings")
 OWN = ("key", "response", "deleted")  # columns that are this server's alone: neither exported nor imported
-LISTS = (
-    "calls",
-    "use",
-    "dropped",
-    "tags",
-    "style",
-    "reasons",
-)  # what is a list in JSON; the rest are objects
+LISTS = ("calls", "use", "dropped", "tags", "style", "reasons")  # in JSON; the rest are objects
 _HEAD = [conversations.c[name] for name in ("id", *FIELDS, "created", "updated")]
 _MESSAGE = [messages.c[name] for name in ("id", "parent", "role", "content", "generation", "created")]
 
@@ -94,28 +88,14 @@ class Conversations(Database):
         """Remove the conversation and all text of it, in its generations too; False if there is none of this id.
 
         Its id and the time stay known, so that a reply still on its way brings no text back. Votes stay, as numbers.
+        A battle goes as a whole, by its own id or by that of one of its sides (which end in -left and -right).
         """
 
         def work(connection: Connection) -> bool:
-            gone: dict[str, Any] = {"title": None, "system": None, "settings": {}, "deleted": True}
-            gone["updated"] = time.time()
-            known = conversations.c.id == id
-            if not connection.execute(
-                update(conversations).where(known, ~conversations.c.deleted).values(gone)
-            ).rowcount:
-                # An application's has generations only; so has one that was spoken in again.
-                before = select(conversations.c.updated).where(known).scalar_subquery()
-                of = (generations.c.conversation == id) & (generations.c.created > func.coalesce(before, 0.0))
-                if not connection.execute(select(generations.c.id).where(of).limit(1)).first():
-                    return False
-                connection.execute(delete(conversations).where(known))
-                connection.execute(insert(conversations).values(id=id, created=gone["updated"], **gone))
-            connection.execute(delete(messages).where(messages.c.conversation == id))
-            drop_text(connection, generations.c.conversation == id)
-            drop_prompts(connection, battles.c.conversation == id)
-            words = {"reasons": None, "comment": None, "details": None}
-            connection.execute(update(votes).where(votes.c.conversation == id).values(words))
-            return True
+            battle = id.removesuffix("-left").removesuffix("-right")
+            known = connection.execute(select(battles.c.id).where(battles.c.id == battle)).first()
+            whole = [battle, f"{battle}-left", f"{battle}-right"] if known else [id]
+            return sum([_delete(connection, one) for one in whole]) > 0
 
         deleted = self._write(work)
         if deleted:
@@ -175,7 +155,8 @@ class Conversations(Database):
                 head["messages"] = rows(connection, _messages(head["id"]))
                 made = select(*columns).where(own).order_by(generations.c.created)
                 head["generations"] = rows(connection, made)
-                head["votes"] = rows(connection, select(votes).where(voted).order_by(votes.c.created))
+                cast = [column for column in votes.c if column.name not in OWN]
+                head["votes"] = rows(connection, select(*cast).where(voted).order_by(votes.c.created))
                 said = [column for column in feedback.c if column.name not in OWN]
                 of = select(*said).where(feedback.c.generation.in_(select(generations.c.id).where(own)))
                 head["feedback"] = rows(connection, of.order_by(feedback.c.created))
@@ -205,6 +186,29 @@ class Conversations(Database):
             return new
 
         return self._write(work)
+
+
+def _delete(connection: Connection, id: str) -> bool:
+    gone: dict[str, Any] = {"title": None, "system": None, "settings": {}, "deleted": True}
+    gone["updated"] = time.time()
+    known = conversations.c.id == id
+    if not connection.execute(
+        update(conversations).where(known, ~conversations.c.deleted).values(gone)
+    ).rowcount:
+        # An application's has generations only; so has one that was spoken in again.
+        before = select(conversations.c.updated).where(known).scalar_subquery()
+        of = (generations.c.conversation == id) & (generations.c.created > func.coalesce(before, 0.0))
+        asked = (battles.c.conversation == id) & (battles.c.created > func.coalesce(before, 0.0))
+        found = select(generations.c.id).where(of).union_all(select(battles.c.id).where(asked))
+        if not connection.execute(found.limit(1)).first():
+            return False
+        connection.execute(delete(conversations).where(known))
+        connection.execute(insert(conversations).values(id=id, created=gone["updated"], **gone))
+    connection.execute(delete(messages).where(messages.c.conversation == id))
+    drop_text(connection, generations.c.conversation == id)
+    drop_prompts(connection, battles.c.conversation == id)
+    drop_words(connection, votes.c.conversation == id)
+    return True
 
 
 def _find(id: str) -> Select[Any]:
@@ -243,6 +247,9 @@ def _exported(item: Any, place: int) -> tuple[dict[str, Any], Parts]:
         if table is votes:
             items = [_with_targets(vote, parts[-1][1]) for vote in items]
         made = [_row(x, table, f"{own}[{i}]", conversation=head["id"]) for i, x in enumerate(items)]
+        for i, row in enumerate(made if table is votes else ()):
+            if row["outcome"] not in OUTCOMES:
+                raise HerdError(f"{own}[{i}].outcome must be one of {', '.join(OUTCOMES)}")
         parts.append((table, made))
     return head, parts
 

@@ -13,6 +13,7 @@ from sqlalchemy import (
     bindparam,
     cast,
     delete,
+    func,
     or_,
     select,
     tuple_,
@@ -36,6 +37,7 @@ from herd.store.tables import (
 )
 
 Keep = Literal["none", "metadata", "text"]
+WORDS = ("reasons", "comment", "details")  # what of a vote goes when its conversation is deleted
 
 # What of a request says nothing of what was asked; the messages keep their roles, the sampling all but its words.
 WORDLESS = frozenset(
@@ -103,9 +105,11 @@ class Generations(Database):
         feedback: str | None = None,
         limit: int = 100,
         before: float | tuple[float, str] | None = None,
+        blind: bool = False,
     ) -> list[dict[str, Any]]:
         """The newest first. `text`: words in request, reply or reasoning; `since` ≤ created < `until`, `before`, which
-        may be the last row's time and id; `feedback`: "any", "good" or "bad" (thumbs), or a kind."""
+        may be the last row's time and id; `feedback`: "any", "good" or "bad" (thumbs), or a kind; `blind`: without those
+        that are `in_open_battle`."""
         query = select(generations).order_by(generations.c.created.desc(), generations.c.id.desc())
         given = {"route": route, "target": target, "key": key, "finish": finish, "conversation": conversation}
         query = about(query, given)
@@ -120,7 +124,13 @@ class Generations(Database):
             query = query.where(_says(text))
         if feedback:
             query = query.where(_judged(feedback))
+        if blind:
+            query = query.where(~_in_open_battle())
         return self._generations(query.limit(limit))
+
+    def in_open_battle(self, id: str) -> bool:
+        """Whether a generation is of a blind battle that may still be voted on, so that its target is a secret."""
+        return bool(self._fetch(select(generations.c.id).where(generations.c.id == id, _in_open_battle())))
 
     def forget(self, id: str) -> None:
         """Remove all text of a generation, as the deletion of its conversation would; its numbers and votes stay."""
@@ -206,11 +216,15 @@ def drop_text(connection: Connection, which: ColumnElement[bool]) -> None:
         connection.execute(one.values(without_text(row)))
     ids = [row["id"] for row in found]
     connection.execute(update(feedback).where(feedback.c.generation.in_(ids)).values(text=None))
-    said = or_(votes.c.a.in_(ids), votes.c.b.in_(ids))
-    connection.execute(update(votes).where(said).values(reasons=None, comment=None, details=None))
+    drop_words(connection, or_(votes.c.a.in_(ids), votes.c.b.in_(ids)))
     shown = or_(battle_turns.c.a.in_(ids), battle_turns.c.b.in_(ids))
     drop_prompts(connection, battles.c.id.in_(select(battle_turns.c.battle).where(shown)))
     connection.execute(update(attempts).where(attempts.c.generation.in_(ids)).values(error=None))
+
+
+def drop_words(connection: Connection, which: ColumnElement[bool]) -> None:
+    """Leave nothing in these votes that people have written."""
+    connection.execute(update(votes).where(which).values(dict.fromkeys(WORDS)))
 
 
 def drop_prompts(connection: Connection, which: ColumnElement[bool]) -> None:
@@ -218,6 +232,13 @@ def drop_prompts(connection: Connection, which: ColumnElement[bool]) -> None:
     for id, turns in connection.execute(select(*battles.c["id", "turns"]).where(which)).all():
         bare = [{**turn, "prompt": ""} for turn in turns]
         connection.execute(update(battles).where(battles.c.id == id).values(turns=bare))
+
+
+def _in_open_battle() -> ColumnElement[bool]:
+    battle = func.replace(func.replace(generations.c.conversation, "-left", ""), "-right", "")
+    still = battles.c.voted.is_(None) & (battles.c.expires > time.time())
+    of = select(battles.c.id).where(battles.c.id == battle, battles.c.kind == "arena", still)
+    return of.exists()
 
 
 def called(id: str) -> ColumnElement[bool]:

@@ -1,5 +1,9 @@
 """Schema versions. A migration that was released is never changed: add another one after it."""
 
+import hashlib
+import hmac
+import secrets
+
 from sqlalchemy import Connection, inspect, text
 
 from herd.errors import HerdError
@@ -85,10 +89,12 @@ MIGRATIONS: list[list[str]] = [
             "key" TEXT, application TEXT, conversation TEXT, prompt TEXT, turns INTEGER, tags JSON, style JSON,
             void TEXT, reasons JSON, comment TEXT, details JSON, batch TEXT, created FLOAT NOT NULL)""",
         """INSERT INTO new_votes (id, a, b, a_target, b_target, a_digest, b_digest, outcome, source, rater, voter,
-            conversation, created)
+            conversation, void, created)
             SELECT votes.id, votes.a, votes.b, COALESCE(one.target, one.route, 'unknown'),
-            COALESCE(two.target, two.route, 'unknown'), one.target_digest, two.target_digest, outcome, source,
-            CASE source WHEN 'judge' THEN 'unknown' END, voter, one.conversation, votes.created FROM votes
+            COALESCE(two.target, two.route, 'unknown'), one.target_digest, two.target_digest,
+            CASE WHEN outcome IN ('a', 'b', 'both_bad') THEN outcome ELSE 'tie' END, source,
+            CASE source WHEN 'judge' THEN 'unknown' END, voter, one.conversation,
+            CASE WHEN outcome NOT IN ('a', 'b', 'tie', 'both_bad') THEN 'unknown outcome' END, votes.created FROM votes
             LEFT JOIN generations one ON one.id = votes.a LEFT JOIN generations two ON two.id = votes.b
             ORDER BY votes.created, votes.id""",
         "DROP TABLE votes",
@@ -157,4 +163,20 @@ def migrate(connection: Connection) -> None:
     for number, statements in enumerate(MIGRATIONS[found:], found + 1):
         for statement in statements + (POSTGRESQL.get(number, []) if postgresql else []):
             connection.execute(text(statement))
+        if number == 4:
+            _salt_voters(connection)
     connection.execute(text("UPDATE schema_version SET version = :v"), {"v": len(MIGRATIONS)})
+
+
+def _salt_voters(connection: Connection) -> None:
+    """Version 3 has voters as hashes without salt, by which a guess of who it was can be checked."""
+    if (
+        old := connection.execute(text("SELECT DISTINCT voter FROM votes WHERE voter IS NOT NULL"))
+        .scalars()
+        .all()
+    ):
+        salt = secrets.token_hex(32)
+        connection.execute(text("INSERT INTO settings VALUES ('voter_salt', :salt)"), {"salt": salt})
+        new = [hmac.new(salt.encode(), voter.encode(), hashlib.sha256).hexdigest()[:32] for voter in old]
+        both = [{"old": o, "new": n} for o, n in zip(old, new, strict=True)]
+        connection.execute(text("UPDATE votes SET voter = :new WHERE voter = :old"), both)

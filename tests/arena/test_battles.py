@@ -35,7 +35,7 @@ def battles(
 
     config = SimpleNamespace(arena=ArenaSpec(**spec), targets={"helper": None, "broken": None})
     local = SimpleNamespace(names=lambda: {"cria": 0, "tale": 0, "twin": 0})
-    now = SimpleNamespace(config=config, local=local, target=target)
+    now = SimpleNamespace(config=config, local=local, target=target, routes={})
     gateway: Any = SimpleNamespace(now=now, health=lambda: health)
     store: Any = None
     none = Votes.of([], [], [], []).counts()

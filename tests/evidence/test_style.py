@@ -124,6 +124,14 @@ def test_without_style_in_the_votes_it_is_the_plain_rating() -> None:
     assert all(any(name in p and "cannot tell" in p for p in result.ratings.problems) for name in FEATURES)
 
 
+def test_half_votes_count_as_in_plain_ratings() -> None:
+    rng = np.random.default_rng(9)
+    votes, features = styled(rng, truth(rng, 4), 500)
+    columns = [np.tile(c, 2) for c in (votes.a, votes.b, votes.outcome)]
+    halves = rate_styled(Votes.of(votes.names, *columns, weight=[0.5] * 1000), np.tile(features, (2, 1, 1)))
+    assert np.allclose(halves.ratings.error, rate_styled(votes, features).ratings.error, rtol=1e-6)
+
+
 def test_votes_without_features_are_left_out_and_counted() -> None:
     rng = np.random.default_rng(5)
     votes, features = styled(rng, truth(rng, 4), 400)

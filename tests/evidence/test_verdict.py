@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pytest
+from scipy.optimize import brentq
 
 from herd.errors import HerdError
 from herd.evidence.sequences import least_clusters, reach
@@ -23,8 +24,16 @@ def test_singletons_and_equal_clusters_give_the_sequence_of_their_means(alpha: f
         (verdict(d[:, 0], range(17), alpha=alpha), d[:, :1]),
         (verdict(d.ravel(), [f"c{i}" for i in range(17) for _ in range(3)], alpha=alpha), d),
     ):
-        half = float(reach(17, alpha)) * rows.mean(1).std(ddof=1) / math.sqrt(17)
-        assert (found.low, found.high) == pytest.approx((rows.mean() - half, rows.mean() + half), rel=1e-9)
+        means, times = rows.mean(1), float(reach(17, alpha))
+        error = means.std(ddof=1) / math.sqrt(17)
+        g = ((means - means.mean()) ** 3).sum() / ((means - means.mean()) ** 2).sum() ** 1.5
+
+        def hall(t: float, x: float, g: float = g) -> float:
+            return t + g * t**2 / 3 + g**2 * t**3 / 27 + g / 6 - x
+
+        low, high = (brentq(hall, -1000, 1000, (x,), xtol=1e-12) for x in (-times, times))
+        ends = rows.mean() - error * max(times, high), rows.mean() - error * min(-times, low)
+        assert (found.low, found.high) == pytest.approx(ends, rel=1e-9)
         assert (found.n, found.clusters) == (rows.size, 17)
 
 
@@ -48,6 +57,15 @@ def test_coin_flips_from_the_least_number_of_conversations_on_seldom_switch() ->
             verdict(flips[:n], range(n)).decision == "SWITCH" for n in range(least_clusters(), 41)
         )
     assert switches / runs <= 0.05
+
+
+def test_seldom_much_worse_from_the_least_number_of_conversations_on() -> None:
+    """1 - exponential: most differences are above their mean, 0."""
+    rng, runs, switches = np.random.default_rng(6), 300, 0
+    for _ in range(runs):
+        d = 1 - rng.exponential(size=40)
+        switches += any(verdict(d[:n], range(n)).decision == "SWITCH" for n in range(least_clusters(), 41))
+    assert switches / runs <= 0.08  # 0.05 and two and a half standard errors
 
 
 def test_what_voters_share_counts_once() -> None:

@@ -14,6 +14,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from herd.arena import pace
+from herd.errors import HerdError
 from herd.protocol import Delta, Event, Failed, Finished, Request, Started, Usage
 from herd.store.votes import prompt_hash
 
@@ -376,11 +377,14 @@ def test_limits_of_a_voter(client: TestClient, home: Path) -> None:
 def test_who_cannot_answer_does_not_battle(
     client: TestClient, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    assert set(client.get("/api/status").json()["arena"]) == {"cria", "tale"}
     (home / "herd.toml").write_text('[arena]\ntargets = ["cria"]\n')
     client.post("/api/reload", json={})
+    assert client.get("/api/status").json()["arena"] == ["cria"]  # whom the page offers for a chosen pair
     assert "two targets" in refused(client.post("/api/battles", json={}), 503, "too_few_targets")
     monkeypatch.setattr("herd.server.app.has_torch", lambda: False)
-    assert "openherd[local]" in refused(client.post("/api/battles", json={}), 503, "too_few_targets")
+    said = refused(client.post("/api/battles", json={}), 503, "too_few_targets")
+    assert "arena.targets" in said and "openherd[local]" in said
 
 
 def test_what_was_deleted_cannot_be_judged(client: TestClient) -> None:
@@ -543,3 +547,96 @@ def test_a_script_is_text(client: TestClient, engine: FakeEngine, script: str) -
     assert answer.headers["content-type"] == "application/json"
     assert answer.headers["x-content-type-options"] == "nosniff"
     assert answer.json()["battle"]["turns"][0]["left"]["text"] == script
+
+
+def test_a_key_that_plays_blind_does_not_find_its_replies_before_the_vote(guarded: TestClient) -> None:
+    key = make(guarded, "use:arena", "vote")["header"]
+    battle = guarded.post("/api/battles", json={}, headers=key).json()
+    guarded.post(f"/api/battles/{battle['id']}/turns", json={"prompt": "One."}, headers=key)
+    ids = [store(guarded).battle(battle["id"])["turns"][0][side] for side in ("left", "right")]
+
+    def seen() -> list[Any]:
+        listed = guarded.get("/api/generations", headers=key).json()["data"]
+        exported = guarded.get("/api/generations/export", headers=key).text.splitlines()
+        single = [guarded.get(f"/api/generations/{id}", headers=key).status_code for id in ids]
+        return [len(listed), len(exported), *single]
+
+    assert seen() == [0, 0, 404, 404]
+    assert guarded.get("/api/status", headers=key).json()["engine"].keys() == {"state"}
+    body = {"outcome": "tie"}
+    assert guarded.post(f"/api/battles/{battle['id']}/vote", json=body, headers=key).status_code == 200
+    assert seen() == [2, 2, 200, 200]
+
+
+@pytest.mark.parametrize("end", ["", "-left", "-right"])
+def test_a_battle_is_deleted_as_a_whole(client: TestClient, end: str) -> None:
+    battle = begin(client)
+    turn(client, battle, "My secret.")
+    vote(client, battle, comment="my comment")
+    assert client.delete(f"/api/conversations/{battle['id']}{end}").status_code == 204
+    kept = [*store(client).generations(), store(client).battle(battle["id"]), *store(client).votes()]
+    assert len(kept) == 4 and kept[-1]["outcome"] == "a"
+    assert "my " not in json.dumps(kept).lower() and "dog" not in json.dumps(kept)
+
+
+def test_a_publishable_key_learns_no_target_from_its_vote(guarded: TestClient) -> None:
+    server, page = make(guarded, "use:*", application="shop"), make(guarded, "vote", application="shop")
+    a, b = generations(guarded, server["header"])
+    made = guarded.post("/api/battles/embed", json={"a": a, "b": b}, headers=server["header"]).json()
+    at = f"/api/battles/{made['id']}"
+    answers = [
+        guarded.post(f"{at}/vote", json={"outcome": "left"}, headers=page["header"]),
+        guarded.get(at, headers=page["header"]),
+        guarded.post("/api/votes", json={"a": a, "b": b, "outcome": "a"}, headers=page["header"]),
+    ]
+    for answer in answers:
+        assert answer.status_code < 300 and "tale" not in answer.text and "cost" not in answer.text
+    assert guarded.get(at, headers=server["header"]).json()["reveal"]["left"]["name"] in ("cria", "tale")
+
+
+def test_who_is_ready_first_is_not_seen(client: TestClient) -> None:
+    battle = begin(client)
+    turn(client, battle)
+    row = store(client).battle(battle["id"])
+    other = {**row, "turns": [{**row["turns"][0], "right": "still on its way, at another gateway"}]}
+    here = client.app.state.herd.battles  # type: ignore[attr-defined]
+    seen = here.view(other, here.replies(other))["turns"][0]
+    assert seen["left"] == seen["right"] and seen["left"]["text"] == ""
+    here._running.add(battle["id"])
+    seen = here.view(row, here.replies(row))["turns"][0]
+    assert seen["left"] == seen["right"] == {"text": "", "finish": None, "failed": None}
+
+
+def test_replies_are_not_made_anew_behind_a_vote(client: TestClient) -> None:
+    """As where the two come at the same moment, at two gateways."""
+    battle = begin(client)
+    turn(client, battle)
+    here, before = store(client), store(client).battle(battle["id"])
+    events(client.post(f"/api/battles/{battle['id']}/regenerate", json={}))
+    row = here.battle(battle["id"])
+    ballot = {"id": "late", "battle": battle["id"], "outcome": "a", "source": "arena"}
+    old, new = (
+        {side: one["turns"][0][at] for side, at in (("a", "left"), ("b", "right"))} for one in (before, row)
+    )
+    with pytest.raises(HerdError, match="anew"):
+        here.add_vote(**ballot, **old)
+    with pytest.raises(HerdError, match="changed meanwhile"):
+        here.change_battle(battle["id"], {"turns": before["turns"]}, before["turns"])
+    here.add_vote(**ballot, **new)
+    with pytest.raises(HerdError, match="has its vote"):
+        here.change_battle(battle["id"], {"turns": row["turns"]}, row["turns"])
+
+
+def test_battles_keep_what_the_targets_routes_let_them(client: TestClient, home: Path) -> None:
+    routes = '[routes.cria]\ntargets = ["cria"]\nredact = ["email"]\nuse = ["evaluate", "train"]\n'
+    (home / "herd.toml").write_text(routes)
+    assert client.post("/api/reload", json={}).json()["problem"] is None
+    battle = begin(client)
+    turn(client, battle, "Write to ann@shop.example.")
+    assert vote(client, battle, comment="as ann@shop.example said").status_code == 200
+    kept = [store(client).battle(battle["id"]), store(client).battle_vote(battle["id"])]
+    of_cria = store(client).generations(route="cria")
+    assert "ann@" not in json.dumps([kept, of_cria]) and set(of_cria[0]["use"]) == {"evaluate", "train"}
+    (home / "herd.toml").write_text('[routes.cria]\ntargets = ["cria"]\nkeep = "metadata"\n')
+    assert client.post("/api/reload", json={}).json()["problem"] is None
+    refused(client.post("/api/battles", json={}), 503, "too_few_targets")  # without text nobody can vote

@@ -161,7 +161,7 @@ def test_deletion_takes_the_words_and_leaves_the_votes(talk: Store, generation: 
     assert talk.battle("b1")["turns"] == [turn]  # type: ignore[index]
     talk.delete_conversation("c")
     late = [{**turn, "prompt": SECRET}]
-    talk.change_battle("b1", {"turns": late})  # its reply came after the deletion
+    talk.change_battle("failed", {"turns": late})  # its reply came after the deletion
     talk.add_vote(**ballot("b1", a="g1", b="g2", id="late", rater="gpt", created=1.0, **said))
     for id in ("b1", "b2", "failed"):
         assert SECRET not in str(talk.battle(id))
@@ -188,3 +188,13 @@ def test_replies_of_a_target(store: Store, generation: Row) -> None:
     store.add_generation(generation("bad", None, created=9.0, error="no"))
     store.add_generation(generation("other", None, created=9.0, target="tale"))
     assert store.replies("cria", 1.0, 3) == [(4, 20.0, 4.0), (3, 20.0, 3.0), (2, 20.0, 2.0)]
+
+
+@pytest.mark.parametrize(("use", "shown"), [(None, 1), (["evaluate", "train"], 1), (["train"], 0), ([], 0)])
+def test_what_may_not_be_evaluated_is_no_stored_pair(
+    store: Store, generation: Row, use: list[str] | None, shown: int
+) -> None:
+    store.add_generation(generation("b1", "x"))
+    store.add_generation(generation("b2", "y", target="tale", use=use))
+    store.put_battle(battle("b", turns=[{"prompt": "Why?", "left": "b1", "right": "b2"}]))
+    assert len(store.stored_pairs(10)) == shown

@@ -178,3 +178,13 @@ def test_a_wrong_import_keeps_nothing(
         elsewhere.import_conversations(["text"])  # type: ignore[list-item]
     assert elsewhere.list_conversations() == []
     elsewhere.close()
+
+
+@pytest.mark.parametrize("outcome", ["better", "", 7, None])
+def test_a_vote_of_another_outcome_is_not_imported(store: Store, outcome: Any) -> None:
+    head = {"id": "c", "settings": {}, "created": 1.0, "updated": 1.0}
+    vote = {"id": "v", "a": "g", "b": "h", "source": "regenerate", "created": 1.0, "outcome": outcome}
+    with pytest.raises(HerdError, match=r"conversations\[0\]\.votes\[0\]\.outcome"):
+        store.import_conversations([{**head, "votes": [vote]}])
+    assert store.import_conversations([{**head, "votes": [{**vote, "outcome": "tie", "key": "k"}]}]) == 1
+    assert store.votes()[0]["key"] is None

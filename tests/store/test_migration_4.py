@@ -1,5 +1,7 @@
 """A database of version 3, which had votes on generations and nothing else of the arena, is brought to version 4."""
 
+import hmac
+
 import pytest
 from sqlalchemy import Connection, text
 
@@ -32,6 +34,8 @@ def test_votes_of_version_3_learn_their_targets(database: str, monkeypatch: pyte
                 "created": created,
             }
             connection.execute(text(VOTE), row)
+        odd = {"id": "odd", "a": "g1", "b": "g2", "outcome": "better", "source": "regenerate", "voter": None}
+        connection.execute(text(VOTE), {**odd, "created": 10.0})  # as an import of conversations let in
 
     old._write(work)
     old.close()
@@ -39,7 +43,9 @@ def test_votes_of_version_3_learn_their_targets(database: str, monkeypatch: pyte
     for _ in range(2):  # the second time nothing is to be done
         store = Store.open(database)
         kept = {vote["id"]: vote for vote in store.votes()}
-        assert list(kept) == ["early", "judged", "late"]
+        odd = kept.pop("odd")
+        assert (odd["outcome"], odd["void"]) == ("tie", "unknown outcome")
+        assert list(kept) == ["early", "judged", "late"] and not any(v["void"] for v in kept.values())
         late, early, judged = kept["late"], kept["early"], kept["judged"]
         assert (late["a_target"], late["b_target"], late["a_digest"], late["b_digest"]) == (
             "cria",
@@ -47,15 +53,17 @@ def test_votes_of_version_3_learn_their_targets(database: str, monkeypatch: pyte
             "d1",
             "d2",
         )
-        assert (late["voter"], late["conversation"], late["rater"], late["created"]) == ("w", "c", None, 9.0)
+        assert (late["conversation"], late["rater"], late["created"]) == ("c", None, 9.0)
+        salt = store.setting("voter_salt", lambda: "none yet")
+        assert late["voter"] == hmac.new(salt.encode(), b"w", "sha256").hexdigest()[:32]
         assert (early["a_target"], early["b_target"]) == ("tale", "cria")  # a route, where no target is known
         assert (judged["b_target"], judged["rater"]) == ("unknown", "unknown")
-        assert [row[-1] for row in store.votes_after(0, 10)] == ["early", "judged", "late"]
+        assert [row[-1] for row in store.votes_after(0, 10)] == ["early", "judged", "late", "odd"]
         store.close()
     store = Store.open(database)
     new = store.add_vote(id="new", a="g1", b="g2", outcome="a", source="regenerate")
     rows = store.votes_after(0, 10)
-    assert [row[-1] for row in rows] == ["early", "judged", "late", "new"]
-    assert store.votes_after(rows[2][0], 10)[0][-1] == new["id"]
+    assert [row[-1] for row in rows] == ["early", "judged", "late", "odd", "new"]
+    assert store.votes_after(rows[3][0], 10)[0][-1] == new["id"]
     assert [pair["id"] for pair in store.pairs("cria")] == ["early", "late", "new"]  # not the judge's
     store.close()

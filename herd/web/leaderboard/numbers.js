@@ -18,7 +18,7 @@ export function ratingScale(rows, most) {
   const all = rows.map(({ rating, low, high }) => rating ?? low ?? high).filter((x) => x != null); // a bound stands for a rating that there is none of
   const ends = rows.flatMap(({ low, high }) => (low == null && high == null ? [] : [low ?? high - OPEN, high ?? low + OPEN]));
   if (!all.length) return scale(900, 1100, most);
-  const least = Math.min(...all), best = Math.max(...all), room = Math.max(100, 0.75 * (best - least));
+  const least = Math.min(...all), best = Math.max(...all), room = Math.max(400, 0.75 * (best - least)); // of a few votes' worth
   return scale(Math.max(least - room, Math.min(...ends, least)), Math.min(best + room, Math.max(...ends, best)), most);
 }
 
