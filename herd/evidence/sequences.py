@@ -216,11 +216,14 @@ def _sentence(found: Comparison, a: str, b: str, alpha: float, margin: float) ->
         return f"Not decided between {a} and {b}: no votes yet; {more}"
     ahead = found.decision == "A" or (found.decision != "B" and found.estimate >= 0)
     first, second = (a, b) if ahead else (b, a)
-    low, lead, high = (
-        100 * (0.5 + x) for x in sorted(x if ahead else -x for x in (found.low, found.estimate, found.high))
+    low, lead, high = (  # halves up, as the page's own numbers are rounded
+        math.floor(100 * (0.5 + x) + 0.5)
+        for x in sorted(x if ahead else -x for x in (found.low, found.estimate, found.high))
     )
-    evidence = f"{lead:.0f} % of {found.votes} votes" + f" for {first}" * (found.decision not in ("A", "B"))
-    evidence += f", {100 * (1 - alpha):g} % interval {low:.0f} to {high:.0f} %, valid at any time"
+    evidence = f"{lead} % of {found.votes:,} vote{'s' * (found.votes != 1)}" + f" for {first}" * (
+        found.decision not in ("A", "B")
+    )
+    evidence += f", {100 * (1 - alpha):g} % interval {low} to {high} %, valid at any time"
     if found.decision == "EQUAL":
         return f"{a} and {b} are equal within {100 * margin:g} points: {evidence}"
     if found.decision == "NOT ENOUGH DATA":

@@ -32,6 +32,7 @@ export const Heat = memo(({ pairs }) => {
     if (!step) return;
     event.preventDefault();
     setCell(at ? at.map((x, i) => (x + step[i] + k) % k) : [0, 1]);
+    requestAnimationFrame(() => document.querySelector(":focus > .cell")?.scrollIntoView({ block: "nearest", inline: "nearest" }));
   };
   const listed = open ? names.flatMap((_, i) => names.slice(i + 1).map((_, j) => [i, i + 1 + j])).filter(([i, j]) => pairs.counts[i][j]).sort((x, y) => pairs.counts[y[0]][y[1]] - pairs.counts[x[0]][x[1]]) : [];
   return html`<section><h2>Against each other</h2><p class="readout" aria-live="polite">${at ? words(pairs, ...at) : html`<span class="soft">The row's target against the column's. Point at a cell, or go through them with the arrow keys.</span>`}</p>

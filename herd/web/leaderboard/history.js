@@ -46,7 +46,7 @@ function Plot({ times: x, lines }) {
   useEffect(() => {
     plot.current = new uPlot({
       width: box.current.clientWidth, height: HEIGHT, legend: { show: false }, cursor: { y: false, drag: { x: false, y: false } },
-      scales: { y: { range: () => { const { from, to } = ratingScale(seen.current, 6); return [from, to]; } } },
+      scales: { y: { range: () => { const { from, to } = ratingScale(seen.current, 6, 100); return [from, to]; } } },
       axes: [axis(box.current, { size: 28, values: times, space: 64 }), axis(box.current, { label: "rating", labelSize: 18, labelFont: "12px system-ui", size: 48 })],
       series: [{}, ...lines.flatMap(({ colour: paint, dash }) => [{ stroke: resolved(box.current, paint), width: 2, dash, points: { show: false } }, ...[0, 0].map(() => ({ stroke: null, width: 0, points: { show: false } }))])],
       bands: lines.filter(({ band }) => band).map(({ colour: paint }, i) => ({ series: [3 * i + 3, 3 * i + 2], fill: resolved(box.current, `color-mix(in srgb, ${paint} 16%, transparent)`) })),
