@@ -10,6 +10,7 @@ from herd.arena.features import categories, style
 from herd.arena.leaks import leak, words_of
 from herd.arena.voters import Hourly
 from herd.errors import HerdError
+from herd.evidence.sequences import rounded
 from herd.gateway.config import LOCAL
 from herd.gateway.redact import redact
 from herd.store import Store
@@ -28,7 +29,7 @@ class Ballots:
 
     def __init__(self, battles: Battles, store: Store, board: Board) -> None:
         self.battles, self.store, self.board = battles, store, board
-        self._hourly = Hourly("votes")
+        self.hourly = Hourly("votes")
 
     async def vote(
         self,
@@ -56,24 +57,27 @@ class Ballots:
             about = self._about(row, replies_of(row, found))
             voter = user if row["kind"] == "embed" else who.voter
             if not counted:
-                self._hourly.take(voter, self.battles.spec.votes_per_hour)
+                self.hourly.take(voter, self.battles.spec.votes_per_hour)
                 counted.append(voter)
             return {
                 "id": f"vote_{id}", "battle": id, "outcome": OUTCOMES[outcome], "voter": voter,
                 "source": row["kind"], "key": who.principal.name, "application": row["application"],
-                "reasons": list(dict.fromkeys(reasons)) or None, "comment": redact(comment, self.battles.redacted(row)) if comment else None, **about,
+                "reasons": list(reasons) or None, **about,
+                "comment": redact(comment, self.battles.redacted(row)) if comment else None,
             }  # fmt: skip
 
         try:
             return await self.store.write_ballot(id, fill)
         except HerdError:
             for voter in counted:
-                self._hourly.give_back(voter)
+                self.hourly.give_back(voter)
             raise
 
     def _about(self, row: Row, said: Sequence[Row]) -> Row:
         """What a new vote is about: all that each side has said."""
-        problem = None if said else "nothing has been said yet"
+        if not said:
+            raise HerdError("nothing has been said yet; send a prompt first", status=409, code="not_ready")
+        problem = None
         for turn, one in zip(row["turns"], said, strict=True):
             problem = problem or unready(turn, one)
         if problem:
@@ -144,4 +148,4 @@ class Ballots:
         if found.decision in ("A", "B", "EQUAL"):
             return f"{text}; {pair} is decided"
         more = found.needed
-        return f"{text}; about {more} more decide {pair}" if more else text
+        return f"{text}; about {rounded(more)} more decide {pair}" if more else text

@@ -6,13 +6,13 @@ import time
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing, suppress
 from dataclasses import dataclass
+from itertools import combinations
 from typing import Any, Literal
 
-import numpy as np
-
+from herd.arena.columns import counts_of
 from herd.arena.features import language
 from herd.arena.pace import End, paced
-from herd.arena.voters import Hourly
+from herd.arena.voters import Hourly, voter_salt
 from herd.errors import HerdError
 from herd.evidence.pairing import pair_weights
 from herd.evidence.votes import Counts
@@ -78,10 +78,7 @@ class Battles:
         return self.gateway.now.config.arena
 
     async def salt(self) -> str:
-        """With which voters are hashed: one for all gateways of a store, made once."""
-        self._salt = self._salt or await asyncio.to_thread(
-            self.store.setting, "voter_salt", lambda: secrets.token_hex(32)
-        )
+        self._salt = self._salt or await asyncio.to_thread(voter_salt, self.store)
         return self._salt
 
     # --- beginning
@@ -96,13 +93,11 @@ class Battles:
         if targets is None:
             left, right = await asyncio.to_thread(self._draw, list(able))
         else:
-            for name in targets:
-                if name not in able:
-                    near = nearest(name[:200], able)
-                    hint = f"; did you mean {near!r}?" if near else ""
-                    raise ProtocolError(
-                        f"{name!r:.200} is no target of the arena that can answer{hint}", "targets"
-                    )
+            if wrong := next((name for name in targets if name not in able), None):
+                near = nearest(wrong[:200], able)
+                hint = f"; did you mean {near!r}?" if near else ""
+                message = f"{wrong!r:.200} is no target of the arena that can answer{hint}"
+                raise ProtocolError(message, "targets")
             left, right = targets
         digests = {"left_digest": able[left], "right_digest": able[right]}
         return await self._put("arena" if targets is None else "pair", left, right, who, tags=tags, **digests)
@@ -131,49 +126,48 @@ class Battles:
             raise ProtocolError("a and b do not answer the same prompt", "b")
         if _target(found[0]) == _target(found[1]):
             raise ProtocolError("a and b are of the same target", "b")
-        conversation = found[0]["conversation"]
-        return await self._shown(
-            "embed", found[0], found[1], who, conversation=conversation, tags=tags, voter=None
-        )
+        about = {"conversation": found[0]["conversation"], "tags": tags, "voter": None}
+        return await self._shown("embed", found[0], found[1], who, **about)
+
+    def names(self) -> Sequence[str]:
+        """Who may be drawn, able or not."""
+        now = self.gateway.now
+        return self.spec.targets or tuple(dict.fromkeys((*now.local.names(), *now.config.targets)))
 
     def _able(self) -> dict[str, str]:
         """The digests of the targets that can answer now, by name; of several names for the same, the first."""
         now, found = self.gateway.now, dict[str, str]()
-        resting: dict[str, bool] = {}
-        for one in self.gateway.health():
-            resting[one["provider"]] = resting.get(one["provider"], True) and one["state"] == "open"
-        for name in self.spec.targets or (*now.local.names(), *now.config.targets):
+        health = self.gateway.health()
+        resting = {one["provider"] for one in health}
+        resting -= {one["provider"] for one in health if one["state"] != "open"}
+        if self._problem():
+            resting.add(LOCAL)
+        for name in self.names():
             try:
                 target = now.target(name)
             except HerdError:  # gone or broken
                 continue
-            here, route = target.provider == LOCAL, now.routes.get(name)
-            if (
-                (route is None or route.keep == "text")
-                and not (here and self._problem())
-                and not resting.get(target.provider)
-                and target.digest not in found.values()
-            ):
+            keeps = name not in now.routes or now.routes[name].keep == "text"
+            if keeps and target.provider not in resting and target.digest not in found.values():
                 found[name] = target.digest
         return found
 
     def _draw(self, names: Sequence[str]) -> tuple[str, str]:
         if len(names) < 2:
             what = f"only {names[0]!r} can" if names else "none can"
-            message = f"a battle needs two targets that can answer, and {what} now: "
-            message += (
-                self._problem()
-                or "add a model here, or a provider's under [targets] or arena.targets in herd.toml"
-            )
+            message = f"a battle needs two targets that can answer, and {what} now: name them in [targets] or arena.targets of herd.toml"
+            if problem := self._problem():
+                message += f"; for models here: {problem}"
             raise HerdError(message, status=503, code="too_few_targets")
-        weights = pair_weights(_of(self._counts(), names))
-        pairs = [(i, j) for i in range(len(names)) for j in range(i + 1, len(names))]
-        i, j = _random.choices(pairs, [float(weights[pair]) for pair in pairs])[0]
-        return (names[i], names[j]) if _random.random() < 0.5 else (names[j], names[i])
+        weights = pair_weights(counts_of(self._counts(), names))
+        pairs = list(combinations(range(len(names)), 2))
+        drawn = _random.choices(pairs, [float(weights[pair]) for pair in pairs])[0]
+        left, right = _random.sample(drawn, 2)
+        return names[left], names[right]
 
     async def _shown(self, kind: str, a: Row, b: Row, who: Caller, **values: Any) -> Row:
         """A battle of replies that are there already."""
-        left, right = (a, b) if _random.random() < 0.5 else (b, a)
+        left, right = _random.sample((a, b), 2)
         turn = {"prompt": _asked(left), "left": left["id"], "right": right["id"]}
         digests = {"left_digest": left["target_digest"], "right_digest": right["target_digest"]}
         return await self._put(kind, _target(left), _target(right), who, turns=[turn], **digests, **values)
@@ -198,10 +192,9 @@ class Battles:
 
     def seen(self, row: Row | None, id: str, who: Caller) -> Row:
         """As `get`, of a battle that was read."""
-        of_another = row is not None and not (
-            who.principal.may("admin") or (row["application"] or "") == who.principal.application
-        )
-        if row is None or (row["kind"] == "embed" and of_another):
+        caller = who.principal
+        own = row is not None and (caller.may("admin") or (row["application"] or "") == caller.application)
+        if row is None or (row["kind"] == "embed" and not own):
             raise HerdError(f"no battle {id!r:.100}", status=404, code="not_found")
         if row["kind"] != "embed" and row["voter"] != who.voter:
             message = "this battle was begun by somebody else; begin one of your own"
@@ -217,13 +210,10 @@ class Battles:
         """All that may be seen of a battle with these `replies`: no name, digest, id of a reply, time or cost, except in
         `reveal`."""
         running = row["id"] in self._running
-        turns = [
-            {
-                "prompt": turn["prompt"],
-                **{side: _view(one, side, turn, running and i == len(said) - 1) for side in SIDES},
-            }
-            for i, (turn, one) in enumerate(zip(row["turns"], said, strict=True))
-        ]
+        turns = []
+        for i, (turn, one) in enumerate(zip(row["turns"], said, strict=True), 1):
+            sides = {side: _view(one, side, turn, running and i == len(said)) for side in SIDES}
+            turns.append({"prompt": turn["prompt"], **sides})
         state = "voted" if row["voted"] else "expired" if row["expires"] <= time.time() else "open"
         return {"id": row["id"], "kind": row["kind"], "state": state, "turns": turns, "created": row["created"],
                 "expires": row["expires"], "reveal": reveal}  # fmt: skip
@@ -235,26 +225,20 @@ class Battles:
 
     # --- answering
 
-    async def say(self, row: Row, who: Caller, prompt: str) -> AsyncGenerator[Row | None, None]:
+    def say(self, row: Row, who: Caller, prompt: str) -> AsyncGenerator[Row | None, None]:
         """Both sides' answers to one prompt more, as `paced` gives them, then {"type": "done", "turn"}."""
         if not prompt.strip() or len(prompt) > MAX_PROMPT:
             raise ProtocolError(f"prompt must be text of 1 to {MAX_PROMPT:,} characters", "prompt")
         if len(row["turns"]) >= self.spec.max_turns:
             message = f"a battle has at most {self.spec.max_turns} turns; vote, or begin a new one"
             raise HerdError(message, status=409, code="too_many_turns")
-        async with aclosing(self._answer(row, who, prompt, len(row["turns"]))) as events:
-            async for event in events:
-                yield event
+        return self._answer(row, who, prompt, len(row["turns"]))
 
-    async def again(self, row: Row, who: Caller) -> AsyncGenerator[Row | None, None]:
+    def again(self, row: Row, who: Caller) -> AsyncGenerator[Row | None, None]:
         """The last turn's answers made anew; the old generations stay."""
         if not row["turns"] or not row["turns"][-1]["prompt"]:
             raise HerdError("there is no prompt to be answered again", status=409, code="no_turn")
-        async with aclosing(
-            self._answer(row, who, row["turns"][-1]["prompt"], len(row["turns"]) - 1)
-        ) as events:
-            async for event in events:
-                yield event
+        return self._answer(row, who, row["turns"][-1]["prompt"], len(row["turns"]) - 1)
 
     async def _answer(
         self, row: Row, who: Caller, prompt: str, index: int
@@ -272,11 +256,8 @@ class Battles:
                 message = "a reply before this one is not complete; regenerate it first"
                 raise HerdError(message, status=409, code="not_ready")
             replies = {side: self._reply(row, side, who, turns, said, prompt) for side in SIDES}
-            turn = {
-                "prompt": redact(prompt, self.redacted(row)),
-                **{side: reply.id for side, reply in replies.items()},
-            }
-            now = [*turns, turn]
+            kept = {"prompt": redact(prompt, self.redacted(row))}
+            now = [*turns, kept | {side: reply.id for side, reply in replies.items()}]
             await self.store.write_battle_change(row["id"], {"turns": now}, row["turns"])
             asyncio.get_running_loop().run_in_executor(None, language, prompt)  # loaded when the vote comes
             sources = {side: self._source(reply) for side, reply in replies.items()}
@@ -310,10 +291,8 @@ class Battles:
                 name, "chat", (*messages, Message("user", prompt)), stream=True,
                 sampling=Sampling(max_tokens=min(own, self.spec.max_tokens)), explicit=frozenset({"max_tokens"}),
             )  # fmt: skip
-            conversation = f"{row['id']}-{side}"
-            return self.gateway.begin(
-                request, principal=who.principal, conversation=conversation, direct=True
-            )
+            talk = f"{row['id']}-{side}"
+            return self.gateway.begin(request, principal=who.principal, conversation=talk, direct=True)
         except HerdError as error:
             if error.code == "stopping":
                 raise
@@ -387,17 +366,3 @@ def _asked(row: Row) -> str:
 
 def _target(row: Row) -> str:
     return str(row["target"] or row["route"])
-
-
-def _of(counts: Counts, names: Sequence[str]) -> Counts:
-    """The counts of these targets; zeros for one on which nobody has voted."""
-    place = {name: i for i, name in enumerate(counts.names)}
-    known = [(i, place[name]) for i, name in enumerate(names) if name in place]
-    new, old = (np.array([pair[part] for pair in known], np.intp) for part in (0, 1))
-
-    def part(whole: np.ndarray[Any, np.dtype[np.float64]]) -> np.ndarray[Any, np.dtype[np.float64]]:
-        found = np.zeros((len(names), len(names)))
-        found[np.ix_(new, new)] = whole[np.ix_(old, old)]
-        return found
-
-    return Counts(tuple(names), part(counts.wins), part(counts.ties), part(counts.both_bad))

@@ -6,21 +6,21 @@ import math
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Hashable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from herd.arena import standings
-from herd.arena.columns import PEOPLE, Chosen, Columns
+from herd.arena.columns import PEOPLE, Chosen, Columns, counts_of
 from herd.arena.history import history
 from herd.evidence.anomaly import Suspicion, suspects
 from herd.evidence.bradley_terry import Graph, fit, graph
 from herd.evidence.ratings import CENTRE, SCALE, Ratings, points, rate
 from herd.evidence.sequences import Comparison
-from herd.evidence.votes import Counts, Votes
+from herd.evidence.votes import Counts
 from herd.store import Store
 
 AT_ONCE = 20_000  # votes in one read
@@ -125,7 +125,7 @@ class Board:
         self._refreshing, self._refreshed = threading.Lock(), -math.inf
         self._suspects: dict[int, Suspicion] = {}
         self._flagged: NDArray[np.int64] = np.zeros(0, np.int64)
-        self._standing = self._stand()
+        self.standing = self._stand()  # of the last refresh; a little older where there are very many votes
 
     def refresh(self, within: float = 0.0) -> int:
         """Take in the votes that were committed since, and the version then. Cheap when nothing is new. Nothing is done
@@ -141,7 +141,7 @@ class Board:
                 if len(rows) < AT_ONCE:
                     break
             if columns.n > before:
-                self._standing = self.kept.get("standing", columns.n, self._stand, quick=0.0)
+                self.standing = self.kept.get("standing", columns.n, self._stand, quick=0.0)
                 self.version += 1
             return self.version
 
@@ -155,11 +155,6 @@ class Board:
         number = self._columns.number(raters)
         make = lambda: self._columns.choose(number, self._flagged)  # noqa: E731
         return self.kept.get(("chosen", raters), self.version, make)
-
-    def votes(self, raters: str = PEOPLE, category: str | None = None) -> Votes:
-        """The votes with their weights; those of one category only, if it is given."""
-        chosen = self.chosen(raters)
-        return chosen.votes.where(chosen.member(category)) if category else chosen.votes
 
     def totals(self) -> dict[str, Any]:
         return self._columns.totals(self._flagged)
@@ -197,15 +192,12 @@ class Board:
 
     def at_hand(self, a: str, b: str) -> bool:
         """Whether what a vote on them reveals is here, and recent enough: it takes no time."""
+        ages = (self.kept.age(("about", a)), self.kept.age(("about", b)), self.kept.age(("decision", a, b)))
+        limits = (ABOUT, ABOUT, GLANCE)
         recent = time.monotonic() < self._refreshed + RECENT
-        return recent and self.kept.age(("decision", a, b)) < GLANCE
+        return recent and all(age < limit for age, limit in zip(ages, limits, strict=True))
 
     # --- ratings
-
-    @property
-    def standing(self) -> Standing:
-        """Of the last refresh; a little older where there are very many votes."""
-        return self._standing
 
     def _stand(self) -> Standing:
         n = self._columns.n
@@ -215,39 +207,31 @@ class Board:
     def after(self, vote: Mapping[str, Any]) -> dict[str, dict[str, float | None]]:
         """What a person's vote, a row of the store, changes: for "left" and "right" each {"rating", "before", "change",
         "low", "high"}, None where there is no rating. For it, earlier votes on the same prompt keep their weights."""
-        standing = self._standing
-        place = self._columns.place(vote["id"])
+        standing, place = self.standing, self._columns.place(vote["id"])
         known = place is not None and place < standing.n
-        counts = standing.counts
-        new = [name for name in (vote["a_target"], vote["b_target"]) if name not in counts.names]
-        counts = _widened(counts, list(dict.fromkeys(new)))
-        i, j = counts.names.index(vote["a_target"]), counts.names.index(vote["b_target"])
-        now = np.append(standing.ratings.rating, [np.nan] * (len(counts.names) - len(standing.counts.names)))
-        other = now
+        pair, old = (vote["a_target"], vote["b_target"]), standing.counts.names
+        counts = counts_of(standing.counts, list(dict.fromkeys((*old, *pair))))
+        i, j = map(counts.names.index, pair)
+        new = [math.nan] * (len(counts.names) - len(old))
+        now = np.append(standing.ratings.rating, new)
+        half = np.append(standing.ratings.high, new) - now
+        other = now.copy()
         if vote["void"] is None and vote["rater"] is None and i != j and not self.is_flagged(vote["voter"]):
             weight = 1 / math.sqrt(self._columns.alike(vote))
             changed = _with(counts, i, j, vote["outcome"], -weight if known else weight)
-            other = now.copy()
             if not known and {i, j} <= standing.rated:  # who is comparable with whom stays as it is
-                rated = standing.graph.rated
-                scores = (changed.wins + changed.ties / 2)[np.ix_(rated, rated)]
-                theta = fit(scores, standing.graph.gauge, (now[rated] - CENTRE) / SCALE, enough=CLOSE).theta
-                other[rated] = CENTRE + SCALE * theta
+                at = standing.graph.rated
+                scores = (changed.wins + changed.ties / 2)[np.ix_(at, at)]
+                start = (now[at] - CENTRE) / SCALE
+                other[at] = CENTRE + SCALE * fit(scores, standing.graph.gauge, start, enough=CLOSE).theta
             else:
                 other = points(changed, now)
         before, after = (other, now) if known else (now, other)
-        half = standing.ratings.high - standing.ratings.rating
-        sides = {}
-        for side, at in (("left", i), ("right", j)):
-            reach = half[at] if at < len(half) else math.nan
-            sides[side] = {
-                "rating": standings.finite(after[at]),
-                "before": standings.finite(before[at]),
-                "change": standings.finite(after[at] - before[at]),
-                "low": standings.finite(after[at] - reach),
-                "high": standings.finite(after[at] + reach),
-            }
-        return sides
+        numbers = {"rating": after, "before": before, "change": after - before, "low": after - half, "high": after + half}  # fmt: skip
+        return {
+            side: {name: standings.finite(of[at]) for name, of in numbers.items()}
+            for side, at in (("left", i), ("right", j))
+        }
 
     # --- voters
 
@@ -263,23 +247,17 @@ class Board:
         found = suspects(chosen.votes.where(chosen.valid))
         if found.keys() != self._suspects.keys():
             self._suspects, self._flagged = found, np.array(sorted(found), np.int64)
-            self._standing = self._stand()
+            self.standing = self._stand()
             self.version += 1
         return found
-
-
-def _widened(counts: Counts, new: Sequence[str]) -> Counts:
-    if not new:
-        return counts
-    wide = [np.pad(m, (0, len(new))) for m in (counts.wins, counts.ties, counts.both_bad)]
-    return Counts((*counts.names, *new), *wide)
 
 
 def _with(counts: Counts, i: int, j: int, outcome: str, weight: float) -> Counts:
     """The counts with one vote more, or less."""
     wins, ties = counts.wins.copy(), counts.ties.copy()
-    for place in {"a": [(i, j)], "b": [(j, i)]}.get(outcome, []):
-        wins[place] = max(wins[place] + weight, 0.0)
     if outcome == "tie":
         ties[i, j] = ties[j, i] = max(ties[i, j] + weight, 0.0)
-    return Counts(counts.names, wins, ties, counts.both_bad)
+    elif outcome != "both_bad":
+        place = (i, j) if outcome == "a" else (j, i)
+        wins[place] = max(wins[place] + weight, 0.0)
+    return replace(counts, wins=wins, ties=ties)

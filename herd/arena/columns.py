@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from herd.errors import HerdError
-from herd.evidence.votes import BOTH_BAD, OUTCOMES, Votes
+from herd.evidence.votes import BOTH_BAD, OUTCOMES, Counts, Votes
 
 PEOPLE = "people"
 JUDGE = "judge:"  # before a judge's name
@@ -51,6 +51,14 @@ class Chosen:
 
     def member(self, category: str) -> NDArray[np.bool_]:
         return np.array([category in group for group in self.groups], bool)[self.tags]
+
+    def of(self, category: str | None) -> Chosen:
+        """Those of one category; all for None."""
+        if not category:
+            return self
+        which = self.member(category)
+        parts = {name: getattr(self, name)[which] for name in ("created", "style", "tags", "valid")}
+        return replace(self, votes=self.votes.where(which), **parts)
 
     def plain(self) -> Votes:
         """The same with each vote that counts at a weight of one."""
@@ -102,10 +110,9 @@ class Columns:
             self._groups += map(_names, list(self._tags)[len(self._groups) :])
             for name, column in self._columns.items():
                 if end > len(column):
-                    room = max(2 * len(column), end)
-                    self._columns[name] = np.concatenate(
-                        [column, np.zeros((room - len(column), *column.shape[1:]), column.dtype)]
-                    )
+                    room = np.zeros((max(2 * len(column), end), *column.shape[1:]), column.dtype)
+                    room[:n] = column[:n]
+                    self._columns[name] = room
                 self._columns[name][n:end] = new[name]
             self.rowid, self.n = rowid[-1], end
 
@@ -149,9 +156,7 @@ class Columns:
         group = part["prompt"][asked] ^ (low.astype(np.int64) << 32 | high)
         _, of, size = np.unique(group, return_inverse=True, return_counts=True)
         weight[asked] = 1 / np.sqrt(size[of])
-        votes = Votes(
-            names, part["a"], part["b"], part["outcome"], weight, part["conversation"], part["voter"]
-        )
+        votes = Votes(names, weight=weight, **{name: part[name] for name in ("a", "b", "outcome", "conversation", "voter")})  # fmt: skip
         groups = tuple(self._groups)
         style = part["style"].reshape(-1, 2, 4)
         return Chosen(votes, part["created"], style, part["tags"], groups, valid)
@@ -171,26 +176,17 @@ class Columns:
         """What there is, also of what does not count."""
         columns, _ = self._snapshot()
         people = columns["rater"] == 0
-        void = dict(
-            zip(
-                list(self._voids),
-                np.bincount(columns["void"][people], minlength=len(self._voids)),
-                strict=False,
-            )
-        )
-        alike = int((people & (columns["a"] == columns["b"])).sum())
+        counts = np.bincount(columns["void"][people], minlength=1).tolist()
+        void = {str(why): n for why, n in zip(list(self._voids), counts, strict=False) if why and n}
+        if alike := int((people & (columns["a"] == columns["b"])).sum()):
+            void["same target"] = alike
         of_flagged = people & np.isin(columns["voter"], flagged)
         return {
-            "votes": len(people),
-            "people": int(people.sum()),
-            "judges": int((~people).sum()),
-            "both_bad": int((people & (columns["outcome"] == BOTH_BAD)).sum()),
-            "void": {str(why): int(n) for why, n in void.items() if why and n}
-            | ({"same target": alike} if alike else {}),
-            "flagged_voters": len(flagged),
-            "flagged_votes": int(of_flagged.sum()),
+            "votes": len(people), "people": int(people.sum()), "judges": int((~people).sum()),
+            "both_bad": int((people & (columns["outcome"] == BOTH_BAD)).sum()), "void": void,
+            "flagged_voters": len(flagged), "flagged_votes": int(of_flagged.sum()),
             "voters": len(np.unique(columns["voter"][people])),
-        }
+        }  # fmt: skip
 
 
 def _style(texts: Sequence[str | None]) -> NDArray[np.float32]:
@@ -201,17 +197,23 @@ def _style(texts: Sequence[str | None]) -> NDArray[np.float32]:
     except (ValueError, TypeError, OverflowError):
         found = np.zeros(0, np.float32)
     if found.shape != (len(texts), 8):  # somebody's import
-        return (
-            np.concatenate([_style([text]) for text in texts])
-            if len(texts) > 1
-            else np.full((1, 8), np.nan, np.float32)
-        )
+        if len(texts) == 1:
+            return np.full((1, 8), np.nan, np.float32)
+        return np.concatenate([_style([text]) for text in texts])
     found[~(found < np.inf).all(1) | (found < 0).any(1)] = np.nan
     return found
 
 
 def _names(text: str | None) -> frozenset[str]:
     found = json.loads(text) if text else []
-    return (
-        frozenset(name for name in found if isinstance(name, str)) if isinstance(found, list) else frozenset()
-    )
+    return frozenset(n for n in found if isinstance(n, str)) if isinstance(found, list) else frozenset()
+
+
+def counts_of(counts: Counts, names: Sequence[str]) -> Counts:
+    """The counts of these targets; zeros for one on which nobody has voted."""
+    if tuple(names) == counts.names:
+        return counts
+    place = {name: i for i, name in enumerate(counts.names)}
+    at = [place.get(name, len(place)) for name in names]  # zeros stand there
+    parts = (np.pad(part, (0, 1))[np.ix_(at, at)] for part in (counts.wins, counts.ties, counts.both_bad))
+    return Counts(tuple(names), *parts)

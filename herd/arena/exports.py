@@ -13,23 +13,21 @@ from herd.arena.imports import STYLE
 from herd.errors import HerdError
 from herd.gateway.exports import the_pyarrow
 from herd.store import Store
-from herd.store.votes import prompt_hash
+from herd.store.votes import asked, prompt_hash, spoken
 
 Form = Literal[Format, "preferences"]
 Purpose = Literal["train", "evaluate"]
-TYPES: Mapping[str, str] = {
-    "fastchat": "application/x-ndjson", "preferences": "application/x-ndjson", "csv": "text/csv; charset=utf-8",
-    "counts": "application/json", "parquet": "application/vnd.apache.parquet",
+# The media type of each form, and how its files' names end.
+TYPES: Mapping[str, tuple[str, str]] = {
+    "fastchat": ("application/x-ndjson", "jsonl"), "preferences": ("application/x-ndjson", "jsonl"),
+    "csv": ("text/csv; charset=utf-8", "csv"), "counts": ("application/json", "json"),
+    "parquet": ("application/vnd.apache.parquet", "parquet"),
 }  # fmt: skip
-ENDS = {"fastchat": "jsonl", "preferences": "jsonl", "csv": "csv", "counts": "json", "parquet": "parquet"}
 
-PAGE = 500  # votes read at a time; with their text these may be long
 GROUP = 5000  # rows of a row group in Parquet
 WINNERS = {"a": "model_a", "b": "model_b", "tie": "tie", "both_bad": "tie (bothbad)"}
 BLIND = ("arena", "embed", "stored")  # sources whose voters did not know the names
-FLAT = (
-    "question_id model_a model_b winner judge turn anony language tstamp is_code conv_metadata herd".split()
-)
+FLAT = "question_id model_a model_b winner judge turn anony language tstamp is_code conv_metadata herd".split()  # fmt: skip
 
 Row = Mapping[str, Any]
 
@@ -77,16 +75,13 @@ def _counting(
     left_out: Counter[str],
 ) -> Iterator[dict[str, Any]]:
     judge = raters.removeprefix("judge:") if raters != "people" else None
-    after = 0
-    while rows := store.whole_votes(after, PAGE, text=text):
-        after = rows[-1]["rowid"]
-        for row in rows:
-            if row["rater"] != judge:
-                continue
-            if row["void"] or (flagged and flagged(row["voter"])):
-                left_out[row["void"] or "flagged"] += 1
-            else:
-                yield row
+    for row in store.whole_votes(text=text):
+        if row["rater"] != judge:
+            continue
+        if row["void"] or (flagged and flagged(row["voter"])):
+            left_out[row["void"] or "flagged"] += 1
+        else:
+            yield row
 
 
 def _record(row: Row) -> dict[str, Any]:
@@ -107,22 +102,16 @@ def _record(row: Row) -> dict[str, Any]:
         "herd": {name: value for name, value in own.items() if value is not None},
     }  # fmt: skip
     if row.get("a_reply") and row.get("b_reply"):
-        record |= {f"conversation_{side}": [*_asked(row, side), *_said(row, side)] for side in "ab"}
+        record |= {
+            f"conversation_{side}": [*asked(row[f"{side}_request"] or {}), *_said(row, side)] for side in "ab"
+        }
     return {name: value for name, value in record.items() if value is not None}
 
 
 def _metadata(style: list[float] | None) -> dict[str, Any] | None:
     """As LMArena counts: a number for length, and counts by kind for the rest."""
-    if style is None:
-        return None
-    return {
-        name: count if "tokens" in name else {"all": count} for name, count in zip(STYLE, style, strict=True)
-    }
-
-
-def _asked(row: Row, side: str) -> list[dict[str, str]]:
-    messages = (row[f"{side}_request"] or {}).get("messages", [])
-    return [{"role": message["role"], "content": message["content"]} for message in messages]
+    counts = zip(STYLE, style, strict=True) if style else ()
+    return {name: count if "tokens" in name else {"all": count} for name, count in counts} or None
 
 
 def _said(row: Row, side: str) -> list[dict[str, str]]:
@@ -184,14 +173,11 @@ def _preferences(
             left_out[reason] += 1
             continue
         good, bad = ("a", "b") if vote["outcome"] == "a" else ("b", "a")
-        by = {
-            side: {
-                "target": (name := vote[f"{side}_target"]),
-                "digest": vote[f"{side}_digest"],
-                **about(name),
-            }
-            for side in "ab"
-        }
+        by = {}
+        for side in "ab":
+            name, known = vote[f"{side}_target"], about(vote[f"{side}_target"])
+            terms = {key: known[key] for key in ("open", "licence", "terms") if key in known}
+            by[side] = {"target": name, "digest": vote[f"{side}_digest"], **terms}
         yield {
             "prompt": _spoken(vote, "a"), "chosen": _said(vote, good), "rejected": _said(vote, bad),
             "conversation": vote["conversation"], "vote": vote["id"], "source": vote["source"], "rater": vote["rater"],
@@ -212,12 +198,11 @@ def _unfit(vote: Row, purpose: Purpose, frozen: Collection[str]) -> str | None:
         return "empty or the same"
     if prompt != _spoken(vote, "b"):
         return "different prompts"
-    asked = (prompt_hash(message["content"]) for message in prompt if message["role"] == "user")
-    if vote["prompt"] in frozen or any(one in frozen for one in asked):
+    hashes = (prompt_hash(message["content"]) for message in prompt if message["role"] == "user")
+    if vote["prompt"] in frozen or any(one in frozen for one in hashes):
         return "frozen"
     return None
 
 
 def _spoken(vote: Row, side: str) -> list[dict[str, str]]:
-    """The prompt without system messages, which belong to the target."""
-    return [message for message in _asked(vote, side) if message["role"] != "system"]
+    return spoken(asked(vote[f"{side}_request"] or {}))

@@ -62,10 +62,8 @@ def categories(prompts: Sequence[str], own: Sequence[str] = ()) -> list[str]:
 def language(text: str) -> str | None:
     """Its English name; None if it is not one of LANGUAGES, or the text does not tell."""
     prose = _FENCED.sub(" ", text)
-    letters = sum(map(str.isalpha, prose))
-    if (
-        letters + 3 * sum(one > "\u2e80" for one in prose) < LETTERS
-    ):  # a Chinese character says as much as a word
+    # A Chinese character says as much as a word.
+    if sum(map(str.isalpha, prose)) + 3 * sum(one > "\u2e80" for one in prose) < LETTERS:
         return None
     code, probability = _identifier().classify(prose)
     return LANGUAGES.get(code) if probability >= SURE else None

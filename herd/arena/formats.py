@@ -10,6 +10,7 @@ import io
 import json
 import zlib
 from collections.abc import Callable, Iterator, Mapping
+from itertools import repeat
 from typing import Any, BinaryIO, Literal, cast
 
 from herd.errors import HerdError
@@ -38,12 +39,11 @@ COLUMNS: dict[str, tuple[str, ...]] = {
     "voter": ("judge", "judge_hash", "worker", "user", "voter"),
     "created": ("tstamp", "timestamp", "created"),
     "conversation": ("evaluation_session_id", "conversation_id"),
-    **{
-        name: (name,)
-        for name in "question_id id turn anony language is_code category_tag conv_metadata prompt herd".split()
-    },
-    **{name: (name,) for name in ("conversation_a", "conversation_b")},
-}
+    **{name: (name,) for name in (
+        "question_id", "id", "turn", "anony", "language", "is_code", "category_tag", "conv_metadata", "prompt", "herd",
+        "conversation_a", "conversation_b",
+    )},
+}  # fmt: skip
 COLUMN_OF = {name: column for column, names in COLUMNS.items() for name in names}
 
 
@@ -65,10 +65,9 @@ def read(file: BinaryIO, form: Format) -> Records:
 def guess(name: str) -> Format:
     """The form of a file of this name. Raises HerdError if the name does not say."""
     stem = name.lower().removesuffix(".gz")
-    ends: dict[str, Format] = {".jsonl": "fastchat", ".ndjson": "fastchat", ".csv": "csv", ".tsv": "csv", ".parquet": "parquet"}  # fmt: skip
-    for end, form in ends.items():
-        if stem.endswith(end):
-            return form
+    ends: dict[str, Format] = {"jsonl": "fastchat", "ndjson": "fastchat", "csv": "csv", "tsv": "csv", "parquet": "parquet"}  # fmt: skip
+    if form := ends.get(stem.rpartition(".")[2]):
+        return form
     raise HerdError(f"{name}: say its form with --format {'|'.join(_READERS)}")
 
 
@@ -90,25 +89,22 @@ class _Unpacked(io.RawIOBase):
 
 
 def _json_lines(file: BinaryIO) -> Records:
-    packed = cast(io.BufferedReader, file).peek(2)[:2] == b"\x1f\x8b"
-    stream = cast(io.BufferedReader, io.BufferedReader(_Unpacked(file)) if packed else file)
+    stream = cast(io.BufferedReader, file)
+    if stream.peek(2)[:2] == b"\x1f\x8b":
+        stream = io.BufferedReader(_Unpacked(file))
     try:
-        yield from _objects(stream)
+        for number, line in enumerate(entries(stream), 1):
+            if number > 2 * MAX_VOTES:
+                raise Wrong(f"line {number}", "too many lines")
+            if line.strip():
+                yield f"line {number}", _object(f"line {number}", line)
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise Wrong("the file", f"not gzip that can be read: {error}") from None
 
 
-def _objects(stream: io.BufferedReader) -> Records:
-    for number, line in enumerate(entries(stream), 1):
-        if number > 2 * MAX_VOTES:
-            raise Wrong(f"line {number}", "too many lines")
-        if line.strip():
-            yield f"line {number}", _object(f"line {number}", lambda line=line: parsed(line))  # type: ignore[misc]
-
-
-def _object(place: str, decode: Callable[[], Any]) -> Record:
+def _object(place: str, line: str | bytes) -> Record:
     try:
-        found = decode()
+        found = parsed(line)
     except RecursionError:
         raise Wrong(place, "nested too deep") from None
     except ValueError as error:
@@ -132,10 +128,8 @@ def _csv(file: BinaryIO) -> Records:
                 raise Wrong(f"line {number}", f"{len(row)} columns, where the header has {len(header)}")
             if row:
                 # `id` is of the row in one file, of its question in another.
-                yield (
-                    f"line {number}",
-                    {k: v for k, v in zip(header, row, strict=True) if v != "" and k != "id"},
-                )
+                given = {k: v for k, v in zip(header, row, strict=True) if v != "" and k != "id"}
+                yield f"line {number}", given
             number += 1
     except UnicodeDecodeError:
         raise Wrong(f"near line {number}", "not UTF-8") from None
@@ -185,9 +179,8 @@ def _parquet(file: BinaryIO) -> Records:
                     row += 1
                     yield f"row {row}", {k: v for k, v in record.items() if v is not None}
     except (pa.ArrowException, OSError, MemoryError, OverflowError) as error:
-        raise Wrong(
-            "the file", f"not Parquet that can be read: {' '.join(str(error).split())[:200]}"
-        ) from None
+        reason = " ".join(str(error).split())
+        raise Wrong("the file", f"not Parquet that can be read: {reason:.200}") from None
 
 
 def _size(group: Any, wanted: set[str]) -> int:
@@ -225,9 +218,7 @@ def _counts(file: BinaryIO) -> Records:
         if total > MAX_VOTES:
             raise Wrong(place, f"over {MAX_VOTES:,} votes")
         for winner, count in zip(("model_a", "model_b", "tie", "both_bad"), counts, strict=True):
-            record = {"model_a": a, "model_b": b, "winner": winner}
-            for _ in range(int(count)):
-                yield place, record
+            yield from repeat((place, {"model_a": a, "model_b": b, "winner": winner}), int(count))
 
 
 def _pairs(found: Any) -> Iterator[tuple[str, Any, Any, Any]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +11,6 @@ from numpy.typing import NDArray
 from herd.arena.columns import PEOPLE
 from herd.arena.standings import finite
 from herd.evidence.ratings import Ratings, rate
-from herd.evidence.votes import Counts, Votes
 
 if TYPE_CHECKING:
     from herd.arena.board import Board
@@ -26,16 +24,17 @@ def history(board: Board, *, raters: str = PEOPLE, category: str | None = None) 
     The times are evenly spaced from the first vote to the last, or the votes' own where those are few. "best" is, at
     each time, whoever is rated highest then, with that one's interval.
     """
-    chosen = board.chosen(raters)
-    inside = (chosen.votes.weight > 0) & (chosen.member(category) if category else True)
-    votes, created = chosen.votes.where(inside), chosen.created[inside]
+    chosen = board.chosen(raters).of(category)
+    counted = chosen.votes.weight > 0
+    votes, created = chosen.votes.where(counted), chosen.created[counted]
     times = np.unique(created)
     if len(times) > POINTS:
         times = np.linspace(times[0], times[-1], POINTS)
+    slot, counts = np.searchsorted(times, created), votes.where(np.zeros(0, np.intp)).counts()
     ratings: list[Ratings] = []
-    for counts in _until(votes, np.searchsorted(times, created), len(times)):
-        start = ratings[-1].rating if ratings else None
-        ratings.append(rate(counts, start=start))
+    for at in range(len(times)):
+        counts += votes.where(np.flatnonzero(slot == at)).counts()
+        ratings.append(rate(counts, start=ratings[-1].rating if ratings else None))
     open_ = [board.about(name).get("open") for name in votes.names]
     series = [
         {"name": name, "open": open_[i], **_curve(ratings, [i] * len(ratings))}
@@ -47,23 +46,8 @@ def history(board: Board, *, raters: str = PEOPLE, category: str | None = None) 
         places = [_highest(r.rating, of) for r in ratings]
         return {"name": [None if i is None else votes.names[i] for i in places], **_curve(ratings, places)}
 
-    return {
-        "times": [round(float(t), 3) for t in times],
-        "series": series,
-        "best_open": best(True),
-        "best_closed": best(False),
-    }
-
-
-def _until(votes: Votes, slot: NDArray[np.intp], slots: int) -> list[Counts]:
-    """The counts of all votes up to each slot."""
-    order = np.argsort(slot, kind="stable")
-    ends = [0, *np.searchsorted(slot[order], np.arange(slots), side="right")]
-    parts = [votes.where(order[begin:end]).counts() for begin, end in itertools.pairwise(ends)]
-    sums = parts[:1]
-    for part in parts[1:]:
-        sums.append(sums[-1] + part)
-    return sums
+    moments = [round(float(time), 3) for time in times]
+    return {"times": moments, "series": series, "best_open": best(True), "best_closed": best(False)}
 
 
 def _highest(rating: NDArray[np.float64], of: NDArray[np.bool_]) -> int | None:

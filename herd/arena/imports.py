@@ -6,14 +6,14 @@ import math
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
-from secrets import token_hex
 from typing import Any, BinaryIO
 
 from herd.arena.columns import MOST_TARGETS
 from herd.arena.features import LANGUAGES, categories, style
 from herd.arena.formats import COLUMN_OF, COLUMNS, MAX_VOTES, Format, Record, Wrong, read
-from herd.arena.voters import voter_hash
+from herd.arena.voters import voter_hash, voter_salt
 from herd.gateway.foreign import read_answers, read_request, seconds
 from herd.gateway.reply import recorded
 from herd.store import Store
@@ -24,7 +24,6 @@ MAX_TAGS = 50
 MAX_MESSAGES = 1000  # of a conversation
 MAX_COMMENT = 100_000
 FAR = 1e11  # unix seconds that are no longer a date
-BLOCK = 1 << 20
 
 OUTCOMES = {
     **dict.fromkeys(("model_a", "left", "a"), "a"),
@@ -33,11 +32,8 @@ OUTCOMES = {
     **dict.fromkeys(("tie (bothbad)", "both_bad", "bothbad", "both bad"), "both_bad"),
 }
 UNKNOWN = ("unknown", "und", "")
-STYLE = [
-    name.replace("?", side)
-    for side in "ab"
-    for name in ("sum_assistant_?_tokens", "header_count_?", "list_count_?", "bold_count_?")
-]
+_COUNTS = ("sum_assistant_?_tokens", "header_count_?", "list_count_?", "bold_count_?")
+STYLE = [name.replace("?", side) for side in "ab" for name in _COUNTS]
 
 
 @dataclass
@@ -70,14 +66,11 @@ def import_votes(
     file again adds nothing. use: what the text that comes with votes may be used for. judge: the votes are this judge's,
     not people's. progress: called with the place in the file, in bytes. Raises HerdError 400 that names line and column.
     """
-    digest = hashlib.sha256()
     file.seek(0)
-    while block := file.read(BLOCK):
-        digest.update(block)
+    report = Report(hashlib.file_digest(file, "sha256").hexdigest()[:16])  # type: ignore[arg-type]
     file.seek(0)
-    report = Report(digest.hexdigest()[:16])
-    salt = voter_salt(store)
-    into = _Into(report, salt, tuple(use), judge and _plain(judge, "--judge", "judge"), time.time())
+    judge = judge and _plain(judge, "--judge", "judge")
+    into = _Into(report, voter_salt(store), tuple(use), judge, time.time())
 
     def rows() -> Iterator[Mapping[str, Any]]:
         for number, (place, record) in enumerate(read(file, form)):
@@ -131,7 +124,9 @@ class _Into:
             self.report.left_out["not anonymous"] += 1
             return None
         voter, created = given["voter"], self._moment(given["created"], place)
-        rater = self.judge or (own.get("rater") and _plain(own["rater"], place, "herd.rater"))
+        rater = self.judge or (
+            _plain(own["rater"], place, "herd.rater") if own.get("rater") is not None else None
+        )
         row: dict[str, Any] = {
             "id": self._id(given, place, number), "a_target": a, "b_target": b, "outcome": outcome, "batch": self.report.batch,
             "source": "judge" if rater else "import", "rater": rater, "created": created,
@@ -142,8 +137,7 @@ class _Into:
             "tags": _tags(given, own, place),
             "details": {name: own[name] for name in ("source", "first", "second", "lengths") if name in own} or None,
         }  # fmt: skip
-        if own:
-            _check_own(own, place)
+        _check_own(own, place)
         if given["conversation_a"] is not None or given["conversation_b"] is not None:
             self._keep(row, given, place)
         return row
@@ -151,15 +145,18 @@ class _Into:
     def _id(self, given: Record, place: str, number: int) -> str:
         """The vote's own id if Herd gave it. Others' name a question, of which there may be several votes."""
         named = given["question_id"] or given["id"]
+        whose = [_digest("judge", self.judge)[:16]] if self.judge else []  # two judges may say the same
         if named is None:
-            return f"{self.report.batch}-{number}"
+            return "-".join([self.report.batch, str(number), *whose])
         named = _plain(named, place, "question_id")
-        said = [given[name] for name in ("a", "b", "winner", "voter", "created")]
+        said = [*(given[name] for name in ("a", "b", "winner", "voter", "created")), *whose]
         return named if given["herd"] is not None else _digest(named, "|".join(map(str, said)))
 
     def _moment(self, given: Any, place: str) -> float:
+        with suppress(ValueError, TypeError):
+            given = float(given) if isinstance(given, str) else given
         try:
-            moment = seconds(float(given) if isinstance(given, str) and _is_number(given) else given)
+            moment = seconds(given)
         except (ValueError, TypeError, OverflowError):
             raise Wrong(place, f"must be unix seconds or an ISO date, not {given!r:.60}", "tstamp") from None
         if moment is not None and not 0 <= moment <= FAR:  # NaN, too
@@ -190,21 +187,12 @@ class _Into:
                 raise Wrong(place, f"not messages: {error}"[:200], f"conversation_{side}") from None
             asked.append([m.content for m in request.messages if m.role == "user"])
             replies.append(reply)
-            row["generations"].append(
-                {
-                    "id": row[side],
-                    "route": "arena",
-                    "target": row[f"{side}_target"],
-                    "reply": reply,
-                    "target_digest": row[f"{side}_digest"],
-                    "request": kept,
-                    "finish": "stop",
-                    "conversation": row["conversation"],
-                    "created": row["created"],
-                    "use": list(self.use),
-                    "labels": {"import": "arena"},
-                }  # fmt: skip
-            )
+            row["generations"].append({
+                "id": row[side], "route": "arena", "target": row[f"{side}_target"], "reply": reply,
+                "target_digest": row[f"{side}_digest"], "request": kept, "finish": "stop",
+                "conversation": row["conversation"], "created": row["created"], "use": list(self.use),
+                "labels": {"import": "arena"},
+            })  # fmt: skip
         row["turns"] = row["turns"] or len(asked[0])
         if asked[0]:
             row["prompt"] = row["prompt"] or prompt_hash(asked[0][0])
@@ -214,22 +202,18 @@ class _Into:
 
 def _check_own(own: Record, place: str) -> None:
     """Raises Wrong for what Herd's own export did not write."""
-    texts = ("source", "first", "second", "prompt", "a_digest", "b_digest", "comment")
-    good = {name: isinstance(own.get(name), str | None) for name in texts}
-    good["comment"] = good["comment"] and len(own.get("comment") or "") <= MAX_COMMENT
-    for name in texts[:-1]:
-        good[name] = good[name] and len(own.get(name) or "") <= MAX_NAME
-    for name, kind in (("reasons", str), ("lengths", int)):
-        values = own.get(name) or []
-        short = isinstance(values, list) and len(values) <= MAX_TAGS
-        good[name] = short and all(type(value) is kind and len(str(value)) <= MAX_NAME for value in values)
-    if wrong := next((name for name, fine in good.items() if not fine), None):
-        raise Wrong(place, "is not as Herd writes it", f"herd.{wrong}")
-
-
-def voter_salt(store: Store) -> str:
-    """The home's own, made once."""
-    return store.setting("voter_salt", lambda: token_hex(32))
+    for name, value in own.items():
+        if name in ("source", "first", "second", "prompt", "a_digest", "b_digest", "comment"):
+            most = MAX_COMMENT if name == "comment" else MAX_NAME
+            good = value is None or (isinstance(value, str) and len(value) <= most)
+        elif name in ("reasons", "lengths"):
+            kind = str if name == "reasons" else int
+            good = isinstance(value or [], list) and len(value or []) <= MAX_TAGS
+            good = good and all(type(one) is kind and len(str(one)) <= MAX_NAME for one in value or [])
+        else:
+            continue
+        if not good:
+            raise Wrong(place, "is not as Herd writes it", f"herd.{name}")
 
 
 def _plain(value: Any, place: str, column: str) -> str:
@@ -237,25 +221,24 @@ def _plain(value: Any, place: str, column: str) -> str:
     if type(value) is int and abs(value) < 10**30:
         return str(value)
     if not isinstance(value, str) or not value.strip():
-        what = "missing" if value is None else f"must be text, not {value!r:.60}"
-        raise Wrong(place, what, column)
-    if len(value) > MAX_NAME or not value.isprintable():
-        what = (
-            f"longer than {MAX_NAME} characters"
-            if len(value) > MAX_NAME
-            else "has characters that cannot be shown"
-        )
-        raise Wrong(place, f"{what}: {value!r:.60}", column)
+        raise Wrong(place, "missing" if value is None else f"must be text, not {value!r:.60}", column)
+    if len(value) > MAX_NAME:
+        raise Wrong(place, f"longer than {MAX_NAME} characters: {value!r:.60}", column)
+    if not value.isprintable():
+        raise Wrong(place, f"has characters that cannot be shown: {value!r:.60}", column)
     return value.strip()
 
 
+def _opened(value: Any) -> Any:
+    """What JSON text holds, as there is in CSV and Parquet."""
+    with suppress(ValueError, RecursionError):
+        return json.loads(value) if isinstance(value, str) else value
+    return value
+
+
 def _object(value: Any, place: str, column: str) -> Mapping[str, Any]:
-    """An object, perhaps as JSON text, as it is in CSV and Parquet; empty if there is none."""
-    if isinstance(value, str):
-        try:
-            value = json.loads(value)
-        except (ValueError, RecursionError):
-            raise Wrong(place, "must be JSON", column) from None
+    """Empty if there is none."""
+    value = _opened(value)
     if value is not None and not isinstance(value, dict):
         raise Wrong(place, "must be an object", column)
     return value or {}
@@ -269,23 +252,11 @@ def _count(value: Any, place: str) -> int | None:
     return value
 
 
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
-
-
 def _conversation(value: Any, place: str, column: str) -> list[Mapping[str, Any]]:
     """Messages of which the last is the reply."""
-    if isinstance(value, str):
-        try:
-            value = json.loads(value)
-        except (ValueError, RecursionError):
-            raise Wrong(place, "must be a list of messages", column) from None
+    value = _opened(value)
     if not isinstance(value, list) or not 2 <= len(value) <= MAX_MESSAGES:
-        raise Wrong(place, f"must be a list of 2 to {MAX_MESSAGES} messages", column)
+        raise Wrong(place, f"must be a list of messages, 2 to {MAX_MESSAGES} of them", column)
     if not all(isinstance(message, dict) for message in value) or value[-1].get("role") != "assistant":
         raise Wrong(place, "must be messages, the last of them the assistant's", column)
     return value

@@ -8,22 +8,25 @@ import json
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 
 from herd.errors import HerdError
-from herd.evidence.judges import Bias, agreement, calibrated, judge_bias
+from herd.evidence.judges import agreement, calibrated, judge_bias
 from herd.evidence.ratings import Interval
 from herd.evidence.votes import OUTCOMES
 from herd.store import Store
+from herd.store.votes import asked, spoken
 
 Verdict = Literal["A", "B", "tie"]
+Row = Mapping[str, Any]
+T = TypeVar("T")
 VERDICTS: tuple[Verdict, ...] = ("A", "B", "tie")
 AT_PLACE = {"A": "a", "B": "b", "tie": "tie"}  # as an outcome, where a is what stood first
 MAX_TOKENS = 1000  # of a verdict, and of the reasoning before it
-PAGE = 5000
 LEAD = {"a": 0.5, "b": -0.5, "tie": 0.0}
 
 SYSTEM = (
@@ -42,6 +45,8 @@ _SCHEMA = {
 }
 _SAID = re.compile(r"""["']?verdict["']?\s*[:=]\s*["'*]*(A|B|tie)\b|\[\[(A|B|C)\]\]""", re.I)
 
+_WORDS: dict[str, Verdict] = {"a": "A", "b": "B", "tie": "tie", "c": "tie"}
+
 Ask = Callable[[dict[str, Any]], tuple[int, Any]]  # the body of a chat completion → status, the answer's JSON
 
 
@@ -50,8 +55,7 @@ def question(
 ) -> dict[str, Any]:
     """The body of a chat completion that asks for a verdict; `plain`: without structured output, for a server that has
     none. JSON keeps a reply from ending its own quotation."""
-    said = [{"role": m["role"], "content": m["content"]} for m in messages if m["role"] != "system"]
-    data = {"conversation": said, "reply_A": first, "reply_B": second}
+    data = {"conversation": spoken(asked({"messages": messages})), "reply_A": first, "reply_B": second}
     body: dict[str, Any] = {
         "model": judge, "max_tokens": MAX_TOKENS, "store": False,
         "messages": [
@@ -67,12 +71,10 @@ def question(
 
 def verdict(text: str) -> Verdict | None:
     """What a judge said; None if it said nothing, or two things."""
-    plain = text.strip().strip("`*.\"' ")
-    found = {m[1] or m[2] for m in _SAID.finditer(text)} or (
-        {plain} if plain.lower() in ("a", "b", "tie") else set()
-    )
-    words = {"tie" if word.lower() in ("tie", "c") else word.upper() for word in found}
-    return words.pop() if len(words) == 1 else None  # type: ignore[return-value]
+    plain = text.strip().strip("`*.\"' ").lower()
+    found = {(m[1] or m[2]).lower() for m in _SAID.finditer(text)} or {plain} & {"a", "b", "tie"}
+    words: set[Verdict] = {_WORDS[word] for word in found}
+    return words.pop() if len(words) == 1 else None
 
 
 def judge_pair(pair: Mapping[str, Any], judge: str, ask: Ask) -> dict[str, Any]:
@@ -84,13 +86,12 @@ def judge_pair(pair: Mapping[str, Any], judge: str, ask: Ask) -> dict[str, Any]:
     second = _asked(judge, messages, b["reply"], a["reply"], ask)
     outcome = {("A", "B"): "a", ("B", "A"): "b"}.get((first, second), "tie")
     id = hashlib.sha256("\0".join((judge, a["id"], b["id"])).encode()).hexdigest()[:32]
+    # Of each order what stood at which place, so that a judge without bias turns round.
+    details = {"first": AT_PLACE[first], "second": AT_PLACE[second], "lengths": [len(x["reply"]) for x in (a, b)]}  # fmt: skip
+    tags = {"tags": pair["tags"]} if pair.get("tags") else {}
     return {
         "id": f"judge-{id}", "a": a["id"], "b": b["id"], "outcome": outcome, "source": "judge", "rater": judge,
-        **({"tags": pair["tags"]} if pair.get("tags") else {}),
-        # Of each order what stood at which place, so that a judge without bias turns round.
-        "details": {
-            "first": AT_PLACE[first], "second": AT_PLACE[second], "lengths": [len(a["reply"]), len(b["reply"])]
-        },
+        "details": details, **tags,
     }  # fmt: skip
 
 
@@ -99,22 +100,21 @@ def _asked(judge: str, messages: Iterable[Mapping[str, Any]], first: str, second
     if status == 400:  # no structured output there, or no temperature
         status, answer = ask(question(judge, messages, first, second, plain=True))
     if status != 200:
-        raise HerdError(f"{judge}: {_message(answer)}", status=status, code="judge_failed")
-    try:
-        text = answer["choices"][0]["message"]["content"]
-    except (KeyError, IndexError, TypeError):
-        text = None
+        said = _at(answer, "error", "message") or "an answer that is not of OpenAI's form"
+        raise HerdError(f"{judge}: {said!s:.300}", status=status, code="judge_failed")
+    text = _at(answer, "choices", 0, "message", "content")
     found = verdict(text) if isinstance(text, str) else None
     if found is None:
         raise HerdError(f"{judge} gave no verdict, but {text!r:.100}", status=502, code="no_verdict")
     return found
 
 
-def _message(answer: Any) -> str:
-    try:
-        return str(answer["error"]["message"])[:300]
-    except (KeyError, TypeError):
-        return "an answer that is not of OpenAI's form"
+def _at(answer: Any, *path: str | int) -> Any:
+    """What is there, None where nothing is."""
+    with suppress(KeyError, IndexError, TypeError):
+        for name in path:
+            answer = answer[name]
+        return answer
 
 
 def report(
@@ -124,25 +124,18 @@ def report(
 ) -> list[dict[str, Any]]:
     """How far each judge (or the one) agrees with people on the replies that both judged; people's votes that are void,
     of voters who are `flagged` or "both bad" left out, since a judge is asked who is better."""
-    people: dict[tuple[str, str], list[dict[str, Any]]] = defaultdict(list)
-    judges: dict[str, list[dict[str, Any]]] = defaultdict(list)
-    after = 0
-    while rows := store.rated_votes(after, PAGE):
-        after = rows[-1]["rowid"]
-        for row in rows:
-            if row["rater"]:
-                if judge in (None, row["rater"]):
-                    judges[row["rater"]].append(row)
-            elif not flagged(row["voter"]) and row["outcome"] in LEAD:
-                people[_pair(row)].append(row)
+    rows = [row for row in store.whole_votes(text=False) if row["a"] and row["b"] and not row["void"]]
+    own = (r for r in rows if not r["rater"] and r["outcome"] in LEAD and not flagged(r["voter"]))
+    people = _grouped(own, _pair)
+    judges = _grouped(
+        (r for r in rows if r["rater"] and judge in (None, r["rater"])), lambda r: str(r["rater"])
+    )
     if judge is not None and judge not in judges:
         raise HerdError(f"no votes of a judge {judge!r:.100}", status=404, code="not_found")
     return [{"judge": name, **_agreement(votes, people)} for name, votes in sorted(judges.items())]
 
 
-def _agreement(
-    votes: Sequence[dict[str, Any]], people: Mapping[tuple[str, str], Sequence[dict[str, Any]]]
-) -> dict[str, Any]:
+def _agreement(votes: Sequence[Row], people: Mapping[tuple[str, str], Sequence[Row]]) -> dict[str, Any]:
     """Of one judge's votes."""
     both = [(person, vote) for vote in votes for person in people.get(_pair(vote), ())]
     # A person may have seen the two the other way round.
@@ -154,35 +147,20 @@ def _agreement(
     )
     lengths = np.reshape([vote["details"]["lengths"] for vote in told], (-1, 2))
     bias = judge_bias(first, second, lengths, [_cluster(vote) for vote in told])
-    return {
-        "votes": len(votes),
-        "agreement": asdict(agreement(human, judged)),
-        "bias": _shown(bias),
-        "pairs": _targets(votes, people),
-    }
+    shown = bias and {
+        **asdict(bias), "length": bias.length and bias.length._asdict(),
+        "to_left": {name: min(max(value, -1.0), 1.0) for name, value in bias.to_left._asdict().items()},
+    }  # fmt: skip
+    agreed = asdict(agreement(human, judged))
+    return {"votes": len(votes), "agreement": agreed, "bias": shown, "pairs": _targets(votes, people)}
 
 
-def _shown(bias: Bias | None) -> dict[str, Any] | None:
-    if bias is None:
-        return None
-    length = bias.length and bias.length._asdict()
-    to_left = {name: min(max(value, -1.0), 1.0) for name, value in bias.to_left._asdict().items()}
-    return {**asdict(bias), "to_left": to_left, "length": length}
-
-
-def _targets(
-    votes: Sequence[dict[str, Any]], people: Mapping[tuple[str, str], Sequence[dict[str, Any]]]
-) -> list[dict[str, Any]]:
+def _targets(votes: Sequence[Row], people: Mapping[tuple[str, str], Sequence[Row]]) -> list[dict[str, Any]]:
     """Of each two targets, how often the first is preferred: by people, by the judge, and by both together."""
-    by_people: dict[tuple[str, str], list[dict[str, Any]]] = defaultdict(list)
-    by_judge: dict[tuple[str, str], list[dict[str, Any]]] = defaultdict(list)
-    for person in (row for rows in people.values() for row in rows):
-        by_people[_names(person)].append(person)
-    for vote in votes:
-        by_judge[_names(vote)].append(vote)
+    by_people = _grouped((row for rows in people.values() for row in rows), _names)
     found = []
-    for (a, b), judged in sorted(by_judge.items()):
-        own = by_people.get((a, b), [])
+    for (a, b), judged in sorted(_grouped(votes, _names).items()):
+        own = by_people[a, b]
         of = {_pair(vote): vote for vote in judged}
         seen = [person for person in own if _pair(person) in of]
         rest = [vote for pair, vote in of.items() if pair not in people]
@@ -192,22 +170,21 @@ def _targets(
                 [_lead(person) for person in seen], [_lead(of[_pair(person)]) for person in seen],
                 [_lead(vote) for vote in rest], [_cluster(p) for p in seen], [_cluster(v) for v in rest],
             )  # fmt: skip
-        found.append(
-            {
-                "a": a,
-                "b": b,
-                "people": _share(_mean(own)),
-                "people_votes": len(own),
-                "judge": _share(_mean(judged)),
-                "judge_votes": len(judged),
-                "calibrated": _share(both),
-                "both": len(seen),
-            }  # fmt: skip
-        )
+        found.append({
+            "a": a, "b": b, "people": _share(_mean(own)), "people_votes": len(own), "judge": _share(_mean(judged)),
+            "judge_votes": len(judged), "calibrated": _share(both), "both": len(seen),
+        })  # fmt: skip
     return found
 
 
-def _mean(rows: Sequence[dict[str, Any]]) -> Interval | None:
+def _grouped(rows: Iterable[Row], key: Callable[[Row], T]) -> dict[T, list[Row]]:
+    found: dict[T, list[Row]] = defaultdict(list)
+    for row in rows:
+        found[key(row)].append(row)
+    return found
+
+
+def _mean(rows: Sequence[Row]) -> Interval | None:
     clusters = [_cluster(row) for row in rows]
     if len(set(clusters)) < 2:
         return None
@@ -221,16 +198,16 @@ def _share(found: Interval | None) -> dict[str, float] | None:
     return {name: min(max(value + 0.5, 0.0), 1.0) for name, value in found._asdict().items()}
 
 
-def _pair(row: Mapping[str, Any]) -> tuple[str, str]:
+def _pair(row: Row) -> tuple[str, str]:
     return (row["a"], row["b"]) if row["a"] < row["b"] else (row["b"], row["a"])
 
 
-def _names(row: Mapping[str, Any]) -> tuple[str, str]:
+def _names(row: Row) -> tuple[str, str]:
     a, b = sorted((row["a_target"], row["b_target"]))
     return a, b
 
 
-def _lead(row: Mapping[str, Any]) -> float:
+def _lead(row: Row) -> float:
     """The preference for the target whose name comes first."""
     return LEAD[_turned(row["outcome"], row["a_target"] > row["b_target"])]
 
@@ -239,7 +216,7 @@ def _turned(outcome: str, turned: bool) -> str:
     return {"a": "b", "b": "a"}.get(outcome, outcome) if turned else outcome
 
 
-def _cluster(row: Mapping[str, Any]) -> str:
+def _cluster(row: Row) -> str:
     return str(row["conversation"] or row["id"])
 
 
@@ -248,8 +225,6 @@ def _told(details: Any) -> bool:
     if not isinstance(details, dict) or not {details.get("first"), details.get("second")} <= set(LEAD):
         return False
     lengths = details.get("lengths")
-    return (
-        isinstance(lengths, list)
-        and len(lengths) == 2
-        and all(type(n) in (int, float) and n >= 0 for n in lengths)
-    )
+    if not isinstance(lengths, list) or len(lengths) != 2:
+        return False
+    return all(type(n) in (int, float) and n >= 0 for n in lengths)

@@ -93,11 +93,8 @@ def _rules(words: tuple[str, ...]) -> _Rules:
 def _tells(word: str) -> bool:
     """Whether a word gives a target away wherever it stands: one that means nothing else, or a name and its number."""
     first, *rest = word.split() or [""]
-    return (
-        word[0] == "!"
-        or first in UNMISTAKABLE
-        or (any(c.isdigit() for c in "".join(rest)) and len(first) > 1)
-    )
+    numbered = len(first) > 1 and any(c.isdigit() for c in "".join(rest))
+    return word[0] == "!" or first in UNMISTAKABLE or numbered
 
 
 def _any(words: Iterable[str]) -> str:

@@ -135,10 +135,8 @@ class _Pace:
             seconds = max(self.last - self.began, 0.5)
             self.alone = min(max(ALONE * self.shared / seconds, SLOWEST), FASTEST)
             self.at = now
-        self.allowed = min(
-            self.allowed + (now - self.at) * self.alone, STEP
-        )  # a stall is not caught up at once
-        self.at = now
+        # A stall is not caught up at once.
+        self.allowed, self.at = min(self.allowed + (now - self.at) * self.alone, STEP), now
         return int(self.allowed)
 
 

@@ -6,7 +6,7 @@ import math
 import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,9 +18,9 @@ from herd.errors import HerdError
 from herd.evidence.categories import by_category
 from herd.evidence.fragility import Flip, fragility
 from herd.evidence.medians import median
-from herd.evidence.ratings import CENTRE, Ratings, rate, rate_clustered
-from herd.evidence.sequences import Comparison, better
-from herd.evidence.style import Styled, rate_styled
+from herd.evidence.ratings import CENTRE, Interval, Ratings, rate, rate_clustered
+from herd.evidence.sequences import Comparison, better, rounded
+from herd.evidence.style import rate_styled
 from herd.evidence.votes import Counts, Votes
 from herd.nearest import nearest
 
@@ -52,41 +52,35 @@ def leaderboard(
     categories = _categories(chosen)
     if category and category not in {row["name"] for row in categories}:
         raise HerdError(f"no votes in the category {category!r:.100}", status=404, code="not_found")
+    part, gauge = chosen.of(category), (anchor, CENTRE) if anchor else None
     styled = None
     if style:
-        styled = _styled(chosen, category, anchor)
-    ratings = styled.ratings if styled else _ratings(chosen, category, anchor, categories)
-    inside = _inside(chosen, category)
-    plain, weighted = chosen.plain().where(inside), chosen.votes.where(inside)
-    counts = plain.counts()
-    flips = board.kept.get(("flips", raters, category), board.version, lambda: _flips(counts))
-    names = [name for name in ratings.names if not open or board.about(name).get("open") is True]
-    names += [
-        n
-        for n in board.targets()
-        if n not in ratings.names and not (open and board.about(n).get("open") is not True)
-    ]
+        styled = rate_styled(part.votes, part.style.astype(np.float64), by="voter", anchor=gauge)
+        ratings = styled.ratings
+    else:
+        ratings = rate_clustered(chosen.votes, "voter", anchor=gauge)
+        if category:
+            together = list(dict.fromkeys([category, *(row["name"] for row in categories[:TOGETHER])]))
+            member = np.stack([chosen.member(name) for name in together], 1)
+            ratings = by_category(chosen.votes, member, together, ratings)[category]
+    counts, flips = part.plain().counts(), _flips(board, raters, category)
+    all_ = dict.fromkeys((*ratings.names, *board.targets()))
+    names = [name for name in all_ if not open or board.about(name).get("open") is True]
     rows = [_row(board, name, ratings, counts, flips) for name in names]
     rows.sort(key=lambda row: (row["rating"] is None, -(row["rating"] or 0), row["name"]))
     shown = [row["name"] for row in rows if row["name"] in ratings.names]
     return {
-        "version": board.version,
-        "at": time.time(),
-        "raters": board.raters,
-        "categories": categories,
-        "totals": board.totals(),
-        "rows": rows,
-        "pairs": _pairs(weighted.counts(), counts, shown),
+        "version": board.version, "at": time.time(), "raters": board.raters, "categories": categories,
+        "totals": board.totals(), "rows": rows, "pairs": _pairs(part.votes.counts(), counts, shown),
         "style": styled and {
             "coefficients": [
-                {"name": c.name, "estimate": _exact(c.estimate), "low": _exact(c.low), "high": _exact(c.high)}
+                {"name": c.name, **{key: finite(getattr(c, key), 5) for key in Interval._fields}}
                 for c in styled.coefficients
             ],
             "left_out": styled.left_out,
         },
-        "gauge": ratings.gauge,
-        "problems": list(ratings.problems),
-        "progress": board.kept.get(("progress", raters, category), board.version, lambda: _progress(weighted, rows)),
+        "gauge": ratings.gauge, "problems": list(ratings.problems),
+        "progress": board.kept.get(("progress", raters, category), board.version, lambda: _progress(part.votes, rows)),
     }  # fmt: skip
 
 
@@ -103,37 +97,19 @@ def compare(board: Board, a: str, b: str, raters: str = PEOPLE) -> Row:
     if a == b:
         raise HerdError("a and b are the same target")
     votes = _with_names(chosen.votes, (a, b))
-    found = decision(chosen, a, b)
-    ratings = rate(votes.counts())
     i, j = votes.names.index(a), votes.names.index(b)
-    apart = ratings.difference(i, j)
-    flip = None
-    for one in board.kept.get(
-        ("flips", raters, None), board.version, lambda: _flips(chosen.plain().counts())
-    ):
-        if {one.above, one.below} == {a, b}:
-            flip = one.votes
+    found, apart = better(votes, i, j), rate_clustered(votes, "voter").difference(i, j)
     return {
-        "a": a,
-        "b": b,
-        "decision": found.decision,
-        "sentence": found.sentence,
-        "estimate": None if found.estimate is None else _exact(found.estimate),
-        "low": _exact(found.low),
-        "high": _exact(found.high),
-        "votes": found.votes,
-        "both_bad": found.both_bad,
-        "needed": found.needed,
-        "difference": None
-        if math.isnan(apart.estimate)
-        else {name: finite(getattr(apart, name)) for name in ("estimate", "low", "high")},
-        "flip": flip,
-    }
+        "a": a, "b": b, **asdict(found),
+        **{key: finite(getattr(found, key), 5) for key in Interval._fields},
+        "difference": None if math.isnan(apart.estimate) else {k: finite(x) for k, x in apart._asdict().items()},
+        "flip": next((f.votes for f in _flips(board, raters, None) if {f.above, f.below} == {a, b}), None),
+    }  # fmt: skip
 
 
-def finite(value: float) -> float | None:
+def finite(value: float | None, digits: int = 2) -> float | None:
     """For JSON, which has neither NaN nor infinity; two digits of a point are enough."""
-    return round(float(value), 2) if math.isfinite(value) else None
+    return None if value is None or not math.isfinite(value) else round(float(value), digits)
 
 
 def decision(chosen: Chosen, a: str, b: str) -> Comparison:
@@ -146,86 +122,48 @@ def _with_names(votes: Votes, names: Iterable[str]) -> Votes:
     return replace(votes, names=(*votes.names, *(name for name in names if name not in votes.names)))
 
 
-def _exact(value: float) -> float | None:
-    return round(float(value), 5) if math.isfinite(value) else None
-
-
 def _categories(chosen: Chosen) -> list[Row]:
     votes: Counter[str] = Counter()
-    for number, n in enumerate(
-        np.bincount(chosen.tags[chosen.votes.weight > 0], minlength=len(chosen.groups))
-    ):
-        votes.update(dict.fromkeys(chosen.groups[number], int(n)))
-    return [
-        {"name": name, "votes": n}
-        for name, n in sorted(votes.items(), key=lambda item: (-item[1], item[0]))
-        if n
-    ]
+    counts = np.bincount(chosen.tags[chosen.votes.weight > 0], minlength=len(chosen.groups)).tolist()
+    for group, n in zip(chosen.groups, counts, strict=True):
+        votes.update(dict.fromkeys(group, n))
+    found = sorted(votes.items(), key=lambda item: (-item[1], item[0]))
+    return [{"name": name, "votes": n} for name, n in found if n]
 
 
-def _anchor(anchor: str | None) -> tuple[str, float] | None:
-    return (anchor, CENTRE) if anchor else None
-
-
-def _ratings(chosen: Chosen, category: str | None, anchor: str | None, categories: Sequence[Row]) -> Ratings:
-    overall = rate_clustered(chosen.votes, "voter", anchor=_anchor(anchor))
-    if not category:
-        return overall
-    names = list(dict.fromkeys([category, *(row["name"] for row in categories[:TOGETHER])]))
-    member = np.stack([chosen.member(name) for name in names], 1)
-    return by_category(chosen.votes, member, names, overall)[category]
-
-
-def _styled(chosen: Chosen, category: str | None, anchor: str | None) -> Styled:
-    """Of one category, its votes alone."""
-    inside = _inside(chosen, category)
-    return rate_styled(
-        chosen.votes.where(inside),
-        chosen.style[inside].astype(np.float64),
-        by="voter",
-        anchor=_anchor(anchor),
-    )
-
-
-def _inside(chosen: Chosen, category: str | None) -> NDArray[np.bool_]:
-    return chosen.member(category) if category else np.ones(len(chosen.votes), bool)
-
-
-def _flips(counts: Counts) -> list[Flip]:
+def _flips(board: Board, raters: str, category: str | None) -> list[Flip]:
     """Of so many neighbours from the top as can be told in seconds: of all up to about 140 targets."""
-    most = max(10, int(FLIP_WORK / max(len(counts.names), 1) ** 3))
-    return fragility(counts, rate(counts), most)
+
+    def make() -> list[Flip]:
+        counts = board.chosen(raters).of(category).plain().counts()
+        most = max(10, int(FLIP_WORK / max(len(counts.names), 1) ** 3))
+        return fragility(counts, rate(counts), most)
+
+    return board.kept.get(("flips", raters, category), board.version, make)
 
 
 def _row(board: Board, name: str, ratings: Ratings, counts: Counts, flips: Iterable[Flip]) -> Row:
     about = board.about(name)
-    shared = {
-        "name": name,
-        **{key: about.get(key) for key in ("open", "licence", "card")},
-        **_taken(board, name),
-    }
+    shared = {"name": name, **{key: about.get(key) for key in ("open", "licence", "card")}, **_taken(board, name)}  # fmt: skip
     if name not in ratings.names:
-        none = dict.fromkeys(("rating", "low", "high", "best", "worst", "flip"))
+        none = dict.fromkeys(("rating", "low", "high", "best", "worst", "flip", "component"))
         numbers = dict.fromkeys(("votes", "wins", "losses", "ties", "both_bad"), 0)
-        return {**shared, **none, **numbers, "new": True, "component": None, "separated": "no votes"}
+        return {**shared, **none, **numbers, "new": True, "separated": "no votes"}
     i = ratings.names.index(name)
-    games = round(float(counts.games[i].sum()))
     flip = next((one for one in flips if one.above == name), None)
     rated = math.isfinite(ratings.rating[i])
+    sums = {
+        "votes": counts.games[i], "wins": counts.wins[i], "losses": counts.wins[:, i], "ties": counts.ties[i],
+        "both_bad": counts.both_bad[i],
+    }  # fmt: skip
+    numbers = {key: round(float(part.sum())) for key, part in sums.items()}
     return {
-        **shared,
+        **shared, **numbers, "new": numbers["votes"] < NEW,
         **{key: finite(getattr(ratings, key)[i]) for key in ("rating", "low", "high")},
         **{key: int(getattr(ratings, key)[i]) if rated else None for key in ("best", "worst")},
-        "votes": games,
-        "wins": round(float(counts.wins[i].sum())),
-        "losses": round(float(counts.wins[:, i].sum())),
-        "ties": round(float(counts.ties[i].sum())),
-        "both_bad": round(float(counts.both_bad[i].sum())),
-        "new": games < NEW,
-        "component": int(ratings.component[i]),
-        "separated": ratings.separated[i],
+        "component": int(ratings.component[i]), "separated": ratings.separated[i],
         "flip": flip and {"votes": flip.votes, "below": flip.below},
-    }
+    }  # fmt: skip
 
 
 def _taken(board: Board, name: str) -> Row:
@@ -233,12 +171,9 @@ def _taken(board: Board, name: str) -> Row:
 
     def make() -> Row:
         replies = board.store.replies(name, time.time() - DAYS * 86400, REPLIES)
-        columns = zip(*replies, strict=True) if replies else ((), (), ())
         found = {}
-        for key, unit, column in zip(
-            ("cost", "first_token_ms", "total_ms"), (DOLLAR, 1, 1), columns, strict=True
-        ):
-            middle = median([value / unit for value in column if value is not None])
+        for at, (key, unit) in enumerate((("cost", DOLLAR), ("first_token_ms", 1), ("total_ms", 1))):
+            middle = median([value / unit for row in replies if (value := row[at]) is not None])
             found[key] = middle and middle._asdict()
         return found
 
@@ -256,13 +191,11 @@ def _pairs(weighted: Counts, counts: Counts, names: Sequence[str]) -> Row:
         share = won / games
         middle = (won + z * z / 2) / (games + z * z)
         half = z * np.sqrt(games * share * (1 - share) + z * z / 4) / (games + z * z)
+    low, high = (np.where(games > 0, middle + end, np.nan) for end in (-half, half))
     return {
-        "names": list(names),
-        "fraction": _matrix(share),
-        "low": _matrix(np.where(games > 0, middle - half, np.nan)),
-        "high": _matrix(np.where(games > 0, middle + half, np.nan)),
+        "names": list(names), "fraction": _matrix(share), "low": _matrix(low), "high": _matrix(high),
         "counts": np.rint((counts.games + counts.both_bad)[of]).astype(int).tolist(),
-    }
+    }  # fmt: skip
 
 
 def _matrix(values: NDArray[np.float64]) -> list[list[float | None]]:
@@ -282,8 +215,6 @@ def _progress(votes: Votes, rows: Sequence[Row]) -> str:
     if not open:
         return "who stands above whom at the top is decided"
     more, a, b = min(open)
-    return (
-        f"about {more:,} more votes decide {a} against {b}"
-        if more < math.inf
-        else f"{a} and {b} are too close to tell"
-    )
+    if more == math.inf:
+        return f"{a} and {b} are too close to tell"
+    return f"about {rounded(int(more))} more votes decide {a} against {b}"

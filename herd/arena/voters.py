@@ -1,15 +1,22 @@
 """Who votes: known by a salted hash only, and so often an hour."""
 
 import hmac
+import secrets
 import threading
 import time
 from collections import OrderedDict, deque
 from collections.abc import Callable
 
 from herd.gateway.limits import LimitError
+from herd.store import Store
 
 HOUR = 3600.0
 MOST = 20_000  # voters whose last hour is remembered; the one that was quiet the longest is forgotten first
+
+
+def voter_salt(store: Store) -> str:
+    """One for all gateways of a store, made once."""
+    return store.setting("voter_salt", lambda: secrets.token_hex(32))
 
 
 def voter_hash(salt: str, *who: str) -> str:

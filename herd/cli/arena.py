@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 from urllib.parse import urlencode
 
@@ -36,7 +37,7 @@ def leaderboard(category: str | None, style: bool, judge: str | None) -> None:
     asked = {**_raters(judge), "style": int(style), **({"category": category} if category else {})}
     hint = "`herd arena leaderboard` alone says which judges and categories there are"
     board = _ask("/api/leaderboard", asked, hint)
-    emit(board, lambda: _say(board))
+    emit(board, lambda: _say(board, people=judge is None))
 
 
 @arena.command()
@@ -52,32 +53,37 @@ def compare(a: str, b: str, judge: str | None) -> None:
     def say() -> None:
         apart, more = found["difference"], found["needed"]
         click.echo(_plain(found["sentence"]))
-        facts(
-            {
-                "votes between them": f"{found['votes']:,}",
-                "votes still needed": more and f"about {round(more, 2 - len(str(more))):,}",
-                "rating of A less B": _interval(apart) if apart and apart["estimate"] is not None else None,
-                "votes that would flip it": found["flip"],
-            }
-        )
+        facts({
+            "votes between them": f"{found['votes']:,}",
+            "votes still needed": more and f"about {round(more, 2 - len(str(more))):,}",
+            "rating of A less B": _interval(apart) if apart and apart["estimate"] is not None else None,
+            "votes that would flip it": found["flip"],
+        })  # fmt: skip
 
     emit(found, say)
 
 
-def _say(board: dict[str, Any]) -> None:
+def _say(board: dict[str, Any], *, people: bool) -> None:
     """The rows as a table, with a plot where the terminal has room for it, and what there is to know of them."""
-    if not any(row["votes"] for row in board["rows"]):
+    if not any(row["votes"] or row["both_bad"] for row in board["rows"]):
         click.echo(NO_VOTES)
         return
+    groups = [row["component"] for row in board["rows"]]
+    # Ratings of targets that no votes connect say nothing of each other: each group stands by itself.
+    rows = sorted(board["rows"], key=lambda row: math.inf if row["component"] is None else row["component"])
     columns = ["ranks", "target", "rating", "95 % interval", "votes"]
     cells = [
-        [_ranks(row), _plain(row["name"]), _rating(row), _span(row), f"{row['votes']:,}"]
-        for row in board["rows"]
+        [_ranks(row), _plain(row["name"]), _rating(row), _span(row), f"{row['votes']:,}"] for row in rows
     ]
+    if any(groups):
+        columns, cells = (
+            ["group", *columns],
+            [[_group(row), *cell] for row, cell in zip(rows, cells, strict=True)],
+        )
     used = sum(max(map(len, column)) + 2 for column in zip(columns, *cells, strict=True))
     if (room := min(console().width - used, BROAD)) >= NARROW:
         columns.append("")
-        cells = [[*cell, line] for cell, line in zip(cells, _lines(board["rows"], room), strict=True)]
+        cells = [[*cell, line] for cell, line in zip(cells, _lines(rows, room), strict=True)]
     table(columns, cells)
     for one in (board["style"] or {}).get("coefficients", []):
         note(f"{one['name']}: {one['estimate']:+.2f} ({one['low']:+.2f} to {one['high']:+.2f})")
@@ -85,9 +91,18 @@ def _say(board: dict[str, Any]) -> None:
     for what, names in (("--category", [one["name"] for one in board["categories"]]), ("--judge", judges)):
         if names:
             note(f"{what}: {_plain(', '.join(names))}")
-    for text in (*board["problems"], board["progress"]):
+    for text in (_apart(board["totals"]) if people else "", *board["problems"], board["progress"]):
         if text:
             note(_plain(text))
+
+
+def _apart(totals: dict[str, Any]) -> str:
+    """What people voted and what does not count of it."""
+    void = sum(totals["void"].values())
+    parts = [f"{totals['people']:,} votes of people"]
+    parts += [f"{void:,} void ({', '.join(totals['void'])})"] if void else []
+    parts += [f"{totals['flagged_votes']:,} of {totals['flagged_voters']:,} flagged voters"] if totals["flagged_voters"] else []  # fmt: skip
+    return f"{parts[0]}; not counted: {', '.join(parts[1:])}" if parts[1:] else ""
 
 
 def _lines(rows: list[dict[str, Any]], width: int) -> list[str]:
@@ -107,6 +122,10 @@ def _lines(rows: list[dict[str, Any]], width: int) -> list[str]:
         marks = ["●" if at == dot else "─" if low <= at <= high else " " for at in range(width)]
         lines.append("".join(marks).rstrip())
     return lines
+
+
+def _group(row: dict[str, Any]) -> str:
+    return "" if row["component"] is None else str(row["component"] + 1)
 
 
 def _ranks(row: dict[str, Any]) -> str:

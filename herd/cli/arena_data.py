@@ -19,12 +19,13 @@ import click
 from herd.cli.client import Server, api, ask
 from herd.cli.output import bars, emit, facts, json_option, note, table
 from herd.errors import HerdError
+from herd.server.settings import Settings
 
 READABLE = ("fastchat", "csv", "parquet", "counts")
 FINAL = (401, 402, 403, 404)  # answers that the next pair would get, too
 BUSY, PATIENCE = (429, 503), 600.0  # to be asked again, for so many seconds
 MOST_FAILED = 20
-BATCH = 1 << 20  # characters of prompts in one request
+BATCH = 1 << 18  # characters of prompts in one request
 MAX_LINE = 1 << 20
 
 _file = click.argument("file", type=click.Path(path_type=Path, exists=True, dir_okay=False))
@@ -46,15 +47,16 @@ def import_(file: Path, form: str | None, judge: str | None, use: tuple[str, ...
     form = form or guess(file.name)
     server = Server.running()
     with file.open("rb") as stream, bars() as show:
-        size = max(file.stat().st_size, 1)
+        size = file.stat().st_size
+        if not size:
+            raise HerdError(f"{file}: {'it is empty' if file.is_file() else 'must be a file, not a pipe'}")
         if server:
-            query = urlencode(
-                [("format", form), *([("judge", judge)] if judge else []), *(("use", u) for u in use)]
-            )
+            asked = {"format": form, "use": use, **({"judge": judge} if judge else {})}
             sent = _Shown(stream, lambda at: show("sent", at, size))
-            report = server.upload(f"/api/arena/import?{query}", sent, size)  # type: ignore[arg-type]
+            report = server.upload(f"/api/arena/import?{urlencode(asked, doseq=True)}", sent, size)  # type: ignore[arg-type]
         else:
             report = _import_here(stream, form, judge, use, lambda at: show("read", at, size))
+            show("read", size, size)
     report = {"file": str(file), **report}
     emit(report, lambda: _say_import(report))
 
@@ -64,7 +66,6 @@ def _import_here(
 ) -> dict[str, Any]:
     from herd.arena.imports import import_votes
     from herd.registry.home import lock
-    from herd.server.settings import Settings
     from herd.store import Store
 
     settings = Settings.from_environment()
@@ -148,18 +149,18 @@ def judge(route: str, limit: int, concurrency: int) -> int:
     """
     server = Server.running()
     if server is None:
-        raise HerdError("no server is running; `herd up` starts one")
+        raise HerdError(
+            f"no server answers at {Settings.from_environment().url}; `herd up` starts one, HERD_PORT is its port"
+        )
     counts: Counter[str] = Counter()
     failed: dict[tuple[str, str], str] = {}
     own = 0
     with bars() as show, ThreadPoolExecutor(concurrency) as pool:
         try:
-            while (
-                counts.total() < limit
-                and len(failed) < MOST_FAILED
-                and (pairs := _pairs(server, route, failed))
-            ):
-                pairs = pairs[: limit - counts.total()]
+            while len(failed) < MOST_FAILED:
+                pairs = _pairs(server, route, failed)[: limit - counts.total()]
+                if not pairs:
+                    break
                 own += sum(route in (pair["a_target"], pair["b_target"]) for pair in pairs)
                 work = {pool.submit(_judge, server, route, pair): pair for pair in pairs}
                 for done in as_completed(work):
@@ -225,17 +226,14 @@ def _say_agreement(judges: list[dict[str, Any]]) -> None:
     for one in judges:
         agreed, bias = one["agreement"], one["bias"]
         click.echo(f"{one['judge']}: {one['votes']:,} votes")
-        facts(
-            {
-                "with people": agreed["n"] and f"{agreed['n']:,} of people's votes on the same replies",
-                "agrees": _percent(agreed["share"], agreed["kappa"]),
-                "agrees without ties": _percent(agreed["share_decided"], agreed["kappa_decided"]),
-                "stays at a place": bias
-                and f"{bias['follows_place']:.0%} of {bias['n']:,} when the order changes",
-                "towards the left": bias and _interval(bias["to_left"]),
-                "towards the longer": bias and bias["length"] and _interval(bias["length"]),
-            }
-        )
+        facts({
+            "with people": agreed["n"] and f"{agreed['n']:,} of people's votes on the same replies",
+            "agrees": _percent(agreed["share"], agreed["kappa"]),
+            "agrees without ties": _percent(agreed["share_decided"], agreed["kappa_decided"]),
+            "stays at a place": bias and f"{bias['follows_place']:.0%} of {bias['n']:,} when the order changes",
+            "towards the left": bias and _interval(bias["to_left"]),
+            "towards the longer": bias and bias["length"] and _interval(bias["length"]),
+        })  # fmt: skip
         cells = [
             [pair["a"], pair["b"], *(_range(pair[name]) for name in ("people", "judge", "calibrated"))]
             for pair in one["pairs"]
@@ -279,7 +277,7 @@ def _batches(file: Path) -> Iterator[list[str]]:
     batch: list[str] = []
     size = 0
     for prompt in prompts:
-        if batch and size + len(prompt) > BATCH // 4:
+        if batch and size + len(prompt) > BATCH:
             yield batch
             batch, size = [], 0
         batch.append(prompt)
@@ -289,9 +287,7 @@ def _batches(file: Path) -> Iterator[list[str]]:
 
 def _prompts(file: Path) -> Iterator[str]:
     with file.open("rb") as stream:
-        number = 0
-        while line := stream.readline(MAX_LINE):
-            number += 1
+        for number, line in enumerate(iter(lambda: stream.readline(MAX_LINE), b""), 1):
             if not line.strip():
                 continue
             try:

@@ -81,7 +81,8 @@ def judge_bias(
     if len(set(np.asarray(groups).tolist())) < 2:
         return None
     same = (x == y) & (x < TIE)
-    to_left = _interval(np.where(same, np.where(x == A, 1.0, -1.0), 0.0), groups, alpha)
+    left = _interval(np.where(same, np.where(x == A, 1.0, -1.0), 0.0), groups, alpha)
+    to_left = left._replace(low=max(left.low, -1.0), high=min(left.high, 1.0))
     lead = (_lead(x) - _lead(y)) / 2
     more = (size[:, 0] - size[:, 1]) / np.maximum(size.sum(1), 1e-300)
     return Bias(len(x), float(same.mean()), to_left, _slope(more, lead, groups, alpha))

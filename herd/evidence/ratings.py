@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
@@ -18,6 +19,7 @@ from herd.evidence.votes import Counts, Votes
 
 SCALE = 400 / math.log(10)  # rating points of one unit of log odds
 CENTRE = 1000.0
+LISTED = 5  # names in a sentence
 Anchor = tuple[str, float] | None
 
 
@@ -201,6 +203,11 @@ def _bounds(counts: Counts, rating: Matrix, i: int, alpha: float) -> tuple[float
     return (bound, math.inf) if sign > 0 else (-math.inf, bound)
 
 
+def _listed(names: Sequence[str]) -> str:
+    """A few of them; of hundreds nobody reads all."""
+    return ", ".join(names[:LISTED]) + (f" and {len(names) - LISTED:,} more" if len(names) > LISTED else "")
+
+
 def problems(names: tuple[str, ...], parts: Graph) -> tuple[str, ...]:
     """What the votes cannot say, in sentences."""
     found = []
@@ -214,7 +221,7 @@ def problems(names: tuple[str, ...], parts: Graph) -> tuple[str, ...]:
             found.append(f"{', '.join(which)}: {text}")
     voted = [c for c in np.unique(parts.component) if (parts.component == c).sum() > 1]
     if len(voted) > 1:
-        groups = [", ".join(names[i] for i in np.flatnonzero(parts.component == c)) for c in voted]
+        groups = [_listed([names[i] for i in np.flatnonzero(parts.component == c)]) for c in voted]
         found.append(
             f"no votes connect {' with '.join(f'[{g}]' for g in groups)}: ratings compare only within each"
         )

@@ -211,10 +211,7 @@ def better(votes: Votes, a: int, b: int, *, alpha: float = 0.05, margin: float =
 
 def _sentence(found: Comparison, a: str, b: str, alpha: float, margin: float) -> str:
     """What was found, from the side of whoever leads."""
-    rounded = (
-        f"{int(float(f'{found.needed:.1e}')):,}" if found.needed else ""
-    )  # two figures: no more is known
-    more = f"about {rounded} more votes may decide" if found.needed else "too close to say when"
+    more = f"about {rounded(found.needed)} more votes may decide" if found.needed else "too close to say when"
     if found.estimate is None:
         return f"not decided between {a} and {b}: no votes yet; {more}"
     ahead = found.decision == "A" or (found.decision != "B" and found.estimate >= 0)
@@ -229,3 +226,8 @@ def _sentence(found: Comparison, a: str, b: str, alpha: float, margin: float) ->
     if found.decision == "NOT ENOUGH DATA":
         return f"not decided between {a} and {b}: {evidence}; {more}"
     return f"{first} beats {second}: {evidence}"
+
+
+def rounded(number: int) -> str:
+    """Two figures, as no more is known."""
+    return f"{int(float(f'{number:.1e}')):,}"

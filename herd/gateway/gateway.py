@@ -29,11 +29,8 @@ from herd.store import Store
 
 log = logging.getLogger("herd.gateway")
 
-WHOLE = (
-    "model",
-    "messages",
-    "n",
-)  # not a field of a request, but all of it; or how many replies there must be
+# Not a field of a request, but all of it; or how many replies there must be.
+WHOLE = ("model", "messages", "n")
 MAX_ROUTE = 200  # characters
 MAX_BACKGROUND = 256
 MAX_LISTED = 5000  # of a provider's names: all of them are looked through where one is unknown
@@ -84,10 +81,9 @@ class Gateway:
         self._own: dict[str, Route] = {}
         self._chores: list[asyncio.Task[None]] = []
         self.now = Table(Config(), {}, {LOCAL: local}, price(Config()), local)
-        self._one = (
-            asyncio.Lock()
-        )  # a change of what is configured at a time: the last read is the last to count
-        self._set(config, self._read_stored())
+        # A change of what is configured at a time: the last read is the last to count.
+        self._one = asyncio.Lock()
+        self._set(config, store.routes())
 
     # --- what names mean
 
@@ -199,10 +195,8 @@ class Gateway:
         request, provider = reply.asked, reply.table.providers[target.provider]
         if target.system or target.sampling:
             request = request.for_target(target.system, target.sampling)
-        passes = reply.body is not None and reply.dialect in provider.passes and request == reply.asked
-        call = Call(
-            request, target, salt=reply.key or "", dialect=reply.dialect, body=reply.body if passes else None
-        )
+        body = reply.body if reply.dialect in provider.passes and request == reply.asked else None
+        call = Call(request, target, salt=reply.key or "", dialect=reply.dialect, body=body)
         refused = provider.unsupported(call)
         for field, reason in refused.items():
             if field in WHOLE or not may_drop(field, reply.route.drop):
@@ -256,7 +250,8 @@ class Gateway:
                 await self.keep(reply)
         except HerdError as error:  # a full disk, say: a reply that is not kept is not called complete
             reply.failed = failed or Failed(str(error), error.code, error.status)
-        for provider in [p for p in self._retired if not self._used(p)]:
+        used = [active.table.providers for active in self._active.values()] if self._retired else []
+        for provider in [p for p in self._retired if not any(of.get(p.name) is p for of in used)]:
             self._retired.remove(provider)
             await provider.close()
 
@@ -268,16 +263,14 @@ class Gateway:
     async def keep(self, reply: Reply) -> None:
         """Keep the generations that are not yet."""
         while reply.kept < reply.asked.n:
-            row = self.row(reply, reply.kept)
-            await asyncio.to_thread(self.store.add_generation, row, reply.keep)
+            await asyncio.to_thread(self.store.add_generation, self.row(reply, reply.kept), reply.keep)
             reply.kept += 1
 
     def run_in_background(self, reply: Reply) -> None:
         """Let the reply be made though nobody reads it. Raises HerdError 429 if many are on their way."""
         if len(self._background) >= MAX_BACKGROUND:
-            raise HerdError(
-                f"{MAX_BACKGROUND} replies are made in the background already", status=429, code="queue_full"
-            )
+            message = f"{MAX_BACKGROUND} replies are made in the background already"
+            raise HerdError(message, status=429, code="queue_full")
 
         async def work() -> None:
             try:
@@ -291,7 +284,7 @@ class Gateway:
 
     def in_background(self, id: str) -> Reply | None:
         """The reply of this id, if it is still being made in the background."""
-        return self._background[id][0] if id in self._background else None
+        return self._background.get(id, (None,))[0]
 
     async def cancel(self, id: str) -> None:
         """Stop a reply in the background; returns when what was said is kept."""
@@ -324,17 +317,14 @@ class Gateway:
     async def apply(self, config: Config) -> None:
         """Let `config` count from now on, all of it at once. Raises ConfigError, and nothing has changed then."""
         async with self._one:
-            self._set(config, await asyncio.to_thread(self._read_stored))
+            self._set(config, await asyncio.to_thread(self.store.routes))
 
     async def refresh(self) -> None:
         """Read the store's routes again: after a change here, and now and then for changes elsewhere."""
         async with self._one:
-            stored = await asyncio.to_thread(self._read_stored)
+            stored = await asyncio.to_thread(self.store.routes)
             if stored != self._stored:
                 self._set(self.now.config, stored)
-
-    def _read_stored(self) -> dict[str, tuple[int, Any]]:
-        return self.store.routes()
 
     def _set(self, config: Config, stored: dict[str, tuple[int, Any]]) -> None:
         if both := next((name for name in config.routes if name in stored), None):
@@ -348,12 +338,10 @@ class Gateway:
         routes = dict(config.routes)
         for name, (version, definition) in stored.items():
             try:
-                route = parse_route(name, definition, config)
-                routes[name] = replace(route, source="store", version=version)
+                routes[name] = replace(parse_route(name, definition, config), source="store", version=version)
             except ConfigError as error:  # of a provider that is gone, say: the others go on
                 log.warning("the stored route %s does not count: %s", name, error)
-        named = {(name, url) for name, provider in providers.items() for url in provider.urls}
-        self.replicas.keep(named)
+        self.replicas.keep({(name, url) for name, p in providers.items() for url in p.urls})
         for name, spec in config.providers.items():
             for replica in self.replicas.of(name, providers[name].urls):
                 replica.places.most = spec.concurrency
@@ -367,9 +355,6 @@ class Gateway:
             return self._build(spec)
         except HerdError as error:
             raise ConfigError(("providers", spec.name), str(error)) from None
-
-    def _used(self, provider: Provider) -> bool:
-        return any(reply.table.providers.get(provider.name) is provider for reply in self._active.values())
 
     def start(self) -> None:
         """Begin to ask providers for their models, now and again."""
@@ -410,14 +395,9 @@ class Gateway:
     @property
     def ready(self) -> bool:
         """Whether a provider other than the local engine can be asked."""
-        return any(
-            self.replicas.of(n, p.urls) and not self._rests(n, p)
-            for n, p in self.now.providers.items()
-            if n != LOCAL
-        )
-
-    def _rests(self, name: str, provider: Provider) -> bool:
-        return all(replica.state == "open" for replica in self.replicas.of(name, provider.urls))
+        providers = self.now.providers.items()
+        replicas = (r for n, p in providers if n != LOCAL for r in self.replicas.of(n, p.urls))
+        return any(replica.state != "open" for replica in replicas)
 
     def health(self) -> list[dict[str, Any]]:
         """Each address: provider, url, state (closed | open | half-open), in_flight, error, latency_ms."""

@@ -7,17 +7,8 @@ from herd.gateway.keys import Principal
 
 # The pages hold no data, and ask for the key.
 PAGES = (
-    "/",
-    "/models",
-    "/runs",
-    "/traffic",
-    "/conversations",
-    "/routes",
-    "/keys",
-    "/arena",
-    "/leaderboard",
-    "/c/{id}",
-)
+    "/", "/models", "/runs", "/traffic", "/conversations", "/routes", "/keys", "/arena", "/leaderboard", "/c/{id}"
+)  # fmt: skip
 OPEN_PATHS = frozenset({"/health", "/ready", "/api/session", "/favicon.ico", "/embed.js", *PAGES})
 OPEN_FOLDERS = ("/web/", "/c/")
 

@@ -41,6 +41,7 @@ def status(request: Request) -> dict[str, Any]:
         # Why the running configuration is not that of herd.toml: not for a publishable key.
         "config_problem": here.reloader.problem if asking.may("read") else None,
         "routes": [_served(here, name) for name in names],
+        "arena": list(here.battles.names()) if asking.may("use:arena") else [],  # who may battle
         "default_route": default if default in names else next(iter(names), None),
         "runs_active": here.scheduler.active,
     }

@@ -73,7 +73,7 @@ def create_app(settings: Settings, engines: Engines) -> FastAPI:
 
     board = Board(
         store,
-        targets=lambda: leaderboard.targets(gateway),
+        targets=lambda: battles.names(),
         about=lambda name: leaderboard.about(gateway, name),
     )
     live = leaderboard.Live(board, lambda: gateway.closing)

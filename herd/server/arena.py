@@ -4,13 +4,14 @@ import asyncio
 import json
 import tempfile
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from typing import IO, Annotated, Any, get_args
 
 from fastapi import APIRouter, Depends, Query, Request
 from fastapi.responses import StreamingResponse
 
 from herd.arena import exports, judging
+from herd.arena.columns import JUDGE, PEOPLE
 from herd.arena.formats import Format
 from herd.arena.imports import MAX_NAME, import_votes
 from herd.errors import HerdError
@@ -24,10 +25,8 @@ router = APIRouter(prefix="/api/arena")
 
 MAX_FILE = 2 << 30  # bytes of an import
 SILENCE = 30.0  # seconds without a byte of it
-PAIRS, MAX_PAGE = (
-    50,
-    8 << 20,
-)  # pairs for a judge at once, and characters after which there are no more of them
+PAIRS = 50  # for a judge at once
+MAX_PAGE = 8 << 20  # characters of pairs after which there are no more of them
 CHUNK = 1 << 16
 USE = get_args(Use)
 Word = Annotated[str | None, Query(max_length=MAX_NAME)]
@@ -52,11 +51,8 @@ async def import_(
 
     with tempfile.TemporaryFile(dir=here.settings.home) as file:
         await _receive(request, file)
-        work = asyncio.create_task(
-            asyncio.to_thread(
-                import_votes, file, format, here.store, use=use, judge=judge, progress=go_on
-            )  # fmt: skip
-        )
+        reading = asyncio.to_thread(import_votes, file, format, here.store, use=use, judge=judge, progress=go_on)  # fmt: skip
+        work = asyncio.create_task(reading)
         while not work.done():
             await asyncio.wait({work}, timeout=1)
             if not work.done() and await request.is_disconnected():
@@ -68,20 +64,24 @@ async def import_(
 def export(
     request: Request,
     format: exports.Form = "fastchat",
-    raters: Annotated[str, Query(max_length=MAX_NAME)] = "people",
+    raters: Annotated[str, Query(max_length=MAX_NAME)] = PEOPLE,
     purpose: exports.Purpose = "train",
 ) -> StreamingResponse:
     """The votes as a file, or preference pairs. It is whole before its first byte is sent, so that its length is known
     and `X-Herd-Left-Out` says what was left out, by reason."""
     here = state(request)
+    if raters.startswith(JUDGE):
+        here.board.refresh()
+        here.board.chosen(raters)  # which says who there are
     file = tempfile.TemporaryFile(dir=here.settings.home)  # noqa: SIM115
     try:
         left_out = exports.export(
             file, format, here.store, raters=raters, flagged=_flagged(here), purpose=purpose,
-            about=lambda target: _about(here, target),
+            about=here.board.about,
         )  # fmt: skip
+        kind, end = exports.TYPES[format]
         headers = {
-            "Content-Disposition": f'attachment; filename="votes.{exports.ENDS[format]}"',
+            "Content-Disposition": f'attachment; filename="votes.{end}"',
             "Content-Length": str(file.tell()),
             "X-Herd-Left-Out": json.dumps(left_out),
         }
@@ -89,7 +89,7 @@ def export(
     except BaseException:
         file.close()
         raise
-    return StreamingResponse(_chunks(file), media_type=exports.TYPES[format], headers=headers)
+    return StreamingResponse(_chunks(file), media_type=kind, headers=headers)
 
 
 @router.get("/pairs")
@@ -166,9 +166,3 @@ def _flagged(here: State) -> Callable[[str | None], bool]:
     here.board.refresh()
     here.board.suspects()
     return here.board.is_flagged
-
-
-def _about(here: State, target: str) -> Mapping[str, Any]:
-    """Who wrote a reply, and what may be done with it."""
-    known = here.board.about(target)
-    return {name: known.get(name) for name in ("open", "licence", "terms")}

@@ -24,6 +24,7 @@ router = APIRouter(prefix="/api/battles")
 
 COOKIE = "herd_voter"
 YEAR = 365 * 86400
+THINKING = b": they think\n\n"
 MAX_TAGS, MAX_COMMENT, MAX_USER = 10, 2000, 200
 TAG = re.compile(r"[^\s/][^\x00-\x1f\x7f]{0,39}")
 _OURS = re.compile(r"[A-Za-z0-9_-]{20,60}")
@@ -163,13 +164,10 @@ async def _lines(
     first: Row | None, events: AsyncGenerator[Row | None, None]
 ) -> AsyncGenerator[dict[str, Any] | str | bytes, None]:
     async with aclosing(events):
-        event: Row | None = first
+        yield first or THINKING
         try:
-            while True:
-                yield event if event is not None else b": they think\n\n"
-                event = await anext(events)
-        except StopAsyncIteration:
-            return
+            async for event in events:
+                yield event or THINKING
         except HerdError as error:  # of the caller's key, so of both sides
             for side in ("left", "right"):
                 yield {"type": "failed", "side": side, "message": str(error)}
@@ -179,11 +177,9 @@ def _texts(name: str, given: Any, most: int, form: re.Pattern[str]) -> list[str]
     if given is None:
         return []
     if len(given) > most or not all(isinstance(text, str) and form.fullmatch(text) for text in given):
-        what = (
-            f"some of {form.pattern.replace('|', ', ')}"
-            if name == "reasons"
-            else "names of up to 40 characters, without control characters or a leading slash"
-        )
+        what = "names of up to 40 characters, without control characters or a leading slash"
+        if name == "reasons":
+            what = f"some of {', '.join(REASONS)}"
         raise ProtocolError(f"{name} must be a list of at most {most}: {what}", name)
     return list(dict.fromkeys(given))
 

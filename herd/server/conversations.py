@@ -21,11 +21,8 @@ ROLES = ("system", "user", "assistant", "tool")
 MAX_IDS = 1000
 CONVERSATION: dict[str, Any] = {"title": str, "route": str, "system": str, "settings": dict}
 MESSAGE: dict[str, Any] = dict.fromkeys(("id", "parent", "role", "content", "generation"), str)
-VOTE: dict[str, Any] = {
-    **dict.fromkeys(("id", "a", "b", "outcome", "source", "rater"), str),
-    "details": dict,
-    "tags": list,
-}
+VOTE: dict[str, Any] = dict.fromkeys(("id", "a", "b", "outcome", "source", "rater"), str)
+VOTE |= {"details": dict, "tags": list}
 OWN = ("id", "a", "b", "outcome", "source", "created")  # what a publishable key sees of its vote: no target
 JUDGES = ("rater", "details", "tags")  # what only a judge's vote has
 MAX_TAGS, MAX_NAME = 20, 100
@@ -121,12 +118,10 @@ async def add_vote(
     if given.get("rater") is None:
         given["voter"] = await voter_of(request, None)
         if not caller.may("admin"):
-            here.votes.take(given["voter"], here.gateway.now.config.arena.votes_per_hour)
+            here.ballots.hourly.take(given["voter"], here.gateway.now.config.arena.votes_per_hour)
     given.setdefault("id", uuid.uuid4().hex)
-    kept = await here.store.write_vote(
-        {**given, "key": caller.name, "application": caller.application or None}
-    )
-    shown = _shown(kept)
+    whole = {**given, "key": caller.name, "application": caller.application or None}
+    shown = _shown(await here.store.write_vote(whole))
     return shown if caller.may("read") else {name: shown[name] for name in OWN}
 
 

@@ -3,6 +3,8 @@
 import asyncio
 import json
 from collections.abc import AsyncGenerator, Callable, Mapping
+from contextlib import suppress
+from dataclasses import asdict
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request
@@ -60,11 +62,9 @@ class Live:
             changed, now = self._changed, self.board.version
             yield {"version": now} if now != told else b": still here\n\n"
             told = now
-            try:
+            with suppress(TimeoutError):
                 async with asyncio.timeout(HEARTBEAT):
                     await changed.wait()
-            except TimeoutError:
-                pass
 
 
 @router.get("")
@@ -78,13 +78,7 @@ async def leaderboard(
 ) -> Response:
     """Targets by rating, with intervals, ranks, pairs, costs and latencies. `style`: at equal length, headers, lists and
     bold; `open`: those with open weights only; `anchor`: whose rating is 1000."""
-    options = {
-        "raters": raters,
-        "category": category or None,
-        "style": style,
-        "open": open,
-        "anchor": anchor or None,
-    }
+    options = {"raters": raters, "category": category or None, "style": style, "open": open, "anchor": anchor or None}  # fmt: skip
     return await _told(request, lambda board: board.leaderboard(**options))
 
 
@@ -117,36 +111,21 @@ async def _told(request: Request, ask: Callable[[Board], Mapping[str, Any]]) -> 
         return Response(await asyncio.to_thread(work), media_type="application/json")
 
 
-def targets(gateway: Gateway) -> list[str]:
-    """Who may be drawn for a battle."""
-    now = gateway.now
-    return list(now.config.arena.targets or dict.fromkeys((*now.local.names(), *now.config.targets)))
-
-
 def about(gateway: Gateway, name: str) -> dict[str, Any]:
     """What is known of a target: whether its weights are open (None: not known), its licence, its card's address, and
     the terms on what may be done with its replies. [arena.models] says it, else the registry or the provider's name."""
     now = gateway.now
-    said = now.config.arena.models.get(name)
     spec = now.config.targets.get(name)
-    provider, model = (
-        (spec.provider, spec.model) if spec else name.split("/", 1) if "/" in name else (LOCAL, name)
-    )
-    found: dict[str, Any] = {
-        "open": False if provider in CLOSED else None,
-        "licence": None,
-        "card": None,
-        "terms": None,
-    }
+    provider, slash, model = name.partition("/")
+    provider, model = (spec.provider, spec.model) if spec else (provider, model) if slash else (LOCAL, name)
+    found: dict[str, Any] = dict.fromkeys(("open", "licence", "card", "terms"))
+    if provider in CLOSED:
+        found["open"] = False
     if provider == LOCAL:
-        try:
-            entry = getattr(now.local.target(model), "entry", None)
-        except HerdError:  # a model that is gone
-            entry = None
-        if entry is not None:
-            shown = entry.adapter or entry.model
-            found |= {"open": True, "licence": shown.licence or None, "card": f"/models#{shown.ref}"}
-    if said is not None:
-        own = {"open": said.open, "licence": said.licence, "terms": said.terms}
-        found |= {key: value for key, value in own.items() if value is not None}
+        with suppress(HerdError):  # of a model that is gone
+            if entry := getattr(now.local.target(model), "entry", None):
+                shown = entry.adapter or entry.model
+                found |= {"open": True, "licence": shown.licence or None, "card": f"/models#{shown.ref}"}
+    if said := now.config.arena.models.get(name):
+        found |= {key: value for key, value in asdict(said).items() if value is not None}
     return found

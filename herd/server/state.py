@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from fastapi import Request
@@ -10,7 +10,6 @@ from fastapi import Request
 from herd.arena.ballots import Ballots
 from herd.arena.battles import Battles
 from herd.arena.board import Board
-from herd.arena.voters import Hourly
 from herd.gateway.gateway import Gateway
 from herd.gateway.keys import Keys, Principal
 from herd.gateway.ledger import Ledger
@@ -42,7 +41,6 @@ class State:
     live: Live
     battles: Battles
     ballots: Ballots
-    votes: Hourly = field(default_factory=lambda: Hourly("votes"))  # of those who are no admins
 
     @property
     def problem(self) -> str | None:

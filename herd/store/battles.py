@@ -5,22 +5,8 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from sqlalchemy import (
-    ColumnElement,
-    Connection,
-    FromClause,
-    Select,
-    and_,
-    bindparam,
-    cast,
-    func,
-    insert,
-    literal,
-    null,
-    or_,
-    select,
-    update,
-)
+import sqlalchemy as sa
+from sqlalchemy import ColumnElement, Connection, Select, bindparam, func, insert, null, or_, select, update
 from sqlalchemy.dialects.postgresql import insert as insert_new
 
 from herd.errors import HerdError
@@ -113,20 +99,14 @@ class Battles(Generations):
                 found.setdefault(frozenset((row["a"], row["b"])), row)
         newest = sorted(found.values(), key=lambda row: row["created"], reverse=True)[:limit]
         ids = {row[side] for row in newest for side in ("a", "b")}
-        texts = {
-            row["id"]: row for row in self._generations(select(generations).where(generations.c.id.in_(ids)))
-        }
-        return [
-            {
-                "battle": row["battle"],
-                "a": (a := texts[row["a"]]),
-                "b": (b := texts[row["b"]]),
-                "a_target": a["target"] or a["route"],
-                "b_target": b["target"] or b["route"],
-                "conversation": a["conversation"],
-            }
-            for row in newest
-        ]
+        whole = self._generations(select(generations).where(generations.c.id.in_(ids)))
+        texts = {row["id"]: row for row in whole}
+        for row in newest:
+            del row["created"]
+            row["a"], row["b"] = a, b = texts[row["a"]], texts[row["b"]]
+            row["a_target"], row["b_target"] = a["target"] or a["route"], b["target"] or b["route"]
+            row["conversation"] = a["conversation"]
+        return newest
 
     def setting(self, name: str, make: Callable[[], str]) -> str:
         """The value that is kept under a name; `make()` where there is none yet. The first writer wins."""
@@ -206,9 +186,9 @@ def _put_turns(connection: Connection, battle: str, turns: Sequence[Mapping[str,
 _a, _b = generations.alias("one"), generations.alias("two")
 
 
-def _may_be_judged(made: FromClause) -> ColumnElement[bool]:
+def _may_be_judged(made: sa.FromClause) -> ColumnElement[bool]:
     """What may not be used for evaluation is shown to nobody."""
-    return made.c.use.is_(None) | cast(made.c.use, Text).contains('"evaluate"')
+    return made.c.use.is_(None) | sa.cast(made.c.use, Text).contains('"evaluate"')
 
 
 _SAID = (_a.c.reply != "") & (_b.c.reply != "") & _a.c.error.is_(None) & _b.c.error.is_(None)
@@ -235,7 +215,7 @@ def _shadowed() -> Select[Any]:
 def _rewritten() -> Select[Any]:
     """Each two replies to one message, once."""
     m, n = messages.alias("m"), messages.alias("n")
-    beside = and_(n.c.conversation == m.c.conversation, n.c.parent == m.c.parent, n.c.id != m.c.id)
+    beside = (n.c.conversation == m.c.conversation) & (n.c.parent == m.c.parent) & (n.c.id != m.c.id)
     both = _a.join(m, m.c.generation == _a.c.id).join(n, beside).join(_b, n.c.generation == _b.c.id)
     return _pair(null()).select_from(both).where(_a.c.id < _b.c.id)
 
@@ -251,5 +231,5 @@ def _unseen(query: Select[Any], judge: str | None, voter: str | None) -> Select[
     for of in [column == name for column, name in given if name is not None]:
         forth = (votes.c.a == _a.c.id) & (votes.c.b == _b.c.id)
         back = (votes.c.a == _b.c.id) & (votes.c.b == _a.c.id)
-        query = query.where(~select(literal(1)).where(of, or_(forth, back)).exists())
+        query = query.where(~select(votes.c.id).where(of, or_(forth, back)).exists())
     return query

@@ -10,20 +10,13 @@ from sqlalchemy.dialects.postgresql import insert as insert_new
 
 from herd.errors import HerdError
 from herd.store.database import Database, rows
-from herd.store.generations import drop_prompts, drop_text
+from herd.store.generations import drop_prompts, drop_text, drop_words
 from herd.store.tables import battles, conversations, feedback, generations, messages, votes
 from herd.store.votes import OUTCOMES
 
 FIELDS = ("title", "route", "system", "settings")
 OWN = ("key", "response", "deleted")  # columns that are this server's alone: neither exported nor imported
-LISTS = (
-    "calls",
-    "use",
-    "dropped",
-    "tags",
-    "style",
-    "reasons",
-)  # what is a list in JSON; the rest are objects
+LISTS = ("calls", "use", "dropped", "tags", "style", "reasons")  # in JSON; the rest are objects
 _HEAD = [conversations.c[name] for name in ("id", *FIELDS, "created", "updated")]
 _MESSAGE = [messages.c[name] for name in ("id", "parent", "role", "content", "generation", "created")]
 
@@ -214,8 +207,7 @@ def _delete(connection: Connection, id: str) -> bool:
     connection.execute(delete(messages).where(messages.c.conversation == id))
     drop_text(connection, generations.c.conversation == id)
     drop_prompts(connection, battles.c.conversation == id)
-    words = {"reasons": None, "comment": None, "details": None}
-    connection.execute(update(votes).where(votes.c.conversation == id).values(words))
+    drop_words(connection, votes.c.conversation == id)
     return True
 
 

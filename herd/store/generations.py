@@ -37,6 +37,7 @@ from herd.store.tables import (
 )
 
 Keep = Literal["none", "metadata", "text"]
+WORDS = ("reasons", "comment", "details")  # what of a vote goes when its conversation is deleted
 
 # What of a request says nothing of what was asked; the messages keep their roles, the sampling all but its words.
 WORDLESS = frozenset(
@@ -215,11 +216,15 @@ def drop_text(connection: Connection, which: ColumnElement[bool]) -> None:
         connection.execute(one.values(without_text(row)))
     ids = [row["id"] for row in found]
     connection.execute(update(feedback).where(feedback.c.generation.in_(ids)).values(text=None))
-    said = or_(votes.c.a.in_(ids), votes.c.b.in_(ids))
-    connection.execute(update(votes).where(said).values(reasons=None, comment=None, details=None))
+    drop_words(connection, or_(votes.c.a.in_(ids), votes.c.b.in_(ids)))
     shown = or_(battle_turns.c.a.in_(ids), battle_turns.c.b.in_(ids))
     drop_prompts(connection, battles.c.id.in_(select(battle_turns.c.battle).where(shown)))
     connection.execute(update(attempts).where(attempts.c.generation.in_(ids)).values(error=None))
+
+
+def drop_words(connection: Connection, which: ColumnElement[bool]) -> None:
+    """Leave nothing in these votes that people have written."""
+    connection.execute(update(votes).where(which).values(dict.fromkeys(WORDS)))
 
 
 def drop_prompts(connection: Connection, which: ColumnElement[bool]) -> None:

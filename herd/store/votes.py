@@ -5,7 +5,7 @@ import hashlib
 import json
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from itertools import islice
 from typing import IO, Any
@@ -17,7 +17,7 @@ from sqlalchemy.dialects.postgresql import insert as insert_new
 from herd.errors import HerdError
 from herd.store.database import Database
 from herd.store.engines import to_json
-from herd.store.generations import about, put_generation, was_deleted
+from herd.store.generations import WORDS, about, put_generation, was_deleted
 from herd.store.tables import Text, battles, frozen, generations, votes
 
 COLUMNS = tuple(votes.c.keys())
@@ -38,8 +38,7 @@ _MANY_POSTGRESQL = f"""INSERT INTO votes ({", ".join(_QUOTED)})
     FROM jsonb_array_elements(%s::jsonb) AS row ON CONFLICT DO NOTHING"""
 OUTCOMES = ("a", "b", "tie", "both_bad")
 NEEDED = ("id", "a_target", "b_target", "source")
-AT_ONCE = 5000  # rows of an import that are in memory together
-WORDS = ("reasons", "comment", "details")  # what of a vote goes when its conversation is deleted
+AT_ONCE, WITH_TEXT = 5000, 500  # rows that are in memory together; with their text they may be long
 
 # Built once: votes come in bursts, and building a statement costs more than running it.
 _INSERT = insert_new(votes).on_conflict_do_nothing()
@@ -147,24 +146,20 @@ class Votes(Database):
         with self._read() as connection:
             return [tuple(row) for row in connection.execute(_BOARD, {"after": rowid, "most": limit})]
 
-    def whole_votes(self, rowid: int, limit: int, *, text: bool) -> list[dict[str, Any]]:
-        """As `votes_after`, but all columns, each with its "rowid"; with `text` also "a_request", "a_reply", "a_use" of
-        the generation a, and of b, which are None where there is none or its text is gone."""
+    def whole_votes(self, *, text: bool) -> Iterator[dict[str, Any]]:
+        """All votes in the order in which they were committed, with all columns; with `text` also "a_request", "a_reply",
+        "a_use" of the generation a, and of b, which are None where there is none or its text is gone."""
         query: Select[Any] = select(_ROWID.label("rowid"), votes)
         for side in ("a", "b") if text else ():
             made = generations.alias(side)
             query = query.outerjoin(made, made.c.id == votes.c[side])
-            query = query.add_columns(
-                *(made.c[name].label(f"{side}_{name}") for name in ("request", "reply", "use"))
-            )
-        return self._fetch(query.where(_ROWID > rowid).order_by(_ROWID).limit(limit))
-
-    def rated_votes(self, rowid: int, limit: int) -> list[dict[str, Any]]:
-        """As `votes_after`, but only those that count and are about two generations, with what a judge's agreement needs."""
-        names = "id a b a_target b_target outcome rater voter conversation details".split()
-        query = select(_ROWID.label("rowid"), *(votes.c[name] for name in names))
-        query = query.where(votes.c.a.is_not(None), votes.c.b.is_not(None), votes.c.void.is_(None))
-        return self._fetch(query.where(_ROWID > rowid).order_by(_ROWID).limit(limit))
+            columns = (made.c[name].label(f"{side}_{name}") for name in ("request", "reply", "use"))
+            query = query.add_columns(*columns)
+        query = query.where(_ROWID > bindparam("after")).order_by(_ROWID)
+        query, after = query.limit(WITH_TEXT if text else AT_ONCE), 0
+        while page := self._fetch(query.params(after=after)):
+            yield from page
+            after = page[-1]["rowid"]
 
     def pairs(self, route: str) -> list[dict[str, Any]]:
         """The people's votes on a route's replies with what they are about, the oldest first.
@@ -187,10 +182,10 @@ class Votes(Database):
         )
         pairs, kept_back = [], {row["prompt"] for row in self._fetch(select(frozen))}
         for row in self._fetch(query):
-            row["prompt"], other = _prompt(row["prompt"]), _prompt(row.pop("other"))
-            asked = {prompt_hash(m["content"]) for m in row["prompt"] if m["role"] == "user"}
-            if any(m["content"] for m in row["prompt"]) and _said(row["prompt"]) == _said(other):
-                if not asked & kept_back:
+            row["prompt"], other = asked(row["prompt"]), asked(row.pop("other"))
+            hashes = {prompt_hash(m["content"]) for m in row["prompt"] if m["role"] == "user"}
+            if any(m["content"] for m in row["prompt"]) and spoken(row["prompt"]) == spoken(other):
+                if not hashes & kept_back:
                     pairs.append(row)
         return pairs
 
@@ -272,8 +267,8 @@ def _complete(connection: Connection, row: dict[str, Any], battle: str | None) -
         row[f"{side}_digest"] = row[f"{side}_digest"] or found.target_digest
     row["conversation"] = row["conversation"] or known[row["a"]].conversation
     if row["prompt"] is None:
-        asked = _prompt(known[row["a"]].request)
-        first = next((message["content"] for message in asked if message["role"] == "user"), "")
+        said = asked(known[row["a"]].request)
+        first = next((message["content"] for message in said if message["role"] == "user"), "")
         row["prompt"] = prompt_hash(first)
 
 
@@ -291,10 +286,10 @@ def _add_all(connection: Connection, file: IO[str]) -> int:
     return new
 
 
-def _prompt(request: Mapping[str, Any]) -> list[dict[str, str]]:
+def asked(request: Mapping[str, Any]) -> list[dict[str, str]]:
     return [{"role": m["role"], "content": m["content"]} for m in request.get("messages", [])]
 
 
-def _said(prompt: list[dict[str, str]]) -> list[dict[str, str]]:
+def spoken(prompt: list[dict[str, str]]) -> list[dict[str, str]]:
     """The prompt without system messages, which belong to the target."""
     return [message for message in prompt if message["role"] != "system"]

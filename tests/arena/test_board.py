@@ -80,7 +80,9 @@ def test_m_votes_on_one_prompt_count_as_the_root_of_m(store: Store) -> None:
         [vote(20, "y", "z", prompt="p"), vote(21, "z", "y", prompt="p"), vote(22, "z", "x", outcome="tie")]
     )
     board.refresh()
-    assert board.votes().weight[-3:] == pytest.approx([1 / math.sqrt(2), 1 / math.sqrt(2), 1])  # another pair
+    assert board.chosen().votes.weight[-3:] == pytest.approx(
+        [1 / math.sqrt(2), 1 / math.sqrt(2), 1]
+    )  # another pair
 
 
 def test_what_does_not_count_is_told(store: Store) -> None:
@@ -127,7 +129,7 @@ def test_a_flagged_voter_takes_nothing_from_others(store: Store, monkeypatch: py
     assert board_of(store, rows).compare("x", "y")["votes"] == 10
     board = board_of(store, [])
     assert board.history()["series"][0]["rating"][-1] == pytest.approx(1000)
-    assert board.votes().weight[:10].tolist() == [1.0] * 10
+    assert board.chosen().votes.weight[:10].tolist() == [1.0] * 10
 
 
 def test_too_many_targets_are_told(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -193,7 +195,7 @@ def test_it_follows_the_store(store: Store) -> None:
         assert board.refresh() == board.version
     fresh = Board(store)
     fresh.refresh()
-    told, whole = board.votes(), fresh.votes()
+    told, whole = board.chosen().votes, fresh.chosen().votes
     for side in ("a", "b"):
         names = [np.array(votes.names)[getattr(votes, side)] for votes in (told, whole)]
         assert (names[0] == names[1]).all()
@@ -202,7 +204,7 @@ def test_it_follows_the_store(store: Store) -> None:
     time.sleep(QUICK)
     pages = [b.leaderboard(category="code") for b in (board, fresh)]
     assert pages[0]["rows"] == pages[1]["rows"] and pages[0]["categories"] == pages[1]["categories"]
-    kept = len(board.votes())
+    kept = len(board.chosen().votes)
     assert {c["name"]: c["votes"] for c in pages[0]["categories"]} == {"code": pytest.approx(kept * 2 / 3, abs=1), "tag/ü": pytest.approx(kept / 3, abs=1)}  # fmt: skip
     styled = board.leaderboard(style=True)["style"]
     assert {c["name"] for c in styled["coefficients"]} >= {"left", "length"} and 0 < styled["left_out"] < kept

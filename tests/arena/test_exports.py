@@ -238,7 +238,7 @@ def test_counts_leave_flagged_voters_out(full: Store) -> None:
 
 
 def test_many_votes_are_read_in_pages(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("herd.arena.exports.PAGE", 7)
+    monkeypatch.setattr("herd.store.votes.WITH_TEXT", 7)
     store.add_votes(
         {"id": str(i), "a_target": "x", "b_target": "y", "outcome": "a", "source": "import", "created": 1.0}
         for i in range(50)

@@ -144,6 +144,16 @@ def test_votes_of_a_judge_are_not_peoples(store: Store) -> None:
     assert (vote["source"], vote["rater"], vote["voter"]) == ("judge", "gpt-4", None)
 
 
+@pytest.mark.parametrize(
+    "data, form", [(lines(OF_2024), "fastchat"), ('{"A": {"B": [1, 0, 0, 0]}}', "counts")]
+)
+def test_who_say_the_same_are_still_three(store: Store, data: str, form: formats.Format) -> None:
+    for judge in (None, "gpt-4", "gpt-5"):
+        assert take(store, data, form, judge=judge).votes == 1
+        assert take(store, data, form, judge=judge).known == 1
+    assert Counter(vote["rater"] for vote in store.votes()) == {None: 1, "gpt-4": 1, "gpt-5": 1}
+
+
 def test_use_is_what_is_asked_for(store: Store) -> None:
     take(store, lines(LMSYS), use=("evaluate", "train"))
     assert {tuple(row["use"]) for row in store.generations()} == {("evaluate", "train")}

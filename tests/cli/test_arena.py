@@ -151,3 +151,26 @@ def test_the_real_board_answers_with_and_without_a_server(home: Path, herd: Herd
     assert "`herd arena leaderboard` lists the targets" in herd(
         "arena", "compare", "left", "nobody", status=1
     )
+
+
+def test_groups_that_no_votes_connect_stand_apart(
+    server: FakeServer, board: Board, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = rows_of(server)
+    last = rows[0]["name"]  # of the highest rating, in the smaller group
+    board.extra[last] |= {"component": 1}
+    assert run(["arena", "leaderboard"]) == 0
+    out, err = capsys.readouterr()
+    lines = out.splitlines()
+    assert lines[0].split()[0] == "group"
+    assert [line.split()[0] for line in lines[1:]] == ["1"] * (len(rows) - 1) + ["2"] and last in lines[-1]
+    assert "not counted: 12 void (leak, limit), 25 of 1 flagged voters" in err
+
+
+def test_votes_that_both_are_bad_are_votes(
+    server: FakeServer, board: Board, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for row in rows_of(server):
+        board.extra[row["name"]] |= {"votes": 0, "both_bad": 1}
+    assert run(["arena", "leaderboard", "--category", "code"]) == 0
+    assert "no votes yet" not in capsys.readouterr().out

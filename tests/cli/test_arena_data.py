@@ -57,6 +57,8 @@ def test_a_wrong_file_is_refused_whole(herd: Herd, tmp_path: Path) -> None:
     file = tmp_path / "votes.csv"
     file.write_text("left,right,winner\nx,y,left\nx,y,no\n")
     assert "line 3, column winner: must be model_a" in herd("arena", "import", str(file), status=1)
+    (tmp_path / "none.csv").touch()
+    assert "none.csv: it is empty" in herd("arena", "import", str(tmp_path / "none.csv"), status=1)
     assert "say its form with --format" in herd("arena", "import", written(tmp_path / "votes.txt"), status=1)
     assert herd("arena", "leaderboard")["totals"]["votes"] == 0
 
@@ -171,7 +173,9 @@ def test_a_judge_goes_on_where_it_stopped(
 
 @pytest.mark.parametrize("home", ["alone"], indirect=True)
 def test_a_judge_needs_a_server(herd: Herd) -> None:
-    assert "no server is running" in herd("arena", "judge", "--route", "x", status=1)
+    assert "no server answers at http://127.0.0.1:9; `herd up`" in herd(
+        "arena", "judge", "--route", "x", status=1
+    )
     assert herd("arena", "agreement") == {"judges": []}
 
 

@@ -25,6 +25,10 @@ def test_a_judge_that_only_sees_the_place() -> None:
     found = judge_bias([0] * 40, [0] * 40, np.ones((40, 2)))
     assert found is not None and found.follows_place == 1 and found.length is None
     assert (found.to_left.low, found.to_left.estimate, found.to_left.high) == (1, 1, 1)
+    nearly = judge_bias([0] * 5 + [2], [0] * 5 + [2], np.ones((6, 2)))
+    assert (
+        nearly is not None and 0 < nearly.to_left.low < nearly.to_left.high == 1
+    )  # there is no more than all
     fair = judge_bias([0, 1, 2, 0] * 10, [1, 0, 2, 1] * 10, [[1, 2], [3, 1], [1, 1], [2, 2]] * 10)
     assert fair is not None and fair.follows_place == 0 and fair.to_left.estimate == 0
     assert fair.length is not None and fair.length.estimate == pytest.approx(-0.5 * (5 / 6) / (1 / 9 + 1 / 4))

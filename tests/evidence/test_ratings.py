@@ -290,3 +290,12 @@ def test_extreme_counts_still_reach_the_maximum() -> None:
     ratings = rate(counted([[0, 1e6], [1, 0]]))
     assert ratings.difference(0, 1).estimate == pytest.approx(400 * 6, abs=1e-6)
     json.dumps([float(x) for x in ratings.rating], allow_nan=False)
+
+
+def test_a_sentence_names_a_few_and_counts_the_rest() -> None:
+    names = tuple(f"m{i}" for i in range(40))
+    wins = np.zeros((40, 40))
+    wins[0, 1:38] = wins[1:38, 0] = wins[38, 39] = wins[39, 38] = 2.0
+    none = np.zeros((40, 40))
+    (said,) = rate(Counts(names, wins, none, none)).problems
+    assert said == "no votes connect [m0, m1, m2, m3, m4 and 33 more] with [m38, m39]: ratings compare only within each"  # fmt: skip

@@ -172,6 +172,7 @@ def test_frozen_prompts_and_terms_reach_the_preferences(client: TestClient) -> N
 
 def test_a_bad_export_is_refused_before_it_begins(client: TestClient) -> None:
     assert "raters must be people or judge:NAME" in error(client.get("/api/arena/export?raters=x"), 400)
+    assert "no rater 'judge:x'" in error(client.get("/api/arena/export?raters=judge:x"), 404)
     for query in ("format=xml", "purpose=sell"):
         assert client.get(f"/api/arena/export?{query}").status_code == 400
     assert (

@@ -377,11 +377,14 @@ def test_limits_of_a_voter(client: TestClient, home: Path) -> None:
 def test_who_cannot_answer_does_not_battle(
     client: TestClient, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    assert set(client.get("/api/status").json()["arena"]) == {"cria", "tale"}
     (home / "herd.toml").write_text('[arena]\ntargets = ["cria"]\n')
     client.post("/api/reload", json={})
+    assert client.get("/api/status").json()["arena"] == ["cria"]  # whom the page offers for a chosen pair
     assert "two targets" in refused(client.post("/api/battles", json={}), 503, "too_few_targets")
     monkeypatch.setattr("herd.server.app.has_torch", lambda: False)
-    assert "openherd[local]" in refused(client.post("/api/battles", json={}), 503, "too_few_targets")
+    said = refused(client.post("/api/battles", json={}), 503, "too_few_targets")
+    assert "arena.targets" in said and "openherd[local]" in said
 
 
 def test_what_was_deleted_cannot_be_judged(client: TestClient) -> None:

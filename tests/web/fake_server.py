@@ -121,7 +121,7 @@ class Handler(BaseHTTPRequestHandler):
                 status, "The queue is full." if status == 429 else "The fake server was told to fail."
             )
         if path == "/v1/chat/completions" or method == "OPTIONS":
-            return self.chat(body) if method != "OPTIONS" else self.send(204, b"")
+            return self.stream(self.chat(body)) if method != "OPTIONS" else self.send(204, b"")
         if not path.startswith("/api/"):
             return self.page(path)
         if path == "/api/generations/export":
@@ -146,18 +146,17 @@ class Handler(BaseHTTPRequestHandler):
     def chunk(self, value: Any) -> None:
         text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
         data = f"data: {text}\n\n".encode()
-        for piece in (
-            data[: len(data) // 2],
-            data[len(data) // 2 :],
-        ):  # borders in the middle of events and characters
+        half = len(data) // 2  # borders in the middle of events and characters
+        for piece in (data[:half], data[half:]):
             self.wfile.write(f"{len(piece):x}\r\n".encode() + piece + b"\r\n")
             self.wfile.flush()
 
     def stream(self, events: Iterator[Any]) -> None:
         """Events as they come; the connection breaks where the generator ends without its last one, None."""
         self.send_response(200)
-        for name, value in (("Content-Type", "text/event-stream"), ("Transfer-Encoding", "chunked")):
-            self.send_header(name, value)
+        self.send_header("Content-Type", "text/event-stream")
+        self.send_header("Transfer-Encoding", "chunked")
+        self.send_header("X-Request-Id", self.server.state.next("req"))
         self.end_headers()
         self.close_connection = True
         with contextlib.suppress(OSError):  # whoever listened has gone
@@ -167,49 +166,29 @@ class Handler(BaseHTTPRequestHandler):
                 else:
                     self.chunk(event)
 
-    def chat(self, body: dict[str, Any]) -> None:
+    def chat(self, body: dict[str, Any]) -> Iterator[Any]:
         state = self.server.state
         state.requests.append(body)
         id = state.next("chatcmpl")
-        self.send_response(200)
-        for name, value in (
-            ("Content-Type", "text/event-stream"),
-            ("Transfer-Encoding", "chunked"),
-            ("X-Request-Id", state.next("req")),
-        ):
-            self.send_header(name, value)
-        self.end_headers()
-        reply, written, finish = state.reply, [], "cancelled"
+        written, finish = [], "cancelled"
         base = {"id": id, "object": "chat.completion.chunk", "model": body["model"]}
         time.sleep(state.delay * 5)
         try:
-            for i, word in enumerate(words(reply)):
+            for i, word in enumerate(words(state.reply)):
                 if i == state.broken_after:
                     finish = "error"
-                    self.wfile.write(b"0\r\n\r\n")
+                    yield None
                     return
-                self.chunk(
-                    {**base, "choices": [{"index": 0, "delta": {"content": word}, "finish_reason": None}]}
-                )
+                yield {**base, "choices": [{"index": 0, "delta": {"content": word}, "finish_reason": None}]}
                 written.append(word)
                 time.sleep(state.delay)
             finish = "stop"
-            self.chunk({**base, "choices": [{"index": 0, "delta": {}, "finish_reason": finish}]})
-            self.chunk(
-                {
-                    **base,
-                    "choices": [],
-                    "usage": {
-                        "prompt_tokens": 12,
-                        "completion_tokens": len(written),
-                        "total_tokens": 12 + len(written),
-                    },
-                }
-            )
-            self.chunk("[DONE]")
-            self.wfile.write(b"0\r\n\r\n")
-        except OSError:
-            self.close_connection = True
+            yield {**base, "choices": [{"index": 0, "delta": {}, "finish_reason": finish}]}
+            n = len(written)
+            usage = {"prompt_tokens": 12, "completion_tokens": n, "total_tokens": 12 + n}
+            yield {**base, "choices": [], "usage": usage}
+            yield "[DONE]"
+            yield None
         finally:
             state.generations[id] = {
                 "id": id, "route": body["model"], "target": body["model"], "target_digest": DIGEST, "model_ref": "cria@1",
@@ -294,6 +273,7 @@ def status(state: State, **_: Any) -> dict[str, Any]:
         "version": "0.1.0",
         "engine": state.engine,
         "routes": routes,
+        "arena": ["cria", "tale"],
         "default_route": "cria",
         "runs_active": state.runs_active,
     }

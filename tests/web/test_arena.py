@@ -140,8 +140,10 @@ def test_a_battle_survives_a_reload_in_the_middle(server: FakeServer, visit: Ope
 
 def test_a_chosen_pair_and_stored_pairs(server: FakeServer, visit: Open) -> None:
     here = server.state.arena
+    server.state.remote = ["openai/gpt-4o"]  # which answers here, and is not of the arena
     page = visit("/arena", errors="404")
     page.get_by_role("button", name="Chosen pair").click()
+    assert page.get_by_label("Target at the left").locator("option").all_inner_texts() == ["cria", "tale"]
     page.get_by_label("Target at the left").select_option("tale")
     expect(page.get_by_text("Choose two different targets")).to_be_visible()
     page.get_by_label("Target at the right").select_option("cria")

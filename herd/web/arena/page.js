@@ -15,9 +15,9 @@ import { focusVotes, KEYS, Result, useHands, Votes } from "./vote.js";
 
 const MODES = [["arena", "Blind"], ["pair", "Chosen pair"], ["stored", "Stored pairs"]];
 
-/** What the address asks for: mode, the chosen pair (default: the first two routes). */
-function wanted(part, kind, routes) {
-  const { mode = part ? kind : "arena", left = routes[0], right = routes.find((name) => name !== left) } = asked();
+/** What the address asks for: mode, the chosen pair (default: the first two targets). */
+function wanted(part, kind, targets) {
+  const { mode = part ? kind : "arena", left = targets[0], right = targets.find((name) => name !== left) } = asked();
   return { mode: MODES.some(([name]) => name === mode) ? mode : "arena", left, right };
 }
 
@@ -34,8 +34,8 @@ export function Arena({ part }) {
   const now = battle.use();
   const state = part && part !== now.id ? { ...now, phase: "loading", reveal: null, picture: false } : now; // in the moment before it is asked for
   const { data } = status.use();
-  const routes = (data?.routes ?? []).map(({ name }) => name);
-  const want = wanted(part, state.kind, routes);
+  const targets = data?.arena ?? [];
+  const want = wanted(part, state.kind, targets);
   const [progress, setProgress] = useState("");
   useEffect(() => { get("leaderboard").then((found) => setProgress(found.progress), () => {}); }, []); // nice to know, nothing more
   useEffect(() => {
@@ -51,7 +51,7 @@ export function Arena({ part }) {
   const writes = state.phase === "ready" && !done && want.mode !== "stored" && state.kind !== "embed" && state.kind !== "stored";
   return html`<main id="main" class="page arena"><${Top} route=""><h1>Arena</h1><//>
     <div class="modes"><${Choice} label="Mode" value=${want.mode} options=${MODES} onChange=${(mode) => begin({ ...want, mode })} />
-      ${want.mode === "pair" && html`<${Pair} want=${want} routes=${routes} fixed=${Boolean(state.id)} />`}
+      ${want.mode === "pair" && html`<${Pair} want=${want} targets=${targets} fixed=${Boolean(state.id)} />`}
       <span class="progress soft" role="status">${state.reveal?.progress ?? progress}</span></div>
     <div class="column">
       ${state.phase === "missing" ? html`<${Says} title="This battle is not here" run=${next} action="Begin a new one">It may have been deleted, or its address is not whole.<//>`
@@ -96,8 +96,8 @@ function useKeys(next) {
   });
 }
 
-function Pair({ want, routes, fixed }) {
-  const names = [...new Set([want.left, ...routes, want.right].filter(Boolean))];
+function Pair({ want, targets, fixed }) {
+  const names = [...new Set([want.left, ...targets, want.right].filter(Boolean))];
   const pick = (side) => (event) => go(address("/arena", { mode: "pair", left: want.left, right: want.right, [side]: event.target.value }), { replace: true });
   return html`<span class="two">${["left", "right"].map((side) => html`<label><i class="swatch" style=${{ background: colour(want[side]) }}></i><span class="hidden">${side}</span>
     <select aria-label=${`Target at the ${side}`} value=${want[side]} disabled=${fixed} onChange=${pick(side)}>${names.map((name) => html`<option value=${name}>${name}</option>`)}</select></label>`)}</span>`;

@@ -15,8 +15,8 @@ export function scale(low, high, most = 6) {
 export function ratingScale(rows, most) {
   const ratings = rows.map(({ rating }) => rating).filter((x) => x != null);
   const ends = rows.flatMap(({ low, high }) => [low, high]).filter((x) => x != null);
-  const all = ratings.length ? ratings : ends.length ? ends : [1000];
-  const least = Math.min(...all), best = Math.max(...all), room = Math.max(100, 0.75 * (best - least));
+  const all = ratings.length ? ratings : ends.length ? ends : [900, 1100];
+  const least = Math.min(...all), best = Math.max(...all), room = Math.max(400, 0.75 * (best - least)); // of a few votes' worth
   return scale(Math.max(least - room, Math.min(...ends, least)), Math.min(best + room, Math.max(...ends, best)), most);
 }
 
