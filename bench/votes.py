@@ -186,16 +186,17 @@ def measure(server: Server, options: argparse.Namespace) -> dict[str, Any]:
         server.start()
         heard = Heard()
         asyncio.run(load(server.port, ids[:200], options.clients, 10, Heard()))  # warm
-        before = server.cpu()
+        before, own = server.cpu(), time.process_time()
         took = asyncio.run(load(server.port, ids[200:], options.clients, options.seconds, heard))
-        cpu = server.cpu() - before
+        cpu, own = server.cpu() - before, time.process_time() - own
         server.stop(signal.SIGTERM)
         if heard.wrong or not heard.votes:
             raise SystemExit(f"votes that were refused: {heard.wrong[:2]}")
         ms = np.array(heard.seconds) * 1000
         found |= {
             "votes": len(heard.votes), "votes_per_second": len(heard.votes) / took,
-            "server_cpu_ms_a_vote": cpu / max(len(heard.votes), 1) * 1000,
+            "server_cpu_ms_a_vote": cpu / len(heard.votes) * 1000,
+            "client_cpu_ms_a_vote": own / len(heard.votes) * 1000,
             "p50_ms": float(np.percentile(ms, 50)), "p99_ms": float(np.percentile(ms, 99)),
             "leaderboards": len(heard.pages), "leaderboard_p50_ms": float(np.median(heard.pages) * 1000),
             "news": heard.news,

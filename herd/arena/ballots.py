@@ -1,11 +1,11 @@
 """Votes on battles, and what they reveal."""
 
 import asyncio
-import time
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 
-from herd.arena.battles import SIDES, Battles, Caller, Row, check_open, unready
-from herd.arena.board import Board
+from herd.arena.battles import SIDES, Battles, Caller, Row, check_open, replies_of, unready
+from herd.arena.board import RECENT, Board
 from herd.arena.features import categories, style
 from herd.arena.leaks import leak, words_of
 from herd.arena.voters import Hourly
@@ -14,11 +14,14 @@ from herd.evidence.sequences import rounded
 from herd.gateway.config import LOCAL
 from herd.gateway.redact import redact
 from herd.store import Store
+from herd.store.battles import Ballot
 from herd.store.votes import prompt_hash
 
 OUTCOMES = {"left": "a", "right": "b", "tie": "tie", "both_bad": "both_bad"}
 REASONS = ("accuracy", "helpfulness", "style", "brevity", "safety", "other")
 DOLLAR = 10**12
+
+_words_of = lru_cache(maxsize=256)(words_of)
 
 
 class Ballots:
@@ -30,45 +33,47 @@ class Ballots:
 
     async def vote(
         self,
-        row: Row,
+        id: str,
         who: Caller,
         outcome: str,
         *,
-        voter: str,
+        user: str,
         reasons: Sequence[str] = (),
         comment: str | None = None,
-    ) -> tuple[Row, list[Row]]:
-        """The vote as it is kept, and the battle's replies. The same outcome again is the same vote; another one is
-        HerdError 409 "voted".
+    ) -> Ballot:
+        """One vote on a battle, `user`'s where an application asks for it. The same outcome again is the same vote;
+        another one is HerdError 409 "voted".
 
-        410 "expired", 409 "not_ready" while a side has no whole reply, 429 over the voter's limit.
+        As `Battles.get` for one that is not the caller's; 410 "expired", 409 "not_ready" while a side has no whole reply,
+        429 over the voter's limit.
         """
-        kept, said, about = await asyncio.to_thread(self._look, row, OUTCOMES[outcome])
-        if kept:
-            return kept, said
-        self.hourly.take(voter, self.battles.spec.votes_per_hour)
-        vote = {
-            "id": f"vote_{row['id']}", "battle": row["id"], "outcome": OUTCOMES[outcome], "voter": voter,
-            "source": row["kind"], "key": who.principal.name, "application": row["application"],
-            "reasons": list(reasons) or None, **about,
-            "comment": redact(comment, self.battles.redacted(row)) if comment else None,
-        }  # fmt: skip
+        counted: list[str] = []
+
+        def fill(row: Row | None, found: Mapping[str, Row], kept: Row | None) -> Row:
+            row = self.battles.seen(row, id, who)
+            if kept is not None and kept["outcome"] == OUTCOMES[outcome]:
+                return kept
+            check_open(row)
+            about = self._about(row, replies_of(row, found))
+            voter = user if row["kind"] == "embed" else who.voter
+            if not counted:
+                self.hourly.take(voter, self.battles.spec.votes_per_hour)
+                counted.append(voter)
+            return {
+                "id": f"vote_{id}", "battle": id, "outcome": OUTCOMES[outcome], "voter": voter,
+                "source": row["kind"], "key": who.principal.name, "application": row["application"],
+                "reasons": list(dict.fromkeys(reasons)) or None, "comment": redact(comment, self.battles.redacted(row)) if comment else None, **about,
+            }  # fmt: skip
+
         try:
-            return await self.store.write_vote(vote), said
+            return await self.store.write_ballot(id, fill)
         except HerdError:
-            self.hourly.give_back(voter)
+            for voter in counted:
+                self.hourly.give_back(voter)
             raise
 
-    def _look(self, row: Row, outcome: str) -> tuple[Row | None, list[Row], Row]:
-        """The vote that there is already, what was said, and what a new vote is about: all that each side has said."""
-        looked = time.time()  # what was deleted since is not kept
-        said = self.battles.replies(row)
-        if row["voted"]:
-            kept = self.store.battle_vote(row["id"])
-            if kept is None or kept["outcome"] != outcome:
-                check_open(row)
-            return kept, said, {}
-        check_open(row)
+    def _about(self, row: Row, said: Sequence[Row]) -> Row:
+        """What a new vote is about: all that each side has said."""
         if not said:
             raise HerdError("nothing has been said yet; send a prompt first", status=409, code="not_ready")
         problem = None
@@ -80,10 +85,10 @@ class Ballots:
         prompts = [turn["prompt"] for turn in row["turns"]]
         texts = {side: [one[side]["reply"] for one in said] for side in SIDES}
         found = self.leak(row, texts)
-        turn = row["turns"][-1]
-        return None, said, {
-            "created": looked, "a": turn["left"], "b": turn["right"],
-            "a_target": row["left_target"], "b_target": row["right_target"],
+        a, b = (said[-1][side] for side in SIDES)
+        return {
+            "a": a["id"], "b": b["id"], "a_target": row["left_target"], "b_target": row["right_target"],
+            "a_digest": a["target_digest"], "b_digest": b["target_digest"],
             "conversation": row["conversation"], "prompt": prompt_hash(prompts[0]), "turns": len(prompts),
             "tags": categories(prompts, row["tags"] or ()),
             "style": [*style("\n\n".join(texts["left"])), *style("\n\n".join(texts["right"]))],
@@ -108,33 +113,31 @@ class Ballots:
             names += [target.model, *[target.provider] * (target.provider != LOCAL)]
         except HerdError:  # it is gone
             pass
-        return words_of(*names, identities=self.battles.spec.identities)
+        return _words_of(*names, identities=self.battles.spec.identities)
 
-    def reveal(self, row: Row, said: Sequence[Row], vote: Row | None = None) -> Row | None:
-        """Who it was, their ratings with and without the battle's vote, and what each reply took; None without a vote.
-        Reads the store."""
-        vote = vote or self.store.battle_vote(row["id"])
-        if vote is None:
-            return None
-        self.board.refresh(within=0.1)  # the board adds this vote by itself
+    async def reveal(self, row: Row, said: Sequence[Row], vote: Row, cast: int) -> Row:
+        """Who it was, their ratings with and without the battle's vote, and what each reply took."""
+        if self.board.at_hand(row["left_target"], row["right_target"]):
+            return self._reveal(row, said, vote, cast)
+        return await asyncio.to_thread(self._reveal, row, said, vote, cast)
+
+    def _reveal(self, row: Row, said: Sequence[Row], vote: Row, cast: int) -> Row:
+        self.board.refresh(within=RECENT)  # the board adds this vote by itself
         ratings, shown = self.board.after(vote), {}
-        counts = self.board.standing.counts
-        games = dict(zip(counts.names, counts.games.sum(1).tolist(), strict=True))
         for side in SIDES:
             name, made = row[f"{side}_target"], said[-1][side]
             about = self.board.about(name)
             shown[side] = {
-                "name": name, **ratings[side], "votes": round(games.get(name, 0)),
+                "name": name, **ratings[side], "votes": self.board.standing.games(name),
                 "open": about.get("open"), "licence": about.get("licence"),
                 "cost": made["cost"] / DOLLAR if made and made["cost"] is not None else None,
                 "total_ms": made["total_ms"] if made else None,
             }  # fmt: skip
         outcome = next(name for name, kept in OUTCOMES.items() if kept == vote["outcome"])
         told = {"outcome": outcome, "void": vote["void"], "leak": (vote["details"] or {}).get("leak")}
-        return {**shown, **told, "progress": self._progress(row, vote)}
+        return {**shown, **told, "progress": self._progress(row, cast)}
 
-    def _progress(self, row: Row, vote: Row) -> str:
-        cast = self.store.votes_of(vote["voter"])
+    def _progress(self, row: Row, cast: int) -> str:
         text = f"you cast {cast} {'vote' if cast == 1 else 'votes'}"
         try:
             found = self.board.decision(row["left_target"], row["right_target"])

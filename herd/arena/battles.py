@@ -188,7 +188,11 @@ class Battles:
 
     async def get(self, id: str, who: Caller) -> Row:
         """The battle, if it is the caller's to see."""
-        row, caller = await asyncio.to_thread(self.store.battle, id), who.principal
+        return self.seen(await asyncio.to_thread(self.store.battle, id), id, who)
+
+    def seen(self, row: Row | None, id: str, who: Caller) -> Row:
+        """As `get`, of a battle that was read."""
+        caller = who.principal
         own = row is not None and (caller.may("admin") or (row["application"] or "") == caller.application)
         if row is None or (row["kind"] == "embed" and not own):
             raise HerdError(f"no battle {id!r:.100}", status=404, code="not_found")
@@ -200,8 +204,7 @@ class Battles:
     def replies(self, row: Row) -> list[dict[str, Any]]:
         """Of each turn what is kept of the reply at each side, None for one that is not there. Reads the store."""
         ids = [turn[side] for turn in row["turns"] for side in SIDES if turn[side]]
-        found = self.store.battle_replies(ids) if ids else {}
-        return [{side: found.get(turn[side]) for side in SIDES} for turn in row["turns"]]
+        return replies_of(row, self.store.battle_replies(ids) if ids else {})
 
     def view(self, row: Row, said: Sequence[Row], reveal: Row | None = None) -> Row:
         """All that may be seen of a battle with these `replies`: no name, digest, id of a reply, time or cost, except in
@@ -313,6 +316,11 @@ class Battles:
                         yield End(failed=HerdError(FAILED, status=502, code="side_failed"))
                         return
         yield End(reason)
+
+
+def replies_of(row: Row, found: Mapping[str, Row]) -> list[Row]:
+    """Of each turn the replies at each side, None for one that is not among those found, by id."""
+    return [{side: found.get(turn[side]) for side in SIDES} for turn in row["turns"]]
 
 
 def check_open(row: Row) -> None:

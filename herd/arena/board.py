@@ -27,7 +27,9 @@ AT_ONCE = 20_000  # votes in one read
 QUICK = 0.05  # seconds; what takes longer is not made again at once
 REST = 10  # times as long as it took, it is kept instead
 ABOUT = 5.0  # seconds for which what is known of a target is kept
-GLANCE = 5.0  # seconds for which a decision may be old that is shown after a vote
+RECENT = 0.1  # seconds for which the board may be old that a vote reveals
+CLOSE = 1e-3  # a step in log odds, after which ratings are right to a thousandth of a point
+GLANCE = 10.0  # seconds for which a decision may be old that is shown after a vote
 
 T = TypeVar("T")
 
@@ -68,6 +70,11 @@ class Kept:
                 entry.took = entry.made - began
             return entry.result  # type: ignore[no-any-return]
 
+    def age(self, name: Hashable) -> float:
+        """Seconds since it was made; infinite if it was not."""
+        entry = self._entries.get(name)
+        return time.monotonic() - entry.made if entry else math.inf
+
 
 @dataclass
 class _Entry:
@@ -93,6 +100,11 @@ class Standing:
     def rated(self) -> set[int]:
         """The places of those in the largest component that have a rating."""
         return {int(i) for i in self.graph.rated if self.graph.component[i] == 0}
+
+    def games(self, name: str) -> int:
+        """A target's votes, of what they weigh."""
+        names = self.counts.names
+        return round(float(self.counts.games[names.index(name)].sum())) if name in names else 0
 
 
 class Board:
@@ -173,10 +185,15 @@ class Board:
         return self._pages.get(("compare", a, b, raters), self.version, make)
 
     def decision(self, a: str, b: str) -> Comparison:
-        """Which of two that people have voted on is better, and how many votes are missing: a few seconds old, as it is
+        """Which of two that people have voted on is better, and how many votes are missing: some seconds old, as it is
         asked for with every vote."""
         make = lambda: standings.decision(self.chosen(), a, b)  # noqa: E731
         return self.kept.get(("decision", a, b), self.version, make, least=GLANCE)
+
+    def at_hand(self, a: str, b: str) -> bool:
+        """Whether what a vote on them reveals is here, and recent enough: it takes no time."""
+        recent = time.monotonic() < self._refreshed + RECENT
+        return recent and self.kept.age(("decision", a, b)) < GLANCE
 
     # --- ratings
 
@@ -201,11 +218,10 @@ class Board:
             weight = 1 / math.sqrt(self._columns.alike(vote))
             changed = _with(counts, i, j, vote["outcome"], -weight if known else weight)
             if not known and {i, j} <= standing.rated:  # who is comparable with whom stays as it is
-                at = standing.graph.rated
-                scores = (changed.wins + changed.ties / 2)[np.ix_(at, at)]
-                other[at] = (
-                    CENTRE + SCALE * fit(scores, standing.graph.gauge, (now[at] - CENTRE) / SCALE).theta
-                )
+                rated = standing.graph.rated
+                scores = (changed.wins + changed.ties / 2)[np.ix_(rated, rated)]
+                theta = fit(scores, standing.graph.gauge, (now[rated] - CENTRE) / SCALE, enough=CLOSE).theta
+                other[rated] = CENTRE + SCALE * theta
             else:
                 other = points(changed, now)
         before, after = (other, now) if known else (now, other)

@@ -7,6 +7,7 @@ import re
 import unicodedata
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
+from typing import NamedTuple
 
 SHOWN = 100  # characters of a leak
 # Families of models with the words that go with them: vendors, products.
@@ -37,12 +38,15 @@ def leak(replies: Iterable[str], words: Sequence[str], others: Sequence[str] = (
     `words`: those of `words_of`; `others`: the other side's. A word of its own that means nothing else counts wherever it
     stands; the rest, and all families of models, where the reply says of itself that it is, or is made by, them.
     """
-    anywhere, claimed = _rules(tuple(words), tuple(others))
+    own, other = _rules(tuple(words)), _rules(tuple(others))
     for text in replies:
         plain = _plain(text)
-        for rule in (anywhere, claimed):
-            if rule and (found := rule.search(plain)):
-                return found[0].strip()[:SHOWN]
+        found = own.anywhere.search(plain) if own.anywhere else None
+        for rules in (own, other):
+            if not found and rules.names.search(plain):  # which is soon told, and is seldom so
+                found = rules.claimed.search(plain)
+        if found:
+            return found[0].strip()[:SHOWN]
     return None
 
 
@@ -62,12 +66,19 @@ def words_of(*names: str, identities: Iterable[str] = ()) -> list[str]:
     return found + [f"!{_plain(word)}" for word in identities]
 
 
+class _Rules(NamedTuple):
+    """What counts anywhere, what counts where it is claimed, and the names that are in each claim."""
+
+    anywhere: re.Pattern[str] | None
+    claimed: re.Pattern[str]
+    names: re.Pattern[str]
+
+
 @lru_cache(maxsize=256)
-def _rules(words: tuple[str, ...], others: tuple[str, ...]) -> tuple[re.Pattern[str] | None, re.Pattern[str]]:
-    """What counts anywhere, and what counts where it is claimed."""
+def _rules(words: tuple[str, ...]) -> _Rules:
     telling = [word.lstrip("!") for word in words if _tells(word)]
     known = {w for family, others in FAMILIES.items() for w in (family, *others)}
-    names = _any({*known, *(word.lstrip("!") for word in (*words, *others))})
+    names = _any({*known, *(word.lstrip("!") for word in words)})
     claims = (
         rf"{_I_AM},? (?:(?:an? |the )?{_KIND},? )?(?:called |named |known as )?{names}",
         rf"{_I_AM} an? {names},? {_KIND}",
@@ -75,7 +86,8 @@ def _rules(words: tuple[str, ...], others: tuple[str, ...]) -> tuple[re.Pattern[
         rf"(?:我是|我叫) ?{names}",
         rf"\b(?:i am|i'm|i was|(?:{_KIND}))\b[^.!?\n]{{0,60}}\b{_MADE} (?:the )?{names}",
     )
-    return re.compile(_any(telling)) if telling else None, re.compile("|".join(claims))
+    anywhere = re.compile(_any(telling)) if telling else None
+    return _Rules(anywhere, re.compile("|".join(claims)), re.compile(names))
 
 
 def _tells(word: str) -> bool:
@@ -94,6 +106,7 @@ def _any(words: Iterable[str]) -> str:
 
 def _plain(text: str) -> str:
     """Small letters, without what is not seen and the marks of emphasis."""
-    folded = unicodedata.normalize("NFKC", text).replace("’", "'").casefold()
-    seen = "".join(one for one in folded if unicodedata.category(one) != "Cf")
+    seen = unicodedata.normalize("NFKC", text).replace("’", "'").casefold()
+    if not seen.isascii():
+        seen = "".join(one for one in seen if unicodedata.category(one) != "Cf")
     return re.sub(r"[ \t\xa0]+", " ", _QUOTES.sub("", seen))

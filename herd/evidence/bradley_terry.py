@@ -73,9 +73,12 @@ def graph(counts: Counts) -> Graph:
     return Graph(component, rated, tuple(separated), inside)
 
 
-def newton(at: Callable[[Matrix], tuple[Matrix, Matrix]], beta: Matrix, *, steps: int = 200) -> Matrix | None:
+def newton(
+    at: Callable[[Matrix], tuple[Matrix, Matrix]], beta: Matrix, *, steps: int = 200, enough: float = 1e-8
+) -> Matrix | None:
     """The maximum of a concave likelihood with the slope and the information `at` a place; None where none was found.
-    A step is at most 2, and is halved where it is too long (the likelihood falls steeply at its end)."""
+    A step is at most 2, and is halved where it is too long (the likelihood falls steeply at its end); one shorter than
+    `enough` is the last, and leaves an error of its square."""
     if not len(beta):
         return beta
     slope, information = at(beta)
@@ -89,11 +92,11 @@ def newton(at: Callable[[Matrix], tuple[Matrix, Matrix]], beta: Matrix, *, steps
         along = float(slope @ step)
         for _ in range(30):
             slope, information = at(beta + step)
-            if float(slope @ step) >= -along / 2 or longest < 1e-8:
+            if float(slope @ step) >= -along / 2 or longest < enough:
                 break
             step /= 2
         beta = beta + step
-        if longest < 1e-8:  # the step that was taken leaves an error of its square
+        if longest < enough:
             return beta
     return None
 
@@ -112,6 +115,7 @@ def fit(
     *,
     ridge: float = 0.0,
     centre: Matrix | float = 0.0,
+    enough: float = 1e-8,
 ) -> Fit:
     """Newton's method for Σ scores[i, j] ln σ(θ_i - θ_j) - ridge/2 Σ (θ_i - centre_i)². The Hessian is the Laplacian of
     the graph whose edges weigh games · p (1 - p). Raises HerdError where the weights of votes differ by more orders of
@@ -127,7 +131,7 @@ def fit(
         chance, _, information = parts(theta)
         return (scores - games * chance).sum(1) - ridge * (theta - centre), information
 
-    theta = newton(at, np.zeros(len(scores)) if start is None else start - gauge @ start)
+    theta = newton(at, np.zeros(len(scores)) if start is None else start - gauge @ start, enough=enough)
     if theta is None:
         raise HerdError(UNEVEN)
     chance, weight, information = parts(theta)

@@ -18,7 +18,7 @@ from herd.server.state import State, principal, state
 
 router = APIRouter(prefix="/api")
 ROUTERS = (
-    router, arena.router, battles.router, conversations.router, keys.router, leaderboard.router, routes.router,
+    battles.router, router, arena.router, conversations.router, keys.router, leaderboard.router, routes.router,
     traffic.router,
 )  # fmt: skip
 

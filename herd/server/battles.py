@@ -11,7 +11,7 @@ from fastapi import APIRouter, Depends, Request
 from fastapi.responses import JSONResponse, Response
 
 from herd.arena.ballots import OUTCOMES, REASONS
-from herd.arena.battles import KINDS, Caller, Row
+from herd.arena.battles import KINDS, Caller, Row, replies_of
 from herd.arena.voters import voter_hash
 from herd.errors import HerdError
 from herd.protocol import ProtocolError
@@ -104,11 +104,12 @@ async def vote(
         raise ProtocolError(f"comment has over {MAX_COMMENT:,} characters", "comment")
     if user is not None and not 0 < len(user) <= MAX_USER:
         raise ProtocolError(f"user must be text of 1 to {MAX_USER} characters", "user")
-    row = await here.battles.get(id, who)
-    voter = await voter_of(request, user) if row["kind"] == "embed" else who.voter
-    kept, said = await here.ballots.vote(row, who, outcome, voter=voter, reasons=reasons, comment=comment)
-    row = {**row, "voted": row["voted"] or kept["created"]}
-    shown = here.battles.view(row, said, await _reveal(request, row, said, kept))
+    user_is = who.voter if user is None else await voter_of(request, user)
+    cast = await here.ballots.vote(id, who, outcome, user=user_is, reasons=reasons, comment=comment)
+    row, kept = cast.battle, cast.vote
+    row["voted"] = row["voted"] or kept["created"]
+    said = replies_of(row, cast.replies)
+    shown = here.battles.view(row, said, await _reveal(request, row, said, kept, cast.cast))
     told = {"vote": kept["id"], "counted": kept["void"] is None, "void": kept["void"]}
     return _json({"battle": shown, **told})
 
@@ -131,16 +132,19 @@ async def _new(request: Request, make: Any) -> Response:
 async def _seen(request: Request, row: Row, status: int = 200) -> JSONResponse:
     here = state(request)
     said = await asyncio.to_thread(here.battles.replies, row)
-    reveal = await _reveal(request, row, said) if row["voted"] else None
+    reveal = None
+    if row["voted"] and (kept := await asyncio.to_thread(here.store.battle_vote, row["id"])):
+        cast = await asyncio.to_thread(here.store.votes_of, kept["voter"])
+        reveal = await _reveal(request, row, said, kept, cast)
     return _json(here.battles.view(row, said, reveal), status)
 
 
-async def _reveal(request: Request, row: Row, said: list[Row], vote: Row | None = None) -> Row | None:
+async def _reveal(request: Request, row: Row, said: list[Row], vote: Row, cast: int) -> Row | None:
     """Who it was; not for an application's page, whose key may vote and see nothing else."""
     caller = principal(request)
     if not (caller.may("read") or caller.may("use:arena")):
         return None
-    return await asyncio.to_thread(state(request).ballots.reveal, row, said, vote)
+    return await state(request).ballots.reveal(row, said, vote, cast)
 
 
 def _json(content: Row, status: int = 200) -> JSONResponse:

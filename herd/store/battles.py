@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 from sqlalchemy import ColumnElement, Connection, Select, bindparam, func, insert, null, or_, select, update
@@ -13,6 +13,9 @@ from herd.errors import HerdError
 from herd.store.database import rows
 from herd.store.generations import Generations, was_deleted
 from herd.store.tables import Text, battle_turns, battles, frozen, generations, messages, settings, votes
+from herd.store.votes import battle_vote, put_vote, votes_of
+
+Row = dict[str, Any]
 
 _INSERT_TURN = insert_new(battle_turns)
 _PUT_TURN = _INSERT_TURN.on_conflict_do_update(
@@ -20,9 +23,27 @@ _PUT_TURN = _INSERT_TURN.on_conflict_do_update(
 )
 # Built once: each vote asks.
 _BATTLE = select(battles).where(battles.c.id == bindparam("id"))
-_REPLIES = select(*generations.c["id", "reply", "finish", "cost", "total_ms"]).where(
-    generations.c.id.in_(bindparam("ids", expanding=True))
+_REPLY = ("id", "reply", "finish", "cost", "total_ms", "target_digest")
+_REPLIES = select(*generations.c[_REPLY]).where(generations.c.id.in_(bindparam("ids", expanding=True)))
+_left, _right = generations.alias("left"), generations.alias("right")
+_WHOLE = (
+    select(*battles.c, *_left.c[_REPLY], *_right.c[_REPLY])
+    .select_from(
+        battles.outerjoin(battle_turns, battle_turns.c.battle == battles.c.id)
+        .outerjoin(_left, _left.c.id == battle_turns.c.a)
+        .outerjoin(_right, _right.c.id == battle_turns.c.b)
+    )
+    .where(battles.c.id == bindparam("id"))
 )
+
+
+class Ballot(NamedTuple):
+    """A battle, its replies by id, the vote on it, and how many this voter has cast."""
+
+    battle: Row
+    replies: dict[str, Row]
+    vote: Row
+    cast: int
 
 
 class Battles(Generations):
@@ -40,8 +61,15 @@ class Battles(Generations):
         return next(iter(self._fetch(_BATTLE.params(id=id))), None)
 
     def battle_replies(self, ids: Sequence[str]) -> dict[str, dict[str, Any]]:
-        """Of the generations with these ids: id, reply, finish, cost, total_ms."""
+        """Of the generations with these ids: id, reply, finish, cost, total_ms, target_digest."""
         return {row["id"]: row for row in self._fetch(_REPLIES.params(ids=ids))}
+
+    def write_ballot(
+        self, battle: str, fill: Callable[[Row | None, Mapping[str, Row], Row | None], Row]
+    ) -> "asyncio.Future[Ballot]":
+        """A person's vote on a battle, all in one transaction. `fill` is given the battle, its replies by id, and the vote
+        that it has already; it returns that one or a new one with all its columns, and is perhaps called twice."""
+        return self.write(lambda connection: _ballot(connection, battle, fill))
 
     def change_battle(
         self, id: str, values: Mapping[str, Any], was: Sequence[Mapping[str, Any]] | None = None
@@ -100,6 +128,21 @@ class Battles(Generations):
 
     def frozen(self) -> set[str]:
         return {row["prompt"] for row in self._fetch(select(frozen.c.prompt))}
+
+
+def _ballot(connection: Connection, battle: str, fill: Callable[..., Row]) -> Ballot:
+    found = connection.execute(_WHOLE, {"id": battle}).all()
+    row = dict(zip(battles.c.keys(), found[0], strict=False)) if found else None
+    replies: dict[str, Row] = {}
+    for turn in found:
+        for at in (-2 * len(_REPLY), -len(_REPLY)):
+            if (id := turn[at]) is not None:
+                replies[id] = dict(zip(_REPLY, turn[at:], strict=False))
+    kept = battle_vote(connection, battle) if row and row["voted"] else None
+    vote = fill(row, replies, kept)
+    if vote is not kept:
+        vote = put_vote(connection, vote, whole=True)
+    return Ballot(row or {}, replies, vote, votes_of(connection, vote["voter"]))
 
 
 def _put(connection: Connection, row: Mapping[str, Any]) -> dict[str, Any]:

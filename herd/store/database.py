@@ -26,6 +26,7 @@ from herd.store.engines import (
 from herd.store.migrations import MIGRATIONS, behind, migrate, version
 
 MAX_GROUP = 256  # writes in one commit
+TRIES = 3
 LINGER = 0.25  # seconds for which a write that nobody waits for may wait for others
 
 T = TypeVar("T")
@@ -199,22 +200,29 @@ Outcome = tuple[Callable[[Any], None], Any]
 
 
 def _commit(engine: Engine, connection: Connection | None, group: list[Write]) -> Connection | None:
-    """One transaction for the group, on a new connection if there is none. A write that fails is undone alone; a failing
-    database fails them all. The connection for the next group, None if this one is lost."""
-    for last_try in (False, False, True):
+    """One transaction for the group, on a new connection if there is none. A write that fails is undone alone: then all
+    begin anew, each with a savepoint. A failing database fails them all. The connection for the next group, None if
+    this one is lost."""
+    careful, failed = False, 0
+    while True:
         outcomes: list[Outcome] = []
         committing = False
         try:
             connection = connection or _writing(engine)
             wait_for_disk(connection, any(synced for *_, synced in group))
             with connection.begin():
-                _run(connection, group, outcomes)
+                _run(connection, group, outcomes, careful)
                 committing = True
         except Exception as error:  # whatever it is, nobody may wait for ever
             if connection is not None and lost(error):
                 connection.close()
                 connection = None
-            if try_again(error, committing) and not last_try:
+            alone = len(group) == 1  # then the transaction itself is its savepoint
+            if not (alone or careful or committing or spoils_group(error)):
+                careful = True
+                continue
+            failed += 1
+            if try_again(error, committing) and failed < TRIES:
                 continue
             outcomes = [(done.set_exception, failure(error, committing)) for _, done, *_ in group]
         break
@@ -223,17 +231,17 @@ def _commit(engine: Engine, connection: Connection | None, group: list[Write]) -
     return connection
 
 
-def _run(connection: Connection, group: list[Write], outcomes: list[Outcome]) -> None:
-    alone = len(group) == 1  # then the transaction itself is its savepoint
+def _run(connection: Connection, group: list[Write], outcomes: list[Outcome], careful: bool) -> None:
     for work, done, *_ in group:
+        if not careful:
+            outcomes.append((done.set_result, work(connection)))
+            continue
+        connection.exec_driver_sql("SAVEPOINT one")
         try:
-            if not alone:
-                connection.exec_driver_sql("SAVEPOINT one")
             outcomes.append((done.set_result, work(connection)))
         except Exception as error:
-            if alone or spoils_group(error):
+            if spoils_group(error):
                 raise
             connection.exec_driver_sql("ROLLBACK TO one")
             outcomes.append((done.set_exception, failure(error)))
-        if not alone:
-            connection.exec_driver_sql("RELEASE one")
+        connection.exec_driver_sql("RELEASE one")

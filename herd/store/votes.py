@@ -59,7 +59,7 @@ _ASKED = _BOTH.add_columns(
     sa.case((generations.c.id == bindparam("a"), generations.c.request)).label("request")
 )
 _OF_BATTLE = select(votes).where(votes.c.battle == bindparam("battle"), votes.c.rater.is_(None))
-_CAST = select(sa.func.count().label("cast")).where(votes.c.voter == bindparam("voter"))
+_CAST = select(sa.func.count()).where(votes.c.voter == bindparam("voter"))
 _OPEN = select(battles.c.turns).where(battles.c.id == bindparam("id"))
 _CLOSE = update(battles).where(battles.c.id == bindparam("of")).values(voted=bindparam("now"))
 _ROWID = literal_column("votes.rowid", sa.BigInteger)
@@ -93,11 +93,11 @@ class Votes(Database):
         The same id again is the same vote, and so is the same outcome for the same battle by a person; else HerdError 409
         (code "conflict" or "voted"). 404 for an unknown generation or battle.
         """
-        return self._write(lambda connection: _add(connection, row))
+        return self._write(lambda connection: put_vote(connection, row))
 
     def write_vote(self, row: Mapping[str, Any]) -> "asyncio.Future[dict[str, Any]]":
         """As `add_vote`, for a coroutine to await."""
-        return self.write(lambda connection: _add(connection, row))
+        return self.write(lambda connection: put_vote(connection, row))
 
     def add_votes(self, rows: Iterable[Mapping[str, Any]]) -> int:
         """Keep them all or, if anything fails, none; how many had an id that was not known. Needs room for a few of them
@@ -131,11 +131,13 @@ class Votes(Database):
 
     def battle_vote(self, battle: str) -> dict[str, Any] | None:
         """The person's vote on a battle."""
-        return next(iter(self._fetch(_OF_BATTLE.params(battle=battle))), None)
+        with self._read() as connection:
+            return battle_vote(connection, battle)
 
     def votes_of(self, voter: str) -> int:
         """How many votes this voter has cast."""
-        return int(self._fetch(_CAST.params(voter=voter))[0]["cast"])
+        with self._read() as connection:
+            return votes_of(connection, voter)
 
     def votes_after(self, rowid: int, limit: int) -> list[tuple[Any, ...]]:
         """Votes in the order in which they were committed, after the one with this `rowid`: (rowid, a_target, b_target,
@@ -209,20 +211,23 @@ def _plain(row: Mapping[str, Any], now: float) -> list[Any]:
         raise HerdError(f"the store cannot keep this: {error}") from None
 
 
-def _add(connection: Connection, given: Mapping[str, Any]) -> dict[str, Any]:
+def battle_vote(connection: Connection, battle: str) -> dict[str, Any] | None:
+    found = connection.execute(_OF_BATTLE, {"battle": battle}).mappings().first()
+    return dict(found) if found else None
+
+
+def votes_of(connection: Connection, voter: str | None) -> int:
+    return int(connection.execute(_CAST, {"voter": voter}).scalar_one())
+
+
+def put_vote(connection: Connection, given: Mapping[str, Any], *, whole: bool = False) -> dict[str, Any]:
+    """As `add_vote`, within a write. `whole`: battle and generations are there, and know nothing more."""
     now = time.time()
     row = dict(zip(COLUMNS, _values(given), strict=True))
     row["created"] = now if row["created"] is None else row["created"]
     battle = row["battle"] if row["rater"] is None else None
-    if row["a"] is not None or row["b"] is not None:
-        _complete(connection, row)
-    if battle is not None:
-        open_ = connection.execute(_OPEN, {"id": battle}).first()
-        if open_ is None:
-            raise HerdError(f"no battle {battle!r:.100}", status=404, code="not_found")
-        last = open_.turns[-1] if open_.turns else {}
-        if row["a"] is not None and (row["a"], row["b"]) != (last.get("left"), last.get("right")):
-            raise HerdError("these replies were made anew; look at them again", status=409, code="not_ready")
+    if not whole:
+        _complete(connection, row, battle)
     said = any(row[name] is not None for name in WORDS)
     if said and was_deleted(connection, row["conversation"], row["created"]):
         row.update(dict.fromkeys(WORDS))
@@ -241,8 +246,17 @@ def _add(connection: Connection, given: Mapping[str, Any]) -> dict[str, Any]:
     return kept
 
 
-def _complete(connection: Connection, row: dict[str, Any]) -> None:
-    """What is not given and the generations know."""
+def _complete(connection: Connection, row: dict[str, Any], battle: str | None) -> None:
+    """What is not given and the generations know. Raises HerdError where the vote is not about what it says."""
+    if battle is not None:
+        open_ = connection.execute(_OPEN, {"id": battle}).first()
+        if open_ is None:
+            raise HerdError(f"no battle {battle!r:.100}", status=404, code="not_found")
+        last = open_.turns[-1] if open_.turns else {}
+        if row["a"] is not None and (row["a"], row["b"]) != (last.get("left"), last.get("right")):
+            raise HerdError("these replies were made anew; look at them again", status=409, code="not_ready")
+    if row["a"] is None and row["b"] is None:
+        return
     query = _ASKED if row["prompt"] is None else _BOTH
     known = {found.id: found for found in connection.execute(query, {"a": row["a"], "b": row["b"]})}
     for side in ("a", "b"):
