@@ -42,7 +42,7 @@ def home_of(shape: str, cache: Path) -> Path:
     return home
 
 
-def first_token(port: int, model: str) -> None:
+def first_token(port: int, model: str, server: subprocess.Popen[str]) -> None:
     """Ask for a streamed reply until the server takes the request; return at the first text."""
     body = {"model": model, "stream": True, "prompt": "Once upon a time", "max_tokens": 8}
     while True:
@@ -52,6 +52,8 @@ def first_token(port: int, model: str) -> None:
                 "POST", "/v1/completions", json.dumps(body), {"Content-Type": "application/json"}
             )
         except ConnectionRefusedError:
+            if server.poll() is not None:
+                sys.exit("the server ended")
             time.sleep(0.01)
             continue
         reply = connection.getresponse()
@@ -79,7 +81,7 @@ def measure(shape: str, home: Path | None, weights: str | None) -> dict[str, flo
             assert process.stdout is not None
             process.stdout.readline()
             listening = time.perf_counter() - began
-            first_token(port, shape.replace(".", "-"))
+            first_token(port, shape.replace(".", "-"), process)
             token = time.perf_counter() - began
         finally:
             process.terminate()

@@ -220,10 +220,10 @@ class Board:
             weight = 1 / math.sqrt(self._columns.alike(vote))
             changed = _with(counts, i, j, vote["outcome"], -weight if known else weight)
             if not known and {i, j} <= standing.rated:  # who is comparable with whom stays as it is
-                at = standing.graph.rated
-                scores = (changed.wins + changed.ties / 2)[np.ix_(at, at)]
-                start = (now[at] - CENTRE) / SCALE
-                other[at] = CENTRE + SCALE * fit(scores, standing.graph.gauge, start, enough=CLOSE).theta
+                rated = standing.graph.rated
+                scores = (changed.wins + changed.ties / 2)[np.ix_(rated, rated)]
+                theta = fit(scores, standing.graph.gauge, (now[rated] - CENTRE) / SCALE, enough=CLOSE).theta
+                other[rated] = CENTRE + SCALE * theta
             else:
                 other = points(changed, now)
         before, after = (other, now) if known else (now, other)

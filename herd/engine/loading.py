@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Literal, cast, get_args
 
@@ -34,8 +35,10 @@ def open_engine(model_dir: Path, *, weights: str = "auto", promised: int = 0) ->
 
     promised: bytes that other engines' caches may still take. "auto" is HERD_WEIGHTS if that is set, else int8 where the kernels are and bf16 where they are not.
     """
-    runner = _runner(model_dir, chosen(weights))
-    tokenizer = Tokenizer.load(model_dir)
+    with ThreadPoolExecutor(2) as beside:
+        reading, compiling = beside.submit(Tokenizer.load, model_dir), beside.submit(_template, model_dir)
+        runner = _runner(model_dir, chosen(weights))
+    tokenizer, template = reading.result(), compiling.result()
     if tokenizer.vocab_size > runner.config.vocab_size:
         raise HerdError(
             f"{model_dir}: the tokenizer has more tokens than the model; they do not belong together"
@@ -48,7 +51,7 @@ def open_engine(model_dir: Path, *, weights: str = "auto", promised: int = 0) ->
     return Engine(
         runner,
         tokenizer,
-        _template(model_dir),
+        template,
         max_len=max_len,
         slots=SLOTS,
         blocks=blocks,
@@ -69,9 +72,9 @@ def chosen(weights: str) -> Weights:
 def _runner(model_dir: Path, weights: Weights) -> Runner:
     if weights == "fp32":
         return Eager(hf.load(model_dir))
-    model = hf.load(model_dir, dtype=torch.bfloat16)
     if kernels.available():
-        return Native(model, weights)
+        return Native(hf.load(model_dir, dtype=torch.bfloat16, copy=False), weights)
+    model = hf.load(model_dir, dtype=torch.bfloat16)
     if weights == "int8" or weights == "int4":
         quantise(model, weights)
     else:

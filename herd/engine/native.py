@@ -102,8 +102,8 @@ class Native:
         self._layers = (Layer * c.n_layers)()
         for i, block in enumerate(model.layers):
             for name, parts in zip(("qkv", "o", "gate_up", "down"), PRODUCTS, strict=True):
-                whole = torch.cat([_take(block.get_parameter(f"{part}.weight")) for part in parts])
-                self._packed.append(kernels.PackedWeight(whole, weights))
+                first, *more = (_take(block.get_parameter(f"{part}.weight")) for part in parts)
+                self._packed.append(kernels.PackedWeight(first, weights, *more))
                 setattr(self._layers[i], name, self._packed[-1].struct)
             for name in ("attn_norm", "ffn_norm"):
                 self._vectors.append(_vector(block.get_parameter(f"{name}.weight")))

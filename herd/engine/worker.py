@@ -1,7 +1,5 @@
 """The engine's process: models, caches and replies behind a socket, so that nothing here can stop the server.
 
-    python -m herd.engine.worker <file descriptor of a connected socket>
-
 Messages in: load {key, model, adapter, weights}, unload {key}, submit {key, id, request, salt}, cancel {id}.
 Messages out: ready, loaded {key, info}, refused {key, message, code, status}, unloaded {key}, events (see `frames`),
 status {running, waiting, metrics}. Keys with the same model and weights share an engine, whatever their adapters.
@@ -255,12 +253,9 @@ def _name(model_dir: Path, weights: str) -> str:
 
 
 def main() -> None:
+    """Serve the connected socket whose file descriptor is the first argument."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     torch.set_num_threads(cores)
     Worker(socket.socket(fileno=int(sys.argv[1]))).run()
-
-
-if __name__ == "__main__":
-    main()

@@ -29,8 +29,7 @@ from herd.store import Store
 
 log = logging.getLogger("herd.gateway")
 
-# Not a field of a request, but all of it; or how many replies there must be.
-WHOLE = ("model", "messages", "n")
+WHOLE = ("model", "messages", "n")  # no field, but all of a request; or how many replies there must be
 MAX_ROUTE = 200  # characters
 MAX_BACKGROUND = 256
 MAX_LISTED = 5000  # of a provider's names: all of them are looked through where one is unknown
@@ -81,8 +80,7 @@ class Gateway:
         self._own: dict[str, Route] = {}
         self._chores: list[asyncio.Task[None]] = []
         self.now = Table(Config(), {}, {LOCAL: local}, price(Config()), local)
-        # A change of what is configured at a time: the last read is the last to count.
-        self._one = asyncio.Lock()
+        self._one = asyncio.Lock()  # a change of what is configured at a time: the last read counts
         self._set(config, store.routes())
 
     # --- what names mean
@@ -129,9 +127,8 @@ class Gateway:
         return Route(name, (Weighted(name),), retries=0, first_token=FOREVER, total=FOREVER)
 
     def _direct(self, name: str) -> Route:
-        own, said = self._own_route(name), self.now.routes.get(name)
-        if said is None:
-            return own
+        own = self._own_route(name)
+        said = self.now.routes.get(name, own)
         return replace(own, keep=said.keep, use=said.use, redact=said.redact, retain_days=said.retain_days)
 
     def _provider_of(self, model: str) -> str | None:
@@ -157,7 +154,6 @@ class Gateway:
         direct: bool = False,
     ) -> Reply:
         """A reply whose id begins with `prefix` (by default, what OpenAI's ids of this kind begin with).
-
         `direct`: by the target of this name, whatever route has it, and whatever routes the key may use; kept as the
         route of the same name says.
 
@@ -257,8 +253,7 @@ class Gateway:
 
     def row(self, reply: Reply, index: int) -> dict[str, Any]:
         """The generation of a choice as it is kept, redacted as the route says."""
-        row = generation(reply, index)
-        return redact_row(row, reply.route.redact) if reply.route.redact else row
+        return redact_row(generation(reply, index), reply.route.redact)
 
     async def keep(self, reply: Reply) -> None:
         """Keep the generations that are not yet."""
@@ -401,5 +396,4 @@ class Gateway:
 
     def health(self) -> list[dict[str, Any]]:
         """Each address: provider, url, state (closed | open | half-open), in_flight, error, latency_ms."""
-        providers = self.now.providers.items()
-        return [replica.describe() for n, p in providers for replica in self.replicas.of(n, p.urls)]
+        return [r.describe() for n, p in self.now.providers.items() for r in self.replicas.of(n, p.urls)]

@@ -66,28 +66,36 @@ def _check(path: Path, name: str, entry: Any, space: int) -> None:
 def read_tensors(
     paths: Sequence[Path], into: Mapping[str, Tensor], *, ignore: frozenset[str] = frozenset()
 ) -> None:
-    """Fill the tensors of `into` from the files, converting types, one tensor in memory at a time.
+    """Fill the tensors of `into` from the files, converting types, one tensor in memory at a time; checks as `mapped`."""
+    for name, tensor in mapped(paths, {name: t.shape for name, t in into.items()}, ignore=ignore):
+        into[name].copy_(tensor)
+
+
+def mapped(
+    paths: Sequence[Path], shapes: Mapping[str, Sequence[int]], *, ignore: frozenset[str] = frozenset()
+) -> Iterator[tuple[str, Tensor]]:
+    """The tensors of the files by name, which still lie there: who keeps one must copy it, as files may change.
 
     Every name must be there once with its exact shape, and nothing else (but names in `ignore`).
     """
-    missing = set(into)
+    missing = set(shapes)
     for path in paths:
         header = read_header(path)
         with _opened(path) as file:
             for name, entry in header.items():
                 if name in ignore:
                     continue
-                if name not in into:
+                if name not in shapes:
                     raise HerdError(
                         f"{path}: unexpected tensor {name[:80]!r}; its config.json does not describe it"
                     )
-                if list(into[name].shape) != entry["shape"]:
+                if list(shapes[name]) != entry["shape"]:
                     raise HerdError(
-                        f"{path}: {name} is {entry['shape']}, the config wants {list(into[name].shape)}"
+                        f"{path}: {name} is {entry['shape']}, the config wants {list(shapes[name])}"
                     )
                 if name not in missing:
                     raise HerdError(f"{path}: tensor {name} comes twice")
-                into[name].copy_(file.get_tensor(name))
+                yield name, file.get_tensor(name)
                 missing.discard(name)
     if missing:
         raise HerdError(

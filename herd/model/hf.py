@@ -14,8 +14,8 @@ from torch import Tensor
 from herd.errors import HerdError
 from herd.model.chat import ChatTemplate
 from herd.model.config import Config
-from herd.model.files import read_tensors, write_tensors
-from herd.model.llama import Llama, frequencies
+from herd.model.files import mapped, write_tensors
+from herd.model.llama import Llama
 from herd.model.tokenizer import Tokenizer
 
 # Our module names within a block → Hugging Face's.
@@ -85,10 +85,12 @@ def load(
     *,
     dtype: torch.dtype | None = None,
     device: torch.device | str = "cpu",
+    copy: bool = True,
 ) -> Llama:
     """A Llama from a directory. Weights are memory-mapped and copied one at a time into place.
 
-    dtype: of weights and activations (default fp32). Raises HerdError for whatever is malformed.
+    dtype: of weights and activations (default fp32). copy=False leaves those that are of this type where they lie in
+    the file, for a caller that makes something else of them at once. Raises HerdError for whatever is malformed.
     """
     directory = Path(directory)
     config = Config.from_hf(read_json(directory / "config.json"))
@@ -97,9 +99,12 @@ def load(
         model = Llama(config)
     ignore = set(_IGNORED) | ({"lm_head.weight"} if config.tied else set())
     _fits(config, files, directory)
-    model = model.to(dtype or torch.float32).to_empty(device=device)
-    model.freq = frequencies(config).to(device)
-    read_tensors(files, {hf_name(k): v.data for k, v in model.named_parameters()}, ignore=frozenset(ignore))
+    names = {hf_name(name): name for name, _ in model.named_parameters()}
+    shapes = {theirs: model.get_parameter(ours).shape for theirs, ours in names.items()}
+    tensors = mapped(files, shapes, ignore=frozenset(ignore))
+    weights = {names[n]: t.to(device, dtype or torch.float32, copy=copy) for n, t in tensors}
+    model.load_state_dict(weights, assign=True)
+    model.freq = model.freq.to(device)
     model.dtype = dtype
     return model.eval()
 

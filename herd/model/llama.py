@@ -19,6 +19,13 @@ from herd.model.mask import Attend, Mask, attend, causal
 Rope = tuple[Tensor, Tensor]  # cos, sin: [B,1,T,D]
 
 
+class Embedding(nn.Embedding):
+    def reset_parameters(self) -> None:
+        # To draw numbers for no memory, PyTorch would import its compiler, which takes most of a second.
+        if not self.weight.is_meta:
+            super().reset_parameters()
+
+
 class Linear(nn.Linear):
     """A bias-free linear layer that computes in the type of its input: masters stay fp32, products run in bf16."""
 
@@ -47,9 +54,10 @@ def frequencies(config: Config) -> Tensor:
     """Rotary frequencies [D/2] in radians a position, scaled as in Llama 3.1 when the configuration asks for it.
 
     With wavelength λ and smooth = (original/λ − low) / (high − low): λ < original/high keeps its frequency, λ >
-    original/low is divided by `factor`, and what lies between is interpolated.
+    original/low is divided by `factor`, and what lies between is interpolated. On the CPU, also while a model is made
+    without memory.
     """
-    half = torch.arange(0, config.head_dim, 2, dtype=torch.int64).float() / config.head_dim
+    half = torch.arange(0, config.head_dim, 2, dtype=torch.int64, device="cpu").float() / config.head_dim
     freq = 1.0 / config.rope_theta**half
     if (s := config.rope_scaling) is None:
         return freq
@@ -120,7 +128,7 @@ class Llama(nn.Module):
     def __init__(self, config: Config) -> None:
         super().__init__()
         self.config = config
-        self.embed = nn.Embedding(config.vocab_size, config.dim)
+        self.embed = Embedding(config.vocab_size, config.dim)
         self.layers = nn.ModuleList(Block(config) for _ in range(config.n_layers))
         self.norm = RMSNorm(config.dim, config.norm_eps)
         self.lm_head: nn.Module | None = None if config.tied else Linear(config.dim, config.vocab_size)

@@ -122,25 +122,23 @@ class Tokenizer:
         backend.no_padding()
         backend.encode_special_tokens = True
         self._backend = backend
-        self._parsing = Backend.from_str(backend.to_str())
+        whole = backend.to_str()
+        self._parsing = Backend.from_str(whole)
         self._parsing.encode_special_tokens = False
         added = backend.get_added_tokens_decoder()
         self.special = {token.content: i for i, token in added.items() if token.special}
-        self.vocab_size = max(backend.get_vocab(with_added_tokens=True).values(), default=-1) + 1
+        vocab = backend.get_vocab(with_added_tokens=True)
+        self.vocab_size = max(vocab.values(), default=-1) + 1
         self.bos_id = self.special.get("<|begin_of_text|>")
         self.stop_ids = frozenset(self.special[name] for name in STOP if name in self.special)
-        self._bytes = self._table(added)
-        self.longest_token = max(map(len, self._bytes), default=1)
-        self.fingerprint = hashlib.sha256(backend.to_str().encode()).hexdigest()
-
-    def _table(self, added: dict[int, AddedToken]) -> list[bytes]:
-        table = [b""] * self.vocab_size
-        for token, i in self._backend.get_vocab(with_added_tokens=True).items():
+        self._bytes = [b""] * self.vocab_size
+        for token, i in vocab.items():
             if i in added:
-                table[i] = added[i].content.encode()
+                self._bytes[i] = added[i].content.encode()
             else:
-                table[i] = bytes(CHAR_TO_BYTE[c] for c in token if c in CHAR_TO_BYTE)
-        return table
+                self._bytes[i] = bytes([CHAR_TO_BYTE[c] for c in token if c in CHAR_TO_BYTE])
+        self.longest_token = max(map(len, self._bytes), default=1)
+        self.fingerprint = hashlib.sha256(whole.encode()).hexdigest()
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Tokenizer:

@@ -122,7 +122,9 @@ async def _serve(
     registry = Registry(settings.home)
     engines = Engines(EngineClient(), registry, memory=settings.memory, keep_alive=settings.keep_alive)
     engines.start()
-    await asyncio.sleep(0)  # the child imports PyTorch while this process imports FastAPI
+    # A round of the loop for who looks after the child, one for the child, which then imports PyTorch beside FastAPI here.
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
 
     def make() -> "FastAPI":  # called by the server once it listens to signals
         from herd.server.app import create_app

@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -219,6 +220,24 @@ def test_bad_weights_stay_in_their_outputs(library: ctypes.CDLL, kind: Kind) -> 
     others = [i for i in range(40) if i not in (4, 21)]
     assert torch.equal(bad[:, others], clean[:, others])
     assert not bad[:, [4, 21]].isfinite().any()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_a_weight_in_parts_is_the_whole(library: ctypes.CDLL, kind: Kind, dtype: torch.dtype) -> None:
+    weight = values(1, 53, 150)[1].to(dtype)
+    whole, parts = PackedWeight(weight, kind), PackedWeight(weight[:7], kind, weight[7:40], weight[40:])
+    assert parts.memory[:] == whole.memory[:]
+    with pytest.raises(ValueError, match="parts"):
+        PackedWeight(weight, kind, weight[:, 1:])
+
+
+def test_large_memory_may_lie_in_huge_pages() -> None:
+    memory = kernels.reserve(8 << 20)
+    start = f"{kernels.address(memory):x}-"
+    maps = Path("/proc/self/smaps").read_text().split("VmFlags:")
+    flags = next(after for before, after in pairwise(maps) if start in before).splitlines()[0].split()
+    assert "hg" in flags and "sh" not in flags
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -11,6 +11,9 @@ from herd.engine.cache import needed
 from herd.engine.eager import Eager
 from herd.engine.loading import open_engine
 from herd.errors import HerdError
+from herd.model import hf
+from herd.model.llama import Llama
+from herd.model.tokenizer import Tokenizer
 
 from .conftest import ask, run
 
@@ -56,3 +59,23 @@ def test_the_cache_takes_half_of_free_memory_at_most_but_holds_one_sequence(
     assert blocks(2 * (one + 3) * block + engine.cache_bytes, engine.cache_bytes) == one + 3
     assert blocks(0) == one
     assert blocks(None) == blocks(1 << 40) == min(loading.SLOTS * one, loading.CACHE_BYTES // block)
+
+
+@pytest.mark.parametrize("kernel", [True, False])
+def test_nothing_of_a_loaded_model_lies_in_its_files(
+    model: Llama, tokenizer: Tokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kernel: bool
+) -> None:
+    """A file that is overwritten and cut under the engine changes no reply, nor ends the process."""
+    if not kernel:
+        monkeypatch.setattr(kernels, "available", lambda: None)
+    hf.save(model, tmp_path, tokenizer=tokenizer)
+    kinds = ("fp32", "bf16", "int8", "int4")
+    before = [run(open_engine(tmp_path, weights=w), ask(logprobs=0))[0].logprobs for w in kinds]
+    engines = [open_engine(tmp_path, weights=w) for w in kinds]
+    file = tmp_path / "model.safetensors"
+    if (maps := Path("/proc/self/maps")).exists():
+        assert str(file) not in maps.read_text()
+    with open(file, "r+b") as opened:
+        opened.write(b"\0" * file.stat().st_size)
+        opened.truncate(0)
+    assert [run(engine, ask(logprobs=0))[0].logprobs for engine in engines] == before

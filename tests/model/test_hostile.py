@@ -88,12 +88,13 @@ CASES = {
 }
 
 
+@pytest.mark.parametrize("copy", [True, False])
 @pytest.mark.parametrize("name", CASES)
-def test_refused_in_one_line(good: Path, name: str):
+def test_refused_in_one_line(good: Path, name: str, copy: bool):
     spoil, words = CASES[name]
     spoil(good)
     with pytest.raises(HerdError) as caught:
-        hf.load(good)
+        hf.load(good, copy=copy)
     assert words in str(caught.value) and "\n" not in str(caught.value)
 
 

@@ -1,5 +1,7 @@
 """The transformer against `transformers`: scaled-down Llama 3 family with true head size, GQA ratio, θ and scaling."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -7,6 +9,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from herd.model import hf
+from herd.model.config import Config
 from herd.model.kv import KVCache
 from herd.model.llama import Llama
 from herd.model.lora import add_lora, load_peft, merge, save_peft, set_lora
@@ -139,3 +142,11 @@ def test_lora_off_is_the_base_merged_is_the_adapted(model: Llama, tmp_path: Path
     other = hf.load(tmp_path / "m")
     load_peft(other, tmp_path / "adapter")
     assert torch.allclose(other(tokens), adapted, atol=1e-6)
+
+
+def test_loading_imports_no_compiler(tmp_path):
+    """PyTorch brings its own, and sympy, to what is made without memory or drawn there: most of a second."""
+    hf.save(Llama(Config(64, 16, 1, 2, 1, 8, 32)), tmp_path)
+    code = "import sys; from herd.model import hf; hf.load(sys.argv[1]); print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code, tmp_path], capture_output=True, text=True, check=True)
+    assert {"torch._dynamo", "sympy"}.isdisjoint(done.stdout.split())

@@ -18,6 +18,7 @@ from typing import Any
 import httpx
 import pytest
 
+from herd.engine.client import EngineClient
 from herd.registry.home import lock
 from herd.registry.registry import Registry
 from herd.server import serve
@@ -208,3 +209,25 @@ def test_a_second_signal_stops_at_once(
         threading.Thread(target=again).start()
         stream_while_stopping(url, server, chat(stream=True))
     assert exits == [130]
+
+
+def test_the_engine_starts_before_the_server_imports_what_it_needs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    order: list[str] = []
+
+    class Stopping:
+        def __init__(self, *_: object) -> None:
+            order.append("server")
+
+        async def serve(self, sockets: list[socket.socket]) -> None: ...
+
+    async def spawn(self: EngineClient) -> None:
+        order.append("engine")
+        raise OSError
+
+    monkeypatch.setattr(serve, "Server", Stopping)
+    monkeypatch.setattr(EngineClient, "_spawn", spawn)
+    settings = Settings.from_environment(home=tmp_path, port=0)
+    serve.serve(settings, say=lambda _: None, started=lambda _: None, access=False)
+    assert order == ["engine", "server"]

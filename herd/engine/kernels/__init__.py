@@ -16,6 +16,7 @@ from functools import cache
 from pathlib import Path
 from typing import Literal, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -138,8 +139,11 @@ def team(threads: int) -> int:
 
 
 def reserve(size: int) -> mmap.mmap:
-    """Zeroed memory on a page's boundary, in huge pages where it is large: streaming weights else waits for page tables."""
-    memory = mmap.mmap(-1, max(size, 1))
+    """Zeroed memory on a page's boundary, in huge pages where it is large: streaming weights else waits for page tables.
+
+    Private, as shared memory, Python's default, has no huge pages.
+    """
+    memory = mmap.mmap(-1, max(size, 1), mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     if hasattr(mmap, "MADV_HUGEPAGE") and size >= 1 << 21:
         memory.madvise(mmap.MADV_HUGEPAGE)
     return memory
@@ -179,19 +183,28 @@ def pack(weight: Tensor, kind: Kind) -> LinearWeight:
 
 
 class PackedWeight:
-    """A weight [n,k] in the kernels' own layout; `struct` points into memory that lives as long as this object."""
+    """A weight [n,k] in the kernels' own layout; `struct` points into memory that lives as long as this object.
 
-    def __init__(self, weight: Tensor, kind: Kind) -> None:
-        weight = checked(weight)
-        n, k = weight.shape
+    More weights of as many inputs and the same type, if given, add their outputs.
+    """
+
+    def __init__(self, weight: Tensor, kind: Kind, *more: Tensor) -> None:
+        parts = [checked(part) for part in (weight, *more)]
+        k, dtype = parts[0].shape[1], parts[0].dtype
+        if any(part.shape[1] != k or part.dtype != dtype for part in parts):
+            raise ValueError("the parts of a weight have other inputs, or another type")
+        rows = [p.data_ptr() + k * p.itemsize * np.arange(len(p), dtype=np.uint64) for p in parts]
+        addresses = np.concatenate(rows)
+        n = len(addresses)
         self.kind, self.n, self.k = kind, n, k
         self.library, self.threads = library(), torch.get_num_threads()
         self.bytes = int(self.library.herd_weight_bytes(KINDS.index(kind), n, k))
         self.memory = reserve(self.bytes)
         self.struct = Weight()
         self.library.herd_weight_at(ctypes.byref(self.struct), KINDS.index(kind), n, k, address(self.memory))
-        is_bf16 = weight.dtype == torch.bfloat16
-        self.library.herd_pack_all(team(self.threads), ctypes.byref(self.struct), weight.data_ptr(), is_bf16)
+        self.library.herd_pack_all(
+            team(self.threads), ctypes.byref(self.struct), addresses.ctypes.data, dtype == torch.bfloat16
+        )
 
     def rows(self, ids: Sequence[int] | Tensor) -> Tensor:
         index = torch.as_tensor(ids, dtype=torch.int64)

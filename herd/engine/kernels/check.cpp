@@ -9,16 +9,16 @@
 
 namespace {
 
-struct PackCall { const Weight* w; const void* values; int is_bf16; };
+struct PackCall { const Weight* w; const void* const* rows; int is_bf16; };
 struct LinearCall { Team* team; const Weight* w; const float* x; int ldx, rows; void* act; float* y; int ldy; };
 
 }  // namespace
 
-void herd_pack_all(Team* team, const Weight* w, const void* values, int is_bf16) {
-  PackCall call = {w, values, is_bf16};
+void herd_pack_all(Team* team, const Weight* w, const void* const* rows, int is_bf16) {
+  PackCall call = {w, rows, is_bf16};
   herd_team_run(team, [](void* context, int t, int nt) {
     PackCall& c = *(PackCall*)context;
-    herd_pack(c.w, c.values, c.is_bf16, t, nt);
+    herd_pack(c.w, c.rows, c.is_bf16, t, nt);
   }, &call);
 }
 
@@ -42,12 +42,14 @@ int herd_init(void) {
   uint32_t seed = 1;
   for (float& f : v) f = (int)((seed = seed * 1664525 + 1013904223) >> 24) - 127.5f;
   for (float& f : x) f = (int)((seed = seed * 1664525 + 1013904223) >> 24) - 127.5f;
+  std::vector<const void*> of(n);
+  for (int i = 0; i < n; i++) of[i] = &v[i * k];
   for (int kind : {HERD_BF16, HERD_INT8, HERD_INT4}) {
     Weight w;
     std::vector<uint8_t> memory(herd_weight_bytes(kind, n, k) + 64), act(herd_act_bytes(kind, rows, k) + 64);
     auto aligned = [](std::vector<uint8_t>& m) { return (void*)(((size_t)m.data() + 63) / 64 * 64); };
     herd_weight_at(&w, kind, n, k, aligned(memory));
-    herd_pack(&w, v.data(), 0, 0, 1);
+    herd_pack(&w, of.data(), 0, 0, 1);
     herd_prepare(kind, x.data(), k, rows, k, aligned(act), 0, 1);
     herd_linear(&w, aligned(act), rows, y.data(), n, 0, 0, 1);
     for (int64_t j = 0; j < n; j++) {

@@ -42,8 +42,8 @@ typedef struct Weight {
 size_t herd_weight_bytes(int kind, int n, int k);
 // Lays a weight out over 64-byte aligned memory of herd_weight_bytes bytes.
 void herd_weight_at(Weight* w, int kind, int n, int k, void* memory);
-// Rounds or quantises row-major [n,k] values, bf16 or fp32, into w's memory.
-void herd_pack(const Weight* w, const void* values, int is_bf16, int t, int nt);
+// Rounds or quantises n rows of k values, bf16 or fp32, into w's memory.
+void herd_pack(const Weight* w, const void* const* rows, int is_bf16, int t, int nt);
 // out[i,:k] = the packed weight's row rows[i] as it is used (dequantised).
 void herd_unpack_rows(const Weight* w, const int64_t* rows, int count, float* out, int ldo);
 
@@ -60,7 +60,7 @@ void herd_linear(const Weight* w, const void* act, int rows, float* y, int ldy, 
 // Returns 0, or 1 if this file's products differ from plain C (a wrong CPU or compiler): do not use it then.
 // On Linux asks for permission to use AMX tiles; call it before any other function.
 int herd_init(void);
-void herd_pack_all(Team* team, const Weight* w, const void* values, int is_bf16);
+void herd_pack_all(Team* team, const Weight* w, const void* const* rows, int is_bf16);
 void herd_linear_all(Team* team, const Weight* w, const float* x, int ldx, int rows, void* act, float* y, int ldy);
 
 #ifdef __cplusplus

@@ -41,40 +41,46 @@ void pack_int4(const Lanes* x, uint8_t* group, uint16_t* scales) {
   }
 }
 
-void pack_panel(const Weight& w, const void* values, bool is_bf16, int panel) {
-  int padded = units(w.k) * UNIT, bytes = UNIT_BYTES[w.kind], first = panel * PANEL;
-  std::vector<float> x(PANEL * padded);  // rows past the last are zeros
-  std::vector<int8_t> q(padded);
-  uint8_t* data = (uint8_t*)w.data + (size_t)panel * units(w.k) * bytes;
-  for (int c = 0; c < std::min(PANEL, w.n - first); c++)
-    for (int i = 0; i < w.k; i++) {
-      size_t at = (size_t)(first + c) * w.k + i;
-      x[c * padded + i] = is_bf16 ? from_bf16(((const uint16_t*)values)[at]) : ((const float*)values)[at];
-    }
-  if (w.kind == HERD_INT4) {
-    for (int g = 0; g < padded / HERD_GROUP; g++) {
-      Lanes tile[HERD_GROUP];
-      for (int c = 0; c < PANEL; c++)
-        for (int i = 0; i < HERD_GROUP; i++) tile[i][c] = x[c * padded + g * HERD_GROUP + i];
-      uint8_t* unit = data + g / 2 * bytes;
-      pack_int4(tile, unit + 64 + g % 2 * 256, (uint16_t*)unit + g % 2 * 16);
-    }
-    return;
+// A row as fp32; zeros past its end, and for a row past the last.
+void widen(const void* row, bool is_bf16, int k, int padded, float* x) {
+  int n = row ? k : 0;
+  if (is_bf16)
+    for (int i = 0; i < n; i++) x[i] = from_bf16(((const uint16_t*)row)[i]);
+  else if (row)
+    memcpy(x, row, n * sizeof(float));
+  std::fill(x + n, x + padded, 0.f);
+}
+
+void pack_panel_int4(const Weight& w, const void* const* rows, bool is_bf16, uint8_t* data) {
+  int padded = units(w.k) * UNIT;
+  std::vector<float> x(PANEL * padded);
+  for (int c = 0; c < PANEL; c++) widen(rows[c], is_bf16, w.k, padded, &x[c * padded]);
+  for (int g = 0; g < padded / HERD_GROUP; g++) {
+    Lanes tile[HERD_GROUP];
+    for (int c = 0; c < PANEL; c++)
+      for (int i = 0; i < HERD_GROUP; i++) tile[i][c] = x[c * padded + g * HERD_GROUP + i];
+    uint8_t* unit = data + g / 2 * UNIT_BYTES[HERD_INT4];
+    pack_int4(tile, unit + 64 + g % 2 * 256, (uint16_t*)unit + g % 2 * 16);
   }
+}
+
+// Both layouts have four bytes of an output, then those of the next.
+void pack_panel(const Weight& w, const void* const* rows, bool is_bf16, uint8_t* data, int first) {
+  int padded = units(w.k) * UNIT, words = units(w.k) * UNIT_BYTES[w.kind] / (PANEL * 4);
+  std::vector<float> x(padded);
+  std::vector<uint8_t> row(4 * words);
   for (int c = 0; c < PANEL; c++) {
-    const float* row = &x[c * padded];
+    widen(rows[c], is_bf16, w.k, padded, x.data());
     if (w.kind == HERD_BF16) {
-      for (int i = 0; i < padded; i += 2) {
-        uint32_t pair = to_bf16(row[i]) | (uint32_t)to_bf16(row[i + 1]) << 16;
-        memcpy(data + i * 32 + c * 4, &pair, 4);
-      }
+      for (int i = 0; i < padded; i++) ((uint16_t*)row.data())[i] = to_bf16(x[i]);
     } else {
+      int8_t* q = (int8_t*)row.data();
       int32_t sum = 0;
-      ((float*)w.scale)[first + c] = quantise(row, padded, q.data());
+      ((float*)w.scale)[first + c] = quantise(x.data(), padded, q);
       for (int i = 0; i < padded; i++) sum += q[i];
       ((int32_t*)w.sum)[first + c] = 128 * sum;
-      for (int i = 0; i < padded; i += 4) memcpy(data + i * 16 + c * 4, &q[i], 4);
     }
+    for (int j = 0; j < words; j++) memcpy(data + (j * PANEL + c) * 4, &row[4 * j], 4);
   }
 }
 
@@ -90,9 +96,18 @@ void herd_weight_at(Weight* w, int kind, int n, int k, void* memory) {
   if (kind == HERD_INT8) w->scale = (float*)end, w->sum = (int32_t*)end + panels(n) * PANEL;
 }
 
-void herd_pack(const Weight* w, const void* values, int is_bf16, int t, int nt) {
+void herd_pack(const Weight* w, const void* const* rows, int is_bf16, int t, int nt) {
   Share mine = share(panels(w->n), 1, t, nt);
-  for (int panel = mine.from; panel < mine.to; panel++) pack_panel(*w, values, is_bf16, panel);
+  for (int panel = mine.from; panel < mine.to; panel++) {
+    int first = panel * PANEL;
+    const void* of[PANEL] = {};
+    std::copy(rows + first, rows + std::min(first + PANEL, w->n), of);
+    uint8_t* data = (uint8_t*)w->data + (size_t)panel * units(w->k) * UNIT_BYTES[w->kind];
+    if (w->kind == HERD_INT4)
+      pack_panel_int4(*w, of, is_bf16, data);
+    else
+      pack_panel(*w, of, is_bf16, data, first);
+  }
 }
 
 void herd_unpack_rows(const Weight* w, const int64_t* rows, int count, float* out, int ldo) {
