@@ -206,7 +206,8 @@ class Board:
 
     def after(self, vote: Mapping[str, Any]) -> dict[str, dict[str, float | None]]:
         """What a person's vote, a row of the store, changes: for "left" and "right" each {"rating", "before", "change",
-        "low", "high"}, None where there is no rating. For it, earlier votes on the same prompt keep their weights."""
+        "low", "high"}, None where there is no rating, or no change to speak of, as the mean is of others now. For it,
+        earlier votes on the same prompt keep their weights."""
         standing, place = self.standing, self._columns.place(vote["id"])
         known = place is not None and place < standing.n
         pair, old = (vote["a_target"], vote["b_target"]), standing.counts.names
@@ -227,7 +228,18 @@ class Board:
             else:
                 other = points(changed, now)
         before, after = (other, now) if known else (now, other)
-        numbers = {"rating": after, "before": before, "change": after - before, "low": after - half, "high": after + half}  # fmt: skip
+        component = np.append(standing.ratings.component, new)
+        if component[i] != component[j] or (np.isfinite(before) != np.isfinite(after)).any():
+            change = np.full(len(now), math.nan)  # the mean is of others now, and moves everybody
+        else:
+            change = after - before
+        numbers = {
+            "rating": after,
+            "before": before,
+            "change": change,
+            "low": after - half,
+            "high": after + half,
+        }
         return {
             side: {name: standings.finite(of[at]) for name, of in numbers.items()}
             for side, at in (("left", i), ("right", j))

@@ -22,7 +22,8 @@ def history(board: Board, *, raters: str = PEOPLE, category: str | None = None) 
     """{"times", "series": one a target, "best_open", "best_closed"}: what all votes until each of at most 60 times say.
 
     The times are evenly spaced from the first vote to the last, or the votes' own where those are few. "best" is, at
-    each time, whoever is rated highest then, with that one's interval.
+    each time, whoever is rated highest then, with that one's interval: of those that votes connect, as others are not
+    comparable.
     """
     chosen = board.chosen(raters).of(category)
     counted = chosen.votes.weight > 0
@@ -36,18 +37,28 @@ def history(board: Board, *, raters: str = PEOPLE, category: str | None = None) 
         counts += votes.where(np.flatnonzero(slot == at)).counts()
         ratings.append(rate(counts, start=ratings[-1].rating if ratings else None))
     open_ = [board.about(name).get("open") for name in votes.names]
+    kinds = {which: np.array([one is which for one in open_], bool) for which in (True, False)}
+    groups = [_group(r, *kinds.values()) for r in ratings]
     series = [
         {"name": name, "open": open_[i], **_curve(ratings, [i] * len(ratings))}
         for i, name in enumerate(votes.names)
     ]
 
     def best(which: bool) -> dict[str, Any]:
-        of = np.array([one is which for one in open_], bool)
-        places = [_highest(r.rating, of) for r in ratings]
+        places = [
+            _highest(r.rating, kinds[which] & (r.component == c))
+            for r, c in zip(ratings, groups, strict=True)
+        ]
         return {"name": [None if i is None else votes.names[i] for i in places], **_curve(ratings, places)}
 
     moments = [round(float(time), 3) for time in times]
     return {"times": moments, "series": series, "best_open": best(True), "best_closed": best(False)}
+
+
+def _group(ratings: Ratings, *kinds: NDArray[np.bool_]) -> int:
+    """The largest component with somebody rated of each kind, else of any."""
+    found = [set(ratings.component[kind & np.isfinite(ratings.rating)].tolist()) for kind in kinds]
+    return min(set.intersection(*found) or set.union(*found), default=0)
 
 
 def _highest(rating: NDArray[np.float64], of: NDArray[np.bool_]) -> int | None:

@@ -7,6 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, replace
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -204,9 +205,10 @@ def _matrix(values: NDArray[np.float64]) -> list[list[float | None]]:
 
 def _progress(votes: Votes, rows: Sequence[Row]) -> str:
     """Of the undecided neighbours in rank, those whom the fewest votes may decide."""
-    ranked = [row["name"] for row in rows if row["rating"] is not None]
+    ranked = sorted((row for row in rows if row["rating"] is not None), key=lambda row: row["component"])
+    near = [(x["name"], y["name"]) for x, y in pairwise(ranked) if x["component"] == y["component"]]
     open = []
-    for a, b in zip(ranked[:LOOKS], ranked[1 : LOOKS + 1], strict=False):
+    for a, b in near[:LOOKS]:
         found = better(votes, votes.names.index(a), votes.names.index(b))
         if found.decision == "NOT ENOUGH DATA":
             open.append((found.needed or math.inf, a, b))

@@ -215,7 +215,7 @@ def problems(names: tuple[str, ...], parts: Graph) -> tuple[str, ...]:
         ("won all", "won every vote against the rest: the rating has no upper bound"),
         ("lost all", "lost every vote against the rest: the rating has no lower bound"),
         ("not comparable", "not ordered against all the rest: no rating"),
-        ("no votes", "have no votes yet"),
+        ("no votes", "no vote yet says better or worse"),
     ):
         if which := [name for name, said in zip(names, parts.separated, strict=True) if said == why]:
             found.append(f"{', '.join(which)}: {text}")
@@ -223,6 +223,6 @@ def problems(names: tuple[str, ...], parts: Graph) -> tuple[str, ...]:
     if len(voted) > 1:
         groups = [_listed([names[i] for i in np.flatnonzero(parts.component == c)]) for c in voted]
         found.append(
-            f"no votes connect {' with '.join(f'[{g}]' for g in groups)}: ratings compare only within each"
+            f"No votes connect {' with '.join(f'[{g}]' for g in groups)}: ratings compare only within each"
         )
     return tuple(found)

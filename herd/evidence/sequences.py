@@ -213,7 +213,7 @@ def _sentence(found: Comparison, a: str, b: str, alpha: float, margin: float) ->
     """What was found, from the side of whoever leads."""
     more = f"about {rounded(found.needed)} more votes may decide" if found.needed else "too close to say when"
     if found.estimate is None:
-        return f"not decided between {a} and {b}: no votes yet; {more}"
+        return f"Not decided between {a} and {b}: no votes yet; {more}"
     ahead = found.decision == "A" or (found.decision != "B" and found.estimate >= 0)
     first, second = (a, b) if ahead else (b, a)
     low, lead, high = (
@@ -224,7 +224,7 @@ def _sentence(found: Comparison, a: str, b: str, alpha: float, margin: float) ->
     if found.decision == "EQUAL":
         return f"{a} and {b} are equal within {100 * margin:g} points: {evidence}"
     if found.decision == "NOT ENOUGH DATA":
-        return f"not decided between {a} and {b}: {evidence}; {more}"
+        return f"Not decided between {a} and {b}: {evidence}; {more}"
     return f"{first} beats {second}: {evidence}"
 
 

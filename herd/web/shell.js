@@ -73,7 +73,7 @@ export const Bones = ({ heights, what }) => html`<div class="bones" aria-busy="t
 /** What happened, what was kept, what to do, and the id under which the server knows it. */
 export function Failed({ error, kept, retry, dismiss }) {
   const wait = error.retryAfter ? ` Try again in ${error.retryAfter} s.` : "";
-  return html`<div class="failure" role="alert"><p><strong>${error.message}</strong>${wait} ${kept}
+  return html`<div class="failure" role="alert"><p><strong>${/[.!?…]$/.test(error.message) ? error.message : `${error.message}.`}</strong>${wait} ${kept}
       ${error.requestId && html` <span class="soft">Request <code>${error.requestId}</code></span>`}</p>
     ${retry && html`<button onClick=${retry}>Try again</button>`}${dismiss && html`<button class="quiet" onClick=${dismiss}>Dismiss</button>`}</div>`;
 }

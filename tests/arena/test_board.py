@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -301,6 +302,35 @@ def test_history_ends_where_the_leaderboard_stands(store: Store) -> None:
     wins = sum(v["outcome"] == "a" for v in third)
     at = {one["name"]: one["rating"][12] for one in told["series"]}
     assert at["y"] - at["x"] == pytest.approx(SCALE * math.log(wins / (len(third) - wins)), abs=0.02)
+
+
+def two_groups() -> list[Vote]:
+    """x and y, and p and q, whom no vote connects with them; y has beaten and lost to x, as q to p."""
+    apart = [vote(n, "p", "q", "ab"[n % 3 == 0]) for n in range(50, 62)]
+    return [vote(n, "x", "y", "ab"[n % 4 == 0]) for n in range(40)] + apart
+
+
+def test_only_those_are_set_against_each_other_whom_votes_connect(store: Store) -> None:
+    names = {"x": True, "y": None, "p": True, "q": False}
+    board = board_of(store, two_groups(), about=lambda name: {"open": names[name]})
+    told = board.history()
+    assert (
+        told["best_open"]["name"][-1] == "p" and told["best_closed"]["name"][-1] == "q"
+    )  # x is rated higher
+    assert set(told["best_open"]["name"][:40]) <= {"x", None}  # until there was somebody to compare with
+    progress = board.leaderboard()["progress"]
+    assert re.search("(x against y|p against q)$", progress), progress
+
+
+def test_a_vote_after_which_the_mean_is_of_others_has_no_change(store: Store) -> None:
+    """z has lost all; its first win gives it a rating, and moves everybody's by the new mean."""
+    board = board_of(store, [*votes(12, 8), *(vote(n, "x", "z") for n in range(30, 34))])
+    won = {**vote(50, "z", "x"), "void": None, "rater": None, "voter": None, "prompt": None}
+    told = board.after(won)
+    assert told["left"]["before"] is None and told["left"]["rating"] is not None
+    assert told["left"]["change"] is None and told["right"]["change"] is None
+    usual = {**won, "a_target": "x", "b_target": "y"}
+    assert board.after(usual)["left"]["change"] > 0 > board.after(usual)["right"]["change"]  # type: ignore[operator]
 
 
 def test_what_targets_cost_and_take(store: Store) -> None:

@@ -228,7 +228,7 @@ def test_components_are_rated_on_their_own() -> None:
     assert np.allclose(ratings.error, np.r_[rate(two).error, rate(one).error])
     assert ratings.component.tolist() == [1, 1, 1, 0, 0, 0, 0]  # the largest first
     assert ratings.worst.max() == 4
-    assert "no votes connect" in ratings.problems[0]
+    assert "No votes connect" in ratings.problems[0]
     assert math.isnan(ratings.difference(0, 3).estimate) and ratings.difference(0, 3).high == math.inf
 
 
@@ -298,4 +298,4 @@ def test_a_sentence_names_a_few_and_counts_the_rest() -> None:
     wins[0, 1:38] = wins[1:38, 0] = wins[38, 39] = wins[39, 38] = 2.0
     none = np.zeros((40, 40))
     (said,) = rate(Counts(names, wins, none, none)).problems
-    assert said == "no votes connect [m0, m1, m2, m3, m4 and 33 more] with [m38, m39]: ratings compare only within each"  # fmt: skip
+    assert said == "No votes connect [m0, m1, m2, m3, m4 and 33 more] with [m38, m39]: ratings compare only within each"  # fmt: skip

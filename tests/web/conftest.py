@@ -1,13 +1,14 @@
-"""One browser for all tests of the pages, a fresh fake server for each."""
+"""One browser and one fake server for all tests of the pages; each finds both as if they were new."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Hashable, Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
 
 from .fake_gateway import furnish
 from .fake_server import FakeServer
@@ -19,7 +20,7 @@ FLAGS = [
 ]  # fmt: skip
 
 
-@pytest.fixture(scope="module")  # its loop would be in the way of other tests
+@pytest.fixture(scope="package")  # its loop would be in the way of other tests
 def browser() -> Iterator[Browser]:
     if not Path(CHROMIUM).exists():
         pytest.skip(f"{CHROMIUM} is missing: no browser to open the pages in")
@@ -30,12 +31,19 @@ def browser() -> Iterator[Browser]:
         browser.close()
 
 
-@pytest.fixture
-def server() -> Iterator[FakeServer]:
+@pytest.fixture(scope="package")
+def serving() -> Iterator[FakeServer]:
+    """One address for all tests, so that the browser has read the pages' files once."""
     server = FakeServer()
     yield server
     server.shutdown()
     server.server_close()
+
+
+@pytest.fixture
+def server(serving: FakeServer) -> FakeServer:
+    serving.forget()
+    return serving
 
 
 @pytest.fixture
@@ -45,20 +53,32 @@ def full(server: FakeServer) -> FakeServer:
     return server
 
 
+@pytest.fixture(scope="package")
+def contexts(browser: Browser) -> dict[Hashable, list[BrowserContext]]:
+    """Those that no test uses now, by window and theme; each has the pages' files in its cache."""
+    return defaultdict(list)
+
+
 @pytest.fixture
-def visit(browser: Browser, server: FakeServer) -> Iterator[Open]:
-    """Opens a path; at the end, no page may have said an error unless `errors` allows it."""
-    contexts, problems = [], []
+def visit(
+    browser: Browser, server: FakeServer, contexts: dict[Hashable, list[BrowserContext]]
+) -> Iterator[Open]:
+    """Opens a path as somebody who was never here; at the end, no page may have said an error unless `errors` allows it."""
+    used, problems = [], []
 
     def visit(
         path: str = "/", *, size: dict[str, int] = DESKTOP, theme: str = "light", errors: str = "$^"
     ) -> Page:
-        context = browser.new_context(
+        kind = (*size.values(), theme)
+        context = contexts[kind].pop() if contexts[kind] else browser.new_context(
             viewport=size, color_scheme=theme, reduced_motion="reduce", accept_downloads=True
-        )
+        )  # fmt: skip
         context.set_default_timeout(15000)
-        contexts.append(context)
+        used.append((kind, context))
         page = context.new_page()
+        session = context.new_cdp_session(page)
+        session.send("Storage.clearDataForOrigin", {"origin": server.url, "storageTypes": "all"})
+        session.detach()
         say = lambda text: None if re.search(errors, text) else problems.append(text)  # noqa: E731
         page.on("console", lambda m: say(m.text) if m.type in ("error", "warning") else None)
         page.on("pageerror", lambda error: problems.append(str(error)))
@@ -68,6 +88,11 @@ def visit(browser: Browser, server: FakeServer) -> Iterator[Open]:
         return page
 
     yield visit
-    for context in contexts:
-        context.close()
+    for kind, context in used:
+        for page in context.pages:
+            page.close()
+        context.set_offline(False)
+        context.clear_cookies()
+        context.clear_permissions()
+        contexts[kind].append(context)
     assert not problems

@@ -72,6 +72,9 @@ def words(text: str) -> Iterator[str]:
     yield from re.findall(r"\S+\s*|\s+", text)
 
 
+KEPT = "max-age=3600"  # the pages do not change while they are tested
+
+
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     server: FakeServer
@@ -85,7 +88,7 @@ class Handler(BaseHTTPRequestHandler):
     def send(self, status: int, data: bytes, kind: str = "application/json", **headers: str) -> None:
         self.send_response(status)
         for name, value in {
-            "Content-Type": f"{kind}; charset=utf-8", "Content-Length": str(len(data)), "Cache-Control": "no-store",
+            "Content-Type": f"{kind}; charset=utf-8", "Content-Length": str(len(data)), "Cache_Control": "no-store",
             "Content-Security-Policy": CSP, **fake_arena.CORS, "X-Request-Id": self.server.state.next("req"), **headers,
         }.items():  # fmt: skip
             self.send_header(name.replace("_", "-"), value)
@@ -106,7 +109,12 @@ class Handler(BaseHTTPRequestHandler):
         file = (WEB / path.removeprefix("/web").lstrip("/")).resolve()
         if not path.startswith(("/web/", "/embed.js")) or not file.is_file() or WEB not in file.parents:
             return self.error(404, f"There is no {path}.")
-        self.send(200, file.read_bytes(), TYPES[file.suffix])
+        self.send(
+            200,
+            file.read_bytes(),
+            TYPES[file.suffix],
+            Cache_Control=KEPT if path.startswith("/web/") else "no-store",
+        )
 
     def handle_any(self) -> None:
         state, method = self.server.state, self.command
@@ -363,8 +371,12 @@ class FakeServer(ThreadingHTTPServer):
 
     def __init__(self, port: int = 0) -> None:
         super().__init__(("127.0.0.1", port), Handler)
-        self.state = State()
+        self.forget()
         threading.Thread(target=self.serve_forever, args=(0.05,), daemon=True).start()
+
+    def forget(self) -> None:
+        """As if it had just been started; whoever still listens keeps what there was."""
+        self.state = State()
 
     @property
     def url(self) -> str:

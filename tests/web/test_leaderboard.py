@@ -67,7 +67,7 @@ def test_dots_and_numbers_say_the_same(server: FakeServer, board: Board, visit: 
         counts = [str(row[key]) for key in ("votes", "wins", "losses", "ties", "both_bad")]
         assert cells[:8] == ["–".join(ranks), f"{round(row['rating']):,}", span, *counts]
         if row["flip"]:
-            assert cells[8] == f"{row['flip']['votes']} votes would put it below {row['flip']['below']}"
+            assert cells[8] == f"{row['flip']['votes']}, below {row['flip']['below']}"
         assert row["licence"] in cells
     left = [dot.bounding_box() for dot in page.locator(".line .point").all()]
     places = [box["x"] for box in left if box]
@@ -181,6 +181,31 @@ def test_what_the_votes_cannot_say_is_said(board: Board, visit: Open) -> None:
     expect(page.get_by_text("Not measured: ")).to_have_count(1)
     text = page.locator("main").inner_text()
     assert not re.search(r"NaN|Infinity|undefined|null|\[object", text)
+
+
+def test_one_vote_and_many_groups_have_their_places(board: Board, visit: Open) -> None:
+    unknown = {"rating": None, "low": None, "high": None, "best": None, "worst": None, "flip": None}
+    names = tuple(f"model-{i}" for i in range(60))
+    fake_leaderboard.furnish(board, names, 8)
+    for name in names[50:]:
+        board.extra[name] |= {"component": 1}
+    for i, name in enumerate(names[-3:-1]):
+        board.extra[name] |= {**unknown, "component": 2 + i, "separated": "no votes"}
+    board.extra[names[-1]] |= {**unknown, "high": 300.0, "separated": "lost all"}
+    page = visit("/leaderboard")
+    ladder = page.get_by_role("region", name="Ratings")
+    expect(ladder).to_contain_text("Not comparable with those above: no vote connects them")
+    expect(ladder.get_by_text("No vote rates these yet")).to_have_count(1)
+    for name in names[50:]:  # no group is hidden behind the first
+        expect(named(page, name)).to_have_count(1)
+    assert dots(page).count() == 50
+    bound = named(page, names[-1]).locator(".reach").bounding_box()
+    assert bound and bound["width"] > 2  # as far as 300, though all ratings are far above
+    for name in names:
+        board.extra[name] |= {**unknown, "component": 0, "separated": "won all"}
+    board.version += 1
+    expect(page.locator(".axis")).to_contain_text("900")
+    expect(page.locator(".axis")).to_contain_text("1,100")
 
 
 def test_maps_times_and_costs_are_read_with_the_keyboard(
@@ -299,12 +324,11 @@ def test_many_targets_are_folded(board: Board, visit: Open) -> None:
 
 
 @pytest.mark.parametrize("size", [DESKTOP, PHONE], ids=["desktop", "phone"])
-@pytest.mark.parametrize("theme", ["light", "dark"])
 def test_axe_finds_nothing_serious(
-    server: FakeServer, board: Board, visit: Open, size: dict[str, int], theme: str
+    server: FakeServer, board: Board, visit: Open, size: dict[str, int]
 ) -> None:
     board.more = {"problems": ["tale has 2 votes"]}
-    page = visit("/leaderboard?a=cria&b=tale&style=1", size=size, theme=theme)
+    page = visit("/leaderboard?a=cria&b=tale&style=1", size=size)
     expect(page.locator(".told")).to_contain_text("Not decided")
     expect(page.locator(".over-time canvas")).to_be_visible()
     page.get_by_role("button", name="Pair by pair").click()

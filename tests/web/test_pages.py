@@ -294,14 +294,13 @@ def test_motion_is_short_and_none_where_reduced(visit: Open) -> None:
 
 
 @pytest.mark.parametrize("size", [DESKTOP, PHONE], ids=["desktop", "phone"])
-@pytest.mark.parametrize("theme", ["light", "dark"])
-def test_axe_finds_nothing_serious(server: FakeServer, visit: Open, size: dict[str, int], theme: str) -> None:
+def test_axe_finds_nothing_serious(server: FakeServer, visit: Open, size: dict[str, int]) -> None:
     server.state.delay = 0.001
     furnish(server)
     code = seed(
         server, "Code", "# Title\n\n- a\n- b\n\n```python\nprint(1)\n```\n\n| a | b |\n|---|---|\n| 1 | 2 |"
     )
-    page = visit(size=size, theme=theme, errors="500|Failed to load resource")
+    page = visit(size=size, errors="500|Failed to load resource")
 
     accessible(page, "empty")
     if size is PHONE:

@@ -235,10 +235,9 @@ def test_the_palette_finds_the_pages(full: FakeServer, visit: Open) -> None:
 
 
 @pytest.mark.parametrize("size", [DESKTOP, PHONE], ids=["desktop", "phone"])
-@pytest.mark.parametrize("theme", ["light", "dark"])
-def test_axe_finds_nothing_serious(full: FakeServer, visit: Open, size: dict[str, int], theme: str) -> None:
+def test_axe_finds_nothing_serious(full: FakeServer, visit: Open, size: dict[str, int]) -> None:
     full.state.gateway.findings = [dict(FINDING)]
-    page = visit("/traffic", size=size, theme=theme, errors="40[04]|500")
+    page = visit("/traffic", size=size, errors="40[04]|500")
 
     page.get_by_role("button", name="What changed").click()
     page.get_by_role("button", name="Other times").click()

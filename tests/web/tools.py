@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from playwright.sync_api import Page, expect
@@ -60,11 +60,17 @@ def seed(server: FakeServer, title: str, reply: str, count: int = 1) -> str:
     return id
 
 
-def accessible(page: Page, what: str) -> None:
-    """axe finds nothing serious on the page as it is now, and nothing sticks out at its side."""
-    page.wait_for_timeout(100)
-    page.evaluate(AXE.read_text())  # through the debugger, which CSP lets pass
-    found = page.evaluate("axe.run({ resultTypes: ['violations'] }).then(r => r.violations)")
-    serious = [(v["id"], v["nodes"][0]["html"]) for v in found if v["impact"] in ("serious", "critical")]
-    assert not serious, (what, serious)
+def accessible(page: Page, what: str, themes: Sequence[str] = ("light", "dark")) -> None:
+    """axe finds nothing serious on the page as it is now, in both themes, and nothing sticks out at its side."""
+    page.wait_for_timeout(50)
+    if not page.evaluate("'axe' in window"):
+        page.evaluate(AXE.read_text())  # through the debugger, which CSP lets pass
+    for theme in themes:
+        page.emulate_media(color_scheme=theme)
+        page.evaluate("new Promise(done => requestAnimationFrame(() => setTimeout(done, 20)))")
+        found = page.evaluate(
+            "axe.run({ resultTypes: ['violations'], preload: false }).then(r => r.violations)"
+        )
+        serious = [(v["id"], v["nodes"][0]["html"]) for v in found if v["impact"] in ("serious", "critical")]
+        assert not serious, (what, theme, serious)
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), what

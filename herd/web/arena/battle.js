@@ -2,6 +2,7 @@ import { ApiError, get, post, request } from "../lib/api.js";
 import { address, go } from "../lib/router.js";
 import { events } from "../lib/sse.js";
 import { store } from "../lib/store.js";
+import { notify } from "../lib/ui.js";
 
 export const SIDES = ["left", "right"];
 const EMPTY = {
@@ -143,7 +144,11 @@ export async function vote(outcome) {
   } catch (error) {
     if (mine !== turn) return;
     set({ voting: false, error: { error, kept: "Both answers are kept; the vote is not.", retry: () => vote(outcome) } });
-    if (error.code === "voted" || error.code === "expired") { set({ error: null }); await read(turn); }
+    if (error.code === "voted" || error.code === "expired") {
+      set({ error: null });
+      await read(turn);
+      if (mine === turn && error.code === "voted") notify("This battle had its vote already, perhaps from another tab: that one is kept.");
+    }
   }
 }
 

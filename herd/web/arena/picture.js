@@ -2,7 +2,7 @@ import { html, useEffect, useRef, useState } from "../lib/html.js";
 import { resolved, useTheme } from "../lib/plot.js";
 import { notify } from "../lib/ui.js";
 import { SIDES } from "./battle.js";
-import { change, facts, PLACES } from "./turns.js";
+import { change, facts, PLACES, points } from "./turns.js";
 import { outcomeWords } from "./vote.js";
 
 const WIDTH = 1200, EDGE = 48, GAP = 24, PAD = 24, LINE = 26, TURNS = 3, LINES = { prompt: 6, reply: 24 };
@@ -43,7 +43,7 @@ export function draw(canvas, { turns, reveal }) {
   const parts = shown.map((turn) => ({ prompt: wrapped(ctx, turn.prompt, WIDTH - 2 * EDGE - 2 * PAD, LINES.prompt), ...Object.fromEntries(SIDES.map((side) => [side, wrapped(ctx, turn[side].text || turn[side].failed || "It said nothing.", column - 2 * PAD, LINES.reply)])) }));
   const tall = (lines) => lines.length * LINE + 2 * PAD;
   const pair = (part) => Math.max(tall(part.left), tall(part.right));
-  const height = EDGE + 60 + parts.reduce((sum, part) => sum + tall(part.prompt) + pair(part) + 2 * GAP, 0) + 76 + 60 + EDGE;
+  const height = EDGE + 60 + parts.reduce((sum, part) => sum + tall(part.prompt) + pair(part) + 2 * GAP, 0) + 76 + LINE + 60 + EDGE;
   const scale = 2;
   Object.assign(canvas, { width: WIDTH * scale, height: height * scale });
   ctx.scale(scale, scale);
@@ -76,13 +76,15 @@ export function draw(canvas, { turns, reveal }) {
     font(22, 600);
     write(`${PLACES[side]}: ${told.name}`, x, y + 16, "ink", column);
     font(18);
-    const rating = told.rating == null ? "not rated yet" : String(Math.round(told.rating));
+    const rating = told.rating == null ? "not rated yet" : points(told.rating);
     write(rating, x, y + 48);
     let after = x + ctx.measureText(rating).width + 12;
     if (moved) { write(moved[2], after, y + 48, { up: "good", down: "bad", level: "soft" }[moved[0]]); after += ctx.measureText(moved[2]).width + 12; }
-    write(facts(told), after, y + 48, "soft", x + column - after);
+    const [first = "", ...others] = facts(told);
+    write(first, after, y + 48, "soft", x + column - after);
+    write(others.join(" · "), x, y + 48 + LINE, "soft", column);
   });
-  y += 76 + GAP;
+  y += 76 + LINE + GAP;
   fill("line", EDGE, y, WIDTH - 2 * EDGE, 1);
   font(20, 600);
   write(`The vote: ${outcomeWords(reveal)}${reveal.void ? " (it does not count)" : ""}`, EDGE, y + 36, "ink", WIDTH - 2 * EDGE);

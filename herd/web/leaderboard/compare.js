@@ -22,9 +22,9 @@ export function Compare({ names, a, b, raters, version, beside, turn }) {
     ${found && html`<div class="behind"><${Share} ...${found} />
       <dl><div><dt>Votes between them</dt><dd>${count(found.votes)}</dd></div>
         <div><dt>To decide</dt><dd>${found.decision === "NOT ENOUGH DATA" ? (found.needed == null ? "not known yet" : `about ${count(+found.needed.toPrecision(2))} more`) : "decided"}</dd></div>
-        ${found.difference?.estimate != null && html`<div><dt>Rating, first less second</dt><dd>${signed(found.difference.estimate)} (${between(found.difference.low, found.difference.high, signed)})</dd></div>`}
+        ${found.difference?.estimate != null && html`<div><dt>Rating, ${a} less ${b}</dt><dd>${signed(found.difference.estimate)} (${between(found.difference.low, found.difference.high, signed)})</dd></div>`}
         ${found.flip != null && html`<div><dt>Votes that would turn it</dt><dd>${count(found.flip)}</dd></div>`}</dl></div>
-      ${beside && html`<p class="soft small">${beside}</p>`}`}</section>`;
+      <p class="soft small">The sentence is of the votes between the two and holds however often you look; the ratings are of all votes, their interval of one look. ${beside}</p>`}</section>`;
 }
 
 /** The share of votes for the first, ties as halves, on a track whose middle is even. */

@@ -1,15 +1,15 @@
-import { colour } from "../lib/format.js";
+import { colour, count } from "../lib/format.js";
 import { html, memo, useLayoutEffect, useMemo, useRef, useState } from "../lib/html.js";
 import { Named } from "../parts.js";
 import { rated, ranks, ratingScale, said } from "./numbers.js";
 
 const MOST = 40; // rows that are there unasked
 
-/** The first of `rows`, and a button for the others. */
+/** The first of each group of `rows`, and a button for the others. */
 export function useFold(rows, keep) {
   const [all, setAll] = useState(false);
-  const shown = all || rows.length <= MOST + 5 ? rows : rows.filter((row, i) => i < MOST || keep.includes(row.name));
-  const button = rows.length > MOST + 5 && html`<button class="quiet unfolds" aria-expanded=${String(all)} onClick=${() => setAll(!all)}>${all ? `Only the first ${MOST}` : `All ${rows.length} targets`}</button>`;
+  const met = {}, shown = all || rows.length <= MOST + 5 ? rows : rows.filter((row) => (met[row.component] = (met[row.component] ?? 0) + 1) <= MOST || keep.includes(row.name));
+  const button = rows.length > MOST + 5 && html`<button class="quiet unfolds" aria-expanded=${String(all)} onClick=${() => setAll(!all)}>${all ? `Only the first ${MOST}${new Set(rows.map(({ component }) => component)).size > 1 ? " of each group" : ""}` : `All ${rows.length} targets`}</button>`;
   return [shown, button];
 }
 
@@ -45,18 +45,18 @@ const Row = memo(({ row, place, axis, chosen, choose }) => {
 }, (a, b) => a.row === b.row && a.place === b.place && a.chosen === b.chosen && a.axis === b.axis);
 
 /** A dot and its interval a target on one axis; each is a button that chooses it. */
-export function Dots({ rows, a, b, choose, gauge }) {
+export function Dots({ rows, a, b, choose, gauge, open }) {
   const now = useRef();
   now.current = choose;
   const [shown, more] = useFold(rows, [a, b]);
-  const axis = useMemo(() => ratingScale(shown, innerWidth < 760 ? 4 : 8), [rows, shown.length]);
+  const axis = useMemo(() => ratingScale(shown, innerWidth < 1000 ? 4 : 8), [rows, shown.length]);
   const held = document.activeElement?.closest(".ladder .line"); // a row that moves would lose the focus
   useLayoutEffect(() => { if (held?.isConnected && held !== document.activeElement) held.focus({ preventScroll: true }); });
   const groups = new Set(rows.map(({ component }) => component).filter((group) => group != null)).size;
   return html`<section aria-label="Ratings"><div class="line axis" aria-hidden="true"><span class="ranks">Rank</span><span class="named"></span>
-      <span class="track">${axis.ticks.map((tick, i) => html`<span key=${i} style=${{ left: `${axis.at(tick)}%` }}>${tick}</span>`)}</span><span class="figure">Rating</span></div>
+      <span class="track">${axis.ticks.map((tick, i) => html`<span key=${i} style=${{ left: `${axis.at(tick)}%` }}>${count(tick)}</span>`)}</span><span class="figure">Rating</span></div>
     <ol class="ladder">${shown.flatMap((row, i) => [ // one list, so that a row keeps its place in the tree as it moves
-      (groups > 1 || row.component == null) && row.component !== shown[i - 1]?.component && html`<li class="apart" key=${`group ${row.component}`}>${row.component == null ? "Without votes" : i ? "Not comparable with those above: no vote connects them" : "Connected by votes"}</li>`,
+      (groups > 1 || row.component == null) && row.component !== shown[i - 1]?.component && html`<li class="apart" key=${`group ${row.component}`}>${row.component == null ? "No vote rates these yet" : i ? "Not comparable with those above: no vote connects them" : "Connected by votes"}</li>`,
       html`<${Row} key=${`row ${row.name}`} row=${row} place=${i} axis=${axis} chosen=${row.name === a || row.name === b} choose=${(name) => now.current(name)} />`])}</ol>
-    <p class="soft small">The dot is the rating, the line its 95 % interval; 400 points are odds of ten to one${gauge && `; ${gauge}`}.${rows.some(({ open }) => open === false) && " A hollow dot is a closed model."} Choose two to compare them.</p>${more}</section>`;
+    <p class="soft small">The dot is the rating, the line its 95 % interval; 400 points are odds of ten to one${gauge && `; ${gauge}`}.${rows.some(({ open }) => open === false) && " A hollow dot is a closed model."}${open && " Ranks count the closed models, too."} Choose two to compare them.</p>${more}</section>`;
 }

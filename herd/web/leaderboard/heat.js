@@ -61,11 +61,17 @@ function Map({ map: [title, kind, ends, shade, number], pairs, at, setCell, onKe
       <canvas onPointerMove=${point} onPointerDown=${point}></canvas>${at && side > 0 && html`<i class="cell" style=${{ left: `${left + side * at[1]}px`, top: `${top + side * at[0]}px`, width: `${side - 1}px`, height: `${side - 1}px` }}></i>`}</div></figure>`;
 }
 
+/** At most `most` letters: without its provider, then without its middle, as versions differ at the end. */
+function shortened(name, most) {
+  const own = name.length > most ? name.slice(name.lastIndexOf("/") + 1) : name, half = Math.floor(most / 2);
+  return own.length > most ? `${own.slice(0, most - half - 1)}…${own.slice(-half)}` : own;
+}
+
 /** Draws the map as wide as its box allows; returns where its cells are. */
 function paint(box, pairs, shade, number) {
   const { names, counts } = pairs, k = names.length, canvas = box.firstChild, pen = canvas.getContext("2d");
   const most = best(counts), narrow = box.clientWidth < 480, tell = narrow ? 12 : 20;
-  const short = names.map((name) => (name.length > tell ? `${name.slice(0, tell - 1)}…` : name));
+  const short = names.map((name) => shortened(name, tell));
   pen.font = "12px system-ui";
   const left = k > 80 ? 1 : Math.ceil(Math.max(...short.map((name) => pen.measureText(name).width))) + 8, top = left;
   const side = Math.max(k > 80 ? 8 : 13, Math.min(MOST, Math.floor((box.clientWidth - left - 2) / k)));

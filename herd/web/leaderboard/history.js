@@ -6,14 +6,14 @@ import { useReading } from "../parts.js";
 import { Bones, Failed } from "../shell.js";
 import { Mark } from "../traffic/chart.js";
 import uPlot from "../vendor/uplot/uplot.js";
-import { between, rated } from "./numbers.js";
+import { between, rated, ratingScale } from "./numbers.js";
 
 const HEIGHT = 260, MOST = 4; // lines where it is not known who is open
 const DASHES = [[2, 3], [5, 3], [10, 3], []];
 const BESTS = [["best_open", "Best open", "var(--data-3)", []], ["best_closed", "Best closed", "var(--data-5)", [8, 4]]];
 
 /** Ratings over time: the best open model against the best closed one, and the two that were chosen. */
-export function History({ raters, category, a, b }) {
+export function History({ raters, category, a, b, beside }) {
   const query = new URLSearchParams({ raters, ...(category ? { category } : {}) });
   const { data, error, load } = useReading(() => get(`leaderboard/history?${query}`), String(query), 30);
   const [open, setOpen] = useState(false);
@@ -23,7 +23,7 @@ export function History({ raters, category, a, b }) {
   const chosen = some.length || bests.length ? some : able.sort((x, y) => last(y) - last(x)).slice(0, MOST);
   const lines = useMemo(() => [...bests.map(([key, title, paint, dash]) => ({ ...data[key], title, colour: paint, dash, band: true })),
     ...chosen.map((one, i) => ({ ...one, title: one.name, colour: colour(one.name), dash: DASHES[i], band: !bests.length && chosen.length < 3 }))], [data, a, b]);
-  return html`<section><h2>${data && !bests.length ? "Over time" : "Over time: best open against best closed"}</h2>
+  return html`<section><h2>${data && !bests.length ? "Over time" : "Over time: best open against best closed"}</h2>${beside && html`<p class="soft small">Drawn ${beside}.</p>`}
     ${error && !data ? html`<${Failed} error=${error} kept="The leaderboard stays as it is." retry=${load} />`
       : !data ? html`<${Bones} what="the history" heights=${[HEIGHT + 28]} />`
       : !lines.length ? html`<p class="soft">Some more votes make a line; until then the ratings above are all there is.</p>`
@@ -40,10 +40,13 @@ function Plot({ times: x, lines }) {
   const box = useRef(), plot = useRef(null);
   const [at, setAt] = useState(null);
   const theme = useTheme();
+  const seen = useRef(); // what the ratings reach: an interval of the first votes would press all else into a line
+  seen.current = lines.flatMap(({ rating, low, high }) => rating.map((value, i) => ({ rating: value, low: low[i], high: high[i] })));
   const columns = [x, ...lines.flatMap(({ rating, low, high }) => [rating, low, high])];
   useEffect(() => {
     plot.current = new uPlot({
       width: box.current.clientWidth, height: HEIGHT, legend: { show: false }, cursor: { y: false, drag: { x: false, y: false } },
+      scales: { y: { range: () => { const { from, to } = ratingScale(seen.current, 6); return [from, to]; } } },
       axes: [axis(box.current, { size: 28, values: times, space: 64 }), axis(box.current, { label: "rating", labelSize: 18, labelFont: "12px system-ui", size: 48 })],
       series: [{}, ...lines.flatMap(({ colour: paint, dash }) => [{ stroke: resolved(box.current, paint), width: 2, dash, points: { show: false } }, ...[0, 0].map(() => ({ stroke: null, width: 0, points: { show: false } }))])],
       bands: lines.filter(({ band }) => band).map(({ colour: paint }, i) => ({ series: [3 * i + 3, 3 * i + 2], fill: resolved(box.current, `color-mix(in srgb, ${paint} 16%, transparent)`) })),

@@ -11,11 +11,13 @@ export function scale(low, high, most = 6) {
   };
 }
 
+const OPEN = 50; // points that an interval without an end is seen of, at least
+
 /** The scale of these rows' ratings. An interval that is much wider than all ratings together ends at the edge. */
 export function ratingScale(rows, most) {
-  const ratings = rows.map(({ rating }) => rating).filter((x) => x != null);
-  const ends = rows.flatMap(({ low, high }) => [low, high]).filter((x) => x != null);
-  const all = ratings.length ? ratings : ends.length ? ends : [900, 1100];
+  const all = rows.map(({ rating, low, high }) => rating ?? low ?? high).filter((x) => x != null); // a bound stands for a rating that there is none of
+  const ends = rows.flatMap(({ low, high }) => (low == null && high == null ? [] : [low ?? high - OPEN, high ?? low + OPEN]));
+  if (!all.length) return scale(900, 1100, most);
   const least = Math.min(...all), best = Math.max(...all), room = Math.max(400, 0.75 * (best - least)); // of a few votes' worth
   return scale(Math.max(least - room, Math.min(...ends, least)), Math.min(best + room, Math.max(...ends, best)), most);
 }

@@ -24,7 +24,7 @@ export function Leaderboard() {
   const read = async () => ({ ...(await get(`leaderboard?${query}`)), read: new Date() });
   const { data, error, busy, load } = useReading(read, String(query));
   const live = useLive(data, load);
-  const rows = useMemo(() => data && [...data.rows].sort((x, y) => (x.component ?? 1e9) - (y.component ?? 1e9)), [data]); // each group of targets that votes connect by itself
+  const rows = useMemo(() => data && data.rows.map((row) => (row.separated === "no votes" ? { ...row, component: null } : row)).sort((x, y) => (x.component ?? 1e9) - (y.component ?? 1e9)), [data]); // each group of targets that votes connect by itself
   const choose = (name) => turn(name === a ? { a: b ?? null, b: null } : name === b ? { b: null } : a ? { b: name } : { a: name });
   const beside = [category && "over all categories", style === "1" && "without style control"].filter(Boolean).join(", ");
   return html`<main id="main" class="page"><${Top} route=""><h1>Leaderboard</h1><//>
@@ -33,13 +33,13 @@ export function Leaderboard() {
       ${error && html`<${Failed} error=${error} kept=${data ? "What is shown was read before." : "Votes are kept all the same."} retry=${load} />`}
       ${!data ? !error && html`<${Bones} what="the leaderboard" heights=${[64, 110, 420, 300]} />`
         : !rows.some(({ votes }) => votes) ? html`<${Empty} ...${{ data, raters, category, open, turn }} />`
-        : html`<${Standing} data=${data} raters=${raters} />
+        : html`<${Standing} ...${{ data, raters, rows }} open=${open === "1"} />
           <div class="ranking"><${Compare} ...${{ a, b, raters, version: data.version, turn }} names=${rows.map(({ name }) => name)} beside=${beside && `This sentence is ${beside}.`} />
-            <${Dots} ...${{ rows, a, b, choose }} gauge=${data.gauge} /></div>
+            <${Dots} ...${{ rows, a, b, choose }} gauge=${data.gauge} open=${open === "1"} /></div>
           ${data.style && html`<${Style} ...${data.style} />`}
           <${Table} ...${{ rows, a, b }} />
           <${Heat} pairs=${data.pairs} />
-          <${History} ...${{ raters, category, a, b }} />
+          <${History} ...${{ raters, category, a, b }} beside=${[category && `from the votes in ${category} alone`, style === "1" && "without style control"].filter(Boolean).join(", ")} />
           <${Pareto} ...${{ rows, a, b }} />`}
     </div></main>`;
 }
@@ -90,12 +90,12 @@ function Controls({ data, raters, category, style, open, turn, live }) {
 }
 
 /** What the votes are, what is still open, and what keeps the numbers from being trusted. */
-function Standing({ data, raters }) {
+function Standing({ data, raters, rows, open }) {
   const { totals, problems, progress } = data;
   const reasons = Object.entries(totals.void ?? {}).filter(([, n]) => n), voided = reasons.reduce((sum, [, n]) => sum + n, 0);
-  const parts = raters !== "people" ? [`Only votes of ${called(raters)}; those of people stand by themselves`] : [
+  const parts = raters !== "people" ? [`Only ${open ? "" : `${count(rows.reduce((sum, row) => sum + row.votes + row.both_bad, 0) / 2)} `}votes of ${called(raters)}; those of people stand by themselves`] : [
     `${plural(totals.people, "vote")} of people`, totals.voters && plural(totals.voters, "voter"), totals.both_bad && `${count(totals.both_bad)} both bad`,
-    voided && `${count(voided)} void (${reasons.map(([why, n]) => `${why} ${count(n)}`).join(", ")})`,
+    voided && `${count(voided)} void (${reasons.map(([why, n]) => (reasons.length > 1 ? `${why} ${count(n)}` : why)).join(", ")})`,
     totals.flagged_voters && `${plural(totals.flagged_voters, "voter")} flagged, whose ${plural(totals.flagged_votes, "vote")} ${totals.flagged_votes === 1 ? "does" : "do"} not count`,
     totals.judges && `${plural(totals.judges, "vote")} of judges, not in here`,
   ];

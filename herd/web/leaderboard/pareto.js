@@ -1,4 +1,4 @@
-import { colour } from "../lib/format.js";
+import { colour, count } from "../lib/format.js";
 import { html, memo, useLayoutEffect, useRef, useState } from "../lib/html.js";
 import { Choice } from "../parts.js";
 import { between, rated, ratingScale } from "./numbers.js";
@@ -42,7 +42,7 @@ export const Pareto = memo(({ rows, a, b }) => {
   const best = frontier(known, key), listed = best.map((row) => `${row.name} (${rated(row)}, ${say(row[key].median)})`).join(", ");
   return html`<section class="pareto"><h2>What it costs</h2><${Choice} label="Against" value=${key} options=${Object.entries(MEASURES).map(([name, [words]]) => [name, words])} onChange=${setKey} />
     ${known.length ? html`<${Scatter} ...${{ rows: known, best, key_: key, title, say, listed, chosen: [a, b] }} />
-      <p class="soft small">Up is better, left is ${key === "cost" ? "cheaper" : "faster"}; lines are the 95 % interval of the rating and the low and high of what was measured. Nothing beats, at its price or less: ${listed}.${known.length < rows.length && ` Not measured: ${rows.length - known.length} of ${rows.length}.`}</p>`
+      <p class="soft small">Up is better, left is ${key === "cost" ? "cheaper" : "faster"}; lines are 95 % intervals of the rating and of the median reply. Nothing beats, at its price or less: ${listed}.${known.length < rows.length && ` Not measured: ${rows.length - known.length} of ${rows.length}.`}</p>`
       : html`<p class="soft">${title} is not measured yet: battles played here measure it, imported votes do not.</p>`}</section>`;
 }, (x, y) => x.rows === y.rows && x.a === y.a && x.b === y.b);
 
@@ -60,7 +60,7 @@ function Scatter({ rows, best, key_, title, say, listed, chosen }) {
   const last = best.at(-1), named = rows.filter((row) => chosen.includes(row.name) || best.includes(row) || rows.length < 12).sort((p, q) => chosen.includes(q.name) - chosen.includes(p.name) || q.rating - p.rating);
   return html`<div class="scatter"><span class="up soft small" aria-hidden="true">rating</span>
     <svg ref=${box} role="img" aria-label=${`Rating against ${title.toLowerCase()}. Not beaten at its price or less: ${listed}`}>
-      ${up.ticks.map((tick) => html`<line key=${tick} class="rule" x1="0" x2="100%" y1=${y(tick)} y2=${y(tick)} /><text key=${`t${tick}`} x="-6" y=${y(tick)} dy="4" text-anchor="end">${tick}</text>`)}
+      ${up.ticks.map((tick) => html`<line key=${tick} class="rule" x1="0" x2="100%" y1=${y(tick)} y2=${y(tick)} /><text key=${`t${tick}`} x="-6" y=${y(tick)} dy="4" text-anchor="end">${count(tick)}</text>`)}
       ${steps.map(([from, to, kind], i) => html`<line key=${`f${i}`} class="frontier" x1=${x((kind === "flat" ? from : to)[key_].median)} x2=${x(to[key_].median)} y1=${y(from.rating)} y2=${y((kind === "flat" ? from : to).rating)} />`)}
       <line class="frontier" x1=${x(last[key_].median)} x2="100%" y1=${y(last.rating)} y2=${y(last.rating)} />
       ${rows.map((row) => html`<g key=${row.name} style=${{ color: colour(row.name) }}><title>${`${row.name}: rating ${rated(row)} (${between(row.low, row.high)}), ${title.toLowerCase()} ${say(row[key_].median)} (${between(row[key_].low, row[key_].high, say)})`}</title>
