@@ -62,7 +62,8 @@ class Ballots:
             return {
                 "id": f"vote_{id}", "battle": id, "outcome": OUTCOMES[outcome], "voter": voter,
                 "source": row["kind"], "key": who.principal.name, "application": row["application"],
-                "reasons": list(dict.fromkeys(reasons)) or None, "comment": redact(comment, self.battles.redacted(row)) if comment else None, **about,
+                "reasons": list(reasons) or None, **about,
+                "comment": redact(comment, self.battles.redacted(row)) if comment else None,
             }  # fmt: skip
 
         try:

@@ -192,8 +192,10 @@ class Board:
 
     def at_hand(self, a: str, b: str) -> bool:
         """Whether what a vote on them reveals is here, and recent enough: it takes no time."""
+        ages = (self.kept.age(("about", a)), self.kept.age(("about", b)), self.kept.age(("decision", a, b)))
+        limits = (ABOUT, ABOUT, GLANCE)
         recent = time.monotonic() < self._refreshed + RECENT
-        return recent and self.kept.age(("decision", a, b)) < GLANCE
+        return recent and all(age < limit for age, limit in zip(ages, limits, strict=True))
 
     # --- ratings
 

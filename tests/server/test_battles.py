@@ -268,6 +268,30 @@ def test_of_votes_at_the_same_moment_one_counts(client: TestClient) -> None:
     assert set(codes) == {200, 409} and len(store(client).votes()) == 1
 
 
+def test_votes_that_share_a_commit_with_one_that_fails_count_once(client: TestClient, home: Path) -> None:
+    (home / "herd.toml").write_text("[arena]\nvotes_per_hour = 2\n")
+    assert client.post("/api/reload", json={}).json()["problem"] is None
+    battles = [begin(client), begin(client)]
+    for battle in battles:
+        turn(client, battle)
+    go, codes = threading.Event(), []
+    held = store(client)._submit(lambda connection: go.wait(20))  # while it writes, the next group gathers
+
+    def cast(battle: Any) -> None:
+        codes.append(vote(client, battle).status_code)
+
+    threads = [threading.Thread(target=cast, args=(one,)) for one in (*battles, {"id": "nope"}, battles[0])]
+    for thread in threads:
+        thread.start()
+    while store(client)._writes.qsize() < 4:
+        time.sleep(0.01)
+    go.set()
+    for thread in threads:
+        thread.join(20)
+    assert held.result() and sorted(codes) == [200, 200, 200, 404]
+    assert {row["battle"] for row in store(client).votes()} == {battle["id"] for battle in battles}
+
+
 def test_an_expired_battle_is_seen_and_takes_no_vote(
     client: TestClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
