@@ -442,3 +442,23 @@ def test_votes_are_revealed_while_others_come(store: Store) -> None:
     follower.join()
     assert len(told) == 120 and board.refresh() and board.totals()["people"] == 120
     assert all(abs(side["change"]) < 400 for side in told if side["change"] is not None)
+
+
+@pytest.mark.parametrize("outcome", ["a", "b", "tie"])
+def test_a_vote_among_many_moves_ratings_as_a_fit_does(store: Store, outcome: str) -> None:
+    """By Newton's first step alone, and so to a tenth of a point."""
+    draw = np.random.default_rng(4)
+    rows = []
+    for n in range(1500):
+        i, j = draw.choice(6, 2, replace=False)
+        rows.append(vote(n, f"t{i}", f"t{j}", "a" if draw.random() < 0.5 + (j - i) * 0.06 else "b"))
+    board = board_of(store, rows)
+    before = rate(board.chosen().votes.counts())
+    new = {**vote(9999, "t1", "t4", outcome), "void": None, "rater": None, "voter": None, "prompt": None}
+    told = board.after(new)["left"]
+    store.add_votes([new])
+    board.refresh()
+    after, at = rate(board.chosen().votes.counts()), before.names.index("t1")
+    moved = float(after.rating[at] - before.rating[at])
+    assert told["change"] == pytest.approx(moved, abs=0.02) and abs(moved) > 0.2
+    assert told["rating"] == pytest.approx(after.rating[at], abs=0.02)
