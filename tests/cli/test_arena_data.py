@@ -185,7 +185,8 @@ def test_ctrl_c_in_the_middle_leaves_nothing(home: Path, tmp_path: Path) -> None
     file = tmp_path / "v.csv"
     file.write_text("left,right,winner\n" + "x,y,tie\n" * 3000)
     script = """
-import sys
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the tests run in the background
 from herd.store import votes
 from herd.cli import run
 made = votes._add_all

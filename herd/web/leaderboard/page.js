@@ -21,7 +21,7 @@ export function Leaderboard() {
   const { raters = "people", category = "", style, open, a, b } = asked;
   const turn = (patch) => go(address("/leaderboard", { ...askedNow(), ...patch }), { replace: "a" in patch || "b" in patch });
   const query = new URLSearchParams({ raters, style: style === "1" ? 1 : 0, open: open === "1" ? 1 : 0, ...(category ? { category } : {}) });
-  const read = async () => ({ ...(await get(`leaderboard?${query}`)), read: new Date() });
+  const read = async () => ({ ...(await get(`leaderboard?${query}`)), read: new Date(), of: { raters, open: open === "1" } });
   const { data, error, busy, load } = useReading(read, String(query));
   const live = useLive(data, load);
   const rows = useMemo(() => data && data.rows.map((row) => (row.separated === "no votes" ? { ...row, component: null } : row)).sort((x, y) => (x.component ?? 1e9) - (y.component ?? 1e9)), [data]); // each group of targets that votes connect by itself
@@ -33,7 +33,7 @@ export function Leaderboard() {
       ${error && html`<${Failed} error=${error} kept=${data ? "What is shown was read before." : "Votes are kept all the same."} retry=${load} />`}
       ${!data ? !error && html`<${Bones} what="the leaderboard" heights=${[64, 110, 420, 300]} />`
         : !rows.some(({ votes }) => votes) ? html`<${Empty} ...${{ data, raters, category, open, turn }} />`
-        : html`<${Standing} ...${{ data, raters, rows }} open=${open === "1"} />
+        : html`<${Standing} ...${{ data, rows, ...data.of }} />
           <div class="ranking"><${Compare} ...${{ a, b, raters, version: data.version, turn }} names=${rows.map(({ name }) => name)} beside=${beside && `This sentence is ${beside}.`} />
             <${Dots} ...${{ rows, a, b, choose }} gauge=${data.gauge} open=${open === "1"} /></div>
           ${data.style && html`<${Style} ...${data.style} />`}
