@@ -34,7 +34,6 @@ _LORA = np.dtype(
     + [(name, "i4") for name in ("product", "start", "stop", "rank", "column", "n")],
     align=True,
 )
-_LIMITS = np.dtype([("temperature", "f8"), ("top_p", "f8"), ("min_p", "f8"), ("top_k", "i8")])
 
 
 class Shape(ctypes.Structure):
@@ -155,7 +154,7 @@ class Native:
             self._room, self._room_rows = kernels.reserve(size), rows
         return kernels.address(self._room)
 
-    def _fill(self, chunk: Chunk, spans: list[Span]) -> object:
+    def _fill(self, chunk: Chunk, spans: Sequence[Span]) -> object:
         """Describe these spans' rows; what is returned holds what the chunk then points to."""
         table, bounds, first = array("i"), array("i"), spans[0].start
         for s in spans:
@@ -182,7 +181,7 @@ class Native:
 
     # --- adapters
 
-    def _loras(self, chunk: Chunk, spans: list[Span]) -> object:
+    def _loras(self, chunk: Chunk, spans: Sequence[Span]) -> object:
         """Point to all adapters' parts, layer by layer, and to room for what lies between their halves."""
         runs: list[tuple[Adapter | None, list[Span]]] = []  # neighbours with one adapter are one run
         for s in spans:
@@ -259,8 +258,10 @@ def _parts(adapter: Adapter, config: Config) -> _Parts:
     return _Parts(np.array(rows, _LORA), np.array(layers, np.int64), held)
 
 
-def _pieces(spans: Sequence[Span]) -> list[list[Span]]:
+def _pieces(spans: Sequence[Span]) -> list[Sequence[Span]]:
     """Spans, cut so that each piece of the step has at most CHUNK rows."""
+    if spans[-1].stop <= CHUNK:
+        return [spans]
     pieces: list[list[Span]] = [[]]
     room = CHUNK
     for s in spans:
@@ -315,19 +316,18 @@ def draw(logits: Tensor, samplings: Sequence[Sampling], uniform: Sequence[float]
     a step of the distribution (some 1e-6 of it), the PyTorch path may choose the neighbour.
     """
     n, size = logits.shape
-    limits = np.array([(s.temperature, s.top_p, s.min_p, s.top_k) for s in samplings], _LIMITS)
-    u, tokens = np.array(uniform, np.float64), np.empty(n, np.int32)
-    logits = logits.contiguous()
+    limits = array("d", [v for s in samplings for v in (s.temperature, s.top_p, s.min_p, s.top_k)])
+    u, tokens, logits = array("d", uniform), array("i", bytes(4 * n)), logits.contiguous()
     library().herd_draw(
         kernels.team(torch.get_num_threads()),
         logits.data_ptr(),
         n,
         size,
-        limits.ctypes.data,
-        u.ctypes.data,
-        tokens.ctypes.data,
+        limits.buffer_info()[0],
+        u.buffer_info()[0],
+        tokens.buffer_info()[0],
     )
-    return [None if t < 0 else t for t in tokens.tolist()]
+    return [None if t < 0 else t for t in tokens]
 
 
 def logprobs(logits: Tensor, chosen: Sequence[int], k: int) -> list[tuple[float, list[tuple[int, float]]]]:
