@@ -114,8 +114,8 @@ class Choice:
             text = self.text.push(token)
             if not (self.calls and self.calls.calling):
                 end = self.text.decoded + (self.calls.held if self.calls else 0)
-                k = self.sampling.logprobs
-                scored = None if k is None or logits is None else token_logprob(self.tokenizer, logits, token, k)
+                k = self.sampling.logprobs or 0
+                scored = None if logits is None else token_logprob(self.tokenizer, logits, token, k)
                 self._pending.append((end, token, scored))
             if self.matcher:
                 self.matcher.accept(token)

@@ -46,11 +46,16 @@ class Layer(ctypes.Structure):
     _fields_ += [(name, ctypes.c_void_p) for name in ("attn_norm", "ffn_norm")]
 
 
+class Model(ctypes.Structure):
+    _fields_ = [("shape", Shape), ("layers", ctypes.POINTER(Layer))]
+    _fields_ += [("embed", kernels.Weight), ("head", kernels.Weight), ("norm", ctypes.c_void_p)]
+
+
 class Chunk(ctypes.Structure):
     _fields_ = [(name, ctypes.c_int32) for name in ("rows", "spans")]
     _fields_ += [
         (name, ctypes.c_void_p)
-        for name in ("span", "blocks", "lora", "first", "angles", "x", "low", "y", "h", "act")
+        for name in ("span", "blocks", "lora", "first", "angles", "ids", "x", "low", "y", "h", "act")
     ]
     _fields_ += [("h_size", ctypes.c_size_t), ("act_size", ctypes.c_size_t), ("loras", ctypes.c_int32)]
 
@@ -66,26 +71,26 @@ class Native:
             raise HerdError(f"weights must be one of {', '.join(kernels.KINDS)}, not {weights!r}")
         self.weights = weights
         self._lib, self._team = library(), kernels.team(torch.get_num_threads())
-        shape = Shape(c.dim, c.n_heads, c.n_kv_heads, c.head_dim, c.ffn_dim, c.n_layers, c.norm_eps)
-        self._shape = ctypes.byref(shape)
         self._frequencies = model.freq.double().numpy()
         self._angles = np.empty((0, c.head_dim), np.float32)
         head = "int8" if weights == "int4" else weights
         self._head = kernels.PackedWeight(_take(model.head_weight), head)
         # An embedding of its own is only looked up, never multiplied with: bf16 costs no time.
         self._embed = self._head if c.tied else kernels.PackedWeight(_take(model.embed.weight), "bf16")
-        self._norm = _vector(model.norm.weight)
         self._packed: list[kernels.PackedWeight] = []
-        self._vectors: list[np.ndarray] = []
-        self._layers = (Layer * c.n_layers)()
-        for i, block in enumerate(model.layers):
+        self._vectors = [_vector(model.norm.weight)]
+        layers = (Layer * c.n_layers)()
+        for layer, block in zip(layers, model.layers, strict=True):
             for name, parts in zip(("qkv", "o", "gate_up", "down"), PRODUCTS, strict=True):
                 first, *more = (_take(block.get_parameter(f"{part}.weight")) for part in parts)
                 self._packed.append(kernels.PackedWeight(first, weights, *more))
-                setattr(self._layers[i], name, self._packed[-1].struct)
+                setattr(layer, name, self._packed[-1].struct)
             for name in ("attn_norm", "ffn_norm"):
                 self._vectors.append(_vector(block.get_parameter(f"{name}.weight")))
-                setattr(self._layers[i], name, self._vectors[-1].ctypes.data)
+                setattr(layer, name, self._vectors[-1].ctypes.data)
+        shape = Shape(c.dim, c.n_heads, c.n_kv_heads, c.head_dim, c.ffn_dim, c.n_layers, c.norm_eps)
+        structs = self._embed.struct, self._head.struct
+        self._model = ctypes.byref(Model(shape, layers, *structs, self._vectors[0].ctypes.data))
         self._adapters: WeakKeyDictionary[Adapter, _Parts] = WeakKeyDictionary()
         self._room, self._room_rows = kernels.reserve(0), 0
         self._cache = np.empty((0, 0), np.uint8)
@@ -94,7 +99,7 @@ class Native:
     def weight_bytes(self) -> int:
         """Memory of all weights."""
         packed = {id(p): p.bytes for p in (*self._packed, self._head, self._embed)}
-        return sum(packed.values()) + sum(v.nbytes for v in (*self._vectors, self._norm))
+        return sum(packed.values()) + sum(v.nbytes for v in self._vectors)
 
     # --- keys and values
 
@@ -118,40 +123,32 @@ class Native:
             return x
         if min(tokens) < 0 or max(tokens) >= c.vocab_size:
             raise HerdError("a token id is outside the vocabulary")
-        ids = array("q", tokens)
-        self._lib.herd_unpack_rows(
-            ctypes.byref(self._embed.struct), ids.buffer_info()[0], rows, x.data_ptr(), c.dim
-        )
+        ids, pieces = array("q", tokens), _pieces(spans)
         self._turn(max(s.past + s.stop - s.start for s in spans))
-        pieces = _pieces(spans)
         chunks, held = (Chunk * len(pieces))(), []
         for chunk, piece in zip(chunks, pieces, strict=True):
-            chunk.x = x.data_ptr() + piece[0].start * c.dim * 4
+            first = piece[0].start
+            chunk.ids, chunk.x = ids.buffer_info()[0] + 8 * first, x.data_ptr() + 4 * c.dim * first
             held.append(self._fill(chunk, piece))
-        room, cache, norm = self._scratch(min(rows, CHUNK)), self._cache.ctypes.data, self._norm.ctypes.data
-        layer = 0
+        layer, room, cache = 0, self._scratch(min(rows, CHUNK)), self._cache.ctypes.data
         while layer < c.n_layers:
             between()
-            layer = self._lib.herd_layers(
-                self._team, self._shape, self._layers, chunks, len(chunks), layer, norm, room, cache
-            )
+            layer = self._lib.herd_layers(self._team, self._model, chunks, len(chunks), layer, room, cache)
         return x
 
     def logits(self, hidden: Tensor) -> Tensor:
-        hidden = hidden.contiguous()
-        n = len(hidden)
+        hidden, n = hidden.contiguous(), len(hidden)
         out = torch.empty(n, self.config.vocab_size)
         if n:
-            head, room = ctypes.byref(self._head.struct), self._scratch(n)
-            self._lib.herd_head(self._team, head, hidden.data_ptr(), n, room, out.data_ptr())
+            room = self._scratch(n)
+            self._lib.herd_head(self._team, self._model, hidden.data_ptr(), n, room, out.data_ptr())
         return out
 
     def _scratch(self, rows: int) -> int:
         """The address of room for what lies between so many rows' ends, the same from step to step."""
         if rows > self._room_rows:
-            head = ctypes.byref(self._head.struct)
-            size = self._lib.herd_room(self._team, self._shape, self._layers, head, rows)
-            self._room, self._room_rows = kernels.reserve(size), rows
+            self._room = kernels.reserve(self._lib.herd_room(self._team, self._model, rows))
+            self._room_rows = rows
         return kernels.address(self._room)
 
     def _fill(self, chunk: Chunk, spans: Sequence[Span]) -> object:
@@ -281,8 +278,8 @@ def _pieces(spans: Sequence[Span]) -> list[Sequence[Span]]:
 def library() -> ctypes.CDLL:
     lib, p, i = kernels.library(), ctypes.c_void_p, ctypes.c_int
     signatures = {
-        "herd_layers": [p, p, p, p, i, i, p, p, p],
-        "herd_room": [p, p, p, p, i],
+        "herd_layers": [p, p, p, i, i, p, p],
+        "herd_room": [p, p, i],
         "herd_head": [p, p, p, i, p, p],
         "herd_attend": [p, p, i, p],
         "herd_draw": [p, p, i, i, p, p, p],

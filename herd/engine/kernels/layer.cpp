@@ -20,11 +20,9 @@ constexpr auto LONG = std::chrono::milliseconds(10);  // a visit goes no further
 
 struct Visit {
   Team* team;
-  const Shape& shape;
-  const Layer* layers;
+  const Model& model;
   const Chunk* chunks;
   int count, layer;  // of chunks; where it begins, and in the end the first layer that is left
-  const float* norm;
   uint16_t* cache;
   const Clock::time_point began = Clock::now();
   bool late = false;
@@ -38,7 +36,7 @@ struct Way {
   const int index;
   Chunk c;
   const int t, nt;
-  const Shape& s = v.shape;
+  const Shape& s = v.model.shape;
   const bool few = c.rows <= FEW;
   float* const h = c.h + (few ? size_t(t) * c.h_size : 0);
   void* const act = c.act + (few ? size_t(t) * c.act_size : 0);
@@ -68,7 +66,7 @@ struct Way {
   }
 
   void go() const {
-    const Layer& l = v.layers[index];
+    const Layer& l = v.model.layers[index];
     product(0, l.qkv, false, [&](size_t r) { norm(c.x + r * s.dim, l.attn_norm, s.dim, s.eps, h + r * s.dim); });
     if (t == 0) {  // nobody looks at these before the next wait
       v.next = 0;
@@ -86,8 +84,17 @@ struct Way {
 
 void visit(void* what, int t, int nt) {
   Visit& v = *static_cast<Visit*>(what);
-  const Shape& s = v.shape;
+  const Model& m = v.model;
+  const auto rows = [&](auto work) {  // (chunk, its first row, the one behind its last) of what is this thread's
+    for (int i = 0; i < v.count; i++) work(v.chunks[i], share(v.chunks[i].rows, t, nt), share(v.chunks[i].rows, t + 1, nt));
+  };
+  const int dim = m.shape.dim;
   int layer = v.layer;
+  if (layer == 0)
+    rows([&](const Chunk& c, int from, int to) {
+      herd_unpack_rows(&m.embed, c.ids + from, to - from, c.x + size_t(from) * dim, dim);
+    });
+  herd_barrier(v.team, nt);  // behind which nobody looks at where the visit began
   do {
     for (int i = 0; i < v.count; i++) {
       Chunk c = v.chunks[i];
@@ -97,14 +104,11 @@ void visit(void* what, int t, int nt) {
       }
       Way{v, layer, c, t, nt}.go();
     }
-  } while (++layer < s.layers && !v.late);
-  if (layer == s.layers)
-    for (int i = 0; i < v.count; i++) {
-      const Chunk& c = v.chunks[i];
-      for (int r = share(c.rows, t, nt); r < share(c.rows, t + 1, nt); r++)
-        norm(c.x + size_t(r) * s.dim, v.norm, s.dim, s.eps, c.x + size_t(r) * s.dim);
-    }
-  herd_barrier(v.team, nt);  // all have read where the visit began
+  } while (++layer < m.shape.layers && !v.late);
+  if (layer == m.shape.layers)
+    rows([&](const Chunk& c, int from, int to) {
+      for (int r = from; r < to; r++) norm(c.x + size_t(r) * dim, m.norm, dim, m.shape.eps, c.x + size_t(r) * dim);
+    });
   if (t == 0) v.layer = layer;
 }
 
@@ -145,35 +149,34 @@ void visit_head(void* what, int t, int nt) {
 extern "C" {
 
 // Bytes of 64-byte aligned scratch that layers and head need for up to so many rows.
-size_t herd_room(const Team* team, const Shape* shape, const Layer* layers, const Weight* head, int rows) {
-  size_t most = herd_act_bytes(head->kind, rows, head->k);
+size_t herd_room(const Team* team, const Model* model, int rows) {
+  size_t most = herd_act_bytes(model->head.kind, rows, model->head.k);
   for (int n : {std::min(rows, FEW), rows}) {
     Chunk c{n};
-    most = std::max(most, lay_out(*shape, layers->qkv.kind, herd_team_size(team), c, nullptr));
+    most = std::max(most, lay_out(model->shape, model->layers->qkv.kind, herd_team_size(team), c, nullptr));
   }
   return most;
 }
 
-// Each chunk's x [rows, dim] through the layers from `first` on, and at last through the final norm; keys and values go
-// to the cache. Returns the first layer that was not computed since it took long.
-int herd_layers(Team* team, const Shape* shape, const Layer* layers, Chunk* chunks, int count, int first,
-                const float* norm, uint8_t* room, uint16_t* cache) {
-  Visit v{team, *shape, layers, chunks, count, first, norm, cache};
-  int64_t weights = 0;
-  for (const Weight* w : {&layers->qkv, &layers->o, &layers->gate_up, &layers->down}) weights += int64_t(w->n) * w->k;
-  int rows = 0;
+// Makes each chunk's x [rows, dim] from its tokens, and takes it through the layers from `first` on and at last through
+// the final norm; keys and values go to the cache. Returns the first layer that is left since it took long.
+int herd_layers(Team* team, const Model* model, Chunk* chunks, int count, int first, uint8_t* room, uint16_t* cache) {
+  const Layer& l = *model->layers;
+  int64_t rows = 0, weights = 0;
+  for (const Weight* w : {&l.qkv, &l.o, &l.gate_up, &l.down}) weights += int64_t(w->n) * w->k;
   for (int i = 0; i < count; i++) {
-    lay_out(*shape, layers->qkv.kind, herd_team_size(team), chunks[i], room);
+    lay_out(model->shape, l.qkv.kind, herd_team_size(team), chunks[i], room);
     rows += chunks[i].rows;
   }
-  run(team, visit, &v, little(rows, weights * (shape->layers - first)));
+  Visit v{team, *model, chunks, count, first, cache};
+  run(team, visit, &v, little(rows, weights * (model->shape.layers - first)));
   return v.layer;
 }
 
-// Logits y [rows, n] of states h [rows, k].
-void herd_head(Team* team, const Weight* weight, const float* h, int rows, uint8_t* act, float* y) {
-  Head v{team, weight, h, rows, act, y};
-  run(team, visit_head, &v, little(rows, int64_t(weight->n) * weight->k));
+// Logits y [rows, vocabulary] of states h [rows, dim].
+void herd_head(Team* team, const Model* model, const float* h, int rows, uint8_t* room, float* y) {
+  Head v{team, &model->head, h, rows, room, y};
+  run(team, visit_head, &v, little(rows, int64_t(model->head.n) * model->head.k));
 }
 
 // The attention of a layer alone: y's queries, keys and values through the cache to h.

@@ -27,6 +27,13 @@ struct Layer {
   const float *attn_norm, *ffn_norm;
 };
 
+struct Model {
+  Shape shape;
+  const Layer* layers;
+  Weight embed, head;
+  const float* norm;
+};
+
 // Rows [start, stop) of a chunk: one sequence from position `past` on, its blocks' numbers at blocks[first].
 struct Span {
   int32_t start, stop, past, first;
@@ -47,6 +54,7 @@ struct Chunk {
   const Lora* lora;     // layer by layer
   const int32_t* first;  // layer i has lora[first[i]] up to lora[first[i + 1]]; null: there are none
   const float* angles;  // [positions, head]: cosines, then sines
+  const int64_t* ids;   // [rows]: tokens
   float *x;             // [rows, dim]
   float *low;           // [Σ rows · rank] of any product's adapters
   // Scratch, which herd_layers lays out:
