@@ -8,13 +8,6 @@
 namespace herd {
 namespace {
 
-void run(Team* team, Task task, void* context, bool alone) {
-  if (alone)
-    task(context, 0, 1);
-  else
-    herd_team_run(team, task, context);
-}
-
 using Clock = std::chrono::steady_clock;
 constexpr auto LONG = std::chrono::milliseconds(10);  // a visit goes no further than the layer that ends after so long
 
@@ -169,14 +162,14 @@ int herd_layers(Team* team, const Model* model, Chunk* chunks, int count, int fi
     rows += chunks[i].rows;
   }
   Visit v{team, *model, chunks, count, first, cache};
-  run(team, visit, &v, little(rows, weights * (model->shape.layers - first)));
+  herd_team_work(team, visit, &v, rows * weights * (model->shape.layers - first));
   return v.layer;
 }
 
 // Logits y [rows, vocabulary] of states h [rows, dim].
 void herd_head(Team* team, const Model* model, const float* h, int rows, uint8_t* room, float* y) {
   Head v{team, &model->head, h, rows, room, y};
-  run(team, visit_head, &v, little(rows, int64_t(model->head.n) * model->head.k));
+  herd_team_work(team, visit_head, &v, int64_t(rows) * model->head.n * model->head.k);
 }
 
 // The attention of a layer alone: y's queries, keys and values through the cache to h.

@@ -65,10 +65,6 @@ struct Chunk {
   int32_t loras;        // of the layer at hand, as is `lora` then
 };
 
-// So little work (multiply-adds) that one thread has done it before a second is awake, or within what a wait costs where
-// others want the cores: some 50 µs.
-static inline bool little(int64_t rows, int64_t each) { return rows * each <= 1 << 22; }
-
 void norm(const float* x, const float* weight, int dim, float eps, float* y);
 void gate(const float* gate_up, int ffn, float* y);
 void low_rank(const Chunk&, int product, const float* h, int k, int t, int nt);
