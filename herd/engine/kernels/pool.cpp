@@ -19,10 +19,11 @@
 namespace {
 
 const uint64_t SPIN = 100000;  // cycles of the time stamp counter
-// Multiply-adds that one thread has done before a second is awake, some 30 µs; and those, some 300 µs, for which it is not
+// Multiply-adds that one thread has done before a second is awake, some 30 µs; and those, some 150 µs, for which it is not
 // worth while to wait for a thread whose core another process has.
-const int64_t LITTLE = 1 << 22, MUCH = 1 << 26;
-const int ALONE = 200;  // tasks up to MUCH that one thread does when a thread came late
+const int64_t LITTLE = 1 << 22, MUCH = 3 << 23;
+const uint64_t LATE = 8 * SPIN;
+const int ALONE = 200;  // tasks up to MUCH that one thread does when another came late
 
 // A number that only grows, and those who sleep until it does.
 struct alignas(64) Phase {
@@ -117,7 +118,7 @@ void herd_team_work(Team* team, Task task, void* context, int64_t work) {
   }
   team->longest = 0;
   herd_team_run(team, task, context);
-  if (work <= MUCH && team->longest > 8 * SPIN) team->alone = ALONE;
+  if (work <= MUCH && team->longest > LATE) team->alone = ALONE;
 }
 
 void herd_barrier(Team* team, int nt) {
