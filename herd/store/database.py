@@ -4,13 +4,15 @@ import asyncio
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
-from sqlalchemy import URL, Connection, Engine, Select, select
+from sqlalchemy import URL, Connection, Engine, Insert, Select, Table, select
+from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from herd.errors import HerdError
@@ -30,10 +32,10 @@ TRIES = 3
 LINGER = 0.25  # seconds for which a write that nobody waits for may wait for others
 
 T = TypeVar("T")
+Row = dict[str, Any]  # by column
 Work = Callable[[Connection], Any]
-Write = tuple[
-    Work, "Future[Any]", bool, bool
-]  # what to do, whom to tell, whether somebody waits, and for the disk
+# What to do, whom to tell, whether somebody waits, and for the disk.
+Write = tuple[Work, "Future[Any]", bool, bool]
 
 
 class Database:
@@ -101,9 +103,12 @@ class Database:
         except DBAPIError as error:
             raise failure(error) from error
 
-    def _fetch(self, query: Select[Any]) -> list[dict[str, Any]]:
+    def _fetch(self, query: Select[Any], **values: Any) -> list[Row]:
         with self._read() as connection:
-            return rows(connection, query)
+            return rows(connection, query, **values)
+
+    def _first(self, query: Select[Any], **values: Any) -> Row | None:
+        return next(iter(self._fetch(query, **values)), None)
 
     def problem(self) -> str | None:
         """Why nothing can be read or kept now, if so."""
@@ -192,8 +197,22 @@ def _writing(engine: Engine) -> Connection:
     return engine.connect().execution_options(herd_write=True, preserve_rowcount=True)
 
 
-def rows(connection: Connection, query: Select[Any]) -> list[dict[str, Any]]:
-    return [dict(row) for row in connection.execute(query).mappings()]
+def rows(connection: Connection, query: Select[Any], **values: Any) -> list[Row]:
+    return [dict(row) for row in connection.execute(query, values).mappings()]
+
+
+def first(connection: Connection, query: Select[Any], **values: Any) -> Row | None:
+    return next(iter(rows(connection, query, **values)), None)
+
+
+@cache  # building a statement costs more than running it
+def _insert_new(table: Table) -> Insert:
+    return insert(table).on_conflict_do_nothing()
+
+
+def add(connection: Connection, table: Table, row: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> int:
+    """Keep a row, or several, unless one with its key is there already; how many were not."""
+    return connection.execute(_insert_new(table), row).rowcount
 
 
 Outcome = tuple[Callable[[Any], None], Any]
