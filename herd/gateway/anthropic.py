@@ -1,17 +1,18 @@
 """Providers that speak Anthropic's dialect."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 from herd.gateway.http import BOUNDS, Bounds
 from herd.gateway.provider import Call
-from herd.gateway.remote import Remote, Stream
+from herd.gateway.remote import Codec, Remote
 from herd.gateway.route import ProviderSpec
 from herd.protocol import Dialect, Event, Request
 from herd.protocol import upstream_anthropic as dialect
 
 
 class Anthropic(Remote):
+    codec: ClassVar[Codec] = dialect
     home = "https://api.anthropic.com"
     auth = ("x-api-key", "")
     fixed = {"anthropic-version": "2023-06-01"}
@@ -29,13 +30,8 @@ class Anthropic(Remote):
     def path(self, request: Request) -> str:
         return "/messages/count_tokens" if request.count else "/messages"
 
-    def body(self, call: Call) -> dict[str, Any]:
-        if call.body is not None:
-            return {**call.body, "model": call.target.model}
+    def encode(self, call: Call) -> dict[str, Any]:
         return dialect.encode(call.request, call.target.model)
 
-    def stream(self, request: Request) -> Stream:
-        return dialect.Stream(request)
-
     def decode(self, body: bytes, request: Request) -> tuple[Event, ...]:
-        return dialect.decode_count(body) if request.count else dialect.decode(body, request)
+        return dialect.decode_count(body) if request.count else super().decode(body, request)

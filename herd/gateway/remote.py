@@ -27,9 +27,18 @@ class Stream(Protocol):
     def end(self) -> tuple[Event, ...]: ...
 
 
+class Codec(Protocol):
+    """A dialect's module of `herd.protocol`, as far as both are alike."""
+
+    def Stream(self, request: Request) -> Stream: ...
+
+    def decode(self, body: bytes, request: Request) -> tuple[Event, ...]: ...
+
+
 class Remote(ABC):
     """A provider over HTTP. Raises HerdError for an address or a secret that cannot be."""
 
+    codec: ClassVar[Codec]
     home: ClassVar[str]  # the address of the dialect's author
     auth: ClassVar[tuple[str, str]]
     fixed: ClassVar[Mapping[str, str]] = MappingProxyType({})
@@ -50,13 +59,13 @@ class Remote(ABC):
         """Where it goes, after the address."""
 
     @abstractmethod
-    def body(self, call: Call) -> dict[str, Any]: ...
+    def encode(self, call: Call) -> dict[str, Any]: ...
 
-    @abstractmethod
-    def stream(self, request: Request) -> Stream: ...
+    def body(self, call: Call) -> dict[str, Any]:
+        return self.encode(call) if call.body is None else {**call.body, "model": call.target.model}
 
-    @abstractmethod
-    def decode(self, body: bytes, request: Request) -> tuple[Event, ...]: ...
+    def decode(self, body: bytes, request: Request) -> tuple[Event, ...]:
+        return self.codec.decode(body, request)
 
     async def generate(self, call: Call) -> AsyncGenerator[Event | Chunk, None]:
         url = call.url or self.urls[0]
@@ -101,10 +110,8 @@ class Remote(ABC):
         try:
             async with asyncio.timeout(LISTING):
                 found = upstream.read(await self.client.whole("GET", self.urls[0] + self.listing))
-            return [
-                upstream.part(upstream.part({"m": model}, "m", dict), "id", str)
-                for model in upstream.part(found, "data", list)
-            ]
+            models = [upstream.part({"m": model}, "m", dict) for model in upstream.part(found, "data", list)]
+            return [upstream.part(model, "id", str) for model in models]
         except TimeoutError:
             raise self.secrets.error("it does not answer in time", "upstream_timeout", 504) from None
         except ValueError as error:
@@ -130,7 +137,7 @@ class _Reader:
 
     def __init__(self, provider: Remote, call: Call) -> None:
         self.clean, self.passing, self.done = provider.secrets.clean, call.body is not None, False
-        self.parser, self.stream = Parser(provider.client.bounds.event), provider.stream(call.request)
+        self.parser, self.stream = Parser(provider.client.bounds.event), provider.codec.Stream(call.request)
 
     def feed(self, piece: bytes) -> Iterator[Event | Chunk]:
         """Raises ValueError."""
