@@ -11,17 +11,18 @@ from dataclasses import replace
 from typing import Any, Protocol
 
 from herd.errors import HerdError
-from herd.gateway.attempts import FOREVER, TURNED_AWAY, Alarm, attempts
+from herd.gateway.attempts import FOREVER, Alarm, attempts
 from herd.gateway.breaker import Places, Replicas
 from herd.gateway.config import LOCAL, Config, ConfigError, parse_route
 from herd.gateway.keys import Principal
 from herd.gateway.ledger import Ledger
+from herd.gateway.prices import Prices
 from herd.gateway.provider import Call, Provider, Target, UpstreamError
 from herd.gateway.redact import redact_row
 from herd.gateway.reply import Item, Reply, Watch, generation
 from herd.gateway.route import ProviderSpec, Route, Weighted
 from herd.gateway.shadow import Shadows
-from herd.gateway.table import Local, Pricing, Table, sticky
+from herd.gateway.table import Local, Table, sticky
 from herd.nearest import nearest
 from herd.protocol import Dialect, Failed, ProtocolError, Request
 from herd.protocol.refusals import leave_out, may_drop
@@ -61,7 +62,7 @@ class Gateway:
         ledger: Ledger,
         observe: Observer,
         build: Callable[[ProviderSpec], Provider],
-        price: Callable[[Config], Pricing],
+        price: Callable[[Config], Prices],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.store, self.ledger, self.observe = store, ledger, observe
@@ -237,8 +238,7 @@ class Gateway:
     async def _end(self, reply: Reply) -> None:
         """Count a reply that has ended, and keep what is not kept yet."""
         failed = reply.failed
-        turned_away = reply.started is None and failed is not None and failed.status in TURNED_AWAY
-        counts = not (turned_away and not reply.background)
+        counts = failed is None or reply.background or not reply.was_turned_away(failed.status)
         if not reply.asked.count:
             reply.watch.ended(reply, time.perf_counter() - reply.began, counts)
         try:

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 Item = Event | Chunk
 KEEPS: tuple[Keep, ...] = ("none", "metadata", "text")  # the least first
+TURNED_AWAY = (429, 503)  # before it started: counted, not kept, so that an overload costs no writes
 CHARACTERS = 4  # of a token, where nobody has counted
 IMAGE_TOKENS = 1000
 DAY = 86_400.0
@@ -120,6 +121,10 @@ class Reply:
         # What is embedded may be a whole library: it is not text that a person wrote to a model.
         return min(self.route.keep, self.principal.keep or "text", kind, key=KEEPS.index)
 
+    def was_turned_away(self, status: int) -> bool:
+        """Whether an error of this status came before the reply began."""
+        return self.started is None and status in TURNED_AWAY
+
     def see(self, event: Event) -> bool:
         """Note an event; whether it is content, after which no other attempt can take over."""
         now = time.perf_counter()
@@ -159,13 +164,16 @@ class Reply:
             self.watch.next(now - self.last)
         self.last = now
 
+    def ms(self, until: float | None) -> float | None:
+        """Milliseconds since it began."""
+        return None if until is None else round((until - self.began) * 1000, 3)
+
     def used(self, sent: bool) -> Usage | None:
         """What the attempt used, guessed where nobody said it; None if it did not start, and was not `sent` either."""
         if self.usage is not None or (self.started is None and not sent):
             return self.usage
-        written = sum(
-            len(text) for said in (self.texts, self.reasoning) for part in said.values() for text in part
-        )
+        parts = (*self.texts.values(), *self.reasoning.values())
+        written = sum(len(text) for part in parts for text in part)
         written += sum(len(call.arguments) for calls in self.calls.values() for call in calls)
         completion = self.completion_tokens or -(-written // CHARACTERS)
         prompt = self.prompt_tokens or tokens_of(self.asked)
@@ -196,12 +204,7 @@ def recorded(request: Request) -> dict[str, Any]:
 
 def generation(reply: Reply, index: int = 0) -> dict[str, Any]:
     """The store's row of one choice: the first has the reply's id, choice 1 the id + "-1"."""
-    request, now = reply.request, time.perf_counter()
-
-    def ms(until: float | None) -> float | None:
-        return None if until is None else round((until - reply.began) * 1000, 3)
-
-    days = reply.route.retain_days
+    request, days = reply.request, reply.route.retain_days
     uses = reply.route.use if reply.principal.use is None else reply.route.use & reply.principal.use
     whole = reply.complete and not reply.failed
     unfinished = "error" if reply.failed else "stop" if whole else "cancelled"
@@ -224,9 +227,9 @@ def generation(reply: Reply, index: int = 0) -> dict[str, Any]:
         "completion_tokens": reply.completion_tokens if request.n == 1 else None,
         "cached_tokens": reply.cached_tokens,
         "cost": reply.cost if index == 0 else 0,
-        "queue_ms": ms(reply.started),
-        "first_token_ms": ms(reply.first),
-        "total_ms": ms(now),
+        "queue_ms": reply.ms(reply.started),
+        "first_token_ms": reply.ms(reply.first),
+        "total_ms": reply.ms(time.perf_counter()),
         "finish": told.get(index, unfinished),
         "error": reply.failed.message if reply.failed else None,
         "key": reply.key,
