@@ -38,9 +38,7 @@ KEPT = 4 * (BASE + CONFIRM)  # rounds that are read
 MAX_TOKENS = 120
 SHOWN = 500  # characters of an answer
 GONE_STATUS = (404, 410)
-GONE = frozenset(
-    {"model_not_found", "not_found_error", "model_decommissioned", "model_not_active", "model_deprecated"}
-)
+GONE = set("model_not_found not_found_error model_decommissioned model_not_active model_deprecated".split())
 
 _CAPITAL = {"type": "object", "properties": {"country": {"type": "string"}, "capital": {"type": "string"}},
             "required": ["country", "capital"], "additionalProperties": False}  # fmt: skip
@@ -80,20 +78,13 @@ def _weather(reply: Reply) -> bool:
 # Frozen: whoever changes one begins a new history, so give it a new name.
 PROBES: Mapping[str, Probe] = {
     "arithmetic": Probe("What is 17 * 23? Answer with the number only.", lambda reply: "391" in _text(reply)),
-    "lines": Probe(
-        "Name the three primary colours of paint in lower case, one a line, and nothing else.", _lines
-    ),
-    "schema": Probe(
-        "Give the capital of Kenya as JSON.", _capital, {"format": Format("json_schema", _CAPITAL)}
-    ),
-    "tool": Probe(
-        "What is the weather in Lyon?", _weather, {"tools": (_WEATHER,), "tool_choice": "required"}
-    ),
+    "lines": Probe("Name the three primary colours of paint in lower case, one a line, and nothing else.", _lines),
+    "schema": Probe("Give the capital of Kenya as JSON.", _capital, {"format": Format("json_schema", _CAPITAL)}),
+    "tool": Probe("What is the weather in Lyon?", _weather, {"tools": (_WEATHER,), "tool_choice": "required"}),
     "fact": Probe("In one sentence: what did Johannes Gutenberg introduce to Europe, and about when?"),
-    "stop": Probe(
-        "Count from 1 to 20 with single spaces between.", lambda reply: "12" not in _text(reply), stop=("12",)
-    ),
-}
+    "stop": Probe("Count from 1 to 20 with single spaces between.", lambda reply: "12" not in _text(reply),
+                  stop=("12",)),
+}  # fmt: skip
 
 
 class Drift:
@@ -120,8 +111,8 @@ class Drift:
             return [name for name in now.config.drift.targets if self._provider(name)]
         named = dict.fromkeys(now.config.targets)
         for route in now.routes.values():
-            named |= dict.fromkeys((*(one.target for one in route.targets), *route.fallbacks))
-            named |= dict.fromkeys([route.shadow.target] if route.shadow else [])
+            shadow = [route.shadow.target] if route.shadow else []
+            named |= dict.fromkeys((*route.names, *shadow))
         return [name for name in named if self._provider(name) not in (None, LOCAL)]
 
     async def loop(self) -> None:
@@ -205,9 +196,8 @@ class Drift:
         )  # fmt: skip
         route = Route("drift", (Weighted(target),), retries=0, total=120.0, drop=frozenset("*"), keep="none")
         payer = Principal(application="drift", keep="none", use=frozenset())
-        reply = Reply(
-            f"drift-{uuid.uuid4().hex}", request, route, payer, None, self._gateway.now, shadow_of="drift"
-        )
+        id, now = f"drift-{uuid.uuid4().hex}", self._gateway.now
+        reply = Reply(id, request, route, payer, None, now, shadow_of="drift")
         try:
             self._gateway.aim(reply, first=True)
         except HerdError as error:

@@ -78,9 +78,7 @@ class Ledger:
     def __init__(self, store: Store, *, name: str) -> None:
         self.store, self.name = store, name
         self._open: dict[str, list[list[Any]]] = {}  # by attempt what it reserved, as its row has it
-        self._ended: list[
-            str
-        ] = []  # those of them that need not be known any more from the next `recover` on
+        self._ended: list[str] = []  # those of them that the next `recover` may forget
         self._watching: tuple[float, float] | None = None  # since when, and until when, without a gap
 
     async def open(self, attempt: Attempt, *, tokens: int, cost: int) -> None:
@@ -141,15 +139,14 @@ class Ledger:
         """
         used = (usage or Usage(0, 0)).to_json()
         del used["type"]
-        values = {
+        values: dict[str, Any] = {
             "its_id": attempt.id,
             "state": state,
             "status": status,
             "code": code,
             "error": error,
-            **used,
         }
-        values |= {"cost": cost, "first_token_ms": first_token_ms, "total_ms": total_ms}
+        values |= {**used, "cost": cost, "first_token_ms": first_token_ms, "total_ms": total_ms}
         spent = {"tokens": used["prompt_tokens"] + used["completion_tokens"], "dollars": cost}
         reserved = self._open.get(attempt.id)
 
@@ -181,9 +178,8 @@ class Ledger:
         spend = []
         for limit, start in zip(limits, starts, strict=True):
             row = found.get((limit.unit, limit.period, start), {"spent": 0, "reserved": 0})
-            spend.append(
-                {**asdict(limit), "start": start, "spent": row["spent"], "reserved": row["reserved"]}
-            )
+            so_far = {name: row[name] for name in ("spent", "reserved")}
+            spend.append({**asdict(limit), "start": start, **so_far})
         return spend
 
     async def recover(self) -> int:
