@@ -1,4 +1,5 @@
-"""What the dialects' providers share: a call becomes a body, a reply's bytes become events, and nothing is trusted."""
+"""Providers of OpenAI's and Anthropic's dialects: a call becomes a body, a reply's bytes become events, and nothing is
+trusted."""
 
 import asyncio
 from abc import ABC, abstractmethod
@@ -8,15 +9,18 @@ from itertools import groupby
 from types import MappingProxyType
 from typing import Any, ClassVar, Protocol
 
+from yarl import URL
+
 from herd.gateway.addresses import check_url
 from herd.gateway.http import BOUNDS, EVENTS, Bounds, Client
 from herd.gateway.provider import Call, Chunk
 from herd.gateway.route import ProviderSpec
 from herd.gateway.secrets import Secrets
-from herd.protocol import Dialect, Event, Request, Usage, upstream
+from herd.protocol import Dialect, Event, Request, Usage, upstream, upstream_anthropic, upstream_openai
 from herd.protocol.sse import Parser, ServerSent
 
 LISTING = 60.0  # seconds for the list of models
+PATHS = {"chat": "/chat/completions", "completion": "/completions", "embedding": "/embeddings"}
 
 
 class Stream(Protocol):
@@ -119,6 +123,64 @@ class Remote(ABC):
 
     async def close(self) -> None:
         await self.client.close()
+
+
+class OpenAI(Remote):
+    """OpenAI, vLLM, other Herds, and most vendors beside their own dialect.
+
+    With `private` it is taken for vLLM or Herd, which know more fields than OpenAI itself.
+    """
+
+    codec: ClassVar[Codec] = upstream_openai
+    home = "https://api.openai.com/v1"
+    auth = ("Authorization", "Bearer ")
+    passes: frozenset[Dialect] = frozenset({"chat", "completion"})  # a vector is decoded in any case
+
+    def unsupported(self, call: Call) -> Mapping[str, str]:
+        return upstream_openai.unsupported(
+            call.request, extended=self.spec.private, whole=call.body is not None
+        )
+
+    def path(self, request: Request) -> str:
+        return PATHS[request.kind]
+
+    def encode(self, call: Call) -> dict[str, Any]:
+        newest = URL(call.url or self.urls[0]).host == URL(self.home).host
+        return upstream_openai.encode(
+            call.request, call.target.model, extended=self.spec.private, new_limit=newest
+        )
+
+    def body(self, call: Call) -> dict[str, Any]:
+        body = super().body(call)
+        if call.body is not None and call.request.stream:  # for the ledger: unasked, it is `hidden`
+            body["stream_options"] = {**(body.get("stream_options") or {}), "include_usage": True}
+        return body
+
+
+class Anthropic(Remote):
+    codec: ClassVar[Codec] = upstream_anthropic
+    home = "https://api.anthropic.com"
+    auth = ("x-api-key", "")
+    fixed = {"anthropic-version": "2023-06-01"}
+    listing = "/models?limit=1000"
+    passes: frozenset[Dialect] = frozenset({"messages"})
+
+    def __init__(self, spec: ProviderSpec, environ: Mapping[str, str], bounds: Bounds = BOUNDS) -> None:
+        super().__init__(spec, environ, bounds)
+        # Its own clients are told an address without the version; others with it.
+        self.urls = tuple(url if url.endswith("/v1") else f"{url}/v1" for url in self.urls)
+
+    def unsupported(self, call: Call) -> Mapping[str, str]:
+        return upstream_anthropic.unsupported(call.request, whole=call.body is not None)
+
+    def path(self, request: Request) -> str:
+        return "/messages/count_tokens" if request.count else "/messages"
+
+    def encode(self, call: Call) -> dict[str, Any]:
+        return upstream_anthropic.encode(call.request, call.target.model)
+
+    def decode(self, body: bytes, request: Request) -> tuple[Event, ...]:
+        return upstream_anthropic.decode_count(body) if request.count else super().decode(body, request)
 
 
 def _joined(items: list[Event | Chunk]) -> Iterator[Event | Chunk]:
