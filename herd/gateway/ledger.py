@@ -16,14 +16,12 @@ from sqlalchemy import Connection, bindparam, extract, func, select, update
 from sqlalchemy.dialects.postgresql import insert
 
 from herd.errors import HerdError
-from herd.gateway.limits import Limit, LimitError, Period, Unit
+from herd.gateway.limits import Limit
 from herd.gateway.route import Keep
 from herd.protocol import Usage
 from herd.store import Store
 from herd.store.generations import put_generation
 from herd.store.tables import attempts, gateways, quotas
-
-__all__ = ["Attempt", "Ledger", "Limit", "LimitError", "Period", "Unit"]
 
 log = logging.getLogger("herd.gateway")
 

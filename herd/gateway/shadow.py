@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from herd.errors import HerdError
 from herd.gateway.keys import Principal
-from herd.gateway.ledger import Limit
+from herd.gateway.limits import Limit
 from herd.gateway.reply import Reply
 from herd.gateway.route import Weighted
 

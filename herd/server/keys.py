@@ -8,7 +8,7 @@ from typing import Annotated, Any, get_args
 
 from fastapi import APIRouter, Depends, Query, Request
 
-from herd.gateway.ledger import Limit, Period, Unit
+from herd.gateway.limits import Limit, Period, Unit
 from herd.protocol import ProtocolError
 from herd.server import body
 from herd.server.errors import found
@@ -20,6 +20,8 @@ MAX_DAYS = 36_500
 FIELDS: dict[str, Any] = {
     "application": str, "scopes": list, "limits": list, "expires_days": body.NUMBER, "keep": str, "use": list,
 }  # fmt: skip
+New = Annotated[dict[str, Any], Depends(body.Fields("application", "scopes", **FIELDS))]
+Changed = Annotated[dict[str, Any], Depends(body.Fields(nulls=True, **FIELDS))]
 
 
 @router.get("")
@@ -35,10 +37,7 @@ async def list_keys(
 
 
 @router.post("", status_code=201)
-async def create_key(
-    request: Request,
-    given: Annotated[dict[str, Any], Depends(body.Fields("application", "scopes", **FIELDS))],
-) -> dict[str, Any]:
+async def create_key(request: Request, given: New) -> dict[str, Any]:
     """The new key, with its secret: this once, since only a hash of it is kept."""
     here = state(request)
     row, secret = await here.keys.create(**_given(given))
@@ -48,13 +47,12 @@ async def create_key(
 @router.get("/{id}")
 async def get_key(request: Request, id: str) -> dict[str, Any]:
     here = state(request)
-    return await _view(here, _row(here, id))
+    row = next((row for row in here.keys.list() if row["id"] == id), None)
+    return await _view(here, found(row, "key", id))
 
 
 @router.patch("/{id}")
-async def update_key(
-    request: Request, id: str, given: Annotated[dict[str, Any], Depends(body.Fields(nulls=True, **FIELDS))]
-) -> dict[str, Any]:
+async def update_key(request: Request, id: str, given: Changed) -> dict[str, Any]:
     """Null takes away: the limits, the end, or what the key says of keeping and using in place of its routes."""
     here = state(request)
     for name in ("application", "scopes"):
@@ -68,10 +66,6 @@ async def revoke_key(request: Request, id: str) -> dict[str, Any]:
     """From now on the key opens nothing: its sessions and its running replies end, too. It cannot be undone."""
     here = state(request)
     return await _view(here, await here.keys.revoke(id))
-
-
-def _row(here: State, id: str) -> dict[str, Any]:
-    return found(next((row for row in here.keys.list() if row["id"] == id), None), "key", id)
 
 
 async def _view(here: State, row: dict[str, Any]) -> dict[str, Any]:

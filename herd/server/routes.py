@@ -23,7 +23,10 @@ from herd.server.state import State, principal, state
 router = APIRouter(prefix="/api")
 
 MAX_NOTE, MAX_NAME = 500, 200
-CHANGE: dict[str, Any] = {"definition": dict, "expect": int, "note": str}
+Given = dict[str, Any]
+Checked = Annotated[Given, Depends(body.Fields("name", "definition", name=str, definition=dict))]
+Change = Annotated[Given, Depends(body.Fields("definition", definition=dict, expect=int, note=str))]
+Version = Annotated[Given, Depends(body.Fields("version", version=int))]
 
 
 @router.get("/routes")
@@ -40,34 +43,26 @@ def list_targets(request: Request) -> dict[str, Any]:
     for name in sorted(gateway.models().keys() - gateway.now.routes.keys() | configured):
         with suppress(HerdError):  # a broken model is nothing to point at
             target = gateway.now.target(name)
-            kind = "model" if target.provider == LOCAL else "remote"
-            data.append(
-                {"name": name, "provider": target.provider, "model": target.model,
-                 "kind": "target" if name in configured else kind}
-            )  # fmt: skip
+            kind = "target" if name in configured else "model" if target.provider == LOCAL else "remote"
+            data.append({"name": name, "provider": target.provider, "model": target.model, "kind": kind})
     return {"data": data}
 
 
 @router.get("/providers")
 def list_providers(request: Request) -> dict[str, Any]:
     """Each with its addresses and how they are; where its key is to be found, but no key."""
-    here = state(request)
-    specs, health = here.gateway.now.config.providers, here.gateway.health()
-    about = {name: {"dialect": spec.dialect, "key": spec.key} for name, spec in specs.items()}
-    return {
-        "data": [
-            {"name": name, "dialect": None, **about.get(name, {}),
-             "urls": [one for one in health if one["provider"] == name]}
-            for name in here.gateway.now.providers
-        ]
-    }  # fmt: skip
+    gateway = state(request).gateway
+    health, data = gateway.health(), []
+    for name in gateway.now.providers:
+        spec = gateway.now.config.providers.get(name)
+        about = {"dialect": spec.dialect, "key": spec.key} if spec else {"dialect": None}
+        urls = [one for one in health if one["provider"] == name]
+        data.append({"name": name, **about, "urls": urls})
+    return {"data": data}
 
 
 @router.post("/routes/check")
-async def check_route(
-    request: Request,
-    given: Annotated[dict[str, Any], Depends(body.Fields("name", "definition", name=str, definition=dict))],
-) -> dict[str, bool]:
+async def check_route(request: Request, given: Checked) -> dict[str, bool]:
     """Whether a definition would be taken; the error's `param` says what of it is wrong."""
     _check(state(request), given["name"], given["definition"])
     return {"ok": True}
@@ -89,11 +84,7 @@ def get_route(request: Request, name: str) -> dict[str, Any]:
 
 
 @router.put("/routes/{name:path}")
-async def put_route(
-    request: Request,
-    name: str,
-    given: Annotated[dict[str, Any], Depends(body.Fields("definition", **CHANGE))],
-) -> dict[str, Any]:
+async def put_route(request: Request, name: str, given: Change) -> dict[str, Any]:
     """Make the route, or its next version. `expect`: the version that the change is of; another one is a 409."""
     here = state(request)
     _check(here, name, given["definition"])
@@ -110,11 +101,7 @@ async def remove_route(request: Request, name: str) -> Response:
 
 
 @router.post("/routes/{name:path}/restore")
-async def restore_route(
-    request: Request,
-    name: str,
-    given: Annotated[dict[str, Any], Depends(body.Fields("version", version=int))],
-) -> dict[str, Any]:
+async def restore_route(request: Request, name: str, given: Version) -> dict[str, Any]:
     """Make an old version the newest one."""
     here, number = state(request), given["version"]
     rows = await asyncio.to_thread(here.store.route_versions, name)
@@ -150,11 +137,7 @@ def _editable(here: State, name: str) -> None:
 
 
 async def _keep(
-    request: Request,
-    name: str,
-    definition: dict[str, Any] | None,
-    note: str | None,
-    expect: int | None = None,
+    request: Request, name: str, definition: Given | None, note: str | None, expect: int | None = None
 ) -> dict[str, Any]:
     here, author = state(request), principal(request)
     if note and len(note) > MAX_NOTE:
@@ -172,20 +155,15 @@ def _all(here: State) -> dict[str, Route]:
 
 
 def _view(here: State, route: Route) -> dict[str, Any]:
-    names = dict.fromkeys((*(one.target for one in route.targets), *route.fallbacks))
     health, all_of = [], here.gateway.health()
-    for name in names:
+    for name in route.names:
         with suppress(HerdError):
             provider = here.gateway.now.target(name).provider
             health += [{"target": name, **one} for one in all_of if one["provider"] == provider]
     return {
-        "name": route.name,
-        "source": route.source,
-        "version": route.version or None,
-        "editable": route.source == "store",
-        "definition": definition(route),
-        "health": health,
-    }
+        "name": route.name, "source": route.source, "version": route.version or None,
+        "editable": route.source == "store", "definition": definition(route), "health": health,
+    }  # fmt: skip
 
 
 def definition(route: Route) -> dict[str, Any]:

@@ -6,7 +6,6 @@ Money is whole numbers of 10⁻¹² dollars.
 import json
 import math
 import time
-import uuid
 from contextlib import suppress
 from typing import Annotated, Any, Literal, get_args
 
@@ -38,7 +37,8 @@ NOTHING = {
     **dict.fromkeys(("total_ms", "first_token_ms"), dict.fromkeys(("p50", "p95", "p99"))),
 }
 FEEDBACK: dict[str, Any] = {**dict.fromkeys(("id", "generation", "kind", "text"), str), "value": body.NUMBER}
-IMPORT: dict[str, Any] = {"lines": list, "format": str, "route": str, "use": list}
+Said = Annotated[dict[str, Any], Depends(body.Fields("generation", "kind", **FEEDBACK))]
+Logged = Annotated[dict[str, Any], Depends(body.Fields("lines", lines=list, format=str, route=str, use=list))]
 Word = Annotated[str | None, Query(max_length=200)]
 Moment = Annotated[float | None, Query(allow_inf_nan=False, ge=0, le=1e11)]
 
@@ -104,9 +104,8 @@ def generations(
     after = _place(request, before)
     while more and len(found) < limit and size < MAX_PAGE:
         count = min(TOGETHER, limit - len(found))
-        rows = state(request).store.search_generations(
-            **_own(request, filters), limit=count + 1, before=after
-        )
+        wanted = _own(request, filters)
+        rows = state(request).store.search_generations(**wanted, limit=count + 1, before=after)
         found, more = found + rows[:count], len(rows) > count
         size += len(json.dumps(rows))
         after = (found[-1]["created"], found[-1]["id"]) if found else None
@@ -122,9 +121,7 @@ def export(request: Request, filters: Filters, format: exports.Format = "jsonl")
 
 
 @router.post("/generations/import")
-def import_(
-    request: Request, given: Annotated[dict[str, Any], Depends(body.Fields("lines", **IMPORT))]
-) -> dict[str, Any]:
+def import_(request: Request, given: Logged) -> dict[str, Any]:
     """Keep what other systems have logged: each of `lines` a JSON object as they write it. What is kept already stays."""
     lines, use = given["lines"], given.get("use", ["evaluate"])
     for name, words in (("lines", lines), ("use", use)):
@@ -133,10 +130,8 @@ def import_(
                 what = "text, a record as JSON" if name == "lines" else f"one of {', '.join(USE)}"
                 raise ProtocolError(f"{name}[{place}] must be {what}", f"{name}.{place}")
     source = body.one_of("format", given.get("format", "auto"), get_args(Source))
-    here = state(request)
-    prices = Prices.load(providers=here.gateway.now.config.providers)
-    route: str | None = given.get("route")
-    rules = _rules(request, route or "")
+    here, route = state(request), given.get("route")
+    prices, rules = Prices.load(here.gateway.now.config.providers), _rules(request, route or "")
     report = import_lines(lines, source, here.store, route=route, prices=prices, use=use, redact=rules)  # type: ignore[arg-type]
     return report.to_json()
 
@@ -149,10 +144,7 @@ def generation(request: Request, id: str) -> dict[str, Any]:
 
 
 @router.post("/feedback", status_code=201)
-def add_feedback(
-    request: Request,
-    given: Annotated[dict[str, Any], Depends(body.Fields("generation", "kind", **FEEDBACK))],
-) -> dict[str, Any]:
+def add_feedback(request: Request, given: Said) -> dict[str, Any]:
     """Thumbs (−1 or 1) or a score (0 to 1) as `value`, a correction or a comment as `text`; durable when answered.
 
     The generation is named by its own id or by the reply's. The same `id` again is the same feedback.
@@ -168,11 +160,9 @@ def add_feedback(
     elif value is None or not (value in (-1, 1) if kind == "thumbs" else 0 <= value <= 1):
         raise ProtocolError("value must be " + ("-1 or 1" if kind == "thumbs" else "from 0 to 1"), "value")
     row = _generation(request, given["generation"], "vote")
-    id, rules = given.get("id") or uuid.uuid4().hex, _rules(request, row["route"])
-    text = text and redact(text, rules)
-    return state(request).store.add_feedback(
-        generation=row["id"], kind=kind, value=value, text=text, key=principal(request).name or None, id=id
-    )
+    text, key = text and redact(text, _rules(request, row["route"])), principal(request).name
+    about: dict[str, Any] = {"generation": row["id"], "kind": kind, "value": value, "text": text, "key": key}
+    return state(request).store.add_feedback(id=given.get("id"), **about)
 
 
 def _rules(request: Request, route: str) -> tuple[str, ...]:
@@ -199,8 +189,7 @@ def see_finding(request: Request, id: str) -> dict[str, Any]:
 
 def _generation(request: Request, id: str, scope: str = "read") -> dict[str, Any]:
     """The generation of this id, or of this reply's. One that the key may not see is as good as none."""
-    asking = principal(request)
-    store = state(request).store
+    asking, store = principal(request), state(request).store
     row = found(store.get_generation(id, asking.name), "generation", id)
     own = row["key"] == asking.name and not store.in_open_battle(row["id"])
     if not (asking.may(scope) or own):
@@ -225,7 +214,6 @@ def _own(request: Request, filters: dict[str, Any]) -> dict[str, Any]:
     if asking.may("read"):
         return filters
     if filters.get("key", asking.name) != asking.name:
-        raise HerdError(
-            "this key reads its own traffic only: it lacks the scope read", status=403, code="missing_scope"
-        )
+        said = "this key reads its own traffic only: it lacks the scope read"
+        raise HerdError(said, status=403, code="missing_scope")
     return {**filters, "key": asking.name, "blind": True}
