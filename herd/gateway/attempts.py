@@ -131,7 +131,7 @@ async def _attempt(gateway: "Gateway", reply: Reply, tried: set[str]) -> AsyncGe
                         reply.reply_id = id[1].decode()
                     for event in item.events if isinstance(item, Chunk) else (item,):
                         if isinstance(event, Failed):
-                            raise _error(event)
+                            raise UpstreamError.of(event)
                         content = reply.see(event) or content
                     held.append(item)
                     if content and reply.asked.stream and not reply.ended:
@@ -174,10 +174,6 @@ def _slow(reply: Reply) -> asyncio.TimerHandle:
     seconds = reply.route.first_token if reply.asked.stream else FOREVER
     message = f"{reply.target.provider} sent nothing within {seconds:g} s"
     return reply.alarm.later(seconds, UpstreamError(message, status=504, code="upstream_timeout"))
-
-
-def _error(event: Failed) -> UpstreamError:
-    return UpstreamError(event.message, status=event.status, code=event.code, retry_after=event.retry_after)
 
 
 def _booking(reply: Reply, replica: Replica) -> Attempt:

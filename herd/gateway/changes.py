@@ -107,12 +107,9 @@ def _split(rounds: Sequence[Round], confirm: int = CONFIRM) -> tuple[Sequence[Ro
 
 def likeness(one: Round, others: Sequence[Round], names: Sequence[str] | None = None) -> float:
     """How like the answers of a round are to those of others, from 0 to 1."""
-    found = [
-        _alike(*sorted((one["probes"][name]["text"], other["probes"][name]["text"])))
-        for name in names or one["probes"]
-        for other in others
-        if name in other["probes"]
-    ]
+    asked = [(name, other) for name in names or one["probes"] for other in others if name in other["probes"]]
+    pairs = [(one["probes"][name]["text"], other["probes"][name]["text"]) for name, other in asked]
+    found = [_alike(*sorted(pair)) for pair in pairs]
     return sum(found) / len(found) if found else 1.0
 
 

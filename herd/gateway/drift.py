@@ -10,7 +10,6 @@ import random
 import time
 import uuid
 from collections.abc import Awaitable, Callable, Mapping
-from contextlib import aclosing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +20,7 @@ from herd.gateway.keys import Principal
 from herd.gateway.prices import own_price
 from herd.gateway.reply import Reply
 from herd.gateway.route import Route, Weighted
-from herd.protocol import Failed, Format, Message, Request, Sampling, Tool
+from herd.protocol import Format, Message, Request, Sampling, Tool
 from herd.store import Store
 
 if TYPE_CHECKING:
@@ -44,6 +43,10 @@ _CAPITAL = {"type": "object", "properties": {"country": {"type": "string"}, "cap
             "required": ["country", "capital"], "additionalProperties": False}  # fmt: skip
 _WEATHER = Tool("weather", "The weather of a town.", {"type": "object", "properties": {"town": {"type": "string"}},
                                                       "required": ["town"]})  # fmt: skip
+
+
+Clock = Callable[[], float]
+Sleep = Callable[[float], Awaitable[None]]
 
 
 @dataclass(frozen=True)
@@ -94,12 +97,7 @@ class Drift:
     """
 
     def __init__(
-        self,
-        gateway: "Gateway",
-        store: Store,
-        *,
-        clock: Callable[[], float] = time.time,
-        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        self, gateway: "Gateway", store: Store, *, clock: Clock = time.time, sleep: Sleep = asyncio.sleep
     ) -> None:
         self._gateway, self._store, self._clock, self._sleep = gateway, store, clock, sleep
         self._running: dict[str, asyncio.Task[None]] = {}
@@ -179,13 +177,13 @@ class Drift:
             price = own_price(spec.price)
         replies = {probe_name: await self._ask(name, probe) for probe_name, probe in PROBES.items()}
         failed = {probe_name: reply.failed for probe_name, reply in replies.items() if reply.failed}
+        gone = [name for name, f in failed.items() if f.status in GONE_STATUS or f.code in GONE]
         return {
             "digest": target.digest,
             "price": json.loads(json.dumps(price, default=float)),
             "probes": {n: _result(reply, PROBES[n]) for n, reply in replies.items() if n not in failed},
             "failed": {n: failure.code for n, failure in failed.items()},
-            "gone": len(failed) == len(PROBES)
-            and all(f.status in GONE_STATUS or f.code in GONE for f in failed.values()),
+            "gone": len(gone) == len(PROBES),
         }
 
     async def _ask(self, target: str, probe: Probe) -> Reply:
@@ -201,11 +199,9 @@ class Drift:
         try:
             self._gateway.aim(reply, first=True)
         except HerdError as error:
-            reply.failed = Failed(str(error), error.code, error.status)
-            return reply
-        async with aclosing(self._gateway.events(reply)) as items:
-            async for _ in items:
-                pass
+            reply.fail(error)
+        else:
+            await self._gateway.finish(reply)
         return reply
 
     def _rounds(self, target: str, kind: str) -> list[dict[str, Any]]:

@@ -24,7 +24,7 @@ from herd.gateway.route import ProviderSpec, Route, Weighted
 from herd.gateway.shadow import Shadows
 from herd.gateway.table import Local, Table, sticky
 from herd.nearest import nearest
-from herd.protocol import Dialect, Failed, ProtocolError, Request
+from herd.protocol import Dialect, ProtocolError, Request
 from herd.protocol.refusals import leave_out, may_drop
 from herd.store import Store
 
@@ -222,11 +222,10 @@ class Gateway:
                 async for item in items:
                     yield item
         except HerdError as error:
-            wait = getattr(error, "retry_after", None)
-            reply.failed = Failed(str(error), error.code, error.status, wait)
+            reply.fail(error)
         except Exception as error:  # whatever went wrong in a provider, the caller gets an error event
             log.exception("reply %s failed", reply.id)
-            reply.failed = Failed(str(error) or type(error).__name__, "engine_error", 500)
+            reply.fail(HerdError(str(error) or type(error).__name__, status=500, code="engine_error"))
         finally:
             timer.cancel()
             self._count(-1)
@@ -234,6 +233,11 @@ class Gateway:
             await asyncio.shield(self._end(reply))
         if reply.failed is not None:
             yield reply.failed
+
+    async def finish(self, reply: Reply) -> None:
+        """Let the reply be made, and read by nobody."""
+        async for _ in self.events(reply):
+            pass
 
     async def _end(self, reply: Reply) -> None:
         """Count a reply that has ended, and keep what is not kept yet."""
@@ -245,7 +249,7 @@ class Gateway:
             if counts and not reply.asked.count:
                 await self.keep(reply)
         except HerdError as error:  # a full disk, say: a reply that is not kept is not called complete
-            reply.failed = failed or Failed(str(error), error.code, error.status)
+            reply.fail(error)
         used = [active.table.providers for active in self._active.values()] if self._retired else []
         for provider in [p for p in self._retired if not any(of.get(p.name) is p for of in used)]:
             self._retired.remove(provider)
@@ -269,8 +273,7 @@ class Gateway:
 
         async def work() -> None:
             try:
-                async for _ in self.events(reply):
-                    pass
+                await self.finish(reply)
             finally:
                 del self._background[reply.id]
 

@@ -9,7 +9,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from typing import Any, Literal
 
 from sqlalchemy import Connection, bindparam, extract, func, select, update
@@ -142,9 +142,9 @@ class Ledger:
             "state": state,
             "status": status,
             "code": code,
-            "error": error,
+            **used,
         }
-        values |= {**used, "cost": cost, "first_token_ms": first_token_ms, "total_ms": total_ms}
+        values |= {"error": error, "cost": cost, "first_token_ms": first_token_ms, "total_ms": total_ms}
         spent = {"tokens": used["prompt_tokens"] + used["completion_tokens"], "dollars": cost}
         reserved = self._open.get(attempt.id)
 
@@ -175,9 +175,9 @@ class Ledger:
         found = {(row["unit"], row["period"], row["start"]): row for row in rows}
         spend = []
         for limit, start in zip(limits, starts, strict=True):
-            row = found.get((limit.unit, limit.period, start), {"spent": 0, "reserved": 0})
-            so_far = {name: row[name] for name in ("spent", "reserved")}
-            spend.append({**asdict(limit), "start": start, **so_far})
+            row = found.get((limit.unit, limit.period, start), {})
+            so_far = {name: row.get(name, 0) for name in ("spent", "reserved")}
+            spend.append({**limit.to_json(), "start": start, **so_far})
         return spend
 
     async def recover(self) -> int:

@@ -5,6 +5,7 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
+from herd.errors import HerdError
 from herd.gateway.keys import Principal
 from herd.gateway.provider import Call, Chunk, Target
 from herd.gateway.route import Keep, Route
@@ -91,6 +92,11 @@ class Reply:
         self.usage: Usage | None = None
         self.prompt_tokens = self.cached_tokens = self.completion_tokens = 0
         self.reply_id: str | None = None  # the provider's own
+
+    def fail(self, error: HerdError) -> None:
+        """Let it end with this error, unless it has failed already."""
+        wait = getattr(error, "retry_after", None)
+        self.failed = self.failed or Failed(str(error), error.code, error.status, wait)
 
     @property
     def target(self) -> Target:

@@ -58,8 +58,7 @@ class Shadows:
         name, outcome = copy.route.name, "failed"
         try:
             self._gateway.aim(copy, first=True)
-            async for _ in self._gateway.events(copy):
-                pass
+            await self._gateway.finish(copy)
             broke = copy.failed is not None and copy.failed.status == 429
             outcome = "dropped" if broke else "failed" if copy.failed else "done"
         except HerdError:

@@ -12,7 +12,7 @@ from herd.server import body
 from herd.server.battles import voter_of
 from herd.server.errors import found
 from herd.server.state import principal, state
-from herd.store.store import OUTCOMES
+from herd.store import OUTCOMES
 
 router = APIRouter(prefix="/api")
 

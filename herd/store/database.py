@@ -16,15 +16,7 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from herd.errors import HerdError
-from herd.store.engines import (
-    database_url,
-    failure,
-    lost,
-    make_engine,
-    spoils_group,
-    try_again,
-    wait_for_disk,
-)
+from herd.store import engines
 from herd.store.migrations import MIGRATIONS, behind, migrate, version
 
 MAX_GROUP = 256  # writes in one commit
@@ -62,7 +54,7 @@ class Database:
         with _opening(url_or_path) as url:
             if url.database and url.get_backend_name() == "sqlite":
                 Path(url.database).parent.mkdir(parents=True, exist_ok=True)
-            engine = make_engine(url)
+            engine = engines.make_engine(url)
             with engine.connect() as connection:
                 outdated = behind(connection)
             if outdated:  # otherwise nothing is written: a command may read beside the server
@@ -101,7 +93,7 @@ class Database:
             with self._engine.connect() as connection:
                 yield connection
         except DBAPIError as error:
-            raise failure(error) from error
+            raise engines.failure(error) from error
 
     def _fetch(self, query: Select[Any], **values: Any) -> list[Row]:
         with self._read() as connection:
@@ -172,7 +164,7 @@ def describe(url_or_path: str | Path) -> str:
     with _opening(url_or_path) as url:
         if url.get_backend_name() == "sqlite" and not Path(url.database or "").is_file():
             return "SQLite, not made yet"
-        engine = make_engine(url)
+        engine = engines.make_engine(url)
         with engine.connect() as connection:
             found = version(connection)
             numbers = ".".join(str(n) for n in engine.dialect.server_version_info or ())
@@ -184,7 +176,7 @@ def describe(url_or_path: str | Path) -> str:
 
 @contextmanager
 def _opening(url_or_path: str | Path) -> Iterator[URL]:
-    url = database_url(url_or_path)
+    url = engines.database_url(url_or_path)
     try:
         yield url
     except (OSError, SQLAlchemyError) as error:
@@ -228,22 +220,22 @@ def _commit(engine: Engine, connection: Connection | None, group: list[Write]) -
         committing = False
         try:
             connection = connection or _writing(engine)
-            wait_for_disk(connection, any(synced for *_, synced in group))
+            engines.wait_for_disk(connection, any(synced for *_, synced in group))
             with connection.begin():
                 _run(connection, group, outcomes, careful)
                 committing = True
         except Exception as error:  # whatever it is, nobody may wait for ever
-            if connection is not None and lost(error):
+            if connection is not None and engines.lost(error):
                 connection.close()
                 connection = None
             alone = len(group) == 1  # then the transaction itself is its savepoint
-            if not (alone or careful or committing or spoils_group(error)):
+            if not (alone or careful or committing or engines.spoils_group(error)):
                 careful = True
                 continue
             failed += 1
-            if try_again(error, committing) and failed < TRIES:
+            if engines.try_again(error, committing) and failed < TRIES:
                 continue
-            outcomes = [(done.set_exception, failure(error, committing)) for _, done, *_ in group]
+            outcomes = [(done.set_exception, engines.failure(error, committing)) for _, done, *_ in group]
         break
     for tell, outcome in outcomes:
         tell(outcome)
@@ -259,8 +251,8 @@ def _run(connection: Connection, group: list[Write], outcomes: list[Outcome], ca
         try:
             outcomes.append((done.set_result, work(connection)))
         except Exception as error:
-            if spoils_group(error):
+            if engines.spoils_group(error):
                 raise
             connection.exec_driver_sql("ROLLBACK TO one")
-            outcomes.append((done.set_exception, failure(error)))
+            outcomes.append((done.set_exception, engines.failure(error)))
         connection.exec_driver_sql("RELEASE one")

@@ -27,23 +27,20 @@ Keep = Literal["none", "metadata", "text"]
 WORDS = ("reasons", "comment", "details")  # what of a vote goes when its conversation is deleted
 
 # What of a request says nothing of what was asked; the messages keep their roles, the sampling all but its words.
-WORDLESS = set("route kind tool_choice parallel_tool_calls count n stream include_usage echo store effort explicit".split())  # fmt: skip
+WORDLESS = frozenset(
+    "route kind tool_choice parallel_tool_calls count n stream include_usage echo store effort explicit".split()
+)
 EXPIRED_AT_ONCE = 200  # generations in one write
 KEPT_QUOTAS = 2 * 86400  # seconds for which minutes and hours that are over stay
 
 # Built once: building a statement costs more than running it.
+# A conversation that was deleted after the generation began.
 _DELETED = conversations.c.deleted & (conversations.c.updated >= bindparam("created"))
 _GONE = select(conversations.c.id).where(conversations.c.id == bindparam("id"), _DELETED)
-_CALLED = (
-    select(generations)
-    .where(or_(generations.c.id == bindparam("id"), generations.c.reply_id == bindparam("id")))
-    .order_by(
-        generations.c.id != bindparam("id"),
-        generations.c.key.is_distinct_from(bindparam("key", type_=Text)),
-        generations.c.created,
-    )
-    .limit(1)
-)
+_OTHERS = generations.c.key.is_distinct_from(bindparam("key", type_=Text))
+_CALLED = select(generations).order_by(generations.c.id != bindparam("id"), _OTHERS, generations.c.created)
+_CALLED = _CALLED.where(or_(generations.c.id == bindparam("id"), generations.c.reply_id == bindparam("id")))
+_CALLED = _CALLED.limit(1)
 
 
 class Generations(Database):
@@ -123,7 +120,7 @@ class Generations(Database):
             reply = messages.c.generation.in_(ids)
             answered = select(messages.c.conversation, messages.c.parent).where(reply)
             prompts = [
-                sa.and_(messages.c.conversation == talk, messages.c.id == parent)
+                (messages.c.conversation == talk) & (messages.c.id == parent)
                 for talk, parent in connection.execute(answered)
             ]
             connection.execute(update(messages).where(or_(reply, *prompts)).values(content=""))

@@ -102,8 +102,7 @@ class Votes(Database):
 
     def battle_vote(self, battle: str) -> Row | None:
         """The person's vote on a battle."""
-        with self._read() as connection:
-            return battle_vote(connection, battle)
+        return self._first(_OF_BATTLE, battle=battle)
 
     def votes_of(self, voter: str) -> int:
         """How many votes this voter has cast."""
