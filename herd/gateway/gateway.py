@@ -66,8 +66,7 @@ class Gateway:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.store, self.ledger, self.observe = store, ledger, observe
-        self.in_flight = 0
-        self.closing = False
+        self.in_flight, self.closing = 0, False
         self.on_change: Callable[[], None] = lambda: None
         self.replicas, self.shadows = Replicas(clock), Shadows(self)
         self._build, self._price = build, price
@@ -393,9 +392,7 @@ class Gateway:
     @property
     def ready(self) -> bool:
         """Whether a provider other than the local engine can be asked."""
-        providers = self.now.providers.items()
-        replicas = (r for n, p in providers if n != LOCAL for r in self.replicas.of(n, p.urls))
-        return any(replica.state != "open" for replica in replicas)
+        return any(one["state"] != "open" for one in self.health() if one["provider"] != LOCAL)
 
     def health(self) -> list[dict[str, Any]]:
         """Each address: provider, url, state (closed | open | half-open), in_flight, error, latency_ms."""
