@@ -10,7 +10,7 @@ import click
 
 from herd.cli import arena_data
 from herd.cli.client import ask
-from herd.cli.output import console, emit, facts, json_option, note, table
+from herd.cli.output import console, emit, facts, json_option, note, printable, table
 from herd.errors import HerdError
 
 NARROW, BROAD = 20, 60  # columns of a plot: with less room there is none, with more it says no more
@@ -52,7 +52,7 @@ def compare(a: str, b: str, judge: str | None) -> None:
 
     def say() -> None:
         apart, more = found["difference"], found["needed"]
-        click.echo(_plain(found["sentence"]))
+        click.echo(printable(found["sentence"]))
         facts({
             "votes between them": f"{found['votes']:,}",
             "votes still needed": more and f"about {round(more, 2 - len(str(more))):,}",
@@ -73,7 +73,7 @@ def _say(board: dict[str, Any], *, people: bool) -> None:
     rows = sorted(board["rows"], key=lambda row: math.inf if row["component"] is None else row["component"])
     columns = ["ranks", "target", "rating", "95 % interval", "votes"]
     cells = [
-        [_ranks(row), _plain(row["name"]), _rating(row), _span(row), f"{row['votes']:,}"] for row in rows
+        [_ranks(row), printable(row["name"]), _rating(row), _span(row), f"{row['votes']:,}"] for row in rows
     ]
     if any(groups):
         columns, cells = (
@@ -90,10 +90,10 @@ def _say(board: dict[str, Any], *, people: bool) -> None:
     judges = [name.removeprefix("judge:") for name in board["raters"] if name != "people"]
     for what, names in (("--category", [one["name"] for one in board["categories"]]), ("--judge", judges)):
         if names:
-            note(f"{what}: {_plain(', '.join(names))}")
+            note(f"{what}: {printable(', '.join(names))}")
     for text in (_apart(board["totals"]) if people else "", *board["problems"], board["progress"]):
         if text:
-            note(_plain(text))
+            note(printable(text))
 
 
 def _apart(totals: dict[str, Any]) -> str:
@@ -162,8 +162,3 @@ def _ask(path: str, asked: dict[str, Any], hint: str) -> Any:
         if error.status not in (400, 404):
             raise
         raise HerdError(f"{error}; {hint}", status=error.status) from None
-
-
-def _plain(text: str) -> str:
-    """On one line, and without what a terminal would obey."""
-    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)

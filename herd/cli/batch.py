@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -20,8 +19,8 @@ from urllib.parse import urlsplit
 
 import click
 
-from herd.cli.client import Server
-from herd.cli.output import bars, emit, json_option
+from herd.cli.client import BUSY, Server
+from herd.cli.output import FILE, OUT, bars, emit, json_option
 from herd.errors import HerdError
 from herd.server.settings import Settings
 
@@ -29,8 +28,6 @@ URLS = ("/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/respon
 FIELDS = {"custom_id": str, "method": str, "url": str, "body": dict}
 MAX_LINE = 8 * 1024 * 1024  # bytes; the server takes bodies of half as many
 MAX_SHOWN = 20  # problems of a file that are named
-BUSY = (429, 503)  # to be tried again
-PATIENCE = 600.0  # seconds that a busy server is asked again
 
 
 class Line(NamedTuple):
@@ -40,10 +37,8 @@ class Line(NamedTuple):
 
 
 @click.command()
-@click.argument("file", type=click.Path(path_type=Path, exists=True, dir_okay=False))
-@click.option(
-    "--out", required=True, type=click.Path(path_type=Path, dir_okay=False), help="Where answers go."
-)
+@click.argument("file", type=FILE)
+@click.option("--out", required=True, type=OUT, help="Where answers go.")
 @click.option("--parallel", default=16, type=click.IntRange(1, 256), help="Requests at a time (16).")
 @json_option
 def batch(file: Path, out: Path, parallel: int) -> int:
@@ -225,12 +220,7 @@ def _run(server: Server, file: Path, out: Path, done: set[str], total: int, para
 
 def _ask(server: Server, line: Line) -> dict[str, Any]:
     """The answer's line of the output. Raises HerdError if there is no server any more."""
-    end = time.monotonic() + PATIENCE
-    while True:
-        status, headers, body = server.post(line.url, line.body)
-        if status not in BUSY or time.monotonic() > end:
-            break
-        time.sleep(min(float(headers.get("Retry-After") or 1), 30))
+    status, headers, body = server.post(line.url, line.body)
     return {
         "id": f"batch_req_{uuid.uuid4().hex}",
         "custom_id": line.custom_id,
