@@ -9,6 +9,7 @@ from urllib.parse import urlencode
 import click
 
 from herd.cli import arena_data
+from herd.cli.arena_data import raters
 from herd.cli.client import ask
 from herd.cli.output import console, emit, facts, json_option, note, printable, table
 from herd.errors import HerdError
@@ -34,7 +35,7 @@ for verb in arena_data.VERBS:
 @json_option
 def leaderboard(category: str | None, style: bool, judge: str | None) -> None:
     """Rank the targets by their votes, each with its interval."""
-    asked = {**_raters(judge), "style": int(style), **({"category": category} if category else {})}
+    asked = {"raters": raters(judge), "style": int(style), **({"category": category} if category else {})}
     hint = "`herd arena leaderboard` alone says which judges and categories there are"
     board = _ask("/api/leaderboard", asked, hint)
     emit(board, lambda: _say(board, people=judge is None))
@@ -47,7 +48,7 @@ def leaderboard(category: str | None, style: bool, judge: str | None) -> None:
 @json_option
 def compare(a: str, b: str, judge: str | None) -> None:
     """Say which of the targets A and B is better, and how sure that is."""
-    asked = {"a": a, "b": b, **_raters(judge)}
+    asked = {"a": a, "b": b, "raters": raters(judge)}
     found = _ask("/api/leaderboard/compare", asked, "`herd arena leaderboard` lists the targets")
 
     def say() -> None:
@@ -148,10 +149,6 @@ def _span(row: dict[str, Any]) -> str:
 def _interval(found: dict[str, Any]) -> str:
     low, high = (f"{end:+.0f}" if end is not None else "?" for end in (found["low"], found["high"]))
     return f"{found['estimate']:+.0f} ({low} to {high})"
-
-
-def _raters(judge: str | None) -> dict[str, str]:
-    return {"raters": f"judge:{judge.removeprefix('judge:')}" if judge else "people"}
 
 
 def _ask(path: str, asked: dict[str, Any], hint: str) -> Any:

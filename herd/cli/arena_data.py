@@ -28,6 +28,11 @@ MAX_LINE = 1 << 20
 _file = click.argument("file", type=FILE)
 
 
+def raters(judge: str | None) -> str:
+    """Whose votes, as the API calls them."""
+    return f"judge:{judge.removeprefix('judge:')}" if judge else "people"
+
+
 @click.command("import")
 @_file
 @click.option("--format", "form", type=click.Choice(READABLE), help="Else as the file's name says.")
@@ -108,8 +113,7 @@ def export(form: str, out: Path | None, judge: str | None, purpose: str) -> None
     """Write the votes, or pairs of a chosen and a rejected reply to train on."""
     if out is None and form == "parquet" and sys.stdout.isatty():
         raise HerdError("Parquet is not for a terminal; name a file with -o")
-    raters = f"judge:{judge.removeprefix('judge:')}" if judge else "people"
-    query = urlencode({"format": form, "raters": raters, "purpose": purpose})
+    query = urlencode({"format": form, "raters": raters(judge), "purpose": purpose})
     with api() as server, whole(out) as file:
         headers = server.download(f"/api/arena/export?{query}", file)
     left_out = json.loads(headers.get("X-Herd-Left-Out") or "{}")

@@ -11,7 +11,7 @@ from herd.cli.probe.check import STORY, Group, Server
 from herd.cli.probe.finding import Broken, Ignored, Refused, quote
 from herd.cli.probe.reply import Chat, at
 from herd.cli.probe.schema import json_schema, one_of, shape
-from herd.cli.probe.shared import stops
+from herd.cli.probe.shared import limit_check, stops
 
 CHAT = Group("chat", "openai", Chat.path)
 BIASED = 1000  # an id that about every vocabulary has
@@ -69,14 +69,7 @@ def text_parts(server: Server) -> str:
     return f"{split} prompt tokens, {whole} as one string"
 
 
-@CHAT.check("max tokens", 150)
-def max_tokens(server: Server) -> str:
-    said = server.chat(limit=3)
-    over = said.written > 3 or len(said.text.split()) > 3
-    Ignored.when(over, f"{said.written} tokens for a limit of 3: {quote(said.text)!r}")
-    uncut = said.written == 3 and said.finish != "length"
-    Broken.when(uncut, f"cut at 3 tokens, but finish_reason is {said.finish}")
-    return f"{said.written} tokens, {said.finish}"
+limit_check(CHAT, "max tokens", 150, Chat)
 
 
 @CHAT.check("temperature 0", 300)

@@ -18,13 +18,8 @@ NO_MODEL = "no-such-model-of-the-probe"
 WORDS = 20_000  # of the over-long prompt, if the server does not say how long a context is
 CONTEXT_NAMES = ("max_model_len", "context_length", "context_window", "max_input_tokens")
 WRONG_TYPES: dict[str, Any] = {
-    "temperature": "hot",
-    "max_tokens": "three",
-    "messages": "Hello.",
-    "stream": "yes",
-    "stop": 7,
-    "seed": "seven",
-}
+    "temperature": "hot", "max_tokens": "three", "messages": "Hello.", "stream": "yes", "stop": 7, "seed": "seven",
+}  # fmt: skip
 OUT_OF_RANGE: dict[str, Any] = {"temperature": 99, "top_p": 7, "n": 0, "messages": [], "max_tokens": -5}
 
 
@@ -79,13 +74,13 @@ def unknown_field(server: Server, api: type[Reply]) -> str:
 ERRORS.check("unknown field", 30)(partial(unknown_field, api=Chat))
 
 
-def _each_refused(server: Server, values: dict[str, Any]) -> str:
+def each_refused(server: Server, values: dict[str, Any], api: type[Reply] = Chat, limit: int = 4) -> str:
     """Each field with a wrong value must get a 400 that names it."""
     taken, nameless = [], []
     for name, value in values.items():
-        name = server.limits.get(Chat, name) if name == "max_tokens" else name
+        name = server.limits.get(api, name) if name == "max_tokens" else name
         try:
-            answer = server.post(Chat, "Hello.", 4, **{name: value})
+            answer = server.post(api, "Hello.", limit, **{name: value})
             message, param = refusal(answer, f"{name}: {value!r}", f"{name}: {value!r} gives ")
         except Ignored as found:
             taken.append(str(found))
@@ -96,8 +91,8 @@ def _each_refused(server: Server, values: dict[str, Any]) -> str:
     return f"each of {', '.join(values)} is refused by name"
 
 
-ERRORS.check("wrong types", 250)(partial(_each_refused, values=WRONG_TYPES))
-ERRORS.check("out of range", 250)(partial(_each_refused, values=OUT_OF_RANGE))
+ERRORS.check("wrong types", 250)(partial(each_refused, values=WRONG_TYPES))
+ERRORS.check("out of range", 250)(partial(each_refused, values=OUT_OF_RANGE))
 
 
 @ERRORS.check("broken JSON", 0)

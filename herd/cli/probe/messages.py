@@ -6,23 +6,13 @@ import re
 from functools import partial
 from typing import Any
 
+from herd.cli.probe import shared
 from herd.cli.probe.check import STORY, Group, Server, accepted, must_refuse, refusal
 from herd.cli.probe.errors import NO_MODEL, unknown_field
-from herd.cli.probe.finding import Broken, Ignored, Refused, Untested, quote
+from herd.cli.probe.finding import Broken, Refused, Untested, quote
 from herd.cli.probe.reply import Call, Message, at
 from herd.cli.probe.schema import ABOUT, SCHEMAS
-from herd.cli.probe.shared import (
-    ASK,
-    RESULTS,
-    ROOM,
-    calls_tools,
-    parsed,
-    reads_more,
-    reads_results,
-    same_text,
-    stops,
-    tool_check,
-)
+from herd.cli.probe.shared import ASK, RESULTS, ROOM
 
 MESSAGES = Group("messages", "anthropic", Message.path)
 PIRATE = "You are a pirate."
@@ -49,12 +39,8 @@ def must_be_greedy(server: Server) -> dict[str, int]:
     return same
 
 
-def turn(role: str, *blocks: dict[str, Any]) -> dict[str, Any]:
-    return {"role": role, "content": list(blocks)}
-
-
-def says(text: str) -> dict[str, Any]:
-    return {"type": "text", "text": text}
+def turn(role: str, **block: Any) -> dict[str, Any]:
+    return {"role": role, "content": [block]}
 
 
 @MESSAGES.check("reply", 100)
@@ -69,24 +55,20 @@ def reply(server: Server) -> str:
 @MESSAGES.check("system", 200)
 def system(server: Server) -> str:
     more = message(server, system="You are a pirate and you talk of the wide sea and of your old ship.")
-    return reads_more(message(server), more, 8)
+    return shared.reads_more(message(server), more, 8)
 
 
 @MESSAGES.check("multi-turn", 250)
 def multi_turn(server: Server) -> str:
-    before = [turn("user", says("My sister Olga lives in a red house.")), turn("assistant", says("I will remember her."))]  # fmt: skip
+    before = [
+        turn("user", type="text", text="My sister Olga lives in a red house."),
+        turn("assistant", type="text", text="I will remember her."),
+    ]
     asked = {"role": "user", "content": STORY}
-    return reads_more(message(server, [asked]), message(server, [*before, asked]), 10)
+    return shared.reads_more(message(server, [asked]), message(server, [*before, asked]), 10)
 
 
-@MESSAGES.check("max_tokens", 60)
-def max_tokens(server: Server) -> str:
-    said = message(server, limit=3)
-    used, reason = said.written, quote(said.data.get("stop_reason"))
-    Ignored.when(used > 3, f"{used} tokens for a limit of 3")
-    uncut = used == 3 and reason != "max_tokens"
-    Broken.when(uncut, f"cut at 3 tokens, but stop_reason is {reason}")
-    return f"{used} tokens, {reason}"
+shared.limit_check(MESSAGES, "max_tokens", 60, Message)
 
 
 @MESSAGES.check("max_tokens is required", 40)
@@ -109,7 +91,7 @@ def stop_sequences(server: Server) -> str:
         Broken.when(found != end, f"stop_sequence is {quote(found)!r}, not {end!r}")
         return said.text, "stop"
 
-    return stops(message(server, **same).text, again)
+    return shared.stops(message(server, **same).text, again)
 
 
 @MESSAGES.check("count_tokens", 80)
@@ -125,7 +107,7 @@ def count_tokens(server: Server) -> str:
 def events_of(server: Server, *said: Any, **fields: Any) -> list[dict[str, Any]]:
     """The events of a stream but for pings. Raises Refused, or Broken if they are out of order."""
     found = server.stream(Message, *said, **fields).events
-    events = [parsed(data) for _, data in found]
+    events = [shared.parsed(data) for _, data in found]
     kinds = [at(event, "type", kind=str) for event in events]
     Broken.when([name for name, _ in found] != kinds, "an event's name is not its type")
     for event in events:
@@ -152,7 +134,7 @@ def stream(server: Server) -> str:
 def streamed_text(server: Server) -> str:
     same = must_be_greedy(server)
     events, whole = events_of(server, **same), message(server, **same)
-    same_text(whole.text, "".join(texts_of(events)))
+    shared.same_text(whole.text, "".join(texts_of(events)))
     used = at(events[-2], "usage", "output_tokens", kind=int)
     Broken.when(used != whole.written, f"output_tokens: {used}, without a stream {whole.written}")
     return "as without a stream, and so is the usage"
@@ -168,9 +150,9 @@ def use(server: Server, choice: dict[str, Any]) -> Message:
 
 
 for kind in ("none", "auto", "any"):
-    tool_check(MESSAGES, f"tools: {kind}", 500, partial(use, choice={"type": kind}), kind)
+    shared.tool_check(MESSAGES, f"tools: {kind}", 500, partial(use, choice={"type": kind}), kind)
 clock = partial(use, choice={"type": "tool", "name": "clock"})
-tool_check(MESSAGES, "tools: named", 500, clock, "any", "clock")
+shared.tool_check(MESSAGES, "tools: named", 500, clock, "any", "clock")
 
 
 @MESSAGES.check("tools: streamed", 500)
@@ -184,16 +166,17 @@ def streamed_tool(server: Server) -> str:
         elif event["type"] == "content_block_delta" and index in calls:
             more = calls[index].arguments + at(event, "delta", "partial_json", kind=str)
             calls[index] = calls[index]._replace(arguments=more)
-    return calls_tools(Message, list(calls.values()), at(events[-2], "delta", "stop_reason", kind=str))
+    return shared.calls_tools(Message, list(calls.values()), at(events[-2], "delta", "stop_reason", kind=str))
 
 
 @MESSAGES.check("tools: results", 600)
 def results(server: Server) -> str:
-    used = {"type": "tool_use", "id": "toolu_1", "name": "weather", "input": {"city": "Oslo", "days": 2}}
-    result = {"type": "tool_result", "tool_use_id": "toolu_1"}
-    asked = [{"role": "user", "content": ASK}, turn("assistant", used)]
-    return reads_results([
-        message(server, [*asked, turn("user", {**result, "content": content})], 8, tools=OFFERED)
+    given = {"city": "Oslo", "days": 2}
+    call = turn("assistant", type="tool_use", id="toolu_1", name="weather", input=given)
+    result = partial(turn, "user", type="tool_result", tool_use_id="toolu_1")
+    asked = [{"role": "user", "content": ASK}, call]
+    return shared.reads_results([
+        message(server, [*asked, result(content=content)], 8, tools=OFFERED)
         for content in RESULTS
     ])  # fmt: skip
 

@@ -40,13 +40,18 @@ def function_call(call: Any) -> Call:
 
 
 class Reply:
-    """The class is an API, an object a reply of it. What a reply has not got raises Broken when it is asked for."""
+    """The class is an API, an object a reply of it. What a reply has not got raises Broken when it is asked for.
+
+    What is said here is as in chat completions.
+    """
 
     path: ClassVar[str]
     said: ClassVar[str]  # the field of the prompt
     limit: ClassVar[str]  # the field of the most tokens
     always: ClassVar[Mapping[str, Any]] = {"temperature": 0}
     kind: ClassVar[tuple[str, str]]  # a field, and what it must hold
+    text_at: ClassVar[tuple[str | int, ...]] = ("choices", 0, "message", "content")
+    finish_at: ClassVar[tuple[str | int, ...]] = ("choices", 0, "finish_reason")
     counts: ClassVar[tuple[str, str]] = ("prompt_tokens", "completion_tokens")
     why: ClassVar[str] = "finish_reason"
     cut: ClassVar[str] = "length"  # what `finish` is if the limit ended it,
@@ -67,11 +72,11 @@ class Reply:
 
     @property
     def text(self) -> str:
-        raise NotImplementedError
+        return self.at(*self.text_at, kind=str)
 
     @property
     def finish(self) -> str:
-        return self.at("choices", 0, "finish_reason", kind=str)
+        return self.at(*self.finish_at, kind=str)
 
     @property
     def read(self) -> int:
@@ -84,7 +89,8 @@ class Reply:
 
     @property
     def calls(self) -> list[Call]:
-        raise NotImplementedError
+        found = self.at("choices", 0, "message", kind=dict).get("tool_calls")
+        return [function_call(call) for call in found or []]
 
 
 class Chat(Reply):
@@ -95,29 +101,16 @@ class Chat(Reply):
         super().__init__(data)
         Broken.when(not self.at("choices", kind=list), "choices is empty")
 
-    @property
-    def text(self) -> str:
-        return self.at("choices", 0, "message", "content", kind=str)
-
-    @property
-    def calls(self) -> list[Call]:
-        found = self.at("choices", 0, "message", kind=dict).get("tool_calls")
-        return [function_call(call) for call in found or []]
-
 
 class Completion(Reply):
     path, said, limit = "/v1/completions", "prompt", "max_tokens"
-    kind = ("object", "text_completion")
-
-    @property
-    def text(self) -> str:
-        return self.at("choices", 0, "text", kind=str)
+    kind, text_at = ("object", "text_completion"), ("choices", 0, "text")
 
 
 class Response(Reply):
     path, said, limit = "/v1/responses", "input", "max_output_tokens"
     always = {"temperature": 0, "store": False}
-    kind = ("object", "response")
+    kind, finish_at = ("object", "response"), ("status",)
     counts = ("input_tokens", "output_tokens")
     why, cut, calling = "the status", "incomplete", "completed"
 
@@ -127,10 +120,6 @@ class Response(Reply):
         return "".join(
             at(part, "text", kind=str) for each in parts for part in each if part.get("type") == "output_text"
         )
-
-    @property
-    def finish(self) -> str:
-        return self.at("status", kind=str)
 
     @property
     def calls(self) -> list[Call]:
@@ -144,17 +133,13 @@ class Response(Reply):
 class Message(Reply):
     path, said, limit = "/v1/messages", "messages", "max_tokens"
     always = {}
-    kind = ("type", "message")
+    kind, finish_at = ("type", "message"), ("stop_reason",)
     counts = ("input_tokens", "output_tokens")
     why, cut, calling = "stop_reason", "max_tokens", "tool_use"
 
     @property
     def text(self) -> str:
         return "".join(at(block, "text", kind=str) for block in self._blocks("text"))
-
-    @property
-    def finish(self) -> str:
-        return self.at("stop_reason", kind=str)
 
     @property
     def read(self) -> int:

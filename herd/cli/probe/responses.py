@@ -5,24 +5,21 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-from herd.cli.probe.check import STORY, Group, Server, accepted, must_refuse, refusal
-from herd.cli.probe.finding import Broken, Ignored, Refused, quote
+from herd.cli.probe.check import STORY, Group, Server, accepted, must_refuse
+from herd.cli.probe.errors import each_refused
+from herd.cli.probe.finding import Broken, Ignored, quote
 from herd.cli.probe.reply import Response, at
 from herd.cli.probe.schema import ABOUT, EASY, SCHEMAS
 from herd.cli.probe.shared import ASK, DONE, ROOM, follows, parsed, reads_more, tool_check
 
 RESPONSES = Group("responses", "openai", Response.path)
-ORDER = (
-    "response.created",
-    "response.in_progress",
-    "response.output_item.added",
-    "response.content_part.added",
-    "response.output_text.delta",
-    "response.output_text.done",
-    "response.content_part.done",
-    "response.output_item.done",
-    "response.completed",
-)
+ORDER = [
+    f"response.{name}"
+    for name in (
+        "created", "in_progress", "output_item.added", "content_part.added", "output_text.delta",
+        "output_text.done", "content_part.done", "output_item.done", "completed",
+    )
+]  # fmt: skip
 ENDS = ("response.completed", "response.incomplete")
 WHO = "Who am I?"
 
@@ -145,10 +142,5 @@ def cancel(server: Server) -> str:
     return f"after cancel the status is {ended}"
 
 
-@RESPONSES.check("wrong type", 30)
-def wrong_type(server: Server) -> str:
-    answer = server.post(Response, limit=16, temperature="hot")
-    message, param = refusal(answer, 'temperature "hot" is taken')
-    nameless = "temperature" not in message + param
-    Refused.when(nameless, f"{answer.status}, not by name: {quote(message)}")
-    return f"{answer.status}: {quote(message, 80)}"
+hot = partial(each_refused, values={"temperature": "hot"}, api=Response, limit=16)
+RESPONSES.check("wrong type", 30)(hot)

@@ -9,15 +9,10 @@ from typing import Any
 
 from herd.cli.probe.finding import quote
 
-TYPES: dict[str, tuple[type, ...]] = {
-    "object": (dict,),
-    "array": (list,),
-    "string": (str,),
-    "integer": (int,),
-    "number": (int, float),
-    "boolean": (bool,),
-    "null": (type(None),),
-}
+TYPES: dict[str, Any] = {
+    "object": dict, "array": list, "string": str, "integer": int, "number": int | float, "boolean": bool,
+    "null": type(None),
+}  # fmt: skip
 
 
 def shape(required: Mapping[str, Any], **more: Any) -> dict[str, Any]:

@@ -36,6 +36,19 @@ def same_text(whole: str, streamed: str) -> None:
     Broken.when(whole != streamed, f"whole {quote(whole, 50)!r}, streamed {quote(streamed, 50)!r}")
 
 
+def limit_check(group: Group, name: str, tokens: int, api: type[Reply]) -> None:
+    """Adds the check of the most tokens that a reply may have."""
+
+    @group.check(name, tokens)
+    def check(server: Server) -> str:
+        said = server.ask(api, limit=3)
+        over = said.written > 3 or len(said.text.split()) > 3
+        Ignored.when(over, f"{said.written} tokens for a limit of 3: {quote(said.text)!r}")
+        uncut = said.written == 3 and said.finish != api.cut
+        Broken.when(uncut, f"cut at 3 tokens, but {api.why} is {quote(said.finish)}")
+        return f"{said.written} tokens, {said.finish}"
+
+
 def stops(plain: str, again: Callable[[str], tuple[str, str]]) -> str:
     """A stop string ends a reply right before it.
 

@@ -6,20 +6,12 @@ import json
 from functools import partial
 from typing import Any
 
+from herd.cli.probe import shared
 from herd.cli.probe.check import Group, Server, must_refuse
 from herd.cli.probe.finding import Broken, Ignored, quote
 from herd.cli.probe.reply import Chat, at, function_call
 from herd.cli.probe.schema import ABOUT, EASY, HARD, NESTED, SCHEMAS, json_schema, no_match, shape
-from herd.cli.probe.shared import (
-    ASK,
-    RESULTS,
-    ROOM,
-    calls_tools,
-    chunks_of,
-    follows,
-    reads_results,
-    tool_check,
-)
+from herd.cli.probe.shared import ASK, RESULTS, ROOM
 from herd.cli.probe.streaming import deltas, finishes
 
 FORMAT = Group("format", "openai", Chat.path)
@@ -33,16 +25,19 @@ def answer(server: Server, schema: dict[str, Any], limit: int) -> Chat:
 @FORMAT.check("json_object", 250)
 def json_object(server: Server) -> str:
     said = "Describe a dog as a JSON object with a name and an age."
-    return follows(server.chat(said, 120, response_format={"type": "json_object"}), {"type": "object"}, 120)
+    return shared.follows(
+        server.chat(said, 120, response_format={"type": "json_object"}), {"type": "object"}, 120
+    )
+
+
+def follow(server: Server, schema: dict[str, Any], limit: int) -> str:
+    return shared.follows(answer(server, schema, limit), schema, limit)
 
 
 for name, schema, limit in (
     ("json_schema", EASY, 80), ("json_schema, hard", HARD, 150), ("json_schema, nested", NESTED, 150),
 ):  # fmt: skip
-
-    @FORMAT.check(name, limit + 400)
-    def follow(server: Server, schema: dict[str, Any] = schema, limit: int = limit) -> str:
-        return follows(answer(server, schema, limit), schema, limit)
+    FORMAT.check(name, limit + 400)(partial(follow, schema=schema, limit=limit))
 
 
 @FORMAT.check("cut is not whole", 250)
@@ -73,10 +68,10 @@ def named(name: str) -> dict[str, Any]:
     return {"type": "function", "function": {"name": name}}
 
 
-tool_check(TOOLS, "none", 400, partial(ask, choice="none", limit=24), "none")
-tool_check(TOOLS, "auto", 550, lambda server: server.chat(ASK, ROOM, tools=OFFERED), "auto")
-tool_check(TOOLS, "required", 550, ask, "any")
-tool_check(TOOLS, "named", 550, partial(ask, choice=named("clock")), "any", "clock")
+shared.tool_check(TOOLS, "none", 400, partial(ask, choice="none", limit=24), "none")
+shared.tool_check(TOOLS, "auto", 550, lambda server: server.chat(ASK, ROOM, tools=OFFERED), "auto")
+shared.tool_check(TOOLS, "required", 550, ask, "any")
+shared.tool_check(TOOLS, "named", 550, partial(ask, choice=named("clock")), "any", "clock")
 
 
 @TOOLS.check("unknown name", 400)
@@ -92,12 +87,12 @@ def one_at_a_time(server: Server) -> str:
     reply = ask(server, said=said, parallel_tool_calls=False)
     calls = reply.calls
     Ignored.when(len(calls) > 1, f"{len(calls)} calls with parallel_tool_calls false")
-    return calls_tools(Chat, calls, reply.finish)
+    return shared.calls_tools(Chat, calls, reply.finish)
 
 
 @TOOLS.check("streamed", 550)
 def streamed(server: Server) -> str:
-    chunks = chunks_of(server, Chat, ASK, ROOM, tools=OFFERED, tool_choice="required")
+    chunks = shared.chunks_of(server, Chat, ASK, ROOM, tools=OFFERED, tool_choice="required")
     calls: dict[int, dict[str, Any]] = {}
     for delta in deltas(chunks):
         for part in delta.get("tool_calls") or []:
@@ -105,7 +100,9 @@ def streamed(server: Server) -> str:
             if index not in calls:
                 calls[index] = part | {"function": {**function, "arguments": ""}}
             calls[index]["function"]["arguments"] += function.get("arguments") or ""
-    return calls_tools(Chat, [function_call(call) for call in calls.values()], ", ".join(finishes(chunks)))
+    return shared.calls_tools(
+        Chat, [function_call(call) for call in calls.values()], ", ".join(finishes(chunks))
+    )
 
 
 @TOOLS.check("results", 700)
@@ -114,7 +111,7 @@ def results(server: Server) -> str:
     call = {"name": "weather", "arguments": json.dumps({"city": "Oslo", "days": 2})}
     calls = [{"id": "call_1", "type": "function", "function": call}]
     asked = [{"role": "user", "content": ASK}, {"role": "assistant", "content": None, "tool_calls": calls}]
-    return reads_results([
+    return shared.reads_results([
         server.chat([*asked, {"role": "tool", "tool_call_id": "call_1", "content": content}], 8, tools=OFFERED)
         for content in RESULTS
     ])  # fmt: skip
