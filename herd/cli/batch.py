@@ -13,6 +13,7 @@ import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
@@ -20,7 +21,7 @@ from urllib.parse import urlsplit
 import click
 
 from herd.cli.client import BUSY, Server
-from herd.cli.output import FILE, OUT, bars, emit, json_option
+from herd.cli.output import FILE, OUT, bars, emit, json_option, whole
 from herd.errors import HerdError
 from herd.server.settings import Settings
 
@@ -48,10 +49,9 @@ def batch(file: Path, out: Path, parallel: int) -> int:
     """
     asked = _check(file)
     done = _resume(out, asked)
-    with _server() as server, bars() as show:
-        failed = _run(
-            server, file, out, done, len(asked), parallel, lambda n: show("requests", n, len(asked))
-        )
+    with _server() as server, bars() as bar:
+        show = partial(bar, "requests", total=len(asked))
+        failed = _run(server, file, out, done, len(asked), parallel, show)
     summary = {"requests": len(asked), "failed": failed, "already_done": len(done), "out": str(out)}
     emit(summary, f"{len(asked)} requests, {failed} failed; answers in {out}")
     return 1 if failed else 0
@@ -65,9 +65,8 @@ def _check(file: Path) -> dict[str, int]:
         try:
             found = _parse(line)
             if found.custom_id in asked:
-                raise HerdError(
-                    f"custom_id {found.custom_id!r:.80} is that of line {asked[found.custom_id]}, too"
-                )
+                first = asked[found.custom_id]
+                raise HerdError(f"custom_id {found.custom_id!r:.80} is that of line {first}, too")
             asked[found.custom_id] = number
         except HerdError as error:
             problems.append(f"line {number}: {error}")
@@ -125,34 +124,23 @@ def _resume(out: Path, asked: Mapping[str, int]) -> set[str]:
     if not out.exists():
         return set()
     done: set[str] = set()
-    kept = out.with_name(out.name + ".part")
-    with kept.open("wb") as stream:
+    with whole(out) as stream:
         for number, line in _lines(out):
             try:
                 value = json.loads(line)
                 id, status = value["custom_id"], (value["response"] or {}).get("status_code")
             except (ValueError, KeyError, TypeError, AttributeError):
-                if line.endswith(b"\n"):
-                    kept.unlink()
-                    raise HerdError(
-                        f"{out}: line {number} is no answer of a batch; choose another --out"
-                    ) from None
-                continue  # the last line of a run that was killed
+                if not line.endswith(b"\n"):
+                    continue  # the last line of a run that was killed
+                wrong = f"{out}: line {number} is no answer of a batch; choose another --out"
+                raise HerdError(wrong) from None
             if id not in asked:
-                kept.unlink()
-                raise HerdError(
-                    f"{out}: line {number} answers {id!r:.80}, which is not asked; choose another --out"
-                )
-            if (
-                line.endswith(b"\n")
-                and id not in done
-                and status is not None
-                and status < 500
-                and status not in BUSY
-            ):
+                wrong = f"{out}: line {number} answers {id!r:.80}, which is not asked; choose another --out"
+                raise HerdError(wrong)
+            final = status is not None and status < 500 and status not in BUSY
+            if final and line.endswith(b"\n") and id not in done:
                 done.add(id)
                 stream.write(line)
-    kept.replace(out)
     return done
 
 
@@ -179,40 +167,38 @@ def _server() -> Iterator[Server]:
 
 def _run(server: Server, file: Path, out: Path, done: set[str], total: int, parallel: int, show: Any) -> int:
     """Ask what is not done; how many failed. Answers are written as they come, each line whole."""
-    todo: queue.Queue[Line | None] = queue.Queue(parallel)
-    answers: queue.SimpleQueue[dict[str, Any] | HerdError | None] = queue.SimpleQueue()
+    todo = (line for _, text in _lines(file) if (line := _parse(text)).custom_id not in done)
+    next_of_them = threading.Lock()
+    answers: queue.SimpleQueue[dict[str, Any] | Exception] = queue.SimpleQueue()
 
     def work() -> None:
-        while line := todo.get():
-            try:
+        try:
+            while True:
+                with next_of_them:
+                    line = next(todo, None)
+                if line is None:
+                    return
                 answers.put(_ask(server, line))
-            except HerdError as error:
-                answers.put(error)
-
-    def feed() -> None:
-        for _, line in _lines(file):
-            if (parsed := _parse(line)).custom_id not in done:
-                todo.put(parsed)
-        for _ in range(parallel):
-            todo.put(None)
+        except Exception as error:
+            answers.put(error)
 
     # Daemons: when this process ends early they end with it, and the server drops what they asked.
-    for target in (feed, *[work] * parallel):
-        threading.Thread(target=target, daemon=True).start()
+    for _ in range(parallel):
+        threading.Thread(target=work, daemon=True).start()
     finished, failed = len(done), 0
     show(finished)
     with out.open("ab") as stream:
         while finished < total:
             answer = answers.get()
             if isinstance(answer, HerdError):
-                raise HerdError(
-                    f"{answer}; {finished} of {total} are done, the same command goes on from there"
-                )
-            assert answer is not None
+                left = f"{finished} of {total} are done, the same command goes on from there"
+                raise HerdError(f"{answer}; {left}")
+            if isinstance(answer, Exception):
+                raise answer
             stream.write(json.dumps(answer, ensure_ascii=False).encode() + b"\n")
             stream.flush()
             finished += 1
-            failed += answer["error"] is not None or answer["response"]["status_code"] != 200
+            failed += answer["response"]["status_code"] != 200
             show(finished)
         os.fsync(stream.fileno())
     return failed
