@@ -13,7 +13,6 @@ import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
@@ -50,8 +49,8 @@ def batch(file: Path, out: Path, parallel: int) -> int:
     asked = _check(file)
     done = _resume(out, asked)
     with _server() as server, bars() as bar:
-        show = partial(bar, "requests", total=len(asked))
-        failed = _run(server, file, out, done, len(asked), parallel, show)
+        total = len(asked)
+        failed = _run(server, file, out, done, total, parallel, lambda n: bar("requests", n, total))
     summary = {"requests": len(asked), "failed": failed, "already_done": len(done), "out": str(out)}
     emit(summary, f"{len(asked)} requests, {failed} failed; answers in {out}")
     return 1 if failed else 0
