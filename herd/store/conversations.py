@@ -11,7 +11,7 @@ from sqlalchemy.dialects.postgresql import insert as insert_new
 from herd.errors import HerdError
 from herd.store.database import Database, rows
 from herd.store.generations import drop_prompts, drop_text, drop_words
-from herd.store.tables import battles, conversations, feedback, generations, messages, votes
+from herd.store.tables import background, battles, conversations, feedback, generations, messages, votes
 from herd.store.votes import OUTCOMES
 
 FIELDS = ("title", "route", "system", "settings")
@@ -205,6 +205,7 @@ def _delete(connection: Connection, id: str) -> bool:
         connection.execute(delete(conversations).where(known))
         connection.execute(insert(conversations).values(id=id, created=gone["updated"], **gone))
     connection.execute(delete(messages).where(messages.c.conversation == id))
+    connection.execute(delete(background).where(background.c.conversation == id))
     drop_text(connection, generations.c.conversation == id)
     drop_prompts(connection, battles.c.conversation == id)
     drop_words(connection, votes.c.conversation == id)

@@ -220,6 +220,18 @@ findings = Table(
     *_optional(Float, "seen"),
 )
 
+# Replies that nobody waits for, until they have ended.
+background = Table(
+    "background",
+    metadata,
+    *_key("id"),
+    *_needed(Text, "gateway"),
+    *_optional(Text, "conversation"),
+    Column("generation", JSON, nullable=False),  # as it is at the beginning
+    Column("asked", _Json),  # the request, if the reply may be made again
+    *_optional(Text, "lost"),  # else why not
+)
+
 probes = Table(
     "probes",
     metadata,
