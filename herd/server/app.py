@@ -67,6 +67,7 @@ def create_app(settings: Settings, engines: Engines) -> FastAPI:
     except ConfigError as error:
         raise at_line(settings.config_file, error) from None
     reloader = Reloader(gateway, settings.config_file, os.environ)
+    metrics.adapters = local.adapters
     keys.on_revoke, gateway.background.principal = gateway.revoke, keys.of
     scheduler = Scheduler(settings.home, _environment(settings), engines.reload)
     gateway.on_change = lambda: scheduler.traffic(gateway.in_flight)

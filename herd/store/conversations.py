@@ -199,7 +199,8 @@ def _delete(connection: Connection, id: str) -> bool:
         before = select(conversations.c.updated).where(known).scalar_subquery()
         of = (generations.c.conversation == id) & (generations.c.created > func.coalesce(before, 0.0))
         asked = (battles.c.conversation == id) & (battles.c.created > func.coalesce(before, 0.0))
-        found = select(generations.c.id).where(of).union_all(select(battles.c.id).where(asked))
+        coming = select(background.c.id).where(background.c.conversation == id)
+        found = select(generations.c.id).where(of).union_all(select(battles.c.id).where(asked), coming)
         if not connection.execute(found.limit(1)).first():
             return False
         connection.execute(delete(conversations).where(known))
