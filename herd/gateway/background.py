@@ -5,6 +5,7 @@ import asyncio
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from herd.errors import HerdError
@@ -65,11 +66,9 @@ class Background:
             try:
                 self._start(await self._again(lost))
             except HerdError as error:
-                message = (
-                    f"the server ended before this reply was complete, and it is not made again: {error}"
-                )
+                message = f"the server ended before this reply was complete; it is not made again: {error}"
                 failed = {**lost["generation"], "finish": "error", "error": message}
-                await gateway.store.write(lambda c, failed=failed: end_background(c, failed["id"], failed))
+                await gateway.store.write(partial(end_background, id=failed["id"], failed=failed))
 
     async def close(self) -> None:
         """Wait for all, once the engine makes no more of them."""
@@ -122,6 +121,9 @@ class Background:
             async for _ in self._gateway.events(reply):
                 pass
         finally:
-            if reply.kept:  # else `resume` looks after it
-                await self._gateway.store.write(lambda c: end_background(c, reply.id))
             del self._replies[reply.id], self._tasks[reply.id]
+            if reply.kept:
+                with suppress(
+                    HerdError
+                ):  # then, and where the reply could not be kept, `resume` looks after it
+                    await self._gateway.store.write(partial(end_background, id=reply.id))

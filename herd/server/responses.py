@@ -21,6 +21,7 @@ from herd.server.state import State, principal, state
 
 router = APIRouter(prefix="/v1/responses")
 ITEM = re.compile(r"[a-z]+_([0-9a-f]{32})(?:_\w+)?")  # its response's id is in an item's
+Stored = tuple[dict[str, Any] | None, str | None]  # a response's row, and its status if it has not ended
 Include = Annotated[tuple[str, ...], Query(alias="include[]", max_length=16)]
 
 
@@ -172,17 +173,17 @@ async def _previous(request: Request, id: str | None) -> dict[str, Any] | None:
 async def _found(request: Request, id: str) -> tuple[dict[str, Any], str | None]:
     """The caller's response of this id, and its status if it has not ended. Raises HerdError 404."""
     here, who = state(request), principal(request)
-    row: dict[str, Any] | None
     if reply := here.gateway.background.get(id):
-        row, status = generation(reply), "in_progress" if reply.started else "queued"
+        found: Stored = generation(reply), "in_progress" if reply.started else "queued"
     else:
-        row, status = await asyncio.to_thread(_stored, here, id)
+        found = await asyncio.to_thread(_stored, here, id)
+    row, status = found
     if row is None or not _readable(who, row):
         raise not_found(f"no stored response {id!r:.100}")
     return row, status
 
 
-def _stored(here: State, id: str) -> tuple[dict[str, Any] | None, str | None]:
+def _stored(here: State, id: str) -> Stored:
     """As the store has it, where it may also be one that another server makes."""
     pending = here.store.get_background(id)  # read first: it stays until the generation is there
     if row := here.store.get_generation(id):
