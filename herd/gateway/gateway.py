@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 from herd.errors import HerdError
 from herd.gateway.attempts import FOREVER, Alarm, attempts
+from herd.gateway.background import Background
 from herd.gateway.breaker import Places, Replicas
 from herd.gateway.config import LOCAL, Config, ConfigError, parse_route
 from herd.gateway.keys import Principal
@@ -32,7 +33,6 @@ log = logging.getLogger("herd.gateway")
 
 WHOLE = ("model", "messages", "n")  # no field, but all of a request; or how many replies there must be
 MAX_ROUTE = 200  # characters
-MAX_BACKGROUND = 256
 MAX_LISTED = 5000  # of a provider's names: all of them are looked through where one is unknown
 LISTED = 600.0  # seconds for which a provider's list of models is good
 MAX_OWN = 4096  # names of models whose meaning is remembered
@@ -68,9 +68,8 @@ class Gateway:
         self.store, self.ledger, self.observe = store, ledger, observe
         self.in_flight, self.closing = 0, False
         self.on_change: Callable[[], None] = lambda: None
-        self.replicas, self.shadows = Replicas(clock), Shadows(self)
+        self.replicas, self.shadows, self.background = Replicas(clock), Shadows(self), Background(self)
         self._build, self._price = build, price
-        self._background: dict[str, tuple[Reply, asyncio.Task[None]]] = {}
         self._active: dict[str, Reply] = {}
         self._revoked: set[str] = set()
         self._retired: list[Provider] = []
@@ -264,32 +263,6 @@ class Gateway:
             await asyncio.to_thread(self.store.add_generation, self.row(reply, reply.kept), reply.keep)
             reply.kept += 1
 
-    def run_in_background(self, reply: Reply) -> None:
-        """Let the reply be made though nobody reads it. Raises HerdError 429 if many are on their way."""
-        if len(self._background) >= MAX_BACKGROUND:
-            message = f"{MAX_BACKGROUND} replies are made in the background already"
-            raise HerdError(message, status=429, code="queue_full")
-
-        async def work() -> None:
-            try:
-                await self.finish(reply)
-            finally:
-                del self._background[reply.id]
-
-        reply.background = True
-        self._background[reply.id] = (reply, asyncio.create_task(work()))
-
-    def in_background(self, id: str) -> Reply | None:
-        """The reply of this id, if it is still being made in the background."""
-        return self._background.get(id, (None,))[0]
-
-    async def cancel(self, id: str) -> None:
-        """Stop a reply in the background; returns when what was said is kept."""
-        if id in self._background:
-            task = self._background[id][1]
-            task.cancel()
-            await asyncio.wait({task})
-
     def revoke(self, key: str) -> None:
         """End the replies of a key that is not valid any more, and those that it begins yet."""
         self._revoked.add(key)
@@ -362,8 +335,7 @@ class Gateway:
         for chore in self._chores:
             chore.cancel()
         await self.shadows.close()
-        if tasks := [task for _, task in self._background.values()]:
-            await asyncio.wait(tasks)
+        await self.background.close()
         for provider in (*self._retired, *self.now.providers.values()):
             await provider.close()
 

@@ -79,12 +79,20 @@ class Keys:
         id, _, signature = value.rpartition(".")
         if id == ROOT.id and self._root is not None:
             digest, found = self._root, ROOT
-        elif id in self._rows and (kept := self._found.get(self._rows[id]["hash"])):
+        elif kept := self._found.get(self._rows.get(id, {}).get("hash", "")):
             digest, found = self._rows[id]["hash"], kept
         else:
             return ANYBODY if self.open and not value.startswith("key_") else None
         good = hmac.compare_digest(signature.encode(), self._sign(id, digest).encode())
         return self._live(found) if good else None
+
+    def of(self, id: str) -> Principal | None:
+        """Whose stored name this is, "" being anybody's; None if that opens nothing (any more)."""
+        if not id:
+            return ANYBODY if self.open else None
+        if id == ROOT.id:
+            return None if self._root is None else ROOT
+        return self._live(self._found.get(self._rows.get(id, {}).get("hash", "")))
 
     async def create(
         self,

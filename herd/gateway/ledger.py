@@ -8,7 +8,7 @@ costs more than it reserved is booked in full, above the limit if need be; then 
 import asyncio
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
@@ -189,11 +189,9 @@ class Ledger:
         """
 
         def work(connection: Connection) -> int:
-            alive = self._alive(connection) if self.store.shared else frozenset()
-            lost = 0
+            gone, lost = self.gone(connection), 0
             for row in connection.execute(_OPENED).mappings().all():
-                gone = row["gateway"] == self.name or (alive is not None and row["gateway"] not in alive)
-                if gone and row["id"] not in self._open:
+                if gone(row["gateway"]) and row["id"] not in self._open:
                     connection.execute(_SETTLE, {"its_id": row["id"], **LOST})
                     spent = {"tokens": row["prompt_tokens"], "dollars": row["cost"]}
                     _book(connection, row["reserved"], spent)
@@ -204,6 +202,11 @@ class Ledger:
         while self._ended:
             self._open.pop(self._ended.pop(), None)
         return await self.store.write(work)
+
+    def gone(self, connection: Connection) -> Callable[[str], bool]:
+        """Tells by a gateway's name whether it is gone, as `recover` has it; within a write."""
+        alive = self._alive(connection) if self.store.shared else frozenset()
+        return lambda name: name == self.name or (alive is not None and name not in alive)
 
     def _alive(self, connection: Connection) -> frozenset[str] | None:
         """Give a sign; the gateways that gave one lately by the database's clock, None if that cannot be said yet."""

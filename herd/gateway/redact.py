@@ -125,7 +125,12 @@ def redact_row(row: Mapping[str, Any], rules: Sequence[str]) -> dict[str, Any]:
     if not rules:
         return dict(row)
     text_of = ("request", "reply", "reasoning", "calls", "response", "labels", "error")
-    changed = {key: _walk(row[key], key, rules, free=key == "labels") for key in text_of if row.get(key)}
+    response = row.get("response") or {}
+    scores = response.get("logprobs", [])
+    whole = {**row, "response": {**response, "logprobs": []} if response else None}
+    changed = {key: _walk(whole[key], key, rules, free=key == "labels") for key in text_of if whole.get(key)}
+    if scores and changed.get("reply") == row["reply"]:  # else its tokens would spell what was taken out
+        changed["response"]["logprobs"] = scores
     return {**row, **changed}
 
 

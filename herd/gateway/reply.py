@@ -21,9 +21,11 @@ from herd.protocol import (
     Reasoned,
     Request,
     Started,
+    TokenLogprob,
     ToolCall,
     Usage,
 )
+from herd.protocol.openai_reply import chat_logprob
 
 if TYPE_CHECKING:
     from herd.gateway.attempts import Alarm
@@ -87,6 +89,7 @@ class Reply:
         self.last: float | None = None
         self.texts: dict[int, list[str]] = {}
         self.reasoning: dict[int, list[str]] = {}
+        self.scores: list[TokenLogprob] = []  # of the tokens of a response
         self.calls: dict[int, list[ToolCall]] = {}
         self.finish: dict[int, str] = {}
         self.usage: Usage | None = None
@@ -138,9 +141,11 @@ class Reply:
             self.started = now
             self.watch.started(now - self.began)
         match event:
-            case Delta(index, text, tokens):
+            case Delta(index, text, tokens, logprobs):
                 self._said(now)
                 self.texts.setdefault(index, []).append(text)
+                if self.response is not None:
+                    self.scores += logprobs
                 self.completion_tokens += len(tokens)
                 return bool(text or tokens)
             case Reasoned(index, text):
@@ -227,7 +232,8 @@ def generation(reply: Reply, index: int = 0) -> dict[str, Any]:
         "reply": "".join(reply.texts.get(index, [])),
         "reasoning": "".join(reply.reasoning.get(index, [])) or None,
         "calls": [call.to_json() for call in reply.calls.get(index, ())] or None,
-        "response": reply.response,
+        "response": reply.response
+        and {**reply.response, "logprobs": [chat_logprob(one) for one in reply.scores]},
         "reply_id": reply.reply_id if index == 0 else None,
         "prompt_tokens": reply.prompt_tokens,
         "completion_tokens": reply.completion_tokens if request.n == 1 else None,

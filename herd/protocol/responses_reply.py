@@ -149,9 +149,11 @@ def encode_stored(row: Mapping[str, Any], status: str | None = None) -> dict[str
     calls = [ToolCall.from_json(call) for call in row["calls"] or ()]
     if row.get("reasoning"):
         output.append(_reasoning(id, 0, "completed", row["reasoning"]))
-    if row["reply"] or (status in ("completed", "incomplete") and not calls):
+    scores = kept.get("logprobs", [])
+    if row["reply"] or scores or (status in ("completed", "incomplete") and not calls):
         shown = "completed" if status == "completed" else "incomplete"
         output.append(_message(id, len(output), shown, row["reply"]))
+        output[-1]["content"][0]["logprobs"] = scores
     output += [_called(id, len(output) + i, call) for i, call in enumerate(calls)]
     ended = row["created"] + (row["latency"]["total"] or 0) / 1000
     error = _error(row["error"] or "", 500) if status == "failed" else None

@@ -1,5 +1,6 @@
 """What Herd keeps in its database: conversations, generations, votes, and what it is to be called by."""
 
+from herd.store.background import Background
 from herd.store.battles import Battles
 from herd.store.conversations import Conversations
 from herd.store.feedback import Feedback
@@ -11,5 +12,5 @@ from herd.store.votes import OUTCOMES, Votes
 __all__ = ["OUTCOMES", "Keep", "Store"]
 
 
-class Store(Conversations, Battles, Generations, Feedback, Routes, Traffic, Votes):
+class Store(Background, Conversations, Battles, Generations, Feedback, Routes, Traffic, Votes):
     """Everything that Herd keeps: see its parts. Methods that add return when what they added is durable."""

@@ -10,7 +10,7 @@ from sqlalchemy import JSON, Connection, Select, Table, delete, func, insert, or
 from herd.errors import HerdError
 from herd.store.database import Database, Row, add, first, rows
 from herd.store.generations import drop_prompts, drop_text, drop_words
-from herd.store.tables import battles, conversations, feedback, generations, messages, votes
+from herd.store.tables import background, battles, conversations, feedback, generations, messages, votes
 from herd.store.votes import OUTCOMES
 
 FIELDS = ("title", "route", "system", "settings")
@@ -186,11 +186,13 @@ def _delete(connection: Connection, id: str) -> bool:
             select(table.c.id).where(table.c.conversation == id, table.c.created > before)
             for table in (generations, battles)
         )
-        if not connection.execute(made.union_all(asked).limit(1)).first():
+        coming = select(background.c.id).where(background.c.conversation == id)
+        if not connection.execute(made.union_all(asked, coming).limit(1)).first():
             return False
         connection.execute(delete(conversations).where(known))
         connection.execute(insert(conversations).values(id=id, created=now, **gone))
     connection.execute(delete(messages).where(messages.c.conversation == id))
+    connection.execute(delete(background).where(background.c.conversation == id))
     drop_text(connection, generations.c.conversation == id)
     drop_prompts(connection, battles.c.conversation == id)
     drop_words(connection, votes.c.conversation == id)

@@ -118,6 +118,11 @@ MIGRATIONS: list[list[str]] = [
         "CREATE TABLE settings (name TEXT NOT NULL PRIMARY KEY, value TEXT NOT NULL)",
         "CREATE TABLE frozen (prompt TEXT NOT NULL PRIMARY KEY, created FLOAT NOT NULL)",
     ],
+    [
+        """CREATE TABLE background (
+            id TEXT NOT NULL PRIMARY KEY, gateway TEXT NOT NULL, conversation TEXT, generation JSON NOT NULL,
+            asked JSON, lost TEXT)""",
+    ],
 ]
 
 # What PostgreSQL needs beside them, by the version that it leads to.

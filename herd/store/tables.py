@@ -148,4 +148,10 @@ findings = _table(
     "findings", (Text, "id! target kind said"), (JSON, "before? after?"), (Float, "created seen?")
 )
 
+# Replies that nobody waits for, until they have ended. generation: as it is at the beginning. asked: the request, if the
+# reply may be made again; lost: else why not.
+background = _table(
+    "background", (Text, "id! gateway conversation?"), (JSON, "generation asked?"), (Text, "lost?")
+)
+
 probes = _table("probes", (Text, "id! target"), (Float, "created"), (JSON, "results"))
