@@ -15,9 +15,7 @@ from herd.protocol import fields
 from herd.protocol.calls import Calls, arguments
 from herd.protocol.fields import Field, Given, Notes, bad, known, table, unsupported
 from herd.protocol.openai_reply import (
-    ChatStream,
     CompletionStream,
-    encode_chat,
     encode_completion,
     encode_embeddings,
     encode_error,
@@ -26,8 +24,8 @@ from herd.protocol.openai_reply import (
 from herd.protocol.types import Format, Image, Message, Request, Role, Tool, ToolCall
 
 __all__ = [
-    "FIELDS", "PARTS", "ChatStream", "CompletionStream", "Embeddings", "decode_chat", "decode_completion",
-    "decode_embeddings", "encode_chat", "encode_completion", "encode_embeddings", "encode_error", "encode_models",
+    "FIELDS", "PARTS", "CompletionStream", "Embeddings", "decode_chat", "decode_completion", "decode_embeddings",
+    "encode_completion", "encode_embeddings", "encode_error", "encode_models",
 ]  # fmt: skip
 
 MAX_CHOICES = 8
