@@ -174,7 +174,7 @@ def _usage(event: Usage) -> dict[str, Any]:
 def _logprobs(request: Request, items: Sequence[TokenLogprob], offset: int = 0) -> dict[str, Any]:
     """`offset`: characters of a completion's text before the first of these tokens."""
     if request.kind == "chat":
-        return {"content": [encode_logprob(item) for item in items], "refusal": None}
+        return {"content": [chat_logprob(item) for item in items], "refusal": None}
     lengths = [len(item.token) for item in items]
     # Nothing predicted a prompt's first token.
     scored = [item if item.top or item.logprob != LOWEST else None for item in items]
@@ -189,7 +189,7 @@ def _logprobs(request: Request, items: Sequence[TokenLogprob], offset: int = 0) 
     }
 
 
-def encode_logprob(item: TokenLogprob) -> dict[str, Any]:
+def chat_logprob(item: TokenLogprob) -> dict[str, Any]:
     def one(item: TokenLogprob) -> dict[str, Any]:
         return {"token": item.token, "bytes": list(item.bytes), "logprob": max(item.logprob, LOWEST)}
 

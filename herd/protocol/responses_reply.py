@@ -4,7 +4,7 @@ import copy
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from herd.protocol.openai_reply import encode_logprob
+from herd.protocol.openai_reply import chat_logprob
 from herd.protocol.types import Called, Delta, Event, Failed, Finished, Reasoned, Started, ToolCall, Usage
 
 STATUS = {
@@ -40,7 +40,7 @@ class ResponseStream:
                     self._event(f"response.{step}", response=begun) for step in ("created", "in_progress")
                 ]
             case Delta(text=text, logprobs=logprobs) if text or logprobs:
-                scores = [encode_logprob(item) for item in logprobs]
+                scores = [chat_logprob(item) for item in logprobs]
                 opened = self._open(_message)
                 self._part()["logprobs"].extend(scores)
                 return [*opened, *self._write(text, logprobs=scores)]

@@ -11,7 +11,7 @@ from typing import Any
 from uuid import uuid4
 
 from herd.protocol.calls import arguments
-from herd.protocol.types import Called, Message, ProtocolError, Request, Sampling, ToolCall, Usage
+from herd.protocol.types import Called, Message, ProtocolError, Request, Sampling, Tool, ToolCall, Usage
 
 MAX_MESSAGE = 500  # characters of a provider's error that are shown
 MAX_TOKENS = (
@@ -140,6 +140,13 @@ def part(given: Mapping[str, Any], name: str, kind: type[Any], default: Any = No
     return value
 
 
+def parts(
+    given: Mapping[str, Any], name: str, each: str, default: Any = None, kind: type[Any] = dict
+) -> list[Any]:
+    """The items of the list `given[name]`, of type `kind`; `each`: how one is called. Raises ValueError."""
+    return [part({each: item}, each, kind) for item in part(given, name, list, default)]
+
+
 def count(given: Mapping[str, Any], name: str) -> int:
     """A number of tokens, 0 if it is not said. Raises ValueError."""
     value: int = part(given, name, int, 0)
@@ -192,6 +199,15 @@ def steering(request: Request, names: Collection[str]) -> set[str]:
     """Those of the sampling's `names` that are not at their defaults, which any provider may leave out."""
     default = Sampling()
     return {name for name in names if getattr(request.sampling, name) != getattr(default, name)}
+
+
+def present(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Those that are not None."""
+    return {name: value for name, value in fields.items() if value is not None}
+
+
+def about(tool: Tool, **schema: Any) -> dict[str, Any]:
+    return {**present({"name": tool.name, "description": tool.description or None}), **schema}
 
 
 def pieces(message: Message) -> list[Any]:
