@@ -63,8 +63,7 @@ _CHOICES = {"auto": "auto", "any": "required", "tool": "required", "none": "none
 
 def decode_message(body: Mapping[str, Any]) -> Request:
     """The body of POST /v1/messages. Raises ProtocolError naming the field."""
-    notes = fields.notes()
-    given = known(body, FIELDS["message"], notes=notes)
+    given, notes = fields.opened(body, FIELDS["message"])
     for name, value in given.get("metadata", {}).items():
         if name != "user_id":
             raise fields.unknown(name, ("user_id",), " in metadata")
@@ -80,8 +79,7 @@ def decode_message(body: Mapping[str, Any]) -> Request:
 
 def decode_count(body: Mapping[str, Any]) -> Request:
     """The body of POST /v1/messages/count_tokens. Raises ProtocolError naming the field."""
-    notes = fields.notes()
-    return _request(known(body, FIELDS["count"], notes=notes), notes, count=True)
+    return _request(*fields.opened(body, FIELDS["count"]), count=True)
 
 
 def _request(given: Given, notes: Notes, **more: Any) -> Request:

@@ -5,7 +5,8 @@ from collections.abc import Iterable
 from typing import Any
 
 from herd.errors import HerdError
-from herd.protocol.replies import ERROR_TYPES, collect, describe, finished
+from herd.protocol import replies
+from herd.protocol.replies import collect, describe, finished
 from herd.protocol.types import (
     Called,
     Delta,
@@ -20,7 +21,7 @@ from herd.protocol.types import (
     Usage,
 )
 
-_ERROR_TYPES = {**ERROR_TYPES, 413: "request_too_large", 503: "overloaded_error", 504: "timeout_error"}
+ERROR_TYPES = {**replies.ERROR_TYPES, 413: "request_too_large", 503: "overloaded_error", 504: "timeout_error"}
 _REASONS = {"stop": "end_turn", "tool_calls": "tool_use", "content_filter": "refusal"}
 
 
@@ -113,7 +114,7 @@ def encode_count(events: Iterable[Event]) -> dict[str, int]:
 
 def encode_error(error: HerdError | Failed, request_id: str | None = None) -> dict[str, Any]:
     """The error body of the dialect."""
-    kind, message = describe(error, _ERROR_TYPES, "api_error")
+    kind, message = describe(error, ERROR_TYPES, "api_error")
     details: dict[str, Any] = {"error_code": error.code}
     if isinstance(error, ProtocolError) and error.param == "thread":  # so told, clients send all of it
         details = {"error_code": "thread_unsupported_request", "unsupported": ["thread"]}

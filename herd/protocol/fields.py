@@ -150,6 +150,12 @@ def known(value: Any, table: Mapping[str, Field], where: str = "", notes: Notes 
     return Given({name: value for name, value in body.items() if value is not None}, where, notes)
 
 
+def opened(body: Mapping[str, Any], table: Mapping[str, Field]) -> tuple[Given, Notes]:
+    """The fields of a whole body, and notes of them. Raises as `known`."""
+    found = notes()
+    return known(body, table, notes=found), found
+
+
 def check_json(name: str, value: Any) -> None:
     """Refuse what Python's parser takes but nothing after it can write: half a character, NaN, too deep a nesting."""
     try:

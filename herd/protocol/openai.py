@@ -87,8 +87,7 @@ class Embeddings(NamedTuple):
 
 def decode_chat(body: Mapping[str, Any]) -> Request:
     """The body of POST /v1/chat/completions. Raises ProtocolError naming the field."""
-    notes = fields.notes()
-    given = known(body, FIELDS["chat"], notes=notes)
+    given, notes = fields.opened(body, FIELDS["chat"])
     wanted, top = given.flag("logprobs"), given.integer("top_logprobs", 0, 20)
     if top is not None and not wanted:
         raise bad("top_logprobs", 'needs "logprobs": true')
@@ -110,8 +109,7 @@ def decode_chat(body: Mapping[str, Any]) -> Request:
 
 def decode_completion(body: Mapping[str, Any]) -> tuple[Request, ...]:
     """The body of POST /v1/completions: a request for each prompt. Raises ProtocolError naming the field."""
-    notes = fields.notes()
-    given = known(body, FIELDS["completion"], notes=notes)
+    given, notes = fields.opened(body, FIELDS["completion"])
     own = {"max_tokens": given.integer("max_tokens", 0), "logprobs": given.integer("logprobs", 0, 5)}
     prompts = _prompts(given.get("prompt"), "prompt", MAX_PROMPTS)
     one = _request(given, notes, own, kind="completion", echo=given.flag("echo"), format=_format(given))
@@ -120,8 +118,7 @@ def decode_completion(body: Mapping[str, Any]) -> tuple[Request, ...]:
 
 def decode_embeddings(body: Mapping[str, Any]) -> Embeddings:
     """The body of POST /v1/embeddings. Raises ProtocolError naming the field."""
-    notes = fields.notes()
-    given = known(body, FIELDS["embedding"], notes=notes)
+    given, notes = fields.opened(body, FIELDS["embedding"])
     model, form = fields.model(given), given.get("encoding_format", "float")
     if form not in ("float", "base64"):
         raise bad("encoding_format", "must be float or base64")

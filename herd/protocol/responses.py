@@ -120,8 +120,7 @@ def history(row: Mapping[str, Any]) -> tuple[Message, ...]:
 
 def decode_response(body: Mapping[str, Any]) -> Asked:
     """The body of POST /v1/responses. Raises ProtocolError naming the field."""
-    notes = fields.notes()
-    given = known(body, FIELDS["response"], notes=notes)
+    given, notes = fields.opened(body, FIELDS["response"])
     model, said = fields.model(given), _input(given, notes)
     instructions, previous = given.text("instructions"), given.text("previous_response_id")
     store, background, stream = given.flag("store", True), given.flag("background"), given.flag("stream")

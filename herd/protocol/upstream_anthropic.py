@@ -14,6 +14,7 @@ from herd.protocol.anthropic import FIELDS
 from herd.protocol.anthropic_reply import encode_call
 from herd.protocol.refusals import format_path
 from herd.protocol.types import (
+    Called,
     Delta,
     Event,
     Finished,
@@ -177,8 +178,7 @@ class Stream:
         self._block: dict[str, Any] | None = None  # that is being written
         self._blocks = 0
         self._asking: Asking | None = None
-        self._called = 0
-        self._broken = False  # a call's arguments were no JSON object
+        self._calls: list[Called | None] = []  # None: one whose arguments were no JSON object
         self._reason: FinishReason | None = None
         self._counts: dict[str, Any] = {}
         self._characters = 0
@@ -247,10 +247,9 @@ class Stream:
         asked, self._block, self._asking = self._asking, None, None
         if asked is None:
             return ()
-        self._called += 1
         call = asked.called(0)
-        self._broken |= call is None
-        return () if call is None else (call,)
+        self._calls.append(call)
+        return (call,) if call else ()
 
     def _text(self, text: str) -> tuple[Event, ...]:
         self._characters += len(text)
@@ -266,13 +265,7 @@ class Stream:
         reason = part(delta, "stop_reason", str, "")
         if not reason or self._reason is not None:
             return ()
-        if reason not in _REASONS:
-            raise ValueError(f"the provider ended its reply for the reason {reason!r:.60}")
-        self._reason = _REASONS[reason]
-        if self._broken and self._reason != "length":  # the limit may cut a call off
-            raise ValueError("the provider called a tool with arguments that are no JSON object")
-        if self._reason == "tool_calls" and not self._called:
-            raise ValueError("the provider ended its reply to call a tool, and called none")
+        self._reason = upstream.ended(_REASONS, reason, self._calls)
         return (Finished(0, self._reason, part(delta, "stop_sequence", str, "") or None),)
 
     def _end(self, said: Mapping[str, Any]) -> tuple[Event, ...]:

@@ -184,14 +184,7 @@ class Stream:
             raise ValueError("the provider went on after the end of its reply")
         if isinstance(data, str) and data.strip() == "[DONE]":
             return self._end()
-        chunk = upstream.read(data)
-        if event == "error" or chunk.get("error") or chunk.get("object") == "error":
-            raise upstream.error_event(chunk.get("error") or chunk, chunk)
-        if said := chunk.get("usage"):
-            self._usage = _usage(part({"usage": said}, "usage", dict))
-        choices = parts(chunk, "choices", "choice", [])
-        self.hidden = not choices and bool(said) and not self.request.include_usage
-        return self._start([event for choice in choices for event in self._choice(choice, "delta")])
+        return self._read(upstream.read(data), "delta", event)
 
     def end(self) -> tuple[Event, ...]:
         """What is left to say when the bytes have ended. Raises ValueError if the reply has not."""
@@ -203,13 +196,17 @@ class Stream:
 
     def whole(self, body: Mapping[str, Any]) -> tuple[Event, ...]:
         """All events of a body that holds the whole reply. Raises as `feed`."""
-        if body.get("error"):
-            raise upstream.error_event(body["error"], body)
-        choices = parts(body, "choices", "choice")
-        events = [event for choice in choices for event in self._choice(choice, "message")]
-        if body.get("usage"):
-            self._usage = _usage(part(body, "usage", dict))
-        return (*self._start(events), *self._end())
+        part(body, "choices", list, [] if body.get("error") else None)
+        return (*self._read(body, "message"), *self._end())
+
+    def _read(self, chunk: Mapping[str, Any], where: str, event: str | None = None) -> tuple[Event, ...]:
+        if event == "error" or chunk.get("error") or chunk.get("object") == "error":
+            raise upstream.error_event(chunk.get("error") or chunk, chunk)
+        if said := chunk.get("usage"):
+            self._usage = _usage(part(chunk, "usage", dict))
+        choices = parts(chunk, "choices", "choice", [])
+        self.hidden = not choices and bool(said) and not self.request.include_usage
+        return self._start([event for choice in choices for event in self._choice(choice, where)])
 
     def _start(self, events: list[Event]) -> tuple[Event, ...]:
         if self._begun or not events:
@@ -266,19 +263,13 @@ class Stream:
         one.pieces.append(piece)
         self._characters += len(piece)
 
-    def _finish(self, index: int, reason: str) -> list[Event]:
-        if reason not in _REASONS:
-            raise ValueError(f"the provider ended its reply for the reason {reason!r:.60}")
-        ended, asked = _REASONS[reason], self._asking.pop(index, {})
+    def _finish(self, index: int, told: str) -> list[Event]:
+        asked = self._asking.pop(index, {})
         calls = [asked[place].called(index) for place in sorted(asked)]
-        if None in calls and (ended != "length" or None in calls[:-1]):  # the limit may cut the last one off
-            raise ValueError("the provider called a tool with arguments that are no JSON object")
-        whole = [call for call in calls if call is not None]
-        if ended == "tool_calls" and not whole:
-            raise ValueError("the provider ended its reply to call a tool, and called none")
-        if whole and ended == "stop":
-            ended = "tool_calls"  # so it ends at some servers, and where one tool had to be called
-        return [*whole, Finished(index, "content_filter" if index in self._refused else ended)]
+        reason, whole = upstream.ended(_REASONS, told, calls), [call for call in calls if call]
+        if whole and reason == "stop":
+            reason = "tool_calls"  # so it ends at some servers, and where one tool had to be called
+        return [*whole, Finished(index, "content_filter" if index in self._refused else reason)]
 
 
 def decode(body: Mapping[str, Any] | str | bytes, request: Request) -> tuple[Event, ...]:
