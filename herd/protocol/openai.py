@@ -21,7 +21,7 @@ from herd.protocol.openai_reply import (
     encode_error,
     encode_models,
 )
-from herd.protocol.types import Format, Image, Message, Request, Role, Tool, ToolCall
+from herd.protocol.types import Format, Image, Message, Request, Tool, ToolCall
 
 __all__ = [
     "FIELDS", "PARTS", "CompletionStream", "Embeddings", "decode_chat", "decode_completion", "decode_embeddings",
@@ -68,13 +68,7 @@ PARTS: dict[str, dict[str, Field]] = {
     "structured outputs": table("json json_object regex choice grammar"),
     "stream options": table("include_usage", refused="include_obfuscation=false"),
 }
-_ROLES: dict[str, Role] = {
-    "system": "system",
-    "developer": "system",
-    "user": "user",
-    "assistant": "assistant",
-    "tool": "tool",
-}
+_ROLES = ("system", "developer", "user", "assistant", "tool")
 
 
 class Embeddings(NamedTuple):
@@ -185,7 +179,8 @@ def _message(value: Any, where: str, calls: Calls, notes: Notes) -> Message:
 
     content = given.get("content", "" if called else None)
     text, images = fields.content(content, given.at("content"), read)
-    return Message(_ROLES[role], text, name, called, given.get("tool_call_id"), images, thought)
+    shown = "system" if role == "developer" else role
+    return Message(shown, text, name, called, given.get("tool_call_id"), images, thought)
 
 
 def _call(given: Given, calls: Calls) -> ToolCall:

@@ -60,12 +60,7 @@ _ITEMS = {  # what is taken, and its table
     "function_call_output": "function_call_output",
     "reasoning": "reasoning item",
 }
-_ROLES: dict[str, Role] = {
-    "user": "user",
-    "assistant": "assistant",
-    "system": "system",
-    "developer": "system",
-}
+_ROLES = ("user", "assistant", "system", "developer")
 
 
 @dataclass(frozen=True)
@@ -94,13 +89,8 @@ class Asked:
 
     def kept(self, final: Request, past: int) -> dict[str, Any]:
         """What the store keeps beside the request as the target made it (`final`): `past` messages are older."""
-        sampling = final.sampling
-        used = {
-            "temperature": sampling.temperature,
-            "top_p": sampling.top_p,
-            "frequency_penalty": sampling.frequency_penalty,
-            "presence_penalty": sampling.presence_penalty,
-        }
+        names = ("temperature", "top_p", "frequency_penalty", "presence_penalty")
+        used = {name: getattr(final.sampling, name) for name in names}
         lead = len(final.messages) - past - len(self.said)
         return {"shown": {**self.shown, **used}, "lead": lead, "past": past, "background": self.background}
 
@@ -203,8 +193,8 @@ def _message(kind: str, given: Given) -> Message:
             whole, summed = _thoughts(given, "content"), _thoughts(given, "summary")
             sealed = given.string("encrypted_content", "")
             return Message("assistant", "", reasoning=whole or summed, signature=sealed)
-    role: str = fields.one_of(given.get("role"), given.at("role"), _ROLES)
-    return _said(_ROLES[role], given, "content")
+    role = fields.one_of(given.get("role"), given.at("role"), _ROLES)
+    return _said("system" if role == "developer" else role, given, "content")
 
 
 def _goes_on(last: Message, new: Message) -> bool:

@@ -26,9 +26,7 @@ from herd.protocol.types import (
     Started,
     Usage,
 )
-from herd.protocol.upstream import Asking, ErrorEvent, count, decode_error, part
-
-__all__ = ["ErrorEvent", "Stream", "decode", "decode_count", "decode_error", "encode", "unsupported"]
+from herd.protocol.upstream import Asking, count, part
 
 OWN = ("messages",)
 MAX_TOKENS = 8192  # the dialect must have a limit; this one every model takes that is served today

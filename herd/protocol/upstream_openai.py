@@ -25,9 +25,7 @@ from herd.protocol.types import (
     TokenLogprob,
     Usage,
 )
-from herd.protocol.upstream import Asking, ErrorEvent, count, decode_error, part, parts
-
-__all__ = ["ErrorEvent", "Stream", "decode", "decode_error", "encode", "unsupported"]
+from herd.protocol.upstream import Asking, count, part, parts
 
 OWN = ("chat", "completion", "embedding")
 _EXTENDED = {"top_k", "min_p"}
