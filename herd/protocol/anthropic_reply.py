@@ -88,7 +88,7 @@ def encode_message(request: Request, events: Iterable[Event], id: str, *_: Any) 
     said, usage = collect(events)
     content: list[dict[str, Any]] = []
     for event in said[0]:
-        last = content[-1] if content else {"type": None}
+        last: dict[str, Any] = content[-1] if content else {"type": None}
         match event:
             case Delta(text=text) if text:
                 if last["type"] != "text":

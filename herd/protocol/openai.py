@@ -179,7 +179,7 @@ def _message(value: Any, where: str, calls: Calls, notes: Notes) -> Message:
 
     content = given.get("content", "" if called else None)
     text, images = fields.content(content, given.at("content"), read)
-    shown = "system" if role == "developer" else role
+    shown: Role = "system" if role == "developer" else role
     return Message(shown, text, name, called, given.get("tool_call_id"), images, thought)
 
 

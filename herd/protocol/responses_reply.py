@@ -45,14 +45,9 @@ class ResponseStream:
                 self._part()["logprobs"].extend(scores)
                 return [*opened, *self._write(text, logprobs=scores)]
             case Reasoned(text=text, signature=signature) if text or signature:
-                opened = self._open(_reasoning)
-                assert self._item is not None
-                self._item["encrypted_content"] = signature or None
-                return [
-                    *opened,
-                    *(self._write(text) if text else []),
-                    *(self._close("completed") if signature else []),
-                ]
+                told = self._open(_reasoning) + (self._write(text) if text else [])
+                self._items[-1]["encrypted_content"] = signature or None
+                return told + (self._close("completed") if signature else [])
             case Called(call=call):
                 return [*self._close("completed"), *self._call(call)]
             case Finished(reason=reason):
