@@ -21,7 +21,7 @@ from herd.protocol.openai_reply import (
     encode_error,
     encode_models,
 )
-from herd.protocol.types import Format, Image, Message, Request, Tool, ToolCall
+from herd.protocol.types import Format, Image, Message, Request, Role, Tool, ToolCall
 
 __all__ = [
     "FIELDS", "PARTS", "CompletionStream", "Embeddings", "decode_chat", "decode_completion", "decode_embeddings",

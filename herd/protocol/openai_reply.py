@@ -96,7 +96,11 @@ def _choice(request: Request, said: list[Event]) -> dict[str, Any]:
     text = "".join(delta.text for delta in deltas)
     whole: dict[str, Any] = {"text": text}
     if request.kind == "chat":
-        message = {"role": "assistant", "content": text or (None if calls else ""), "refusal": None}
+        message: dict[str, Any] = {
+            "role": "assistant",
+            "content": text or (None if calls else ""),
+            "refusal": None,
+        }
         message |= {"reasoning_content": "".join(thoughts)} if thoughts else {}
         message |= {"tool_calls": calls} if calls else {}
         whole = {"message": message}
