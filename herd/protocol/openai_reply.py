@@ -55,12 +55,9 @@ class CompletionStream:
             case Reasoned(index, text) if text and self.chat:
                 return [self._chunk(index, {"reasoning_content": text})]
             case Called(index, call) if self.chat:
+                told = {"index": self.calls[index], **encode_call(call)}
                 self.calls[index] += 1
-                return [
-                    self._chunk(
-                        index, {"tool_calls": [{"index": self.calls[index] - 1, **encode_call(call)}]}
-                    )
-                ]
+                return [self._chunk(index, {"tool_calls": [told]})]
             case Finished(index, reason):
                 return [self._chunk(index, {}, finish=_finish(reason))]
             case Usage() if self.request.include_usage:
@@ -96,14 +93,10 @@ def _choice(request: Request, said: list[Event]) -> dict[str, Any]:
     text = "".join(delta.text for delta in deltas)
     whole: dict[str, Any] = {"text": text}
     if request.kind == "chat":
-        message: dict[str, Any] = {
-            "role": "assistant",
-            "content": text or (None if calls else ""),
-            "refusal": None,
-        }
-        message |= {"reasoning_content": "".join(thoughts)} if thoughts else {}
-        message |= {"tool_calls": calls} if calls else {}
-        whole = {"message": message}
+        thought = {"reasoning_content": "".join(thoughts)} if thoughts else {}
+        called = {"tool_calls": calls} if calls else {}
+        content = text or (None if calls else "")
+        whole = {"message": {"role": "assistant", "content": content, "refusal": None, **thought, **called}}
     return {**whole, "logprobs": scores, "finish_reason": _finish(finished(said).reason)}
 
 
