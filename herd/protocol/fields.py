@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import replace
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -72,6 +72,8 @@ class Given(dict[str, Any]):
     `where`: the object's path, "" for a whole body. All readers raise ProtocolError.
     """
 
+    __slots__ = ("notes", "where")
+
     def __init__(self, fields: Mapping[str, Any], where: str, notes: Notes | None) -> None:
         super().__init__(fields)
         self.where, self.notes = where, notes
@@ -83,7 +85,8 @@ class Given(dict[str, Any]):
         return known(self.get(name, default), table, self.at(name), self.notes)
 
     def string(self, name: str, default: Any = None) -> str:
-        return string(self.get(name, default), self.at(name))
+        value = self.get(name, default)
+        return value if isinstance(value, str) else string(value, self.at(name))
 
     def text(self, name: str) -> str | None:
         return self.string(name) if name in self else None
@@ -211,8 +214,8 @@ def string(value: Any, where: str) -> str:
     return value
 
 
-def one_of(value: Any, where: str, options: Iterable[str]) -> Any:
-    if value not in tuple(options):
+def one_of(value: Any, where: str, options: Collection[str]) -> Any:
+    if not isinstance(value, str) or value not in options:
         raise bad(where, f"must be one of {', '.join(options)}")
     return value
 
