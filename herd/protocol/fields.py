@@ -10,11 +10,11 @@ from herd.nearest import nearest
 from herd.protocol.types import Effort, Format, Image, ProtocolError, Sampling, Tool
 
 MAX_MESSAGES = 4096  # each costs time before its tokens can be counted
-MAX_STOPS = 16
-MAX_STOP_LENGTH = 1000
+MAX_STOPS, MAX_STOP_LENGTH = 16, 1000
 MAX_BIASES = 4096
 MAX_TOOLS = 128
 MAX_METADATA, MAX_KEY, MAX_VALUE = 16, 64, 512  # pairs, characters
+Treatment = Literal["honoured", "recorded", "refused"]
 EFFORTS: tuple[Effort, ...] = get_args(Effort)
 DETAILS = ("auto", "low", "high", "original")
 NAME = re.compile(r"[A-Za-z0-9_-]{1,128}")
@@ -30,7 +30,7 @@ class Field(NamedTuple):
     Refused is a field by the local engine; to a provider of the caller's own dialect it is passed on.
     """
 
-    treatment: Literal["honoured", "recorded", "refused"]
+    treatment: Treatment
     accepts: type | tuple[Any, ...] = ()
 
 
@@ -38,12 +38,13 @@ def table(honoured: str, recorded: str = "", refused: str = "") -> dict[str, Fie
     """The fields of an object, by name. Each is given as its name, as "name:str" (or dict or bool) where values of a
     type are taken, or as "name=this|that" where only these are: words, or JSON without spaces."""
     found = {}
-    for treatment in ("honoured", "recorded", "refused"):
-        for word in {"honoured": honoured, "recorded": recorded, "refused": refused}[treatment].split():
+    given: dict[Treatment, str] = {"honoured": honoured, "recorded": recorded, "refused": refused}
+    for treatment, words in given.items():
+        for word in words.split():
             name, _, values = word.partition("=")
             name, _, kind = name.partition(":")
             accepts = tuple(map(_value, values.split("|"))) if values else _TYPES.get(kind, ())
-            found[name] = Field(treatment, accepts)  # type: ignore[arg-type]
+            found[name] = Field(treatment, accepts)
     return found
 
 
@@ -271,8 +272,7 @@ def _biases(value: Any) -> dict[str, float] | None:
 def stops(given: Given, name: str = "stop") -> tuple[str, ...] | None:
     if name not in given:
         return None
-    value = given[name]
-    strings = [value] if isinstance(value, str) else value
+    strings = [given[name]] if isinstance(given[name], str) else given[name]
     if not isinstance(strings, list) or not all(isinstance(stop, str) for stop in strings):
         raise bad(name, "must be a string or a list of strings")
     if len(strings) > MAX_STOPS:
@@ -332,9 +332,8 @@ def text_part(value: Any, where: str, table: Mapping[str, Field], notes: Notes) 
 def image(where: str, name: str, url: Any, detail: Any = None) -> Image:
     """The image of the part `where`; `name`: where that has its address."""
     if not isinstance(url, str) or not url.startswith(("https://", "http://", "data:image/")):
-        raise bad(
-            f"{where}.{name}", "must be the address of an image, with https://, or a data URL that holds it"
-        )
+        why = "must be the address of an image, with https://, or a data URL that holds it"
+        raise bad(f"{where}.{name}", why)
     if detail not in (None, *DETAILS):
         raise bad(where, f"has a detail that is none of {', '.join(DETAILS)}")
     return Image(url, detail=detail or "auto", path=where)
@@ -383,9 +382,8 @@ def allowed_tools(
 def chosen(tools: tuple[Tool, ...], wish: Any, name: str | None) -> dict[str, Any]:
     """The tools that may be called, whether one must be, and which: a Request's fields."""
     if wish not in ("none", "auto", "required"):
-        raise bad(
-            "tool_choice", "must be none, auto, required, or an object that names a function or allowed tools"
-        )
+        why = "must be none, auto, required, or an object that names a function or allowed tools"
+        raise bad("tool_choice", why)
     if wish == "required" and not tools:
         raise bad("tool_choice", "needs tools")
     return {"tools": tools, "tool_choice": wish, "tool_name": name}
