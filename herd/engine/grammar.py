@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from herd.engine.checker import Checker, parser_limits, reason
+from herd.engine.checker import Checker, compiled
 from herd.engine.schema import MAX_PATTERN, clean
 from herd.errors import HerdError
 from herd.model.tokenizer import Tokenizer
@@ -139,19 +139,10 @@ class Grammars:
         return found
 
     def _compile(self, source: Source) -> Grammar:
-        from llguidance import LLMatcher
-
         self._checker.check(source.text, source.limits)
         if self._vocabulary is None:
             self._vocabulary = _vocabulary(self._tokenizer, self._stop_ids)
-        matcher = LLMatcher(self._vocabulary, source.text, log_level=0, limits=parser_limits(source.limits))
-        if not matcher.is_error():
-            matcher.compute_bitmask()  # what is too much work at once is refused now
-        if matcher.is_error():
-            raise HerdError(
-                f"the grammar cannot be compiled: {reason(matcher.get_error())}", code="invalid_grammar"
-            )
-        return Grammar(matcher, self._vocabulary.vocab_size)
+        return Grammar(compiled(self._vocabulary, source.text, source.limits), self._vocabulary.vocab_size)
 
 
 class _Kept(Generic[K, V]):
