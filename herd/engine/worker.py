@@ -22,7 +22,6 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import Any
 from weakref import WeakValueDictionary
 
 import torch
@@ -31,6 +30,7 @@ from herd.engine import frames
 from herd.engine.adapter import load_adapter
 from herd.engine.choice import Job
 from herd.engine.engine import Engine
+from herd.engine.frames import Message
 from herd.engine.grammar import NotCompiled
 from herd.engine.loading import open_engine
 from herd.engine.pace import STEP
@@ -40,8 +40,6 @@ from herd.errors import HerdError
 from herd.protocol.types import Event, Failed, Request, Usage
 
 STATUS_EVERY = 0.25  # seconds, while busy
-
-Message = dict[str, Any]
 
 
 class Worker:
@@ -97,7 +95,8 @@ class Worker:
     def _listen(self) -> None:
         """Read messages until the parent is gone, then end the process whatever it is doing."""
         try:
-            while (message := frames.receive(self.connection)) is not None:
+            for line in self.connection.makefile("rb"):
+                message = frames.unpack(line)
                 self.inbox.put(lambda m=message: getattr(self, "on_" + m["op"])(m))  # type: ignore[misc]
         except (OSError, ValueError):
             pass
@@ -254,6 +253,8 @@ def _name(model_dir: Path, weights: str) -> str:
 
 def main() -> None:
     """Serve the connected socket whose file descriptor is the first argument."""
+    if sys.stderr:
+        os.dup2(sys.stderr.fileno(), 1)  # what libraries print is no part of the server's own output
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
