@@ -98,8 +98,8 @@ class Calls:
 
     def reader(self, decoder: Decoder) -> CallText:
         """What tells a reply's text from its calls."""
-        brackets = "()" if self.style == PYTHONIC else "{}"
-        return CallText(decoder, self._head(), self.style.marker or PYTHON_TAG, brackets, self.forced)
+        key = None if self.style == PYTHONIC else self.style.key
+        return CallText(decoder, self._head(), self.style.marker or PYTHON_TAG, key, self.forced)
 
     def _head(self) -> Head | None:
         if self.style.name == "llama":
