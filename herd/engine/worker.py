@@ -10,6 +10,7 @@ The process ends when the socket closes, however that comes about; SIGINT and SI
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 import os
 import queue
@@ -40,6 +41,7 @@ from herd.errors import HerdError
 from herd.protocol.types import Event, Failed, Request, Usage
 
 STATUS_EVERY = 0.25  # seconds, while busy
+LARGE = 64 << 10  # bytes of tools or of a format that take long to read, even where their grammar is known
 
 
 class Worker:
@@ -210,12 +212,15 @@ class Worker:
         self.requests[id] = key
         self.unread.add(id)
         asked, salt = message["request"], message["salt"]
+        bound = [part for part in (asked.get("format"), asked.get("tools")) if part]
 
         def read(wait: bool) -> None:
             if id not in self.unread:
                 return  # cancelled while it waited
             prepared: Job | list[Event]
             try:
+                if bound and not wait and len(json.dumps(bound)) > LARGE:
+                    raise NotCompiled
                 request = Request.from_json(asked)
                 prepared = engine.prepare(id, request, salt=salt, adapter=adapter, wait=wait)
             except NotCompiled:
@@ -226,7 +231,7 @@ class Worker:
                 prepared = [Failed(reason, "invalid_prompt", 400)]
             self.inbox.put(lambda: self._read(engine, id, prepared))
 
-        readers.read(partial(read, wait=False), constrained=bool(asked.get("format") or asked.get("tools")))
+        readers.read(partial(read, wait=False), constrained=bool(bound))
 
     def _read(self, engine: Engine, id: str, prepared: Job | list[Event]) -> None:
         if id in self.unread:  # else it was cancelled meanwhile
