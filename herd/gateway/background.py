@@ -118,12 +118,9 @@ class Background:
 
     async def _make(self, reply: Reply) -> None:
         try:
-            async for _ in self._gateway.events(reply):
-                pass
+            await self._gateway.finish(reply)
         finally:
             del self._replies[reply.id], self._tasks[reply.id]
             if reply.kept:
-                with suppress(
-                    HerdError
-                ):  # then, and where the reply could not be kept, `resume` looks after it
+                with suppress(HerdError):  # `resume` looks after it then, and after what could not be kept
                     await self._gateway.store.write(partial(end_background, id=reply.id))
