@@ -12,11 +12,12 @@ from dataclasses import dataclass
 from functools import cache
 from mmap import mmap
 from typing import Any
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, ref
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from herd.engine import kernels
 from herd.engine.step import BLOCK, Adapter, Span
@@ -109,6 +110,7 @@ class Native:
                 self._vectors.append(_vector(block.get_parameter(f"{name}.weight")))
                 setattr(self._layers[i], name, self._vectors[-1].ctypes.data)
         self._adapters: WeakKeyDictionary[Adapter, _Parts] = WeakKeyDictionary()
+        self._adapted: Any = None, None  # what _loras said last, and of what
         self._room: dict[str, mmap] = {}
         self._cache = np.empty((0, 0), np.uint8)
 
@@ -214,7 +216,11 @@ class Native:
     # --- adapters
 
     def _loras(self, spans: list[Span]) -> tuple[_Loras, int]:
-        """All adapters' parts, layer by layer, and the bytes that hold what lies between their halves."""
+        """All adapters' parts, layer by layer, and the bytes that hold what lies between their halves. Kept, since
+        the next step often has the same on the same rows."""
+        key = [(s.adapter and ref(s.adapter), s.start - spans[0].start, s.stop - s.start) for s in spans]
+        if key == self._adapted[0]:
+            return self._adapted[1]
         runs: list[tuple[Adapter | None, list[Span]]] = []  # neighbours with one adapter are one run
         for s in spans:
             if not runs or runs[-1][0] is not s.adapter:
@@ -232,8 +238,9 @@ class Native:
         order = np.argsort(layer, kind="stable")
         first = np.searchsorted(layer[order], np.arange(self.config.n_layers + 1))
         # At most three parts, those of q, k and v, are in use at once.
-        low = 3 * 4 * sum(int((t["stop"] - t["start"]).max() * t["rank"].max()) for t in tables if len(t))
-        return _Loras(table[order], first.tolist()), low
+        low = 3 * 2 * sum(int((t["stop"] - t["start"]).max() * t["rank"].max()) for t in tables if len(t))
+        self._adapted = key, (_Loras(table[order], first.tolist()), low)
+        return self._adapted[1]
 
     def _parts(self, adapter: Adapter) -> _Parts:
         if adapter not in self._adapters:
@@ -243,7 +250,7 @@ class Native:
 
 @dataclass(frozen=True)
 class _Parts:
-    """An adapter as the kernels take it: bf16, B transposed and scaled. `held` owns what the table points to."""
+    """An adapter as the kernels take it (see layer.h). `held` owns what the table points to."""
 
     table: np.ndarray
     layers: np.ndarray
@@ -279,7 +286,9 @@ def _parts(adapter: Adapter, config: Config) -> _Parts:
             raise HerdError(
                 f"adapter: {name} has shapes {tuple(a.shape)}, {tuple(b.shape)}, not [r,{k}], [{n},r]"
             )
-        halves = (a, b.T * adapter.scale)
+        a, b = pad(a, (0, -k % 32, 0, -rank % 4)), pad(b * adapter.scale, (0, -rank % 4, 0, -n % 16))
+        rank = len(a)
+        halves = (a, b.view(-1, 16, rank // 2, 2).transpose(1, 2))
         arrays = [x.bfloat16().contiguous().view(torch.int16).numpy() for x in halves]
         column = sum(outputs[p] for p in parts[: parts.index(part)])
         rows.append((arrays[0].ctypes.data, arrays[1].ctypes.data, product, 0, 0, rank, column, n))

@@ -34,7 +34,7 @@ struct Span {
 
 // A LoRA adapter of one product: rows [start, stop) get y += Σ_r (a_r · x) b_r in columns [column, column + n).
 struct Lora {
-  const uint16_t *a, *b;  // bf16 [rank, k]; [rank, n], scaled
+  const uint16_t *a, *b;  // bf16 [rank, k up to 32s]; scaled [n/16, rank/2, 16, 2]. rank is a multiple of 4
   int32_t product;     // 0 qkv, 1 o, 2 gate and up, 3 down
   int32_t start, stop, rank, column, n;
 };
@@ -49,7 +49,7 @@ struct Chunk {
   float *x;             // [rows, dim]
   float *y;             // [rows, widest output]
   float *h;             // [rows, widest input], for each thread if rows ≤ FEW
-  float *low;           // [Σ rows · rank] of any product's adapters
+  uint16_t *low;        // bf16 [Σ rows · rank] of any product's adapters
   uint8_t* act;         // room for any input's activations, for each thread if rows ≤ FEW
   size_t h_size, act_size;  // of one h (numbers) and one act (bytes)
 };
