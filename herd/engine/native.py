@@ -235,7 +235,7 @@ class Native:
                 tables[-1]["stop"] = run[-1].stop - spans[0].start
                 layers.append(parts.layers)
         table, layer = np.concatenate(tables), np.concatenate(layers)
-        order = np.argsort(layer, kind="stable")
+        order = np.lexsort((table["product"], layer))
         first = np.searchsorted(layer[order], np.arange(self.config.n_layers + 1))
         # At most three parts, those of q, k and v, are in use at once.
         low = 3 * 2 * sum(int((t["stop"] - t["start"]).max() * t["rank"].max()) for t in tables if len(t))
@@ -254,12 +254,12 @@ class _Parts:
 
     table: np.ndarray
     layers: np.ndarray
-    held: list[np.ndarray]
+    held: mmap
 
 
 def _parts(adapter: Adapter, config: Config) -> _Parts:
     """Raises HerdError for names and shapes that are not this model's."""
-    c, rows, layers, held = config, [], [], []
+    c, rows, layers, memory = config, [], [], bytearray()
     outputs = {
         "attn.q": c.n_heads * c.head_dim,
         "attn.k": c.n_kv_heads * c.head_dim,
@@ -288,13 +288,18 @@ def _parts(adapter: Adapter, config: Config) -> _Parts:
             )
         a, b = pad(a, (0, -k % 32, 0, -rank % 4)), pad(b * adapter.scale, (0, -rank % 4, 0, -n % 16))
         rank = len(a)
-        halves = (a, b.view(-1, 16, rank // 2, 2).transpose(1, 2))
-        arrays = [x.bfloat16().contiguous().view(torch.int16).numpy() for x in halves]
         column = sum(outputs[p] for p in parts[: parts.index(part)])
-        rows.append((arrays[0].ctypes.data, arrays[1].ctypes.data, product, 0, 0, rank, column, n))
+        at = len(memory)
+        for half in (a, b.view(-1, 16, rank // 2, 2).transpose(1, 2)):
+            memory += half.bfloat16().contiguous().view(torch.uint8).numpy().tobytes()
+        rows.append((at, at + 2 * a.numel(), product, 0, 0, rank, column, n))
         layers.append(i)
-        held += arrays
-    return _Parts(np.array(rows, _LORA), np.array(layers, np.int64), held)
+    held = kernels.reserve(len(memory))
+    held[: len(memory)] = bytes(memory)
+    table = np.array(rows, _LORA)
+    table["a"] += kernels.address(held)
+    table["b"] += kernels.address(held)
+    return _Parts(table, np.array(layers, np.int64), held)
 
 
 def _pieces(spans: Sequence[Span]) -> list[list[Span]]:
