@@ -63,8 +63,8 @@ async def by_httpx(url: str) -> AsyncIterator[Ask]:
 @asynccontextmanager
 async def by_herd(url: str) -> AsyncIterator[Ask]:
     """The whole provider: aiohttp, the guard, the events decoded for the ledger."""
-    from herd.gateway.openai import OpenAI
     from herd.gateway.provider import Call, Target
+    from herd.gateway.remote import OpenAI
     from herd.gateway.route import ProviderSpec
     from herd.protocol import Message, Request
 

@@ -9,8 +9,9 @@ from urllib.parse import urlencode
 import click
 
 from herd.cli import arena_data
+from herd.cli.arena_data import raters
 from herd.cli.client import ask
-from herd.cli.output import console, emit, facts, json_option, note, table
+from herd.cli.output import console, emit, facts, json_option, note, printable, table
 from herd.errors import HerdError
 
 NARROW, BROAD = 20, 60  # columns of a plot: with less room there is none, with more it says no more
@@ -34,7 +35,7 @@ for verb in arena_data.VERBS:
 @json_option
 def leaderboard(category: str | None, style: bool, judge: str | None) -> None:
     """Rank the targets by their votes, each with its interval."""
-    asked = {**_raters(judge), "style": int(style), **({"category": category} if category else {})}
+    asked = {"raters": raters(judge), "style": int(style), **({"category": category} if category else {})}
     hint = "`herd arena leaderboard` alone says which judges and categories there are"
     board = _ask("/api/leaderboard", asked, hint)
     emit(board, lambda: _say(board, people=judge is None))
@@ -47,12 +48,12 @@ def leaderboard(category: str | None, style: bool, judge: str | None) -> None:
 @json_option
 def compare(a: str, b: str, judge: str | None) -> None:
     """Say which of the targets A and B is better, and how sure that is."""
-    asked = {"a": a, "b": b, **_raters(judge)}
+    asked = {"a": a, "b": b, "raters": raters(judge)}
     found = _ask("/api/leaderboard/compare", asked, "`herd arena leaderboard` lists the targets")
 
     def say() -> None:
         apart, more = found["difference"], found["needed"]
-        click.echo(_plain(found["sentence"]))
+        click.echo(printable(found["sentence"]))
         facts({
             "votes between them": f"{found['votes']:,}",
             "votes still needed": more and f"about {round(more, 2 - len(str(more))):,}",
@@ -73,7 +74,7 @@ def _say(board: dict[str, Any], *, people: bool) -> None:
     rows = sorted(board["rows"], key=lambda row: math.inf if row["component"] is None else row["component"])
     columns = ["ranks", "target", "rating", "95 % interval", "votes"]
     cells = [
-        [_ranks(row), _plain(row["name"]), _rating(row), _span(row), f"{row['votes']:,}"] for row in rows
+        [_ranks(row), printable(row["name"]), _rating(row), _span(row), f"{row['votes']:,}"] for row in rows
     ]
     if any(groups):
         columns, cells = (
@@ -90,10 +91,10 @@ def _say(board: dict[str, Any], *, people: bool) -> None:
     judges = [name.removeprefix("judge:") for name in board["raters"] if name != "people"]
     for what, names in (("--category", [one["name"] for one in board["categories"]]), ("--judge", judges)):
         if names:
-            note(f"{what}: {_plain(', '.join(names))}")
+            note(f"{what}: {printable(', '.join(names))}")
     for text in (_apart(board["totals"]) if people else "", *board["problems"], board["progress"]):
         if text:
-            note(_plain(text))
+            note(printable(text))
 
 
 def _apart(totals: dict[str, Any]) -> str:
@@ -150,10 +151,6 @@ def _interval(found: dict[str, Any]) -> str:
     return f"{found['estimate']:+.0f} ({low} to {high})"
 
 
-def _raters(judge: str | None) -> dict[str, str]:
-    return {"raters": f"judge:{judge.removeprefix('judge:')}" if judge else "people"}
-
-
 def _ask(path: str, asked: dict[str, Any], hint: str) -> Any:
     """A GET whose refusal says what to do next."""
     try:
@@ -162,8 +159,3 @@ def _ask(path: str, asked: dict[str, Any], hint: str) -> Any:
         if error.status not in (400, 404):
             raise
         raise HerdError(f"{error}; {hint}", status=error.status) from None
-
-
-def _plain(text: str) -> str:
-    """On one line, and without what a terminal would obey."""
-    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)

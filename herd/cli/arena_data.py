@@ -5,30 +5,32 @@ from __future__ import annotations
 import json
 import os
 import sys
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 from urllib.parse import urlencode
 
 import click
 
-from herd.cli.client import Server, api, ask
-from herd.cli.output import bars, emit, facts, json_option, note, table
+from herd.cli.client import PATIENCE, Server, api, ask
+from herd.cli.output import FILE, OUT, bars, emit, facts, json_option, note, table, whole
 from herd.errors import HerdError
 from herd.server.settings import Settings
 
 READABLE = ("fastchat", "csv", "parquet", "counts")
 FINAL = (401, 402, 403, 404)  # answers that the next pair would get, too
-BUSY, PATIENCE = (429, 503), 600.0  # to be asked again, for so many seconds
 MOST_FAILED = 20
 BATCH = 1 << 18  # characters of prompts in one request
 MAX_LINE = 1 << 20
 
-_file = click.argument("file", type=click.Path(path_type=Path, exists=True, dir_okay=False))
+_file = click.argument("file", type=FILE)
+
+
+def raters(judge: str | None) -> str:
+    """Whose votes, as the API calls them."""
+    return f"judge:{judge.removeprefix('judge:')}" if judge else "people"
 
 
 @click.command("import")
@@ -104,37 +106,21 @@ def _say_import(report: Mapping[str, Any]) -> None:
 
 @click.command()
 @click.option("--format", "form", type=click.Choice([*READABLE, "preferences"]), default="fastchat", help="fastchat, csv, parquet, counts or preferences (fastchat).")  # fmt: skip
-@click.option("-o", "--out", type=click.Path(path_type=Path, dir_okay=False), help="Where it goes; else to standard output.")  # fmt: skip
+@click.option("-o", "--out", type=OUT, help="Where it goes; else to standard output.")
 @click.option("--judge", metavar="NAME", help="The votes of this judge instead of people's.")
 @click.option("--purpose", type=click.Choice(["train", "evaluate"]), default="train", help="Of preferences: what their text must be allowed for (train).")  # fmt: skip
 def export(form: str, out: Path | None, judge: str | None, purpose: str) -> None:
     """Write the votes, or pairs of a chosen and a rejected reply to train on."""
     if out is None and form == "parquet" and sys.stdout.isatty():
         raise HerdError("Parquet is not for a terminal; name a file with -o")
-    raters = f"judge:{judge.removeprefix('judge:')}" if judge else "people"
-    query = urlencode({"format": form, "raters": raters, "purpose": purpose})
-    with api() as server, _whole(out) as file:
+    query = urlencode({"format": form, "raters": raters(judge), "purpose": purpose})
+    with api() as server, whole(out) as file:
         headers = server.download(f"/api/arena/export?{query}", file)
     left_out = json.loads(headers.get("X-Herd-Left-Out") or "{}")
     if left_out:
         note("left out: " + ", ".join(f"{n:,} {why}" for why, n in left_out.items()))
     if out:
         note(f"in {out}")
-
-
-@contextmanager
-def _whole(out: Path | None) -> Iterator[IO[bytes]]:
-    """A file that appears whole or not at all; standard output without a name."""
-    if out is None:
-        yield sys.stdout.buffer
-        return
-    part = out.with_name(out.name + ".part")
-    try:
-        with part.open("wb") as file:
-            yield file
-        part.replace(out)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 @click.command()
@@ -197,13 +183,8 @@ def _judge(server: Server, route: str, pair: Mapping[str, Any]) -> str:
     from herd.arena.judging import judge_pair
 
     def complete(body: dict[str, Any]) -> tuple[int, Any]:
-        until = time.monotonic() + PATIENCE
-        while True:
-            status, headers, answer = server.post("/v1/chat/completions", body, timeout=PATIENCE)
-            if status not in BUSY or time.monotonic() > until:
-                return status, answer
-            wait = headers.get("Retry-After", "")
-            time.sleep(min(float(wait) if wait.isdecimal() else 1.0, 60.0))
+        status, _, answer = server.post("/v1/chat/completions", body, timeout=PATIENCE)
+        return status, answer
 
     vote = judge_pair(pair, route, complete)
     server.call("POST", "/api/votes", vote)

@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -20,8 +19,8 @@ from urllib.parse import urlsplit
 
 import click
 
-from herd.cli.client import Server
-from herd.cli.output import bars, emit, json_option
+from herd.cli.client import BUSY, Server
+from herd.cli.output import FILE, OUT, bars, emit, json_option, whole
 from herd.errors import HerdError
 from herd.server.settings import Settings
 
@@ -29,8 +28,6 @@ URLS = ("/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/respon
 FIELDS = {"custom_id": str, "method": str, "url": str, "body": dict}
 MAX_LINE = 8 * 1024 * 1024  # bytes; the server takes bodies of half as many
 MAX_SHOWN = 20  # problems of a file that are named
-BUSY = (429, 503)  # to be tried again
-PATIENCE = 600.0  # seconds that a busy server is asked again
 
 
 class Line(NamedTuple):
@@ -40,10 +37,8 @@ class Line(NamedTuple):
 
 
 @click.command()
-@click.argument("file", type=click.Path(path_type=Path, exists=True, dir_okay=False))
-@click.option(
-    "--out", required=True, type=click.Path(path_type=Path, dir_okay=False), help="Where answers go."
-)
+@click.argument("file", type=FILE)
+@click.option("--out", required=True, type=OUT, help="Where answers go.")
 @click.option("--parallel", default=16, type=click.IntRange(1, 256), help="Requests at a time (16).")
 @json_option
 def batch(file: Path, out: Path, parallel: int) -> int:
@@ -53,10 +48,9 @@ def batch(file: Path, out: Path, parallel: int) -> int:
     """
     asked = _check(file)
     done = _resume(out, asked)
-    with _server() as server, bars() as show:
-        failed = _run(
-            server, file, out, done, len(asked), parallel, lambda n: show("requests", n, len(asked))
-        )
+    with _server() as server, bars() as bar:
+        total = len(asked)
+        failed = _run(server, file, out, done, total, parallel, lambda n: bar("requests", n, total))
     summary = {"requests": len(asked), "failed": failed, "already_done": len(done), "out": str(out)}
     emit(summary, f"{len(asked)} requests, {failed} failed; answers in {out}")
     return 1 if failed else 0
@@ -70,9 +64,8 @@ def _check(file: Path) -> dict[str, int]:
         try:
             found = _parse(line)
             if found.custom_id in asked:
-                raise HerdError(
-                    f"custom_id {found.custom_id!r:.80} is that of line {asked[found.custom_id]}, too"
-                )
+                first = asked[found.custom_id]
+                raise HerdError(f"custom_id {found.custom_id!r:.80} is that of line {first}, too")
             asked[found.custom_id] = number
         except HerdError as error:
             problems.append(f"line {number}: {error}")
@@ -130,34 +123,23 @@ def _resume(out: Path, asked: Mapping[str, int]) -> set[str]:
     if not out.exists():
         return set()
     done: set[str] = set()
-    kept = out.with_name(out.name + ".part")
-    with kept.open("wb") as stream:
+    with whole(out) as stream:
         for number, line in _lines(out):
             try:
                 value = json.loads(line)
                 id, status = value["custom_id"], (value["response"] or {}).get("status_code")
             except (ValueError, KeyError, TypeError, AttributeError):
-                if line.endswith(b"\n"):
-                    kept.unlink()
-                    raise HerdError(
-                        f"{out}: line {number} is no answer of a batch; choose another --out"
-                    ) from None
-                continue  # the last line of a run that was killed
+                if not line.endswith(b"\n"):
+                    continue  # the last line of a run that was killed
+                wrong = f"{out}: line {number} is no answer of a batch; choose another --out"
+                raise HerdError(wrong) from None
             if id not in asked:
-                kept.unlink()
-                raise HerdError(
-                    f"{out}: line {number} answers {id!r:.80}, which is not asked; choose another --out"
-                )
-            if (
-                line.endswith(b"\n")
-                and id not in done
-                and status is not None
-                and status < 500
-                and status not in BUSY
-            ):
+                wrong = f"{out}: line {number} answers {id!r:.80}, which is not asked; choose another --out"
+                raise HerdError(wrong)
+            final = status is not None and status < 500 and status not in BUSY
+            if final and line.endswith(b"\n") and id not in done:
                 done.add(id)
                 stream.write(line)
-    kept.replace(out)
     return done
 
 
@@ -184,40 +166,38 @@ def _server() -> Iterator[Server]:
 
 def _run(server: Server, file: Path, out: Path, done: set[str], total: int, parallel: int, show: Any) -> int:
     """Ask what is not done; how many failed. Answers are written as they come, each line whole."""
-    todo: queue.Queue[Line | None] = queue.Queue(parallel)
-    answers: queue.SimpleQueue[dict[str, Any] | HerdError | None] = queue.SimpleQueue()
+    todo = (line for _, text in _lines(file) if (line := _parse(text)).custom_id not in done)
+    next_of_them = threading.Lock()
+    answers: queue.SimpleQueue[dict[str, Any] | Exception] = queue.SimpleQueue()
 
     def work() -> None:
-        while line := todo.get():
-            try:
+        try:
+            while True:
+                with next_of_them:
+                    line = next(todo, None)
+                if line is None:
+                    return
                 answers.put(_ask(server, line))
-            except HerdError as error:
-                answers.put(error)
-
-    def feed() -> None:
-        for _, line in _lines(file):
-            if (parsed := _parse(line)).custom_id not in done:
-                todo.put(parsed)
-        for _ in range(parallel):
-            todo.put(None)
+        except Exception as error:
+            answers.put(error)
 
     # Daemons: when this process ends early they end with it, and the server drops what they asked.
-    for target in (feed, *[work] * parallel):
-        threading.Thread(target=target, daemon=True).start()
+    for _ in range(parallel):
+        threading.Thread(target=work, daemon=True).start()
     finished, failed = len(done), 0
     show(finished)
     with out.open("ab") as stream:
         while finished < total:
             answer = answers.get()
             if isinstance(answer, HerdError):
-                raise HerdError(
-                    f"{answer}; {finished} of {total} are done, the same command goes on from there"
-                )
-            assert answer is not None
+                left = f"{finished} of {total} are done, the same command goes on from there"
+                raise HerdError(f"{answer}; {left}")
+            if isinstance(answer, Exception):
+                raise answer
             stream.write(json.dumps(answer, ensure_ascii=False).encode() + b"\n")
             stream.flush()
             finished += 1
-            failed += answer["error"] is not None or answer["response"]["status_code"] != 200
+            failed += answer["response"]["status_code"] != 200
             show(finished)
         os.fsync(stream.fileno())
     return failed
@@ -225,12 +205,7 @@ def _run(server: Server, file: Path, out: Path, done: set[str], total: int, para
 
 def _ask(server: Server, line: Line) -> dict[str, Any]:
     """The answer's line of the output. Raises HerdError if there is no server any more."""
-    end = time.monotonic() + PATIENCE
-    while True:
-        status, headers, body = server.post(line.url, line.body)
-        if status not in BUSY or time.monotonic() > end:
-            break
-        time.sleep(min(float(headers.get("Retry-After") or 1), 30))
+    status, headers, body = server.post(line.url, line.body)
     return {
         "id": f"batch_req_{uuid.uuid4().hex}",
         "custom_id": line.custom_id,

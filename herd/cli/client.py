@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager, suppress
 from email.message import Message
@@ -13,6 +14,8 @@ from urllib.request import Request, urlopen
 
 from herd.errors import HerdError
 from herd.server.settings import Settings
+
+BUSY, PATIENCE = (429, 503), 600.0
 
 
 class Server:
@@ -45,24 +48,18 @@ class Server:
             except (ValueError, HTTPException, OSError):
                 raise HerdError(f"{self.url} does not answer as Herd does", code="unreachable") from None
 
-    def stream(self, path: str) -> Generator[bytes, None, None]:
-        """The body of a GET as it comes. Raises HerdError, also in its middle if it breaks off."""
-        with self._open(Request(self.url + path, None, self.headers), 600) as response:
-            try:
-                while chunk := response.read(1 << 16):
-                    yield chunk
-            except (HTTPException, OSError) as error:
-                raise HerdError(f"the server went away in the middle: {error}", code="unreachable") from None
-
     def download(self, path: str, file: IO[bytes]) -> Message:
         """The body of a GET into a file; the headers. Raises HerdError, also if the body breaks off."""
         with self._open(Request(self.url + path, None, self.headers), 3600) as response:
-            try:
-                while chunk := response.read(1 << 16):
-                    file.write(chunk)
-            except HTTPException as error:
-                raise HerdError(f"the server went away in the middle: {error}", code="unreachable") from None
-            return response.headers
+            while True:
+                try:
+                    chunk = response.read(1 << 16)
+                except (HTTPException, OSError) as error:
+                    said = f"the server went away in the middle: {error}"
+                    raise HerdError(said, code="unreachable") from None
+                if not chunk:
+                    return response.headers
+                file.write(chunk)
 
     def upload(self, path: str, file: IO[bytes], size: int) -> Any:
         """POST `size` bytes of a file as they are read; the JSON that answers. Raises HerdError."""
@@ -71,7 +68,19 @@ class Server:
             return json.load(response)
 
     def post(self, path: str, body: Any, timeout: float = 3600) -> tuple[int, Message, Any]:
-        """Status, headers and JSON of the answer, whatever its status. Raises HerdError if none comes."""
+        """Status, headers and JSON of the answer, whatever its status. Raises HerdError if none comes.
+
+        A busy server is asked again for PATIENCE seconds.
+        """
+        end = time.monotonic() + PATIENCE
+        while True:
+            status, headers, answer = self._post(path, body, timeout)
+            if status not in BUSY or time.monotonic() > end:
+                return status, headers, answer
+            wait = headers.get("Retry-After", "")
+            time.sleep(min(float(wait) if wait.isdecimal() else 1.0, 30.0))
+
+    def _post(self, path: str, body: Any, timeout: float) -> tuple[int, Message, Any]:
         request = Request(self.url + path, json.dumps(body).encode(), self.headers)
         try:
             response = urlopen(request, timeout=timeout)

@@ -6,15 +6,15 @@ from typing import Any
 
 import click
 
-from herd.cli.output import bars, emit, json_option, table
+from herd.cli.output import PLACE, bars, emit, json_option, table
 from herd.errors import HerdError
 from herd.registry import lineage
 from herd.registry.home import home
 
 
 @click.command()
-@click.argument("spec", type=click.Path(path_type=Path))
-@click.option("--out", type=click.Path(path_type=Path), help="Where the shards go (a new directory).")
+@click.argument("spec", type=PLACE)
+@click.option("--out", type=PLACE, help="Where the shards go (a new directory).")
 @click.option("--workers", type=click.IntRange(1), default=1, show_default=True, help="Processes.")
 @click.option("--dry-run", is_flag=True, help="Count what would be read; write nothing.")
 @json_option

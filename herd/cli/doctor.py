@@ -6,7 +6,6 @@ import shutil
 import sqlite3
 import sys
 import tempfile
-from collections.abc import Callable
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import Literal
 import click
 
 from herd.cli.client import Server
-from herd.cli.output import emit, json_option, note
+from herd.cli.output import PLACE, emit, json_option, note
 from herd.errors import HerdError
 from herd.registry import Registry
 from herd.registry.home import home
@@ -38,7 +37,7 @@ class Check:
 
 
 @click.command()
-@click.option("--backup", type=click.Path(path_type=Path), help="Write a copy of the database to this file.")
+@click.option("--backup", type=PLACE, help="Write a copy of the database to this file.")
 @json_option
 def doctor(backup: Path | None) -> int:
     """Check this machine, and say how to mend what is wrong. Exit status 1 if something is."""
@@ -158,17 +157,7 @@ def models() -> Check:
     )
 
 
-CHECKS: tuple[Callable[[], Check], ...] = (
-    python,
-    torch_build,
-    cpu_kernels,
-    sqlite,
-    database,
-    writable,
-    disk,
-    port,
-    models,
-)
+CHECKS = (python, torch_build, cpu_kernels, sqlite, database, writable, disk, port, models)
 
 
 def _backup(database: Path, target: Path) -> None:

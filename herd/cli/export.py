@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from herd.cli.output import emit, json_option
+from herd.cli.output import PLACE, emit, json_option
 from herd.errors import HerdError
 from herd.registry import ModelEntry, Registry, lineage
 from herd.registry.files import tree_digest
@@ -14,7 +14,7 @@ from herd.registry.home import home
 
 @click.command()
 @click.argument("ref")
-@click.argument("directory", type=click.Path(path_type=Path))
+@click.argument("directory", type=PLACE)
 @click.option("--merge", is_flag=True, help="Add an adapter into its base: one model that stands alone.")
 @json_option
 def export(ref: str, directory: Path, merge: bool) -> None:

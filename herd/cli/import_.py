@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from herd.cli.client import Server, api
-from herd.cli.output import emit, json_option, note
+from herd.cli.output import FILE, emit, json_option, note
 from herd.errors import HerdError
 from herd.server.settings import MAX_BODY
 
@@ -19,6 +19,7 @@ PATH = "/api/generations/import"
 MAX_LINE = MAX_BODY // 2  # bytes as JSON in JSON, which grows when it is sent
 BATCH = MAX_BODY // 4  # bytes of lines in one request
 SHOWN = 20  # problems of a file that are named
+FORMATS = "auto, openai, litellm, langfuse or herd (auto: each line as it looks)."
 
 
 @click.group("import")
@@ -27,15 +28,8 @@ def import_() -> None:
 
 
 @import_.command()
-@click.argument(
-    "files", nargs=-1, required=True, type=click.Path(path_type=Path, exists=True, dir_okay=False)
-)
-@click.option(
-    "--format",
-    "form",
-    default="auto",
-    help="auto, openai, litellm, langfuse or herd (auto: each line as it looks).",
-)
+@click.argument("files", nargs=-1, required=True, type=FILE)
+@click.option("--format", "form", default="auto", help=FORMATS)
 @click.option("--route", help="Count all as this route's; else the models' names are their routes.")
 @click.option(
     "--use", multiple=True, help="What the text may be used for: evaluate (if nothing is said), train."

@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from herd.cli.client import reload
-from herd.cli.output import emit, facts, json_option, note
+from herd.cli.output import PLACE, emit, facts, json_option, note
 from herd.errors import HerdError
 from herd.flywheel.votes import Preference, from_file, from_votes, to_file
 from herd.registry import Registry
@@ -21,7 +21,7 @@ KEPT = "preferences.jsonl"  # in the run's directory
 @click.command()
 @click.argument("name")
 @click.option("--undo", "back", is_flag=True, help="Serve again what NAME served before.")
-@click.option("--pairs", type=click.Path(path_type=Path), help="Learn from this file, not from the votes.")
+@click.option("--pairs", type=PLACE, help="Learn from this file, not from the votes.")
 @click.option("--run", "run_id", metavar="ID", help="Go on with this run.")
 @json_option
 def improve(name: str, back: bool, pairs: Path | None, run_id: str | None) -> None:

@@ -15,7 +15,7 @@ from urllib.parse import urlencode
 import click
 
 from herd.cli.client import Server, api
-from herd.cli.output import JSON, emit, json_option, note
+from herd.cli.output import JSON, OUT, emit, json_option, note, printable, whole
 from herd.errors import HerdError
 
 TEXT = ("request", "reply", "reasoning", "calls", "response", "labels")  # what of a generation may hold text
@@ -23,6 +23,7 @@ AGES = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
 # What `--follow` looks through EVERY second: the rows of so long (a reply may take that), and at most so many.
 LONGEST, MOST_RECENT, EVERY = 900.0, 1000, 1.0
 PAGE = 200
+FORMATS = click.Choice(["jsonl", "parquet"])
 
 
 def _filters(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -70,33 +71,17 @@ def logs(context: click.Context, /, count: int, text: bool, follow: bool, **give
 
 @logs.command()
 @_filters
-@click.option(
-    "--format",
-    "form",
-    type=click.Choice(["jsonl", "parquet"]),
-    default="jsonl",
-    help="jsonl or parquet (jsonl).",
-)
-@click.option(
-    "--out", type=click.Path(path_type=Path, dir_okay=False), help="Where it goes; else to standard output."
-)
+@click.option("--format", "form", type=FORMATS, default="jsonl", help="jsonl or parquet (jsonl).")
+@click.option("--out", type=OUT, help="Where it goes; else to standard output.")
 def export(form: str, out: Path | None, **given: str | None) -> None:
     """Write all that fits, with what text is kept, as JSON Lines or Parquet."""
     query = urlencode({**_chosen(given), "format": form})
     if out is None and form == "parquet" and sys.stdout.isatty():
         raise HerdError("Parquet is not for a terminal; name a file with --out")
-    part = out.with_name(out.name + ".part") if out else None
-    with api() as server:
-        try:
-            with part.open("wb") if part else sys.stdout.buffer as file:
-                for chunk in server.stream(f"/api/generations/export?{query}"):
-                    file.write(chunk)
-            if part and out:
-                part.replace(out)
-                note(f"in {out}")
-        finally:
-            if part:
-                part.unlink(missing_ok=True)
+    with api() as server, whole(out) as file:
+        server.download(f"/api/generations/export?{query}", file)
+    if out:
+        note(f"in {out}")
 
 
 def _newest(server: Server, chosen: dict[str, Any], count: int) -> Iterator[dict[str, Any]]:
@@ -155,6 +140,4 @@ def _line(row: dict[str, Any]) -> str:
         asked = row["request"].get("messages") or [{"content": row["request"].get("prompt") or ""}]
         for mark, said in (("<", asked[-1].get("content") or ""), (">", row["reply"])):
             lines += [f"  {mark} {line}" for line in str(said).splitlines()]
-    return "\n".join(
-        "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in line) for line in lines
-    )
+    return "\n".join(map(printable, lines))

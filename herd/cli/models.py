@@ -17,32 +17,17 @@ def models() -> None:
     entries = registry.models()
     names = {entry.name for entry in entries}
     current = {registry.current(name).ref for name in names}
-    rows = [
-        {name: getattr(entry, name) for name in FIELDS} | {"current": entry.ref in current}
-        for entry in entries
-    ]
-    shown = [
-        (
-            entry.ref + " *" * (entry.ref in current),
-            f"adapter on {entry.base}" if entry.base else "model",
-            entry.licence,
-            entry.digest[:12],
-            entry.description,
-        )
-        for entry in entries
-    ]
+    rows, shown = [], []
+    for entry in entries:
+        serves = entry.ref in current
+        kind = f"adapter on {entry.base}" if entry.base else "model"
+        rows.append({name: getattr(entry, name) for name in FIELDS} | {"current": serves})
+        shown.append((entry.ref + " *" * serves, kind, entry.licence, entry.digest[:12], entry.description))
     for target in registry.targets():
         if target.name not in names:
             about = target.system or "settings of its own"
             of = (target.adapter or target.model).ref
-            rows.append(
-                {
-                    "ref": target.name,
-                    "kind": "target",
-                    "base": of,
-                    "digest": target.digest,
-                    "description": about,
-                }
-            )
+            row = {"ref": target.name, "kind": "target", "base": of, "digest": target.digest}
+            rows.append(row | {"description": about})
             shown.append((target.name, f"target of {of}", target.model.licence, target.digest[:12], about))
     emit(rows, lambda: table(("name", "kind", "licence", "digest", "description"), shown))

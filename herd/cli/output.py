@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
 
 import click
 
@@ -14,6 +16,10 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 JSON = "herd.json"  # where click's context keeps whether --json was given
+# What an argument is: any path; a file that is there; a file that may be.
+PLACE = click.Path(path_type=Path)
+FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
+OUT = click.Path(path_type=Path, dir_okay=False)
 
 json_option = click.option(
     "--json",
@@ -68,6 +74,26 @@ def facts(pairs: Mapping[str, object]) -> None:
     width = max(map(len, shown), default=0)
     for name, value in shown.items():
         click.echo(f"{name:<{width}}  {value}")
+
+
+@contextmanager
+def whole(out: Path | None) -> Iterator[IO[bytes]]:
+    """A file to write that appears whole or not at all; standard output without a name."""
+    if out is None:
+        yield sys.stdout.buffer
+        return
+    part = out.with_name(out.name + ".part")
+    try:
+        with part.open("wb") as file:
+            yield file
+        part.replace(out)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def printable(text: str) -> str:
+    """Somebody else's text on one line: without what a terminal would obey."""
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
 
 
 def when(seconds: float) -> str:

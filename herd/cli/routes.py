@@ -12,7 +12,7 @@ from urllib.parse import quote
 import click
 
 from herd.cli.client import ask
-from herd.cli.output import emit, facts, json_option, table, when
+from herd.cli.output import FILE, emit, facts, json_option, table, when
 from herd.errors import HerdError
 
 
@@ -65,7 +65,7 @@ def show(name: str) -> None:
 
 @routes.command("set")
 @click.argument("name")
-@click.argument("file", type=click.Path(path_type=Path, exists=True, dir_okay=False))
+@click.argument("file", type=FILE)
 @click.option("--note", help="Why; kept with the version.")
 @click.option(
     "--expect", type=int, help="The version that this changes; if it is not the newest, nothing happens."
@@ -100,7 +100,7 @@ def restore(name: str, version: int) -> None:
 
 
 @routes.command()
-@click.argument("file", type=click.Path(path_type=Path, exists=True, dir_okay=False))
+@click.argument("file", type=FILE)
 @json_option
 def check(file: Path) -> None:
     """Check FILE, a whole herd.toml, before it is put in place."""

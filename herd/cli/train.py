@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from herd.cli.output import console, emit, json_option, note
+from herd.cli.output import PLACE, console, emit, json_option, note
 from herd.registry import Registry, lineage
 from herd.registry.entry import check_name
 from herd.registry.files import tree_digest
@@ -18,8 +18,6 @@ from herd.registry.home import home
 
 if TYPE_CHECKING:
     from herd.train.recipe import Recipe
-
-PLACE = click.Path(path_type=Path)
 
 
 @click.command()

@@ -15,12 +15,16 @@ from herd.engine.loading import open_engine
 from herd.engine.step import Adapter
 from herd.errors import HerdError
 from herd.nearest import nearest
-from herd.protocol.types import Delta, Event, Failed, Format, Message, Request, Sampling, Usage
+from herd.protocol.openai import decode_chat
+from herd.protocol.refusals import unsupported_fields
+from herd.protocol.types import Called, Delta, Event, Failed, Format, Request, Sampling, ToolCall, Usage
 from herd.registry.home import home as default_home
 from herd.registry.registry import Registry
 
 Said = str | Sequence[Mapping[str, Any]]
 Schema = Mapping[str, Any]
+Pieces = Generator[str, None, tuple[ToolCall, ...]]
+_CHAT = {"tools", "tool_choice", "parallel_tool_calls", "response_format", "structured_outputs"}
 _FIELDS = {f.name for f in fields(Sampling)}
 
 
@@ -30,6 +34,17 @@ def load(name: str = "cria", *, home: Path | None = None, weights: str = "auto")
     engine = open_engine(target.model_dir, weights=weights)
     adapter = load_adapter(engine.runner.config, target.adapter_dir) if target.adapter_dir else None
     return Model(engine, target.system, target.sampling, adapter)
+
+
+class Reply(str):
+    """A reply's text, and the tools that it calls."""
+
+    tool_calls: tuple[ToolCall, ...]
+
+    def __new__(cls, text: str, tool_calls: tuple[ToolCall, ...] = ()) -> Reply:
+        reply = super().__new__(cls, text)
+        reply.tool_calls = tool_calls
+        return reply
 
 
 class Model:
@@ -51,51 +66,47 @@ class Model:
         self._inbox: dict[str, deque[Event]] = {}  # streams of one model may be read in turns
 
     @overload
-    def generate(self, prompt: str, *, stream: Literal[False] = False, **sampling: Any) -> str: ...
+    def generate(self, prompt: str, *, stream: Literal[False] = False, **sampling: Any) -> Reply: ...
     @overload
-    def generate(
-        self, prompt: str, *, stream: Literal[True], **sampling: Any
-    ) -> Generator[str, None, None]: ...
-    def generate(
-        self, prompt: str, *, stream: bool = False, **sampling: Any
-    ) -> str | Generator[str, None, None]:
+    def generate(self, prompt: str, *, stream: Literal[True], **sampling: Any) -> Pieces: ...
+    def generate(self, prompt: str, *, stream: bool = False, **sampling: Any) -> Reply | Pieces:
         """Text that goes on from `prompt`. Raises HerdError for a wrong argument or a prompt that is too long."""
         return self._answer(Request("", "completion", prompt=prompt), stream, sampling)
 
     @overload
-    def chat(
-        self, messages: Said, *, schema: Schema | None = None, stream: Literal[False] = False, **sampling: Any
-    ) -> str: ...
+    def chat(self, messages: Said, *, stream: Literal[False] = False, **options: Any) -> Reply: ...
     @overload
+    def chat(self, messages: Said, *, stream: Literal[True], **options: Any) -> Pieces: ...
     def chat(
-        self, messages: Said, *, schema: Schema | None = None, stream: Literal[True], **sampling: Any
-    ) -> Generator[str, None, None]: ...
-    def chat(
-        self, messages: Said, *, schema: Schema | None = None, stream: bool = False, **sampling: Any
-    ) -> str | Generator[str, None, None]:
-        """The assistant's reply to messages {"role", "content"}, or to one text; with `schema`, JSON of that JSON schema.
+        self, messages: Said, *, schema: Schema | None = None, stream: bool = False, **options: Any
+    ) -> Reply | Pieces:
+        """The assistant's reply to messages, or to one text; with `schema`, JSON of that JSON schema.
 
-        Raises HerdError as `generate` does, and for a schema that is wrong or not supported.
+        Messages, and `tools`, `tool_choice`, `parallel_tool_calls`, `response_format` and `structured_outputs` (with
+        "regex", "grammar" or "choice"), are those of /v1/chat/completions; other options are sampling arguments.
+        The calls of a reply are its `tool_calls`; of a stream, the value that the generator returns.
+
+        Raises HerdError as `generate` does, and for messages, tools or a format that are wrong or not supported.
         """
         if isinstance(messages, str):
             messages = [{"role": "user", "content": messages}]
-        try:
-            said = tuple(Message.from_json(m) for m in messages)
-        except (TypeError, ValueError) as error:
-            raise HerdError(f'messages: each is {{"role": …, "content": text}} ({error})') from None
-        form = Format("json_schema", schema) if schema is not None else None
-        return self._answer(Request("", "chat", messages=said, format=form), stream, sampling)
+        own = {name: options.pop(name) for name in _CHAT & options.keys()}
+        request = decode_chat({"model": "-", "messages": list(messages), **own})
+        for path, reason in unsupported_fields(request).items():
+            raise HerdError(f"{path} {reason}")
+        if schema is not None:
+            request = replace(request, format=Format("json_schema", schema))
+        return self._answer(request, stream, options)
 
-    def _answer(
-        self, request: Request, stream: bool, sampling: Mapping[str, Any]
-    ) -> str | Generator[str, None, None]:
+    def _answer(self, request: Request, stream: bool, sampling: Mapping[str, Any]) -> Reply | Pieces:
         request = replace(request, sampling=_sampling(sampling), explicit=frozenset(sampling))
         pieces = self._pieces(request.for_target(self.system, self.sampling))
-        return pieces if stream else "".join(pieces)
+        return pieces if stream else _whole(pieces)
 
-    def _pieces(self, request: Request) -> Generator[str, None, None]:
+    def _pieces(self, request: Request) -> Pieces:
         id = str(next(self._ids))
         inbox = self._inbox[id] = deque()
+        calls: list[ToolCall] = []
         self.engine.submit(id, request, adapter=self.adapter)
         try:
             while True:
@@ -106,8 +117,10 @@ class Model:
                     raise HerdError(event.message, status=event.status, code=event.code)
                 if isinstance(event, Delta) and event.text:
                     yield event.text
+                if isinstance(event, Called):
+                    calls.append(event.call)
                 if isinstance(event, Usage):
-                    return
+                    return tuple(calls)
         finally:
             self.engine.cancel(id)
             del self._inbox[id]
@@ -118,9 +131,18 @@ class Model:
                 self._inbox[id].append(event)
 
 
+def _whole(pieces: Pieces) -> Reply:
+    texts = []
+    while True:
+        try:
+            texts.append(next(pieces))
+        except StopIteration as end:
+            return Reply("".join(texts), end.value)
+
+
 def _sampling(values: Mapping[str, Any]) -> Sampling:
     if unknown := sorted(values.keys() - _FIELDS):
-        near = nearest(unknown[0], _FIELDS)
+        near = nearest(unknown[0], _FIELDS | _CHAT)
         hint = f"; did you mean {near}?" if near else f"; there are {', '.join(sorted(_FIELDS))}"
         raise HerdError(f"sampling has no argument {unknown[0]!r}{hint}")
     stop = values.get("stop")

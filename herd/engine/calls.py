@@ -6,18 +6,19 @@ import json
 import re
 import secrets
 from collections.abc import Iterable
+from itertools import pairwise
 
 from herd.engine.text import Decoder
 from herd.protocol.types import ToolCall
 
-_QUOTES = {'"', "'"}
-_PLAIN = re.compile(r"""[^"'\\\[\]{}()]+""")  # characters that mean nothing to where a call ends
+# What matters to where a call and its parts end: outside of strings, and inside of one.
+_MARKS = {
+    "": re.compile(r"""["',\[\]{}()]"""),
+    '"': re.compile(r'["\\]'),
+    "'": re.compile(r"['\\]"),
+}
 _ESCAPES = {"n": "\n", "r": "\r", "t": "\t", "b": "\b", "f": "\f"}
 _PYTHON = {"True": "true", "False": "false", "None": "null"}
-# A JSON call up to its arguments, which are the rest but for the last brace.
-_HEAD = re.compile(
-    r'\{\s*(?:"type"\s*:\s*"function"\s*,\s*)?"name"\s*:\s*("(?:[^"\\]|\\.)*")\s*,\s*"(?:parameters|arguments)"\s*:\s*'
-)
 
 
 class Head:
@@ -53,15 +54,17 @@ class CallText:
     Calls begin where the reply begins with `head`, at `marker`, or at once if they are `forced`; from there on
     the grammar allows nothing but calls in one format, so that a call is whole where its bracket closes. Only an
     object that `head` took for a call may turn out to be one of the caller's own format, and is text.
-    `brackets`: what a call stands between, "{}" for JSON and "()" for Python's way.
+    `key`: of a JSON call's arguments; None where calls are written Python's way, f(x=1).
     """
 
-    def __init__(self, decoder: Decoder, head: Head | None, marker: str, brackets: str, forced: bool) -> None:
-        self._decoder, self._head, self._marker = decoder, head, marker
-        self._open = brackets[0]
+    def __init__(
+        self, decoder: Decoder, head: Head | None, marker: str, key: str | None, forced: bool
+    ) -> None:
+        self._decoder, self._head, self._marker, self._key = decoder, head, marker, key
         self._text = ""  # not shown, and not part of a call that is whole
         self._blank = True  # nothing but white space so far
         self._at, self._depth, self._quote = 0, 0, ""  # how far a call is read
+        self._cuts: list[int] = []  # where it opens, and the commas between its parts
         self.calling = forced
         self.calls: list[ToolCall] = []
 
@@ -97,10 +100,8 @@ class CallText:
         """The text that is surely no call's, nor white space before one."""
         if self._blank and self._head:
             begins = self._head.begins(self._text)
-            if begins:
-                self.calling = True
-                return ""
-            if begins is None:
+            if begins is not False:
+                self.calling = bool(begins)
                 return ""
         before, marker, after = self._text.partition(self._marker)
         if marker:
@@ -113,44 +114,40 @@ class CallText:
 
     def _scan(self) -> None:
         """Read on, to the end of each call."""
-        text, i = self._text, self._at
-        while i < len(text):
-            char = text[i]
-            if self._quote:
-                i = self._string(i)
-                continue
-            if self._depth and char in _QUOTES:
+        while mark := _MARKS[self._quote].search(self._text, self._at):
+            char, self._at = mark[0], mark.end()
+            if char == "\\":
+                self._at += 1  # past the escaped character, which may not have come yet
+            elif self._quote:
+                self._quote = ""
+            elif self._depth == 0:
+                if char == ("(" if self._key is None else "{"):
+                    self._depth, self._cuts = 1, [mark.start()]
+            elif char in "\"'":
                 self._quote = char
-            elif char == self._open or (self._depth and char in "[{("):
+            elif char in "[{(":
                 self._depth += 1
-            elif self._depth and char in "]})":
+            elif char == ",":
+                self._cuts += [mark.start()] if self._depth == 1 else []
+            else:
                 self._depth -= 1
-                if self._depth == 0:
-                    if (call := self._call(text[: i + 1])) is None:
-                        self.calling, self._head, self._at = False, None, 0
-                        return
-                    self.calls.append(call)
-                    text, i = text[i + 1 :], -1
-                    self._text = text
-            i += 1
-            if self._depth and not self._quote and (plain := _PLAIN.match(text, i)):
-                i = plain.end()
-        self._at = i
+                if self._depth == 0 and not self._end():
+                    self.calling, self._head, self._at = False, None, 0
+                    return
+        self._at = max(self._at, len(self._text))
 
-    def _call(self, text: str) -> ToolCall | None:
-        """The call; None for an object of the caller's own format that began like one."""
-        found = _json_call(text) if self._open == "{" else _python_call(text)
-        return ToolCall("call_" + secrets.token_hex(12), *found) if found else None
-
-    def _string(self, i: int) -> int:
-        """The position after the next thing of interest in a string, from its character `i` on."""
-        end = re.compile(rf"[\\{self._quote}]").search(self._text, i)
-        if end is None:
-            return len(self._text)
-        if end[0] == self._quote:
-            self._quote = ""
-            return end.end()
-        return end.end() + 1  # also past the escaped character, which may not have come yet
+    def _end(self) -> bool:
+        """Take the call that ends here; whether it was one."""
+        parts = [self._text[a + 1 : b] for a, b in pairwise([*self._cuts, self._at - 1])]
+        if self._key is None:
+            found = self._text[: self._cuts[0]].lstrip(" \n,["), _python_arguments(parts)
+        elif (members := _json_call(parts, self._key)) is None:
+            return False
+        else:
+            found = members
+        self.calls.append(ToolCall("call_" + secrets.token_hex(12), *found))
+        self._text, self._at = self._text[self._at :], 0
+        return True
 
 
 def _overlap(text: str, marker: str) -> int:
@@ -158,43 +155,23 @@ def _overlap(text: str, marker: str) -> int:
     return next((n for n in range(min(len(text), len(marker) - 1), 0, -1) if text.endswith(marker[:n])), 0)
 
 
-def _json_call(text: str) -> tuple[str, str] | None:
-    """Name and arguments, these as they were written."""
-    head = _HEAD.search(text)
-    return (json.loads(head[1]), text[head.end() : -1].strip()) if head else None
+def _json_call(members: Iterable[str], key: str) -> tuple[str, str] | None:
+    """Name and arguments, these as they were written; None for another object."""
+    pairs = (member.partition(":") for member in members)
+    table = {name.strip(): value.strip() for name, _, value in pairs}
+    if table.keys() - {'"type"'} != {'"name"', f'"{key}"'} or not table['"name"'].startswith('"'):
+        return None
+    return json.loads(table['"name"']), table[f'"{key}"']
 
 
-def _python_call(text: str) -> tuple[str, str]:
-    """Name and arguments of `name(key=value, …)`; values are JSON, or Python's constants and strings in quotes."""
-    name, _, rest = text.lstrip(" \n,[").partition("(")
-    members = []
-    at = 0
-    while match := re.compile(r"\s*,?\s*(\w+)\s*=\s*").match(rest, at):
-        end = _value_end(rest, match.end())
-        value = rest[match.end() : end].strip()
-        members.append(f"{json.dumps(match[1])}: {_json_value(value)}")
-        at = end
-    return name.strip(), "{" + ", ".join(members) + "}"
-
-
-def _value_end(text: str, at: int) -> int:
-    """Where the value that begins at `at` ends: at the comma or bracket behind it."""
-    depth, quote = 0, ""
-    while at < len(text):
-        char = text[at]
-        if quote:
-            at += char == "\\"
-            quote = "" if char == quote else quote
-        elif char in _QUOTES:
-            quote = char
-        elif char in "[{(":
-            depth += 1
-        elif depth == 0 and char in ",)":
-            break
-        elif char in "]})":
-            depth -= 1
-        at += 1
-    return at
+def _python_arguments(parts: Iterable[str]) -> str:
+    """The JSON of `key=value` each; values are JSON, or Python's constants and strings in quotes."""
+    pairs = (part.partition("=") for part in parts if part.strip())
+    return (
+        "{"
+        + ", ".join(f"{json.dumps(key.strip())}: {_json_value(value.strip())}" for key, _, value in pairs)
+        + "}"
+    )
 
 
 def _json_value(value: str) -> str:

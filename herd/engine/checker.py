@@ -25,34 +25,35 @@ COMMON = {"step_lexer_fuel": 200_000, "max_lexer_states": 20_000, "max_grammar_s
 
 
 class Checker:
-    """The child, started when first needed and replaced when it had to be killed. Thread-safe."""
+    """What the child is asked. Thread-safe."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._child: Child | None = None
+        self._child = Child(__name__, DEADLINE, SUBJECT, "invalid_grammar")
 
     def check(self, source: str, limits: str) -> None:
         """Raises HerdError when `source` does not compile within the bounds."""
-        with self._lock:
-            if self._child is None or not self._child.alive:
-                self._child = Child(__name__, DEADLINE, SUBJECT, "invalid_grammar")
-            self._child.ask({"source": source, "limits": limits})
+        self._child.ask({"source": source, "limits": limits})
 
     def convert(self, text: str) -> str:
         """GBNF as Lark; what is Lark already stays as it is. Raises HerdError when it is neither."""
-        with self._lock:
-            if self._child is None or not self._child.alive:
-                self._child = Child(__name__, DEADLINE, SUBJECT, "invalid_grammar")
-            return str(self._child.ask({"convert": text})["lark"])
+        return str(self._child.ask({"convert": text})["lark"])
 
 
-def parser_limits(name: str) -> Any:
-    from llguidance import LLParserLimits
+def compiled(tokenizer: Any, source: str, limits: str) -> Any:
+    """llguidance's matcher. Raises HerdError for a grammar that is wrong, or too much work at once."""
+    from llguidance import LLMatcher, LLParserLimits
 
-    return LLParserLimits(**LIMITS[name], **COMMON, verbose_errors=False)  # type: ignore[arg-type]
+    bounds = LLParserLimits(**LIMITS[limits], **COMMON, verbose_errors=False)  # type: ignore[arg-type]
+    matcher = LLMatcher(tokenizer, source, log_level=0, limits=bounds)
+    if not matcher.is_error():
+        matcher.compute_bitmask()  # the first step builds what the others use
+    if matcher.is_error():
+        why = _reason(matcher.get_error())
+        raise HerdError(f"the grammar cannot be compiled: {why}", code="invalid_grammar")
+    return matcher
 
 
-def reason(error: str) -> str:
+def _reason(error: str) -> str:
     """The compiler's message, on one line and without the grammar's text."""
     lines = [line.strip() for line in error.splitlines() if not re.match(r"\s*(\d+ \||\^+\s*$|$)", line)]
     return re.sub(r"^at \d+\(\d+\): ", "", " ".join(lines))[:300] or "it does not compile"
@@ -62,11 +63,13 @@ def _answer(request: dict[str, Any]) -> dict[str, Any]:
     result: dict[str, Any] = {}
 
     def work() -> None:
+        from llguidance import LLTokenizer
+
         try:
             if "convert" in request:
-                result["lark"] = _convert(request["convert"])
+                result["lark"] = _converted(request["convert"])
             else:
-                _compile(request["source"], request["limits"])
+                compiled(LLTokenizer("byte"), request["source"], request["limits"])
         except HerdError as error:
             result["error"] = str(error)
         except BaseException as error:  # a panic of the compiler's is not an Exception
@@ -78,46 +81,14 @@ def _answer(request: dict[str, Any]) -> dict[str, Any]:
     return result
 
 
-def _convert(text: str) -> str:
+def _converted(text: str) -> str:
     from llguidance.gbnf_to_lark import any_to_lark
 
     try:
         return str(any_to_lark(text))
     except Exception as error:  # whatever a converter may meet, too deep a nesting included
-        raise HerdError(f"the grammar is neither Lark nor GBNF: {reason(str(error))}") from None
+        raise HerdError(f"the grammar is neither Lark nor GBNF: {_reason(str(error))}") from None
 
-
-def _compile(source: str, limits: str) -> None:
-    from llguidance import LLMatcher
-
-    matcher = LLMatcher(_tokenizer(), source, log_level=0, limits=parser_limits(limits))
-    if not matcher.is_error():
-        matcher.compute_bitmask()  # the first step builds what the others use
-    if matcher.is_error():
-        raise HerdError(f"the grammar cannot be compiled: {reason(matcher.get_error())}")
-
-
-def _tokenizer() -> Any:
-    """One of bytes alone."""
-    global _bytes
-    from llguidance import LLTokenizer, TokenizerWrapper
-
-    if _bytes is None:
-        _bytes = LLTokenizer(TokenizerWrapper(_Bytes()))
-    return _bytes
-
-
-class _Bytes:
-    eos_token_id = 256
-    bos_token_id = None
-    tokens = [bytes([b]) for b in range(256)] + [b"<end>"]
-    special_token_ids = [256]
-
-    def __call__(self, text: bytes) -> list[int]:
-        return list(text)
-
-
-_bytes: Any = None
 
 if __name__ == "__main__":
     threading.stack_size(STACK)

@@ -114,7 +114,9 @@ class Choice:
             text = self.text.push(token)
             if not (self.calls and self.calls.calling):
                 end = self.text.decoded + (self.calls.held if self.calls else 0)
-                self._pending.append((end, token, self._logprob(token, logits)))
+                k = self.sampling.logprobs or 0
+                scored = None if logits is None else token_logprob(self.tokenizer, logits, token, k)
+                self._pending.append((end, token, scored))
             if self.matcher:
                 self.matcher.accept(token)
             reason = self._end()
@@ -130,10 +132,11 @@ class Choice:
         """Why the reply ends behind its last token, if it does."""
         if self.text.stopped:
             return "stop"
-        if self.matcher and self.matcher.broken:
-            return "error"
-        if self.matcher and self.matcher.stopped:
-            return "stop"
+        if self.matcher:
+            if self.matcher.broken:
+                return "error"
+            if self.matcher.stopped:
+                return "stop"
         return "length" if self.left <= 0 else None
 
     def _with_calls(self, text: str, reason: FinishReason | None) -> tuple[list[Event], FinishReason | None]:
@@ -151,19 +154,17 @@ class Choice:
             reason = "tool_calls"
         return events, reason
 
-    def _logprob(self, token: int, logits: Tensor | None) -> TokenLogprob | None:
-        k = self.job.request.sampling.logprobs
-        return None if k is None or logits is None else token_logprob(self.tokenizer, logits, token, k)
-
     def _delta(self, text: str, last: bool) -> Delta | None:
         """`text` with the tokens that are wholly shown by it; at a natural end, with all that are left."""
+        if not text and not last:
+            return None
         self._shown += len(text)
-        whole = [p for p in self._pending if last or p[0] <= self._shown] if text or last else []
+        whole = [p for p in self._pending if last or p[0] <= self._shown]
         self._pending = self._pending[len(whole) :]
         if not text and not whole:
             return None
-        tokens = tuple(token for _, token, _ in whole)
-        return Delta(self.index, text, tokens, tuple(p for _, _, p in whole if p is not None))
+        tokens = tuple([token for _, token, _ in whole])
+        return Delta(self.index, text, tokens, tuple([p for _, _, p in whole if p is not None]))
 
 
 def token_logprob(tokenizer: Tokenizer, logits: Tensor, token: int, k: int) -> TokenLogprob:

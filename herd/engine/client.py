@@ -10,9 +10,9 @@ import sys
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from herd.engine import frames
+from herd.engine.frames import Message
 from herd.errors import HerdError
 from herd.protocol.types import Event, Failed, Request, Started, Usage
 
@@ -22,16 +22,12 @@ RETRY = (1, 60)  # seconds that a refused caller is asked to wait: least, most
 PATIENCE = 5.0  # seconds that a process has to end by itself
 BACKOFF = (0.1, 30.0)  # seconds before a dead process is started again: at first, at most
 
-Message = dict[str, Any]
-
 
 @dataclass
 class _Model:
-    """What to load, again if need be, and when it is there."""
+    """What asks for it, again if need be, and when it is there."""
 
-    model_dir: Path
-    adapter_dir: Path | None
-    weights: str
+    load: Message
     ready: asyncio.Future[None]
     info: Message = field(default_factory=dict)
 
@@ -94,10 +90,11 @@ class EngineClient:
         """
         model = self._models.get(key)
         if model is None:
-            model = _Model(Path(model_dir), adapter_dir and Path(adapter_dir), weights, _future())
-            self._models[key] = model
+            adapter = str(adapter_dir) if adapter_dir else None
+            load = {"op": "load", "key": key, "model": str(model_dir), "adapter": adapter, "weights": weights}
+            model = self._models[key] = _Model(load, _future())
             if self._up.is_set():
-                self._send_load(key, model)
+                self._send(load)
         try:
             await asyncio.shield(model.ready)
         except HerdError:
@@ -212,7 +209,6 @@ class EngineClient:
                 [sys.executable, "-m", "herd.engine", str(theirs.fileno())],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
-                stdout=sys.stderr.fileno() if _has_descriptor(sys.stderr) else subprocess.DEVNULL,
                 process_group=0,  # a terminal's Ctrl-C is for the server, which ends this in good order
             )
         reader, self._writer = await asyncio.open_connection(sock=ours, limit=frames.MAX_FRAME)
@@ -223,11 +219,10 @@ class EngineClient:
         healthy = False
         try:
             while True:
-                size = frames.checked(frames.HEADER.unpack(await reader.readexactly(frames.HEADER.size))[0])
-                message = frames.unpack(await reader.readexactly(size))
+                message = frames.unpack(await reader.readline())
                 healthy = healthy or message["op"] == "loaded"
                 self._handle(message)
-        except (asyncio.IncompleteReadError, OSError, ValueError):
+        except (OSError, ValueError):  # no line is no JSON
             return healthy
 
     async def _reap(self) -> None:
@@ -260,24 +255,12 @@ class EngineClient:
         if self._writer:
             self._writer.write(frames.pack(message))
 
-    def _send_load(self, key: str, model: _Model) -> None:
-        adapter = str(model.adapter_dir) if model.adapter_dir else None
-        self._send(
-            {
-                "op": "load",
-                "key": key,
-                "model": str(model.model_dir),
-                "adapter": adapter,
-                "weights": model.weights,
-            }
-        )
-
     def _handle(self, message: Message) -> None:
         match message["op"]:
             case "ready":
                 self._up.set()
-                for key, model in self._models.items():
-                    self._send_load(key, model)
+                for model in self._models.values():
+                    self._send(model.load)
             case "loaded":
                 loaded = self._models.get(message["key"])
                 if loaded and not loaded.ready.done():
@@ -325,11 +308,3 @@ def _refuse(future: asyncio.Future[None], error: HerdError) -> None:
     if not future.done():
         future.set_exception(error)
         future.exception()  # nobody may be waiting for it
-
-
-def _has_descriptor(stream: Any) -> bool:
-    try:
-        stream.fileno()
-    except (AttributeError, OSError, ValueError):
-        return False
-    return True

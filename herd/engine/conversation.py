@@ -82,23 +82,21 @@ def _plain(i: int, message: Message, style: Style, result_role: str) -> dict[str
     """Calls and results as text, in the style that the model is to write."""
     if message.role == "tool":
         return {"role": result_role, "content": message.content}
-    calls = [_written(call.name, _arguments(i, call), style) for call in message.tool_calls]
-    text = style.marker + "; ".join(calls) + style.after if calls else ""
+    calls = [(call.name, _arguments(i, call)) for call in message.tool_calls]
+    text = style.write(calls) if calls else ""
     said = {"role": message.role, "content": "\n".join(filter(None, (message.content, text)))}
     return said if message.name is None else {**said, "name": message.name}
-
-
-def _written(name: str, arguments: dict[str, Any], style: Style) -> str:
-    return json.dumps({"name": name, style.key: arguments}, ensure_ascii=False)
 
 
 def _described(said: list[dict[str, Any]], tools: list[dict[str, Any]], style: Style) -> list[dict[str, Any]]:
     """With the tools in the system's message."""
     functions = "\n".join(json.dumps(tool["function"], ensure_ascii=False) for tool in tools)
+    if style.key is None:
+        form = "a list of this form:\n[the function's name(argument=value, …)]"
+    else:
+        form = f'a JSON object of this form:\n{{"name": the function\'s name, "{style.key}": an object of its arguments}}'
     text = (
-        "You can call functions. To call one, answer with nothing but a JSON object of this form:\n"
-        f'{{"name": the function\'s name, "{style.key}": an object of its arguments}}\n\n'
-        f"The functions:\n{functions}"
+        f"You can call functions. To call one, answer with nothing but {form}\n\nThe functions:\n{functions}"
     )
     first, rest = (said[0], said[1:]) if said and said[0]["role"] == "system" else (None, said)
     content = f"{first['content']}\n\n{text}" if first and first["content"] else text

@@ -161,7 +161,7 @@ class Engine:
             try:
                 hidden = self.runner.hidden(
                     [token for piece in batch for token in piece.tokens],
-                    [piece.span for piece in batch],
+                    batch,
                     self._between_layers(batch),
                 )
             except _Abandoned:
@@ -203,18 +203,20 @@ class Engine:
     def _advance(self, batch: list[Piece], hidden: Tensor) -> None:
         drawing: list[Piece] = []
         for piece in batch:
-            choice, s = piece.choice, piece.span
+            choice = piece.choice
             if not self._wanted(choice):
                 continue  # cancelled between layers, or a sibling failed a moment ago
             if not choice.read and choice.index == 0 and (choice.job.scored or choice.job.embedded):
-                self._observe(choice, s, hidden[s.start : s.stop])
-            self.scheduler.computed(choice, s.stop - s.start - len(piece.draft))
-            if choice.undone or not self._wanted(choice):
+                self._observe(choice, piece, hidden[piece.start : piece.stop])
+                if not self._wanted(choice):
+                    continue
+            self.scheduler.computed(choice, piece.stop - piece.start - len(piece.draft))
+            if choice.undone:
                 continue
             if not choice.read:
                 self._prompt_read(choice)
-            if not self._wanted(choice):
-                continue
+                if not self._wanted(choice):
+                    continue
             if choice.left <= 0:
                 self._finish(choice, "length")
             else:
@@ -224,7 +226,7 @@ class Engine:
 
     def _draw(self, drawing: list[Piece], hidden: Tensor) -> None:
         """A token for each piece from its last row; while it is the one that was guessed, another from the next."""
-        rows = [r for p in drawing for r in range(p.span.stop - 1 - len(p.draft), p.span.stop)]
+        rows = [r for p in drawing for r in range(p.stop - 1 - len(p.draft), p.stop)]
         logits = self.runner.logits(hidden if len(rows) == len(hidden) else hidden[rows])
         starts = itertools.accumulate((1 + len(p.draft) for p in drawing), initial=0)
         turn = list(zip(drawing, starts, strict=False))  # pieces, and the rows of `logits` to draw from
@@ -298,9 +300,7 @@ class Engine:
         job, k = choice.job, choice.job.request.sampling.logprobs or 0
         ids, lead = job.prompt.ids, job.prompt.lead
         if job.embedded:
-            for (
-                state
-            ) in hidden.double().numpy():  # one by one: the sum does not depend on where the prompt is cut
+            for state in hidden.double().numpy():  # one by one: the same sum wherever a prompt is cut
                 job.states = job.states + state
             return
         if span.past == 0 and not lead:
@@ -337,7 +337,7 @@ class Engine:
         del self._jobs[job.id]
 
     def _learn(self, batch: list[Piece], seconds: float) -> None:
-        sizes = [p.span.stop - p.span.start - len(p.draft) for p in batch]
+        sizes = [p.stop - p.start - len(p.draft) for p in batch]
         prompts = sum(n for n in sizes if n > 1)
         self.pace.learn(sizes.count(1), sum(len(p.draft) for p in batch), prompts, seconds)
 

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from herd.engine.checker import Checker, parser_limits, reason
+from herd.engine.checker import Checker, compiled
 from herd.engine.schema import MAX_PATTERN, clean
 from herd.errors import HerdError
 from herd.model.tokenizer import Tokenizer
@@ -89,93 +89,80 @@ class NotCompiled(Exception):
     """A grammar that is not known yet: to compile it takes a while."""
 
 
-class Grammars:
-    """Compiles grammars for one vocabulary, and keeps those that were used last. Thread-safe.
+class _Once(Generic[K, V]):
+    """What `make` gave for a key, or the refusal (a HerdError of status 400) that it raised. Thread-safe.
 
-    One grammar is compiled at a time; those that are known are had at once meanwhile. `stop_ids` are allowed where,
-    and only where, the grammar lets a reply end.
+    One is made at a time; known ones are had at once meanwhile. The last CACHED results are kept, and as many
+    refusals, which so push no result out.
     """
 
-    def __init__(self, tokenizer: Tokenizer, stop_ids: frozenset[int]) -> None:
-        self._tokenizer, self._stop_ids = tokenizer, stop_ids
-        self._checker = Checker()
-        self._compiling = threading.Lock()
-        self._vocabulary: Any = None  # made when first needed: it takes a second for 128k tokens
-        self._converted: _Kept[str, str] = _Kept()
-        self._compiled: _Kept[Source, Grammar] = _Kept()
+    def __init__(self, make: Callable[[K], V]) -> None:
+        self._make, self._making, self._looking = make, threading.Lock(), threading.Lock()
+        self._known: tuple[OrderedDict[K, V], OrderedDict[K, HerdError]] = OrderedDict(), OrderedDict()
 
-    def of(self, format: Format, *, wait: bool = True) -> Source:
-        """The format's grammar. Raises HerdError (400) when it is not supported, NotCompiled rather than `wait`."""
-
-        def convert(text: str) -> str:
-            return self._once(self._converted, text, lambda: self._checker.convert(text), wait)
-
-        return lark_of(format, convert)
-
-    def compile(self, source: Source, *, wait: bool = True) -> Grammar:
-        """Raises HerdError (400) for a grammar that is wrong, or too large to compile within a bounded time,
-        NotCompiled rather than `wait`.
-        """
-        return self._once(self._compiled, source, lambda: self._compile(source), wait)
-
-    def _once(self, kept: _Kept[K, V], key: K, make: Callable[[], V], wait: bool) -> V:
-        """What `make` gave for this key, or the refusal that it raised."""
-        found = kept.get(key)
+    def get(self, key: K, wait: bool) -> V:
+        """Raises HerdError (400) again, NotCompiled rather than `wait`."""
+        found = self._find(key)
         if found is None and not wait:
             raise NotCompiled
         if found is None:
-            with self._compiling:
-                found = kept.get(key)  # another thread may have been first
-                if found is None:
-                    try:
-                        found = make()
-                    except HerdError as error:
-                        if error.status != 400:
-                            raise  # ours, not the grammar's
-                        found = error
-                    kept.put(key, found)
+            with self._making:
+                found = self._find(key) or self._put(key)  # another thread may have been first
         if isinstance(found, HerdError):
             raise HerdError(str(found), status=found.status, code=found.code)
         return found
 
-    def _compile(self, source: Source) -> Grammar:
-        from llguidance import LLMatcher
-
-        self._checker.check(source.text, source.limits)
-        if self._vocabulary is None:
-            self._vocabulary = _vocabulary(self._tokenizer, self._stop_ids)
-        matcher = LLMatcher(self._vocabulary, source.text, log_level=0, limits=parser_limits(source.limits))
-        if not matcher.is_error():
-            matcher.compute_bitmask()  # what is too much work at once is refused now
-        if matcher.is_error():
-            raise HerdError(
-                f"the grammar cannot be compiled: {reason(matcher.get_error())}", code="invalid_grammar"
-            )
-        return Grammar(matcher, self._vocabulary.vocab_size)
-
-
-class _Kept(Generic[K, V]):
-    """The last CACHED results, and as many refusals, which so push no result out. Thread-safe."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._results: OrderedDict[K, V] = OrderedDict()
-        self._refusals: OrderedDict[K, HerdError] = OrderedDict()
-
-    def get(self, key: K) -> V | HerdError | None:
-        with self._lock:
-            for known in (self._results, self._refusals):
+    def _find(self, key: K) -> V | HerdError | None:
+        with self._looking:
+            for known in self._known:
                 if key in known:
                     known.move_to_end(key)
                     return known[key]  # type: ignore[return-value]
         return None
 
-    def put(self, key: K, value: V | HerdError) -> None:
-        with self._lock:
-            known: OrderedDict[K, Any] = self._refusals if isinstance(value, HerdError) else self._results
-            known[key] = value
-            while len(known) > CACHED:
+    def _put(self, key: K) -> V | HerdError:
+        made: Any
+        try:
+            made, known = self._make(key), self._known[0]
+        except HerdError as error:
+            if error.status != 400:
+                raise  # ours, not the grammar's
+            made, known = error, self._known[1]  # type: ignore[assignment]
+        with self._looking:
+            known[key] = made
+            if len(known) > CACHED:
                 known.popitem(last=False)
+        return made  # type: ignore[no-any-return]
+
+
+class Grammars:
+    """Compiles grammars for one vocabulary, and keeps those that were used last. Thread-safe.
+
+    `stop_ids` are allowed where, and only where, the grammar lets a reply end.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, stop_ids: frozenset[int]) -> None:
+        self._tokenizer, self._stop_ids = tokenizer, stop_ids
+        self._checker = Checker()
+        self._vocabulary: Any = None  # made when first needed: it takes a second for 128k tokens
+        self._converted = _Once(self._checker.convert)
+        self._compiled = _Once(self._compile)
+
+    def of(self, format: Format, *, wait: bool = True) -> Source:
+        """The format's grammar. Raises HerdError (400) when it is not supported, NotCompiled rather than `wait`."""
+        return lark_of(format, lambda text: self._converted.get(text, wait))
+
+    def compile(self, source: Source, *, wait: bool = True) -> Grammar:
+        """Raises HerdError (400) for a grammar that is wrong, or too large to compile within a bounded time,
+        NotCompiled rather than `wait`.
+        """
+        return self._compiled.get(source, wait)
+
+    def _compile(self, source: Source) -> Grammar:
+        self._checker.check(source.text, source.limits)
+        if self._vocabulary is None:
+            self._vocabulary = _vocabulary(self._tokenizer, self._stop_ids)
+        return Grammar(compiled(self._vocabulary, source.text, source.limits), self._vocabulary.vocab_size)
 
 
 class Grammar:

@@ -1,4 +1,4 @@
-"""A model on the kernels: one call into C++ a layer, everything between the layers' ends done there.
+"""A model on the kernels: one call into C++ for as many layers as it does in a moment.
 
 The residual stream is fp32; weights are bf16, int8 or int4 (then with an int8 head); keys and values are bf16.
 """
@@ -28,7 +28,6 @@ from herd.protocol.types import Sampling
 
 # Rows that go through a layer together: what lies between its products stays in the last cache, or nearly.
 CHUNK = 512
-FEW = 4  # as in layer.h
 
 # The products of a layer, in the kernels' order, and the parts that each is made of.
 PRODUCTS = (("attn.q", "attn.k", "attn.v"), ("attn.o",), ("ffn.gate", "ffn.up"), ("ffn.down",))
@@ -38,7 +37,6 @@ _LORA = np.dtype(
     + [(name, "i4") for name in ("product", "start", "stop", "rank", "column", "n")],
     align=True,
 )
-_LIMITS = np.dtype([("temperature", "f8"), ("top_p", "f8"), ("min_p", "f8"), ("top_k", "i8")])
 
 
 class Shape(ctypes.Structure):
@@ -51,28 +49,18 @@ class Layer(ctypes.Structure):
     _fields_ += [(name, ctypes.c_void_p) for name in ("attn_norm", "ffn_norm")]
 
 
+class Model(ctypes.Structure):
+    _fields_ = [("shape", Shape), ("layers", ctypes.POINTER(Layer))]
+    _fields_ += [("embed", kernels.Weight), ("head", kernels.Weight), ("norm", ctypes.c_void_p)]
+
+
 class Chunk(ctypes.Structure):
-    _fields_ = [(name, ctypes.c_int32) for name in ("rows", "spans", "loras")]
+    _fields_ = [(name, ctypes.c_int32) for name in ("rows", "spans")]
     _fields_ += [
-        (name, ctypes.c_void_p) for name in ("span", "blocks", "lora", "angles", "x", "y", "h", "low", "act")
+        (name, ctypes.c_void_p)
+        for name in ("span", "blocks", "lora", "first", "angles", "ids", "x", "low", "y", "h", "act")
     ]
-    _fields_ += [(name, ctypes.c_size_t) for name in ("h_size", "act_size")]
-
-    held: Any  # what the addresses point to
-    parts: _Loras | None = None
-
-    def adapt(self, layer: int) -> None:
-        """Point to this layer's parts of the adapters."""
-        if self.parts:
-            first, end = self.parts.first[layer : layer + 2]
-            self.lora = self.parts.table.ctypes.data + first * _LORA.itemsize
-            self.loras = end - first
-
-
-@dataclass(frozen=True)
-class _Loras:
-    table: np.ndarray
-    first: list[int]  # by layer, where its rows begin
+    _fields_ += [("h_size", ctypes.c_size_t), ("act_size", ctypes.c_size_t), ("loras", ctypes.c_int32)]
 
 
 class Native:
@@ -86,39 +74,39 @@ class Native:
             raise HerdError(f"weights must be one of {', '.join(kernels.KINDS)}, not {weights!r}")
         self.weights = weights
         self._lib, self._team = library(), kernels.team(torch.get_num_threads())
-        self._shape = Shape(c.dim, c.n_heads, c.n_kv_heads, c.head_dim, c.ffn_dim, c.n_layers, c.norm_eps)
         self._frequencies = model.freq.double().numpy()
         self._angles = np.empty((0, c.head_dim), np.float32)
-        heads, kv_heads = c.n_heads * c.head_dim, c.n_kv_heads * c.head_dim
-        self._inputs = (c.dim, heads, c.ffn_dim)
-        self._widest = max(heads + 2 * kv_heads, 2 * c.ffn_dim)
-        self._kind, self._threads = kernels.KINDS.index(weights), self._lib.herd_team_size(self._team)
         head = "int8" if weights == "int4" else weights
         self._head = kernels.PackedWeight(_take(model.head_weight), head)
         # An embedding of its own is only looked up, never multiplied with: bf16 costs no time.
         self._embed = self._head if c.tied else kernels.PackedWeight(_take(model.embed.weight), "bf16")
-        self._norm = _vector(model.norm.weight)
         self._packed: list[kernels.PackedWeight] = []
-        self._vectors: list[np.ndarray] = []
-        self._layers = (Layer * c.n_layers)()
-        for i, block in enumerate(model.layers):
+        self._vectors = [_vector(model.norm.weight)]
+        layers = (Layer * c.n_layers)()
+        for layer, block in zip(layers, model.layers, strict=True):
             for name, parts in zip(("qkv", "o", "gate_up", "down"), PRODUCTS, strict=True):
                 first, *more = (_take(block.get_parameter(f"{part}.weight")) for part in parts)
                 self._packed.append(kernels.PackedWeight(first, weights, *more))
-                setattr(self._layers[i], name, self._packed[-1].struct)
+                setattr(layer, name, self._packed[-1].struct)
             for name in ("attn_norm", "ffn_norm"):
                 self._vectors.append(_vector(block.get_parameter(f"{name}.weight")))
-                setattr(self._layers[i], name, self._vectors[-1].ctypes.data)
+                setattr(layer, name, self._vectors[-1].ctypes.data)
+        shape = Shape(c.dim, c.n_heads, c.n_kv_heads, c.head_dim, c.ffn_dim, c.n_layers, c.norm_eps)
+        structs = self._embed.struct, self._head.struct
+        self._model = ctypes.byref(Model(shape, layers, *structs, self._vectors[0].ctypes.data))
         self._adapters: WeakKeyDictionary[Adapter, _Parts] = WeakKeyDictionary()
-        self._adapted: Any = None, None  # what _loras said last, and of what
-        self._room: dict[str, mmap] = {}
+        self._adapted: tuple[list[Any], tuple[np.ndarray, ...]] = (
+            [],
+            (),
+        )  # what _loras found last, and for what
+        self._room, self._room_rows = kernels.reserve(0), 0
         self._cache = np.empty((0, 0), np.uint8)
 
     @property
     def weight_bytes(self) -> int:
         """Memory of all weights."""
         packed = {id(p): p.bytes for p in (*self._packed, self._head, self._embed)}
-        return sum(packed.values()) + sum(v.nbytes for v in (*self._vectors, self._norm))
+        return sum(packed.values()) + sum(v.nbytes for v in self._vectors)
 
     # --- keys and values
 
@@ -140,69 +128,51 @@ class Native:
         x = torch.empty(rows, c.dim)
         if not rows:
             return x
-        ids = np.frombuffer(array("q", tokens), np.int64)
-        if ids.min() < 0 or ids.max() >= c.vocab_size:
+        if min(tokens) < 0 or max(tokens) >= c.vocab_size:
             raise HerdError("a token id is outside the vocabulary")
-        self._lib.herd_unpack_rows(
-            ctypes.addressof(self._embed.struct), ids.ctypes.data, rows, x.data_ptr(), c.dim
-        )
-        chunks = [self._chunk(piece, x) for piece in _pieces(spans)]
-        shape, cache = ctypes.addressof(self._shape), self._cache.ctypes.data
-        for layer in range(c.n_layers):
+        ids, pieces = array("q", tokens), _pieces(spans)
+        self._turn(max(s.past + s.stop - s.start for s in spans))
+        chunks, held = (Chunk * len(pieces))(), []
+        for chunk, piece in zip(chunks, pieces, strict=True):
+            first = piece[0].start
+            chunk.ids, chunk.x = ids.buffer_info()[0] + 8 * first, x.data_ptr() + 4 * c.dim * first
+            held.append(self._fill(chunk, piece))
+        layer, room, cache = 0, self._scratch(min(rows, CHUNK)), self._cache.ctypes.data
+        while layer < c.n_layers:
             between()
-            at = ctypes.addressof(self._layers[layer])
-            for chunk in chunks:
-                chunk.adapt(layer)
-                self._lib.herd_layer(self._team, shape, at, ctypes.addressof(chunk), layer, cache)
-        norm = self._norm.ctypes.data
-        self._lib.herd_norm(self._team, x.data_ptr(), norm, rows, c.dim, c.norm_eps, x.data_ptr())
+            layer = self._lib.herd_layers(self._team, self._model, chunks, len(chunks), layer, room, cache)
         return x
 
     def logits(self, hidden: Tensor) -> Tensor:
-        hidden = hidden.contiguous()
-        n = len(hidden)
+        hidden, n = hidden.contiguous(), len(hidden)
         out = torch.empty(n, self.config.vocab_size)
         if n:
-            w = self._head.struct
-            act = kernels.address(self._scratch("act", self._lib.herd_act_bytes(w.kind, n, w.k)))
-            self._lib.herd_head(self._team, ctypes.addressof(w), hidden.data_ptr(), n, act, out.data_ptr())
+            room = self._scratch(n)
+            self._lib.herd_head(self._team, self._model, hidden.data_ptr(), n, room, out.data_ptr())
         return out
 
-    def _scratch(self, name: str, size: int) -> mmap:
-        """Room for so many bytes, kept from step to step; who points to it holds it, since the next may need more."""
-        if name not in self._room or len(self._room[name]) < size:
-            self._room[name] = kernels.reserve(size)
-        return self._room[name]
+    def _scratch(self, rows: int) -> int:
+        """The address of room for what lies between so many rows' ends, the same from step to step."""
+        if rows > self._room_rows:
+            self._room = kernels.reserve(self._lib.herd_room(self._team, self._model, rows))
+            self._room_rows = rows
+        return kernels.address(self._room)
 
-    def _chunk(self, spans: list[Span], x: Tensor) -> Chunk:
-        c = self.config
-        first, rows = spans[0].start, spans[-1].stop - spans[0].start
-        table, bounds = array("i"), array("i")
+    def _fill(self, chunk: Chunk, spans: Sequence[Span]) -> object:
+        """Describe these spans' rows; what is returned holds what the chunk then points to."""
+        table, bounds, first = array("i"), array("i"), spans[0].start
         for s in spans:
             bounds.extend((s.start - first, s.stop - first, s.past, len(table)))
             needed = -(-(s.past + s.stop - s.start) // BLOCK)
             if len(s.blocks) < needed:
                 raise HerdError(f"a span needs {needed} blocks and has {len(s.blocks)}")
             table.extend(s.blocks[:needed])
-        blocks = np.frombuffer(table, np.int32)
-        if blocks.min() < 0 or blocks.max() >= len(self._cache):
+        if min(table) < 0 or max(table) >= len(self._cache):
             raise HerdError("a span names a block that was not allocated")
-        self._turn(max(s.past + s.stop - s.start for s in spans))
-        copies = self._threads if rows <= FEW else 1
-        chunk = Chunk(rows, len(spans))
-        chunk.h_size = rows * max(self._inputs)
-        chunk.act_size = max(self._lib.herd_act_bytes(self._kind, rows, k) for k in self._inputs) + 63 & ~63
-        sizes = {"y": 4 * rows * self._widest, "h": 4 * chunk.h_size * copies, "act": chunk.act_size * copies}
-        if any(s.adapter for s in spans):
-            chunk.parts, sizes["low"] = self._loras(spans)
-        room = {name: self._scratch(name, size) for name, size in sizes.items()}
-        for name, memory in room.items():
-            setattr(chunk, name, kernels.address(memory))
+        chunk.rows, chunk.spans = spans[-1].stop - first, len(spans)
         chunk.span, chunk.blocks = bounds.buffer_info()[0], table.buffer_info()[0]
         chunk.angles = self._angles.ctypes.data
-        chunk.x = x.data_ptr() + first * c.dim * 4
-        chunk.held = (bounds, table, self._angles, room)
-        return chunk
+        return bounds, table, self._loras(chunk, spans) if any(s.adapter for s in spans) else None
 
     def _turn(self, positions: int) -> None:
         """Have the rotary angles' cosines and sines of so many positions, exact to fp32 however far they lie."""
@@ -215,12 +185,20 @@ class Native:
 
     # --- adapters
 
-    def _loras(self, spans: list[Span]) -> tuple[_Loras, int]:
-        """All adapters' parts, layer by layer, and the bytes that hold what lies between their halves. Kept, since
-        the next step often has the same on the same rows."""
+    def _loras(self, chunk: Chunk, spans: Sequence[Span]) -> object:
+        """Point to all adapters' parts, layer by layer, and to room for what lies between their halves.
+
+        All is kept, since the next step often has the same adapters in the same rows.
+        """
         key = [(s.adapter and ref(s.adapter), s.start - spans[0].start, s.stop - s.start) for s in spans]
-        if key == self._adapted[0]:
-            return self._adapted[1]
+        if key != self._adapted[0]:
+            self._adapted = key, self._table(spans)
+        held = self._adapted[1]
+        chunk.lora, chunk.first, chunk.low = (x.ctypes.data for x in held)
+        return held
+
+    def _table(self, spans: Sequence[Span]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The parts, where each layer's begin, and the room."""
         runs: list[tuple[Adapter | None, list[Span]]] = []  # neighbours with one adapter are one run
         for s in spans:
             if not runs or runs[-1][0] is not s.adapter:
@@ -236,11 +214,10 @@ class Native:
                 layers.append(parts.layers)
         table, layer = np.concatenate(tables), np.concatenate(layers)
         order = np.lexsort((table["product"], layer))
-        first = np.searchsorted(layer[order], np.arange(self.config.n_layers + 1))
+        first = np.searchsorted(layer[order], np.arange(self.config.n_layers + 1)).astype(np.int32)
         # At most three parts, those of q, k and v, are in use at once.
-        low = 3 * 2 * sum(int((t["stop"] - t["start"]).max() * t["rank"].max()) for t in tables if len(t))
-        self._adapted = key, (_Loras(table[order], first.tolist()), low)
-        return self._adapted[1]
+        size = 3 * sum(int((t["stop"] - t["start"]).max() * t["rank"].max()) for t in tables if len(t))
+        return table[order], first, np.empty(size, np.uint16)
 
     def _parts(self, adapter: Adapter) -> _Parts:
         if adapter not in self._adapters:
@@ -295,15 +272,17 @@ def _parts(adapter: Adapter, config: Config) -> _Parts:
         rows.append((at, at + 2 * a.numel(), product, 0, 0, rank, column, n))
         layers.append(i)
     held = kernels.reserve(len(memory))
-    held[: len(memory)] = bytes(memory)
+    held.write(memory)
     table = np.array(rows, _LORA)
     table["a"] += kernels.address(held)
     table["b"] += kernels.address(held)
     return _Parts(table, np.array(layers, np.int64), held)
 
 
-def _pieces(spans: Sequence[Span]) -> list[list[Span]]:
+def _pieces(spans: Sequence[Span]) -> list[Sequence[Span]]:
     """Spans, cut so that each piece of the step has at most CHUNK rows."""
+    if spans[-1].stop <= CHUNK:
+        return [spans]
     pieces: list[list[Span]] = [[]]
     room = CHUNK
     for s in spans:
@@ -323,8 +302,8 @@ def _pieces(spans: Sequence[Span]) -> list[list[Span]]:
 def library() -> ctypes.CDLL:
     lib, p, i = kernels.library(), ctypes.c_void_p, ctypes.c_int
     signatures = {
-        "herd_layer": [p, p, p, p, i, p],
-        "herd_norm": [p, p, p, i, i, ctypes.c_float, p],
+        "herd_layers": [p, p, p, i, i, p, p],
+        "herd_room": [p, p, i],
         "herd_head": [p, p, p, i, p, p],
         "herd_attend": [p, p, i, p],
         "herd_draw": [p, p, i, i, p, p, p],
@@ -333,6 +312,7 @@ def library() -> ctypes.CDLL:
     for name, arguments in signatures.items():
         getattr(lib, name).argtypes = arguments
         getattr(lib, name).restype = None
+    lib.herd_layers.restype, lib.herd_room.restype = i, ctypes.c_size_t
     return lib
 
 
@@ -357,19 +337,18 @@ def draw(logits: Tensor, samplings: Sequence[Sampling], uniform: Sequence[float]
     a step of the distribution (some 1e-6 of it), the PyTorch path may choose the neighbour.
     """
     n, size = logits.shape
-    limits = np.array([(s.temperature, s.top_p, s.min_p, s.top_k) for s in samplings], _LIMITS)
-    u, tokens = np.array(uniform, np.float64), np.empty(n, np.int32)
-    logits = logits.contiguous()
+    limits = array("d", [v for s in samplings for v in (s.temperature, s.top_p, s.min_p, s.top_k)])
+    u, tokens, logits = array("d", uniform), array("i", bytes(4 * n)), logits.contiguous()
     library().herd_draw(
         kernels.team(torch.get_num_threads()),
         logits.data_ptr(),
         n,
         size,
-        limits.ctypes.data,
-        u.ctypes.data,
-        tokens.ctypes.data,
+        limits.buffer_info()[0],
+        u.buffer_info()[0],
+        tokens.buffer_info()[0],
     )
-    return [None if t < 0 else t for t in tokens.tolist()]
+    return [None if t < 0 else t for t in tokens]
 
 
 def logprobs(logits: Tensor, chosen: Sequence[int], k: int) -> list[tuple[float, list[tuple[int, float]]]]:

@@ -35,6 +35,7 @@ class Pace:
         self._reading, self._since = 0, 4 * RARE  # steps of replies in a row with prompts, or without
         self._least = 0.0  # seconds of the last step that could not have been smaller
         self._sums = (0.0,) * 5  # of 1, rows, rows², seconds, rows · seconds, the latest weighing most
+        self._base = self._each = 0.0
 
     def learn(self, replies: int, drafted: int, prompts: int, seconds: float) -> None:
         """A step took so long; it had a row for each reply, and rows of drafts and prompts besides."""
@@ -64,10 +65,7 @@ class Pace:
 
     def time(self, rows: int) -> tuple[float, float]:
         """Seconds of a step of replies, and of each row more; zeros while nothing is known."""
-        n, r, rr, t, rt = self._sums
-        spread = n * rr - r * r
-        each = max((n * rt - r * t) / spread, 0.0) if spread > 0.01 * n * n else 0.0
-        return (max((t + each * (rows * n - r)) / n, 0.0) if n else 0.0), each
+        return max(self._base + self._each * rows, 0.0), self._each
 
     def draft(self, replies: int, acceptance: float) -> int:
         """Tokens worth drafting: while the chance that one is accepted, in time of a reply's token, pays its row."""
@@ -102,6 +100,10 @@ class Pace:
         seconds = min(seconds, 3 * usual) if usual else seconds  # something else had the machine
         new = (1, rows, rows * rows, seconds, rows * seconds)
         self._sums = tuple(FORGET * old + x for old, x in zip(self._sums, new, strict=True))  # type: ignore[assignment]
+        n, r, rr, t, rt = self._sums
+        spread = n * rr - r * r
+        self._each = max((n * rt - r * t) / spread, 0.0) if spread > 0.01 * n * n else 0.0
+        self._base = (t - self._each * r) / n
 
     def _scaled(self, chunk: int, used: int, scale: float) -> int:
         """The chunk, nearer to the size that takes its time; one that was not half used cannot tell that it may grow."""

@@ -27,17 +27,15 @@ COUNTED = (
 
 
 @dataclass
-class Piece:
+class Piece(Span):
     """What a step computes of one choice: tokens that it has, then guesses of those to come."""
 
-    choice: Choice
-    span: Span
-    draft: list[int] = field(default_factory=list)
+    choice: Choice = field(kw_only=True)
+    draft: list[int] = field(kw_only=True)
 
     @property
     def tokens(self) -> list[int]:
-        s = self.span
-        return self.choice.tokens[s.past : s.past + s.stop - s.start] + self.draft
+        return self.choice.tokens[self.past : self.past + self.stop - self.start] + self.draft
 
 
 class Scheduler:
@@ -138,38 +136,39 @@ class Scheduler:
 
         With only prompts to read, nobody waits for the step's end, and they can be cancelled between its layers.
         """
-        replies = sum(c.undone == 1 for c in self.running)
-        reading = replies < len(self.running)
-        alone = not any(c.undone == 1 or c.job.scored for c in self.running)
+        undone = [len(c.tokens) - c.done for c in self.running]
+        replies = undone.count(1)
+        guessing = replies == len(undone) and self.pace.draft(replies, 1.0) > 0
+        alone = not replies and not any(c.job.scored for c in self.running)
         room = self.pace.chunk_alone if alone else self.pace.room(replies)
         batch, row = [], 0
-        for choice in self.running:
+        for choice, n in zip(self.running, undone, strict=True):
             assert choice.table
-            n, guess = 1, []
-            if choice.undone > 1:
-                n = min(choice.undone, room)
+            guess = []
+            if n > 1:
+                n = min(n, room)
                 room -= n
-            elif not reading:
+            elif guessing:
                 guess = self._draft(choice, replies)
             if n:
                 stop = row + n + len(guess)
-                span = Span(row, stop, choice.done, choice.table.blocks, choice.job.adapter)
-                batch.append(Piece(choice, span, guess))
+                blocks, adapter = choice.table.blocks, choice.job.adapter
+                batch.append(Piece(row, stop, choice.done, blocks, adapter, choice=choice, draft=guess))
                 row = stop
         return batch
 
     def _draft(self, choice: Choice, replies: int) -> list[int]:
         """A guess of what the reply goes on with, where one pays and blocks are there."""
-        start = choice.drafter.find(choice.tokens)
-        if start is None or choice.left <= 1:
+        drafter, tokens = choice.drafter, choice.tokens
+        count = min(self.pace.draft(replies, drafter.acceptance), choice.left - 1)
+        if count <= 0:
+            drafter.forgo()
             return []
-        count = min(self.pace.draft(replies, choice.drafter.acceptance), choice.left - 1)
+        start = drafter.find(tokens)
         assert choice.table
-        if count == 0:
-            choice.drafter.forgo()
-        elif self.cache.grow(choice.table, len(choice.tokens) + count):
-            return draft(choice.tokens, start, count)
-        return []
+        if start is None or not self.cache.grow(choice.table, len(tokens) + count):
+            return []
+        return draft(tokens, start, count)
 
 
 def _age(choice: Choice) -> tuple[float, int]:

@@ -68,8 +68,8 @@ class Runner(Protocol):
     def hidden(self, tokens: Sequence[int], spans: Sequence[Span], between: Callable[[], None]) -> Tensor:
         """Final normalised states [T,C] (fp32) of the rows; keys and values go to the cache.
 
-        `between` is called before each layer; what it raises ends the step, whose blocks may then hold anything at
-        the step's positions.
+        `between` is called before the first layer, and before others as soon as some 10 ms have passed; what it raises
+        ends the step, whose blocks may then hold anything at the step's positions.
         """
         ...
 

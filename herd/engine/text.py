@@ -46,6 +46,8 @@ class StopText:
         if self.stopped:
             return ""
         self.decoded += len(text)
+        if not self._stops:
+            return text
         text = self._held + text
         found = [(at, stop) for stop in self._stops if (at := text.find(stop)) >= 0]
         if found:

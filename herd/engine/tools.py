@@ -23,7 +23,6 @@ MAX_CALLS = 16  # of a reply
 NAME = re.compile(r"[a-zA-Z_][a-zA-Z0-9_.-]{0,63}")
 PYTHON_TAG = "<|python_tag|>"
 _PYTHONIC = re.compile(r"\[\w*func\w*\(")  # a template that explains calls as [function_name(…
-_JSON = ("json_object", "json_schema")
 _ONLY_ONE = "single tool"  # Llama's templates refuse to render several calls of a message
 
 # Python's constants and strings, where the schema says no more than a type.
@@ -36,19 +35,41 @@ _TYPED = {
 
 @dataclass(frozen=True)
 class Style:
-    """How calls are written. `key`: of a JSON call's arguments; `marker`: what they follow."""
+    """How a family writes calls: what it is told, what its grammar allows and how a reply is read follow from it.
+
+    `marker`: what calls follow; where there is none, they may begin a reply as they are. `key`: of a JSON call's
+    arguments; None for calls in Python's way, f(x=1).
+    """
 
     name: str
-    key: str = "arguments"
+    key: str | None = "arguments"
     marker: str = ""
-    after: str = ""  # behind each call
+    opening: str = ""  # before all calls
+    after: str = ""  # behind each
+    between: str = ", "
+    closing: str = ""
     parallel: bool = True
 
+    def write(self, calls: Iterable[tuple[str, dict[str, Any]]]) -> str:
+        """Calls, each a name and its arguments, as the model is to write them."""
+        written = []
+        for name, arguments in calls:
+            if self.key is None:
+                values = [
+                    f"{key}={json.dumps(value, ensure_ascii=False)}" for key, value in arguments.items()
+                ]
+                written.append(f"{name}({', '.join(values)})")
+            else:
+                written.append(
+                    json.dumps({"name": name, self.key: arguments}, ensure_ascii=False) + self.after
+                )
+        return self.marker + self.opening + self.between.join(written) + self.closing
 
-LLAMA = Style("llama", key="parameters")
-PYTHONIC = Style("pythonic")
-HERMES = Style("hermes", marker="<tool_call>", after="</tool_call>")
-MISTRAL = Style("mistral", marker="[TOOL_CALLS]")
+
+LLAMA = Style("llama", key="parameters", between="; ")
+PYTHONIC = Style("pythonic", key=None, opening="[", closing="]")
+HERMES = Style("hermes", marker="<tool_call>", after="</tool_call>", between="<tool_call>")
+MISTRAL = Style("mistral", marker="[TOOL_CALLS]", opening="[", closing="]")
 
 
 def style_of(template: str) -> Style:
@@ -96,91 +117,68 @@ class Calls:
         parallel = request.parallel_tool_calls and style.parallel
         return cls(style, tools, forced, parallel, None if forced else request.format)
 
+    @property
+    def marker(self) -> str:
+        return self.style.marker or PYTHON_TAG
+
+    @property
+    def head(self) -> Head | None:
+        """What a reply that calls without a marker begins with."""
+        if self.style.marker:
+            return None
+        if self.style.key is None:
+            return Head([["[", tool.name, "("] for tool in self.tools])
+        return Head([["{", '"name"', ":"], ["{", '"type"', ":", '"function"', ",", '"name"', ":"]])
+
     def reader(self, decoder: Decoder) -> CallText:
         """What tells a reply's text from its calls."""
-        brackets = "()" if self.style == PYTHONIC else "{}"
-        return CallText(decoder, self._head(), self.style.marker or PYTHON_TAG, brackets, self.forced)
-
-    def _head(self) -> Head | None:
-        if self.style.name == "llama":
-            return Head([["{", '"name"', ":"], ["{", '"type"', ":", '"function"', ",", '"name"', ":"]])
-        if self.style == PYTHONIC:
-            return Head([["[", tool.name, "("] for tool in self.tools])
-        return None
+        return CallText(decoder, self.head, self.marker, self.style.key, self.forced)
 
     def source(self, format: Source | None) -> Source:
         """The grammar of a whole reply; `format` is that of its text, if it is not free."""
-        calls, bare = self._calls()
+        style, head, marker = self.style, self.head, _quoted(self.marker)
+        first = "begun" if style.key is None else "OPENED call" if style.opening else "call"
+        more = f"(BETWEEN call){{0,{MAX_CALLS - 1}}}" if self.parallel else ""
+        calls = f"{first} {more}" + (" CLOSED" if style.closing else "")
+        marked, bare = f"MARKER {calls}", [calls] if head else []
         if self.forced:
-            options = [calls if bare else f"MARKER {calls}"]
+            options = bare or [marked]
         elif format is None:
-            options = ["TEXT", f"marked {calls}", *([calls] if bare else [])]
-        elif self.style.name == "llama" and self.format and self.format.kind in _JSON:
-            options = [json_rule(self._either(self.format)), f"MARKER {calls}"]
+            options = ["TEXT", f"marked {calls}", *bare]
+        elif head and style.key and self.format and self.format.kind.startswith("json"):
+            options = [json_rule(self._either(self.format)), marked]
         else:
-            options = ["@format", f"MARKER {calls}", *([calls] if bare else [])]
-        start = "start: " + " | ".join(options)
-        lark = "\n".join(["%llguidance {}", start, *self._text_rules(), *self._call_rules()])
+            options = ["@format", marked, *bare]
+        # Free text never begins as a call does, and text up to a marker ends there at once.
+        rules = [
+            "%llguidance {}",
+            "start: " + " | ".join(options),
+            "TEXT: /(?s:.*)/" + (f" & ~/({head.pattern})(?s:.*)/" if head else ""),
+            f"marked[lazy]: TEXT {marker}",
+            f"MARKER: W {marker}",
+            "OPENED: W " + _quoted(style.opening),
+            f"BETWEEN: W {_quoted(style.between.strip())} W",
+            "CLOSED: W " + _quoted(style.closing),
+            r"W: /[ \n]{0,2}/",
+            *(_json_rules(self.tools, style.key, style.after) if style.key else _python_rules(self.tools)),
+        ]
+        lark = "\n".join(rules)
         if "@format" not in options or format is None:
             return Source(lark)
         parts = [{"name": "reply", "lark_grammar": lark}, {"name": "format", "lark_grammar": format.text}]
         return Source(json.dumps({"grammars": parts}), format.limits)
-
-    def _calls(self) -> tuple[str, bool]:
-        """The rule of all calls, and whether they may stand at the reply's begin without a marker."""
-        between = {"hermes": "MARKER", "llama": "SEPARATOR"}.get(self.style.name, "COMMA")
-        more = f"({between} call){{0,{MAX_CALLS - 1}}}" if self.parallel else ""
-        forms = {
-            "hermes": f"call {more}",
-            "mistral": f"OPENED call {more} CLOSED",
-            "pythonic": f"begun {more} CLOSED",
-            "llama": f"call {more}",
-        }
-        return forms[self.style.name], not self.style.marker
 
     def _either(self, format: Format) -> dict[str, Any]:
         """A schema of the reply's own format or of one call: both begin with a brace, so that one rule must hold them."""
         own = {"type": "object"} if format.kind == "json_object" else format.schema
         options = [clean(own, "the schema", "#/anyOf/0")]
         for i, tool in enumerate(self.tools, 1):
-            parameters = _parameters(tool, f"#/anyOf/{i}/properties/{self.style.key}")
+            call = {"name": {"const": tool.name}}
+            call[str(self.style.key)] = _parameters(tool, f"#/anyOf/{i}/properties/{self.style.key}")
             options.append(
-                {
-                    "type": "object",
-                    "properties": {"name": {"const": tool.name}, self.style.key: parameters},
-                    "required": ["name", self.style.key],
-                    "additionalProperties": False,
-                }
+                {"type": "object", "properties": call, "required": list(call), "additionalProperties": False}
             )
         return {"anyOf": options}
-
-    def _text_rules(self) -> Iterable[str]:
-        """Free text, which never begins as a call does, and text up to a marker, which ends there at once."""
-        marker = json.dumps(self.style.marker or PYTHON_TAG)
-        head = self._head()
-        yield "TEXT: /(?s:.*)/" + (f" & ~/({head.pattern})(?s:.*)/" if head else "")
-        yield f"marked[lazy]: TEXT {marker}"
-        yield f"MARKER: W {marker}"
-        yield 'OPENED: W "["'
-        yield 'CLOSED: W "]"'
-        yield 'COMMA: W "," W'
-        yield 'SEPARATOR: W ";" W'
-        yield "W: /[ \\n]{0,2}/"
-
-    def _call_rules(self) -> Iterable[str]:
-        yield "call: " + " | ".join(f"call_{i}" for i in range(len(self.tools)))
-        if self.style == PYTHONIC:
-            yield "begun: " + " | ".join(f"begun_{i}" for i in range(len(self.tools)))
-            for i, tool in enumerate(self.tools):
-                yield from _python_rules(i, tool, _parameters(tool))
-            return
-        for i, tool in enumerate(self.tools):
-            kind = 'W "{" W ("\\"type\\"" W ":" W "\\"function\\"" W "," W)? "\\"name\\"" W ":" W'
-            name, key = json.dumps(json.dumps(tool.name)), json.dumps(json.dumps(self.style.key))
-            yield f'OPEN_{i}: {kind} {name} W "," W {key} W ":" W'
-            yield f"call_{i}: OPEN_{i} {json_rule(_parameters(tool))} CLOSE"
-        after = f" W {json.dumps(self.style.after)}" if self.style.after else ""
-        yield f'CLOSE: W "}}"{after}'
 
 
 def _wrong(message: str) -> HerdError:
@@ -196,56 +194,71 @@ def _parameters(tool: Tool, base: str = "#") -> dict[str, Any]:
     return dict(clean({"type": "object", **tool.parameters}, f"tools: {tool.name}: parameters", base))
 
 
-def _python_rules(i: int, tool: Tool, schema: dict[str, Any]) -> Iterable[str]:
+def _choice(rule: str, tools: Sequence[Tool]) -> str:
+    return f"{rule}: " + " | ".join(f"{rule}_{i}" for i in range(len(tools)))
+
+
+def _json_rules(tools: Sequence[Tool], key: str, after: str) -> Iterable[str]:
+    kind = 'W "{" W ("\\"type\\"" W ":" W "\\"function\\"" W "," W)? "\\"name\\"" W ":" W'
+    yield _choice("call", tools)
+    for i, tool in enumerate(tools):
+        name = _quoted(_quoted(tool.name))
+        yield f'OPEN_{i}: {kind} {name} W "," W {_quoted(_quoted(key))} W ":" W'
+        yield f"call_{i}: OPEN_{i} {json_rule(_parameters(tool))} CLOSE"
+    yield 'CLOSE: W "}"' + (f" W {_quoted(after)}" if after else "")
+
+
+def _python_rules(tools: Sequence[Tool]) -> Iterable[str]:
+    yield _choice("call", tools)
+    yield _choice("begun", tools)
+    yield 'COMMA: W "," W'
+    for i, tool in enumerate(tools):
+        yield f'call_{i}: NAME_{i} first_{i}_0 ")"'
+        yield f'begun_{i}: BEGIN_{i} first_{i}_0 ")"'
+        yield f"NAME_{i}: {_quoted(tool.name + '(')}"
+        yield f'BEGIN_{i}: W "[" W NAME_{i}'
+        yield from _python_arguments(i, f"tools: {tool.name}: parameters", _parameters(tool))
+
+
+def _python_arguments(i: int, where: str, schema: dict[str, Any]) -> Iterable[str]:
     """Arguments in the schema's order, those that are not required at will."""
-    where = f"tools: {tool.name}: parameters"
     known = {"type", "properties", "required", "additionalProperties", "$defs", "definitions"}
     if others := schema.keys() - known:
         raise _wrong(f"{where}: {min(others)!r} is not supported with the calls of this model")
-    properties = dict(schema.get("properties", {}))
     required = schema.get("required", [])
-    properties.update({name: {} for name in required if name not in properties})
+    named = schema.get("properties", {})
+    properties = {**named, **{name: {} for name in required if name not in named}}
     definitions: dict[str, Any] = {key: schema[key] for key in ("$defs", "definitions") if key in schema}
-    yield f'call_{i}: NAME_{i} first_{i}_0 ")"'
-    yield f'begun_{i}: BEGIN_{i} first_{i}_0 ")"'
-    yield f"NAME_{i}: {json.dumps(tool.name + '(')}"
-    yield f'BEGIN_{i}: W "[" W NAME_{i}'
     for j, (key, value) in enumerate(properties.items()):
         if not key.isidentifier():
             raise _wrong(f"{where}: {key!r:.80} cannot be named in the calls of this model")
-        if '"$ref": "#/properties' in json.dumps(value) or '"$ref": "#"' in json.dumps(value):
+        if re.search(r'"\$ref": "#("|/properties)', json.dumps(value)):
             raise _wrong(f"{where}: {key}: references to properties are not supported with this model")
-        skip = "" if key in required else f" | first_{i}_{j + 1}"
-        rest = "" if key in required else f" | rest_{i}_{j + 1}"
         yield f"value_{i}_{j}: {_python_value(value, definitions)}"
-        yield f"KEY_{i}_{j}: {json.dumps(key + '=')}"
-        yield f"first_{i}_{j}: KEY_{i}_{j} value_{i}_{j} rest_{i}_{j + 1}{skip}"
-        yield f"rest_{i}_{j}: COMMA KEY_{i}_{j} value_{i}_{j} rest_{i}_{j + 1}{rest}"
+        yield f"KEY_{i}_{j}: {_quoted(key + '=')}"
+        for rule, comma in (("first", ""), ("rest", "COMMA ")):
+            skip = "" if key in required else f" | {rule}_{i}_{j + 1}"
+            yield f"{rule}_{i}_{j}: {comma}KEY_{i}_{j} value_{i}_{j} rest_{i}_{j + 1}{skip}"
     yield f'first_{i}_{len(properties)}: ""'
     yield f'rest_{i}_{len(properties)}: ""'
 
 
 def _python_value(schema: Any, definitions: dict[str, Any]) -> str:
-    if isinstance(schema, dict) and schema.keys() == {"type"} and schema["type"] in _TYPED:
+    if not isinstance(schema, dict):
+        return json_rule(schema)
+    if schema.keys() == {"type"} and schema["type"] in _TYPED:
         return _TYPED[schema["type"]]
-    if isinstance(schema, dict) and (options := _strings(schema)):
-        return " | ".join(
-            f"{_literal(json.dumps(o, ensure_ascii=False))} | {_literal(_single(o))}" for o in options
-        )
-    return json_rule({**schema, **definitions} if isinstance(schema, dict) else schema)
-
-
-def _strings(schema: dict[str, Any]) -> Sequence[str]:
-    """The texts of an enum of nothing else."""
-    options = schema.get("enum", ())
-    plain = schema.keys() <= {"type", "enum"} and schema.get("type", "string") == "string"
-    return options if plain and all(isinstance(o, str) and o.isprintable() for o in options) else ()
+    texts = schema.get("enum", ())
+    only = schema.keys() <= {"type", "enum"} and schema.get("type", "string") == "string"
+    if texts and only and all(isinstance(text, str) and text.isprintable() for text in texts):
+        return " | ".join(f"{_quoted(_quoted(text))} | {_quoted(_single(text))}" for text in texts)
+    return json_rule({**schema, **definitions})
 
 
 def _single(text: str) -> str:
     return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
 
 
-def _literal(text: str) -> str:
-    """A string of a Lark grammar."""
+def _quoted(text: str) -> str:
+    """A string of JSON, or of a Lark grammar."""
     return json.dumps(text, ensure_ascii=False)

@@ -10,6 +10,7 @@ The process ends when the socket closes, however that comes about; SIGINT and SI
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 import os
 import queue
@@ -22,7 +23,6 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import Any
 from weakref import WeakValueDictionary
 
 import torch
@@ -31,6 +31,7 @@ from herd.engine import frames
 from herd.engine.adapter import load_adapter
 from herd.engine.choice import Job
 from herd.engine.engine import Engine
+from herd.engine.frames import Message
 from herd.engine.grammar import NotCompiled
 from herd.engine.loading import open_engine
 from herd.engine.pace import STEP
@@ -40,8 +41,7 @@ from herd.errors import HerdError
 from herd.protocol.types import Event, Failed, Request, Usage
 
 STATUS_EVERY = 0.25  # seconds, while busy
-
-Message = dict[str, Any]
+LARGE = 64 << 10  # bytes of tools or of a format that take long to read, even where their grammar is known
 
 
 class Worker:
@@ -97,7 +97,8 @@ class Worker:
     def _listen(self) -> None:
         """Read messages until the parent is gone, then end the process whatever it is doing."""
         try:
-            while (message := frames.receive(self.connection)) is not None:
+            for line in self.connection.makefile("rb"):
+                message = frames.unpack(line)
                 self.inbox.put(lambda m=message: getattr(self, "on_" + m["op"])(m))  # type: ignore[misc]
         except (OSError, ValueError):
             pass
@@ -211,12 +212,15 @@ class Worker:
         self.requests[id] = key
         self.unread.add(id)
         asked, salt = message["request"], message["salt"]
+        bound = [part for part in (asked.get("format"), asked.get("tools")) if part]
 
         def read(wait: bool) -> None:
             if id not in self.unread:
                 return  # cancelled while it waited
             prepared: Job | list[Event]
             try:
+                if bound and not wait and len(json.dumps(bound)) > LARGE:
+                    raise NotCompiled
                 request = Request.from_json(asked)
                 prepared = engine.prepare(id, request, salt=salt, adapter=adapter, wait=wait)
             except NotCompiled:
@@ -227,7 +231,7 @@ class Worker:
                 prepared = [Failed(reason, "invalid_prompt", 400)]
             self.inbox.put(lambda: self._read(engine, id, prepared))
 
-        readers.read(partial(read, wait=False), constrained=bool(asked.get("format") or asked.get("tools")))
+        readers.read(partial(read, wait=False), constrained=bool(bound))
 
     def _read(self, engine: Engine, id: str, prepared: Job | list[Event]) -> None:
         if id in self.unread:  # else it was cancelled meanwhile
@@ -254,6 +258,8 @@ def _name(model_dir: Path, weights: str) -> str:
 
 def main() -> None:
     """Serve the connected socket whose file descriptor is the first argument."""
+    if sys.stderr:
+        os.dup2(sys.stderr.fileno(), 1)  # what libraries print is no part of the server's own output
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -61,9 +61,7 @@ def check_url(url: str, private: bool) -> str:
     if parts.user is not None or parts.password is not None or "@" in url:
         raise wrong("must not hold a name or password: use key", "")
     if parts.scheme not in ("http", "https") or not host:
-        raise wrong(
-            "must begin with https:// or http:// and a host", ""
-        )  # it may be a key, in the wrong place
+        raise wrong("must begin with https:// or http:// and a host", "")  # it may be a key
     if "?" in url or "#" in url:
         raise wrong("must end with its path")
     if parts.scheme == "http" and not private:
@@ -74,7 +72,6 @@ def check_url(url: str, private: bool) -> str:
     except ValueError:  # a name, unless some resolver reads a number in it
         good = not (last.isdecimal() or last.lower().startswith("0x"))
     if not good:
-        raise wrong(
-            "is not an address that a provider may have" + ("" if private else " without private = true")
-        )
+        without = "" if private else " without private = true"
+        raise wrong(f"is not an address that a provider may have{without}")
     return str(parts).rstrip("/")

@@ -26,11 +26,9 @@ LONG = 2.0  # seconds of Retry-After for which a fallback does not wait
 UNSAID = 1024  # tokens of a reply for which room is reserved if the request has no limit of its own
 CANCELLED = 499
 FOREVER = 10**6  # seconds
-TURNED_AWAY = (429, 503)  # before it started: counted, not kept, so that an overload costs no writes
 
-_ID = re.compile(
-    rb'"id"\s*:\s*"([\x21\x23-\x5b\x5d-\x7e]{1,200})"'
-)  # the first in what a provider says is the reply's
+# The first in what a provider says is the reply's.
+_ID = re.compile(rb'"id"\s*:\s*"([\x21\x23-\x5b\x5d-\x7e]{1,200})"')
 
 State = Literal["done", "failed", "cancelled", "refused"]
 T = TypeVar("T")
@@ -121,8 +119,7 @@ async def _attempt(gateway: "Gateway", reply: Reply, tried: set[str]) -> AsyncGe
         reply.attempts += 1
         booked, began = _booking(reply, replica), time.perf_counter()
         held: list[Item] = []
-        state: State = "cancelled"
-        status, sent, content, failure = CANCELLED, False, False, None
+        done, sent, content, failure = False, False, False, None
         slow = _slow(reply)
         replica.begin()
         try:
@@ -134,7 +131,7 @@ async def _attempt(gateway: "Gateway", reply: Reply, tried: set[str]) -> AsyncGe
                         reply.reply_id = id[1].decode()
                     for event in item.events if isinstance(item, Chunk) else (item,):
                         if isinstance(event, Failed):
-                            raise _error(event)
+                            raise UpstreamError.of(event)
                         content = reply.see(event) or content
                     held.append(item)
                     if content and reply.asked.stream and not reply.ended:
@@ -147,21 +144,19 @@ async def _attempt(gateway: "Gateway", reply: Reply, tried: set[str]) -> AsyncGe
             if not reply.complete:
                 message = f"{provider.name} stopped before the reply was complete"
                 raise UpstreamError(message, code="upstream_incomplete")
-            state, status = "done", 200
+            done = True
         except HerdError as error:
-            turned_away = reply.started is None and error.status in TURNED_AWAY
-            state, status = "refused" if turned_away else "failed", error.status
             failure = error
             raise
         except Exception as error:
-            state, status, failure = "failed", 500, HerdError(type(error).__name__, status=500)
+            failure = HerdError(type(error).__name__, status=500)
             raise
         finally:
             slow.cancel()
             reply.alarm.forget()
-            _tell(replica, state, failure, reply, began)
+            _tell(replica, done, failure, reply, began)
             if sent or failure is None:  # else the ledger has refused it
-                await _settle(gateway, reply, booked, state, status, failure, sent)
+                await _settle(gateway, reply, booked, done, failure, sent)
         if not reply.committed:
             _commit(gateway, reply)
         for one in held:
@@ -181,27 +176,15 @@ def _slow(reply: Reply) -> asyncio.TimerHandle:
     return reply.alarm.later(seconds, UpstreamError(message, status=504, code="upstream_timeout"))
 
 
-def _error(event: Failed) -> UpstreamError:
-    return UpstreamError(event.message, status=event.status, code=event.code, retry_after=event.retry_after)
-
-
 def _booking(reply: Reply, replica: Replica) -> Attempt:
     shadow = reply.shadow_of is not None
     return Attempt(
-        id=f"{reply.id}.{reply.attempts - 1}",
-        generation=reply.id,
-        number=reply.attempts - 1,
-        route=reply.route.name,
-        target=reply.target.name,
-        provider=replica.provider,
-        url=replica.url,
-        key=reply.key,
-        application=reply.principal.application,
-        shadow=shadow,
+        id=f"{reply.id}.{reply.attempts - 1}", generation=reply.id, number=reply.attempts - 1,
+        route=reply.route.name, target=reply.target.name, provider=replica.provider, url=replica.url,
+        key=reply.key, application=reply.principal.application, shadow=shadow,
         owner=f"experiment:{reply.route.name}" if shadow else f"key:{reply.principal.id}",
-        limits=reply.principal.limits,
-        created=time.time(),
-    )
+        limits=reply.principal.limits, created=time.time(),
+    )  # fmt: skip
 
 
 def _reserve(reply: Reply) -> dict[str, int]:
@@ -214,32 +197,25 @@ def _reserve(reply: Reply) -> dict[str, int]:
     return {"tokens": prompt + written, "cost": reply.table.cost(reply.target, Usage(prompt, written))}
 
 
-def _tell(replica: Replica, state: State, failure: HerdError | None, reply: Reply, began: float) -> None:
+def _tell(replica: Replica, done: bool, failure: HerdError | None, reply: Reply, began: float) -> None:
     """Let the address's health know. That it is busy, or has no such model, or that the request was wrong, says nothing
     against it; neither does an experiment that fails: a bad candidate must not keep others from the address."""
-    if state == "done":
+    if done:
         replica.succeeded(None if reply.first is None else reply.first - began)
-    elif (
-        isinstance(failure, UpstreamError)
-        and failure.retryable
-        and failure.status not in (404, 429)
-        and reply.shadow_of is None
-    ):
+    elif failure and _passing(failure) and failure.status not in (404, 429) and reply.shadow_of is None:
         replica.failed(failure.code)
     else:
         replica.ended()
 
 
 async def _settle(
-    gateway: "Gateway",
-    reply: Reply,
-    booked: Attempt,
-    state: State,
-    status: int,
-    failure: HerdError | None,
-    sent: bool,
+    gateway: "Gateway", reply: Reply, booked: Attempt, done: bool, failure: HerdError | None, sent: bool
 ) -> None:
-    now = time.perf_counter()
+    state: State = "done" if done else "cancelled"
+    if failure is not None:
+        state = "refused" if reply.was_turned_away(failure.status) else "failed"
+    status = failure.status if failure is not None else 200 if done else CANCELLED
+    took = reply.ms(time.perf_counter())
     # What was sent and then left alone may be billed, though nothing has come back. To count is free.
     left = sent and (state == "cancelled" or status == 504)
     usage = None if reply.asked.count else reply.used(sent=left and reply.target.provider != LOCAL)
@@ -248,27 +224,14 @@ async def _settle(
         reply.completion_tokens = usage.completion_tokens
     cost = 0 if usage is None else reply.table.cost(reply.target, usage)
     reply.cost += cost
-    kept = state == "done" and not reply.asked.count
+    kept = done and not reply.asked.count
     said = str(failure) if failure and reply.keep == "text" else None  # it may quote the prompt
-    settled = gateway.ledger.settle(
-        booked,
-        state=state,
-        usage=usage,
-        cost=cost,
-        status=status,
-        code=failure.code if failure else None,
-        error=said and redact(said, reply.route.redact),
-        first_token_ms=_ms(reply.first, reply.began),
-        total_ms=_ms(now, reply.began),
-        generation_row=gateway.row(reply, 0) if kept else None,
-        keep=reply.keep,
-    )
-    await settled
+    await gateway.ledger.settle(
+        booked, state=state, usage=usage, cost=cost, status=status, code=failure.code if failure else None,
+        error=said and redact(said, reply.route.redact), first_token_ms=reply.ms(reply.first), total_ms=took,
+        generation_row=gateway.row(reply, 0) if kept else None, keep=reply.keep,
+    )  # fmt: skip
     reply.kept = int(kept)
     if kept:
         await gateway.keep(reply)
     gateway.observe.attempt(booked.provider, state)
-
-
-def _ms(until: float | None, since: float) -> float | None:
-    return None if until is None else round((until - since) * 1000, 3)

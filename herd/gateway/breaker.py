@@ -10,10 +10,8 @@ from typing import Any, Literal
 from herd.gateway.provider import UpstreamError
 
 IN_A_ROW, OF_LAST, SHARE = 5, 20, 0.5  # failures that open a circuit: so many, or this share of the last ones
-REST = (
-    5.0,
-    60.0,
-)  # seconds that it stays open at first, and at most: twice as long after each probe that fails
+# Seconds that it stays open at first, and at most: twice as long after each probe that fails.
+REST = (5.0, 60.0)
 PATIENCE = 10.0  # seconds to wait for a place
 QUEUE = 4  # requests that may wait for each place
 
@@ -172,6 +170,5 @@ class Replicas:
             rest = min(replica.rests for replica in every)
             message = f"{provider} has failed too often and is left alone for {rest:.0f} s"
             raise UpstreamError(message, status=503, code="upstream_resting", retry_after=max(rest, 1.0))
-        return min(
-            well, key=lambda r: (r.url in tried, r.state != "closed", r.places.wanted, random.random())
-        )
+        random.shuffle(well)
+        return min(well, key=lambda r: (r.url in tried, r.state != "closed", r.places.wanted))

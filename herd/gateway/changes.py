@@ -17,14 +17,14 @@ from typing import Any
 BASE, LEAST, CONFIRM = 20, 10, 3
 FACTOR = 1.5  # in speed
 NOTICED = 50.0  # milliseconds to the first token that count at all
+FIGURES = (("first_ms", "ms to the first token", NOTICED), ("per_s", "tokens a second", 0.0))
 STEP = 0.02  # in similarity
 CHANCE = 0.002  # of failing CONFIRM times in a row, at which a target does not fail by accident
 LONG = 8  # tokens of a reply from which its speed can be told
 
-Round = Mapping[
-    str, Any
-]  # as `Drift` makes it: {"digest", "price", "probes": {name: {"text", "ok", "first_ms", "per_s"}},
-#                            "failed": {name: code}, "gone", "again"}
+# As `Drift` makes it: {"digest", "price", "probes": {name: {"text", "ok", "first_ms", "per_s"}}, "failed": {name: code},
+# "gone", "again"}.
+Round = Mapping[str, Any]
 Finding = tuple[str, Any, Any]  # what to say, before, after
 
 
@@ -50,10 +50,7 @@ def answers(rounds: Sequence[Round], confirm: int = CONFIRM) -> Finding | None:
 def speed(rounds: Sequence[Round]) -> Finding | None:
     """Of the rounds that came at their time: those that confirm another are too close together to tell."""
     base, new = _split([one for one in rounds if not one.get("again")])
-    for figure, words, noticed in (
-        ("first_ms", "ms to the first token", NOTICED),
-        ("per_s", "tokens a second", 0.0),
-    ):
+    for figure, words, noticed in FIGURES:
         usual, now = _figures(base, figure), _figures(new, figure)
         if len(usual) < LEAST or len(now) < CONFIRM:
             continue
@@ -95,9 +92,8 @@ def retired(rounds: Sequence[Round]) -> Finding | None:
 
 
 JUDGES: Mapping[str, Callable[[Sequence[Round]], Finding | None]] = {
-    "answers": answers, "speed": speed, "conformance": conformance, "price": price,
-    "retired": retired,
-}  # fmt: skip
+    judge.__name__: judge for judge in (answers, speed, conformance, price, retired)
+}
 
 
 def suspicious(rounds: Sequence[Round], newest: int) -> bool:
@@ -111,12 +107,9 @@ def _split(rounds: Sequence[Round], confirm: int = CONFIRM) -> tuple[Sequence[Ro
 
 def likeness(one: Round, others: Sequence[Round], names: Sequence[str] | None = None) -> float:
     """How like the answers of a round are to those of others, from 0 to 1."""
-    found = [
-        _alike(*sorted((one["probes"][name]["text"], other["probes"][name]["text"])))
-        for name in names or one["probes"]
-        for other in others
-        if name in other["probes"]
-    ]
+    asked = [(name, other) for name in names or one["probes"] for other in others if name in other["probes"]]
+    pairs = [(one["probes"][name]["text"], other["probes"][name]["text"]) for name, other in asked]
+    found = [_alike(*sorted(pair)) for pair in pairs]
     return sum(found) / len(found) if found else 1.0
 
 

@@ -26,7 +26,7 @@ from herd.gateway.route import (
     Use,
     Weighted,
 )
-from herd.nearest import nearest
+from herd.nearest import hint
 from herd.protocol import ProtocolError, Sampling
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,63}")
@@ -46,6 +46,7 @@ SERVER: dict[str, tuple[type, ...]] = {
     "keep_alive": (int, float), "database": (str,),
 }  # fmt: skip
 
+Names = Collection[str] | None  # of the registry; None if they are not to be checked
 Place = tuple[str | int, ...]
 Reader = Callable[[Place, Any], Any]  # what a value means; raises ConfigError
 T = TypeVar("T")
@@ -80,11 +81,10 @@ class Config:
     server: Mapping[str, Any] = field(default_factory=dict)
 
 
-def load(path: Path | None, env: Mapping[str, str], local: Collection[str] | None = None) -> Config:
+def load(path: Path | None, env: Mapping[str, str], local: Names = None) -> Config:
     """What the file says, and the providers whose keys are in the environment; the latter alone without a file.
 
-    `local`: the registry's names, None if they are not to be checked. Raises ConfigError that says file and line, what
-    is wrong there and what would be right.
+    Raises ConfigError that says file and line, what is wrong there and what would be right.
     """
     try:
         text = path.read_bytes().decode() if path and path.exists() else ""
@@ -107,9 +107,7 @@ def at_line(path: Path | None, error: ConfigError) -> ConfigError:
     return ConfigError(error.place, error.problem, where=f"{path}, line {line}: ")
 
 
-def parse_route(
-    name: str, table: Any, config: Config, local: Collection[str] | None = None, place: Place = ()
-) -> Route:
+def parse_route(name: str, table: Any, config: Config, local: Names = None, place: Place = ()) -> Route:
     """The route of a table [routes.NAME], which is at `place`. Raises ConfigError."""
     _check_name(place, name)
     target = partial(_target_name, config=config, local=local)
@@ -130,16 +128,15 @@ def parse_route(
         "retain_days": _number(0.001, 36_500),
     }, "targets")(place, table)  # fmt: skip
     names = [one.target for one in read["targets"]]
+    at = (*place, "targets")
     if not sum(one.weight for one in read["targets"]):
-        raise ConfigError(
-            (*place, "targets"), 'needs a target with a weight above 0, as in targets = ["cria"]'
-        )
+        raise ConfigError(at, 'needs a target with a weight above 0, as in targets = ["cria"]')
     if twice := next((n for n in names if names.count(n) > 1), None):
-        raise ConfigError((*place, "targets"), f"{twice} stands here twice; give it one weight", twice)
+        raise ConfigError(at, f"{twice} stands here twice; give it one weight", twice)
     return Route(name, **read.pop("timeout", {}), **read)
 
 
-def _config(table: dict[str, Any], env: Mapping[str, str], local: Collection[str] | None) -> Config:
+def _config(table: dict[str, Any], env: Mapping[str, str], local: Names) -> Config:
     _fields(dict.fromkeys(("providers", "targets", "routes", "drift", "arena", "server"), _raw))((), table)
 
     def section(name: str, reader: Reader) -> Any:
@@ -172,10 +169,8 @@ def _vendors(env: Mapping[str, str]) -> dict[str, ProviderSpec]:
         if env.get(f"{name.upper()}_API_KEY"):
             given = env.get(f"{name.upper()}_BASE_URL")
             url = _url((), given, private=True) if given else url
-            key = f"env:{name.upper()}_API_KEY"
-            found[name] = ProviderSpec(
-                name, dialect, (url,), key, private=given is not None and _is_private(url)
-            )
+            private = given is not None and _is_private(url)
+            found[name] = ProviderSpec(name, dialect, (url,), f"env:{name.upper()}_API_KEY", private)
     return found
 
 
@@ -193,7 +188,7 @@ def _provider(place: Place, name: str, value: Any, env: Mapping[str, str]) -> Pr
         return str(value)
 
     def header(at: Place, word: str, value: Any) -> str:
-        text = _text(at, value)
+        text: str = _text(at, value)
         return secret(at, text) if text.startswith(("env:", "file:")) else text
 
     url = partial(_url, private=isinstance(value, dict) and value.get("private", False) is not False)
@@ -212,9 +207,7 @@ def _provider(place: Place, name: str, value: Any, env: Mapping[str, str]) -> Pr
     return ProviderSpec(name, urls=urls, **spec)
 
 
-def _target(
-    place: Place, name: str, value: Any, providers: Mapping[str, ProviderSpec], local: Collection[str] | None
-) -> TargetSpec:
+def _target(place: Place, name: str, value: Any, providers: Collection[str], local: Names) -> TargetSpec:
     _check_name(place, name)
 
     def sampling(at: Place, table: Any) -> Mapping[str, Any]:
@@ -234,15 +227,15 @@ def _target(
     return TargetSpec(name, **spec)
 
 
-def _target_name(place: Place, value: Any, config: Config, local: Collection[str] | None) -> str:
+def _target_name(place: Place, value: Any, config: Config, local: Names) -> str:
     """`value`, if a target has this name: one of [targets], of the registry, or "provider/model"."""
-    name = _text(place, value)
+    name: str = _text(place, value)
     provider, slash, model = name.partition("/")
     if name in config.targets or (slash and model and provider in config.providers):
         return name
     if slash and provider != LOCAL:
-        near = nearest(provider, config.providers) or "providers.NAME"
-        raise ConfigError(place, f"no provider {provider!r:.80}; did you mean {near!r}?", name)
+        fix = hint(provider, config.providers, "did you mean 'providers.NAME'?")
+        raise ConfigError(place, f"no provider {provider!r:.80}; {fix}", name)
     if local is not None:
         _local_name(place, model if slash else name, {*local, *config.targets})
     return name
@@ -250,9 +243,8 @@ def _target_name(place: Place, value: Any, config: Config, local: Collection[str
 
 def _local_name(place: Place, name: str, known: Collection[str]) -> None:
     if name not in known and name.partition("@")[0] not in known:
-        near = nearest(name, known)
-        hint = f"did you mean {near!r}?" if near else '`herd models` lists them; others are "provider/model"'
-        raise ConfigError(place, f"no target or model {name!r:.80}; {hint}", name)
+        fix = hint(name, known, '`herd models` lists them; others are "provider/model"')
+        raise ConfigError(place, f"no target or model {name!r:.80}; {fix}", name)
 
 
 def _fields(readers: Mapping[str, Reader], *needed: str, make: Callable[..., Any] = dict) -> Reader:
@@ -261,9 +253,8 @@ def _fields(readers: Mapping[str, Reader], *needed: str, make: Callable[..., Any
     def read(place: Place, table: Any) -> Any:
         for key in _table(place, table):
             if key not in readers:
-                near = nearest(key[:100], readers)
-                hint = f"did you mean {near!r}?" if near else f"known: {', '.join(readers)}"
-                raise ConfigError((*place, key), f"unknown key; {hint}")
+                fix = hint(key[:100], readers, f"known: {', '.join(readers)}")
+                raise ConfigError((*place, key), f"unknown key; {fix}")
         for key in needed:
             if key not in table:
                 raise ConfigError(place, f"{key} is missing")
@@ -277,12 +268,6 @@ def _entries(reader: Callable[[Place, str, Any], T]) -> Callable[[Place, Any], d
     return lambda place, table: {
         name: reader((*place, name), name, value) for name, value in _table(place, table).items()
     }
-
-
-def _table(place: Place, value: Any) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        raise ConfigError(place, f"must be a table, not {_kind(value)}")
-    return value
 
 
 def _list(reader: Reader, make: Callable[..., Any] = tuple) -> Reader:
@@ -330,6 +315,23 @@ def _raw(place: Place, value: Any) -> Any:
     return value
 
 
+def _only(what: str, good: Callable[[Any], bool]) -> Reader:
+    def read(place: Place, value: Any) -> Any:
+        if not good(value):
+            raise ConfigError(place, f"must be {what}, not {_kind(value)}")
+        return value
+
+    return read
+
+
+_table = _only("a table", lambda value: isinstance(value, dict))
+_flag = _only("true or false", lambda value: isinstance(value, bool))
+_text = _only(
+    f"text of 1 to {MAX_TEXT:,} characters",
+    lambda value: isinstance(value, str) and 0 < len(value) <= MAX_TEXT,
+)
+
+
 def _kind(value: Any) -> str:
     """What a value is: to repeat it might tell a secret that was written in the wrong place."""
     if value == "":
@@ -337,24 +339,13 @@ def _kind(value: Any) -> str:
     return {**_KINDS, bool: "true or false", list: "a list", dict: "a table"}.get(type(value), "a number")
 
 
-def _text(place: Place, value: Any) -> str:
-    if not isinstance(value, str) or not 0 < len(value) <= MAX_TEXT:
-        raise ConfigError(place, f"must be text of 1 to {MAX_TEXT:,} characters, not {_kind(value)}")
-    return value
-
-
-def _flag(place: Place, value: Any) -> bool:
-    if not isinstance(value, bool):
-        raise ConfigError(place, f"must be true or false, not {_kind(value)}")
-    return value
-
-
 def _one_of(choices: tuple[str, ...]) -> Reader:
     def check(place: Place, value: Any) -> Any:
         if value not in choices:
-            near = isinstance(value, str) and nearest(value, choices)
-            hint = f"did you mean {near!r}?" if near else f"must be one of {', '.join(choices)}"
-            raise ConfigError(place, f"{value!r:.60} is not known here; {hint}", value)
+            fix = hint(
+                value if isinstance(value, str) else "", choices, f"must be one of {', '.join(choices)}"
+            )
+            raise ConfigError(place, f"{value!r:.60} is not known here; {fix}", value)
         return value
 
     return check
@@ -362,13 +353,12 @@ def _one_of(choices: tuple[str, ...]) -> Reader:
 
 def _check_name(place: Place, name: str) -> None:
     if not NAME.fullmatch(name):
-        raise ConfigError(
-            place, f"{name!r:.80} is no name: letters, digits, '.', '_', ':' and '-', at most 64"
-        )
+        rule = "letters, digits, '.', '_', ':' and '-', at most 64"
+        raise ConfigError(place, f"{name!r:.80} is no name: {rule}")
 
 
 def _pattern(place: Place, value: Any) -> str:
-    text = _text(place, value)
+    text: str = _text(place, value)
     try:
         check_rules([text])
     except HerdError as error:

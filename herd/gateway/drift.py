@@ -10,7 +10,6 @@ import random
 import time
 import uuid
 from collections.abc import Awaitable, Callable, Mapping
-from contextlib import aclosing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +20,7 @@ from herd.gateway.keys import Principal
 from herd.gateway.prices import own_price
 from herd.gateway.reply import Reply
 from herd.gateway.route import Route, Weighted
-from herd.protocol import Failed, Format, Message, Request, Sampling, Tool
+from herd.protocol import Format, Message, Request, Sampling, Tool
 from herd.store import Store
 
 if TYPE_CHECKING:
@@ -38,14 +37,16 @@ KEPT = 4 * (BASE + CONFIRM)  # rounds that are read
 MAX_TOKENS = 120
 SHOWN = 500  # characters of an answer
 GONE_STATUS = (404, 410)
-GONE = frozenset(
-    {"model_not_found", "not_found_error", "model_decommissioned", "model_not_active", "model_deprecated"}
-)
+GONE = set("model_not_found not_found_error model_decommissioned model_not_active model_deprecated".split())
 
 _CAPITAL = {"type": "object", "properties": {"country": {"type": "string"}, "capital": {"type": "string"}},
             "required": ["country", "capital"], "additionalProperties": False}  # fmt: skip
 _WEATHER = Tool("weather", "The weather of a town.", {"type": "object", "properties": {"town": {"type": "string"}},
                                                       "required": ["town"]})  # fmt: skip
+
+
+Clock = Callable[[], float]
+Sleep = Callable[[float], Awaitable[None]]
 
 
 @dataclass(frozen=True)
@@ -80,20 +81,13 @@ def _weather(reply: Reply) -> bool:
 # Frozen: whoever changes one begins a new history, so give it a new name.
 PROBES: Mapping[str, Probe] = {
     "arithmetic": Probe("What is 17 * 23? Answer with the number only.", lambda reply: "391" in _text(reply)),
-    "lines": Probe(
-        "Name the three primary colours of paint in lower case, one a line, and nothing else.", _lines
-    ),
-    "schema": Probe(
-        "Give the capital of Kenya as JSON.", _capital, {"format": Format("json_schema", _CAPITAL)}
-    ),
-    "tool": Probe(
-        "What is the weather in Lyon?", _weather, {"tools": (_WEATHER,), "tool_choice": "required"}
-    ),
+    "lines": Probe("Name the three primary colours of paint in lower case, one a line, and nothing else.", _lines),
+    "schema": Probe("Give the capital of Kenya as JSON.", _capital, {"format": Format("json_schema", _CAPITAL)}),
+    "tool": Probe("What is the weather in Lyon?", _weather, {"tools": (_WEATHER,), "tool_choice": "required"}),
     "fact": Probe("In one sentence: what did Johannes Gutenberg introduce to Europe, and about when?"),
-    "stop": Probe(
-        "Count from 1 to 20 with single spaces between.", lambda reply: "12" not in _text(reply), stop=("12",)
-    ),
-}
+    "stop": Probe("Count from 1 to 20 with single spaces between.", lambda reply: "12" not in _text(reply),
+                  stop=("12",)),
+}  # fmt: skip
 
 
 class Drift:
@@ -103,12 +97,7 @@ class Drift:
     """
 
     def __init__(
-        self,
-        gateway: "Gateway",
-        store: Store,
-        *,
-        clock: Callable[[], float] = time.time,
-        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        self, gateway: "Gateway", store: Store, *, clock: Clock = time.time, sleep: Sleep = asyncio.sleep
     ) -> None:
         self._gateway, self._store, self._clock, self._sleep = gateway, store, clock, sleep
         self._running: dict[str, asyncio.Task[None]] = {}
@@ -120,8 +109,8 @@ class Drift:
             return [name for name in now.config.drift.targets if self._provider(name)]
         named = dict.fromkeys(now.config.targets)
         for route in now.routes.values():
-            named |= dict.fromkeys((*(one.target for one in route.targets), *route.fallbacks))
-            named |= dict.fromkeys([route.shadow.target] if route.shadow else [])
+            shadow = [route.shadow.target] if route.shadow else []
+            named |= dict.fromkeys((*route.names, *shadow))
         return [name for name in named if self._provider(name) not in (None, LOCAL)]
 
     async def loop(self) -> None:
@@ -188,13 +177,13 @@ class Drift:
             price = own_price(spec.price)
         replies = {probe_name: await self._ask(name, probe) for probe_name, probe in PROBES.items()}
         failed = {probe_name: reply.failed for probe_name, reply in replies.items() if reply.failed}
+        gone = [name for name, f in failed.items() if f.status in GONE_STATUS or f.code in GONE]
         return {
             "digest": target.digest,
             "price": json.loads(json.dumps(price, default=float)),
             "probes": {n: _result(reply, PROBES[n]) for n, reply in replies.items() if n not in failed},
             "failed": {n: failure.code for n, failure in failed.items()},
-            "gone": len(failed) == len(PROBES)
-            and all(f.status in GONE_STATUS or f.code in GONE for f in failed.values()),
+            "gone": len(gone) == len(PROBES),
         }
 
     async def _ask(self, target: str, probe: Probe) -> Reply:
@@ -205,17 +194,14 @@ class Drift:
         )  # fmt: skip
         route = Route("drift", (Weighted(target),), retries=0, total=120.0, drop=frozenset("*"), keep="none")
         payer = Principal(application="drift", keep="none", use=frozenset())
-        reply = Reply(
-            f"drift-{uuid.uuid4().hex}", request, route, payer, None, self._gateway.now, shadow_of="drift"
-        )
+        id, now = f"drift-{uuid.uuid4().hex}", self._gateway.now
+        reply = Reply(id, request, route, payer, None, now, shadow_of="drift")
         try:
             self._gateway.aim(reply, first=True)
         except HerdError as error:
-            reply.failed = Failed(str(error), error.code, error.status)
-            return reply
-        async with aclosing(self._gateway.events(reply)) as items:
-            async for _ in items:
-                pass
+            reply.fail(error)
+        else:
+            await self._gateway.finish(reply)
         return reply
 
     def _rounds(self, target: str, kind: str) -> list[dict[str, Any]]:

@@ -54,35 +54,27 @@ def _parquet(store: Store, wanted: dict[str, Any], pa: Any) -> Iterator[bytes]:
     with pa.parquet.ParquetWriter(sink, schema, compression="zstd") as writer:
         for rows in pages(store, wanted, GROUP):
             for row in rows:
-                row |= {
-                    name: json.dumps(row[name], ensure_ascii=False) for name in texts if row[name] is not None
-                }
+                told = [name for name in texts if row[name] is not None]
+                row |= {name: json.dumps(row[name], ensure_ascii=False) for name in told}
             writer.write_table(pa.Table.from_pylist(rows, schema))
             yield sink.taken()
     yield sink.taken()
 
 
-class _Sink(io.RawIOBase):
+class _Sink(io.BytesIO):
     """A file that only grows, of which what is written can be taken away."""
 
-    def __init__(self) -> None:
-        self._pieces: list[bytes] = []
-        self._at = 0
-
-    def writable(self) -> bool:
-        return True
+    gone = 0
 
     def tell(self) -> int:
-        return self._at
-
-    def write(self, piece: Any) -> int:
-        self._pieces.append(bytes(piece))
-        self._at += len(piece)
-        return len(piece)
+        return self.gone + super().tell()
 
     def taken(self) -> bytes:
-        whole, self._pieces = b"".join(self._pieces), []
-        return whole
+        piece = self.getvalue()
+        self.gone += len(piece)
+        self.seek(0)
+        self.truncate(0)
+        return piece
 
 
 def the_pyarrow() -> Any:

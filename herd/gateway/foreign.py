@@ -95,9 +95,8 @@ def _messages(raw: Mapping[str, Any], at: str, extra: dict[str, Any]) -> list[Me
 _ITEMS: Mapping[str, Callable[[Mapping[str, Any]], Mapping[str, Any]]] = {
     "function_call": lambda raw: {"role": "assistant", "tool_calls": [raw]},
     "function_call_output": lambda raw: {"role": "tool", "content": raw.get("output"), "tool_call_id": raw["call_id"]},
-    "reasoning": lambda raw: {
-        "role": "assistant", "content": [{**part, "type": "reasoning"} for part in raw.get("summary") or ()]
-    },
+    "reasoning": lambda raw: {"role": "assistant",
+                              "content": [{**part, "type": "reasoning"} for part in raw.get("summary") or ()]},
 }  # fmt: skip
 
 
@@ -154,19 +153,15 @@ def read_usage(usage: Any) -> tuple[int | None, int | None, int | None]:
     if "input" in given:  # Langfuse's parts make up its total, as a rule
         parts = [sum(n for key, n in given.items() if key.startswith(side)) for side in ("input", "output")]
         prompt, reply = parts if sum(parts) == given.get("total", sum(parts)) else (prompt, reply)
-    elif given.keys() >= {
-        "input_tokens",
-        "cache_read_input_tokens",
-    }:  # Anthropic's do not count what a cache had
+    elif given.keys() >= {"input_tokens", "cache_read_input_tokens"}:  # Anthropic counts a cache's apart
         prompt = given["input_tokens"] + (cached or 0) + given.get("cache_creation_input_tokens", 0)
     return prompt, reply, cached
 
 
 def _tool(raw: Mapping[str, Any]) -> Tool:
     made = raw.get("function", raw)
-    return Tool(
-        made["name"], made.get("description") or "", made.get("parameters", made.get("input_schema")) or {}
-    )
+    schema = made.get("parameters", made.get("input_schema")) or {}
+    return Tool(made["name"], made.get("description") or "", schema)
 
 
 def _call(raw: Mapping[str, Any]) -> ToolCall:

@@ -11,19 +11,21 @@ from dataclasses import replace
 from typing import Any, Protocol
 
 from herd.errors import HerdError
-from herd.gateway.attempts import FOREVER, TURNED_AWAY, Alarm, attempts
+from herd.gateway.attempts import FOREVER, Alarm, attempts
+from herd.gateway.background import Background
 from herd.gateway.breaker import Places, Replicas
 from herd.gateway.config import LOCAL, Config, ConfigError, parse_route
 from herd.gateway.keys import Principal
 from herd.gateway.ledger import Ledger
+from herd.gateway.prices import Prices
 from herd.gateway.provider import Call, Provider, Target, UpstreamError
 from herd.gateway.redact import redact_row
 from herd.gateway.reply import Item, Reply, Watch, generation
 from herd.gateway.route import ProviderSpec, Route, Weighted
 from herd.gateway.shadow import Shadows
-from herd.gateway.table import Local, Pricing, Table, sticky
+from herd.gateway.table import Local, Table, sticky
 from herd.nearest import nearest
-from herd.protocol import Dialect, Failed, ProtocolError, Request
+from herd.protocol import Dialect, ProtocolError, Request
 from herd.protocol.refusals import leave_out, may_drop
 from herd.store import Store
 
@@ -31,7 +33,6 @@ log = logging.getLogger("herd.gateway")
 
 WHOLE = ("model", "messages", "n")  # no field, but all of a request; or how many replies there must be
 MAX_ROUTE = 200  # characters
-MAX_BACKGROUND = 256
 MAX_LISTED = 5000  # of a provider's names: all of them are looked through where one is unknown
 LISTED = 600.0  # seconds for which a provider's list of models is good
 MAX_OWN = 4096  # names of models whose meaning is remembered
@@ -61,16 +62,14 @@ class Gateway:
         ledger: Ledger,
         observe: Observer,
         build: Callable[[ProviderSpec], Provider],
-        price: Callable[[Config], Pricing],
+        price: Callable[[Config], Prices],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.store, self.ledger, self.observe = store, ledger, observe
-        self.in_flight = 0
-        self.closing = False
+        self.in_flight, self.closing = 0, False
         self.on_change: Callable[[], None] = lambda: None
-        self.replicas, self.shadows = Replicas(clock), Shadows(self)
+        self.replicas, self.shadows, self.background = Replicas(clock), Shadows(self), Background(self)
         self._build, self._price = build, price
-        self._background: dict[str, tuple[Reply, asyncio.Task[None]]] = {}
         self._active: dict[str, Reply] = {}
         self._revoked: set[str] = set()
         self._retired: list[Provider] = []
@@ -221,11 +220,10 @@ class Gateway:
                 async for item in items:
                     yield item
         except HerdError as error:
-            wait = getattr(error, "retry_after", None)
-            reply.failed = Failed(str(error), error.code, error.status, wait)
+            reply.fail(error)
         except Exception as error:  # whatever went wrong in a provider, the caller gets an error event
             log.exception("reply %s failed", reply.id)
-            reply.failed = Failed(str(error) or type(error).__name__, "engine_error", 500)
+            reply.fail(HerdError(str(error) or type(error).__name__, status=500, code="engine_error"))
         finally:
             timer.cancel()
             self._count(-1)
@@ -234,18 +232,22 @@ class Gateway:
         if reply.failed is not None:
             yield reply.failed
 
+    async def finish(self, reply: Reply) -> None:
+        """Let the reply be made, and read by nobody."""
+        async for _ in self.events(reply):
+            pass
+
     async def _end(self, reply: Reply) -> None:
         """Count a reply that has ended, and keep what is not kept yet."""
         failed = reply.failed
-        turned_away = reply.started is None and failed is not None and failed.status in TURNED_AWAY
-        counts = not (turned_away and not reply.background)
+        counts = failed is None or reply.background or not reply.was_turned_away(failed.status)
         if not reply.asked.count:
             reply.watch.ended(reply, time.perf_counter() - reply.began, counts)
         try:
             if counts and not reply.asked.count:
                 await self.keep(reply)
         except HerdError as error:  # a full disk, say: a reply that is not kept is not called complete
-            reply.failed = failed or Failed(str(error), error.code, error.status)
+            reply.fail(error)
         used = [active.table.providers for active in self._active.values()] if self._retired else []
         for provider in [p for p in self._retired if not any(of.get(p.name) is p for of in used)]:
             self._retired.remove(provider)
@@ -260,33 +262,6 @@ class Gateway:
         while reply.kept < reply.asked.n:
             await asyncio.to_thread(self.store.add_generation, self.row(reply, reply.kept), reply.keep)
             reply.kept += 1
-
-    def run_in_background(self, reply: Reply) -> None:
-        """Let the reply be made though nobody reads it. Raises HerdError 429 if many are on their way."""
-        if len(self._background) >= MAX_BACKGROUND:
-            message = f"{MAX_BACKGROUND} replies are made in the background already"
-            raise HerdError(message, status=429, code="queue_full")
-
-        async def work() -> None:
-            try:
-                async for _ in self.events(reply):
-                    pass
-            finally:
-                del self._background[reply.id]
-
-        reply.background = True
-        self._background[reply.id] = (reply, asyncio.create_task(work()))
-
-    def in_background(self, id: str) -> Reply | None:
-        """The reply of this id, if it is still being made in the background."""
-        return self._background.get(id, (None,))[0]
-
-    async def cancel(self, id: str) -> None:
-        """Stop a reply in the background; returns when what was said is kept."""
-        if id in self._background:
-            task = self._background[id][1]
-            task.cancel()
-            await asyncio.wait({task})
 
     def revoke(self, key: str) -> None:
         """End the replies of a key that is not valid any more, and those that it begins yet."""
@@ -360,8 +335,7 @@ class Gateway:
         for chore in self._chores:
             chore.cancel()
         await self.shadows.close()
-        if tasks := [task for _, task in self._background.values()]:
-            await asyncio.wait(tasks)
+        await self.background.close()
         for provider in (*self._retired, *self.now.providers.values()):
             await provider.close()
 
@@ -390,9 +364,7 @@ class Gateway:
     @property
     def ready(self) -> bool:
         """Whether a provider other than the local engine can be asked."""
-        providers = self.now.providers.items()
-        replicas = (r for n, p in providers if n != LOCAL for r in self.replicas.of(n, p.urls))
-        return any(replica.state != "open" for replica in replicas)
+        return any(one["state"] != "open" for one in self.health() if one["provider"] != LOCAL)
 
     def health(self) -> list[dict[str, Any]]:
         """Each address: provider, url, state (closed | open | half-open), in_flight, error, latency_ms."""

@@ -25,15 +25,7 @@ ERROR_SECONDS = 5  # for the body of an error
 LOOK = 1.0  # seconds
 EVENTS = "text/event-stream"
 SECRET = {"authorization", "proxy-authorization", "x-api-key", "api-key", "x-goog-api-key", "cookie"}
-OURS = {
-    "host",
-    "connection",
-    "content-length",
-    "content-type",
-    "transfer-encoding",
-    "accept",
-    "accept-encoding",
-}
+OURS = set("host connection content-length content-type transfer-encoding accept accept-encoding".split())
 NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,200}")
 
 
@@ -108,9 +100,8 @@ class Client:
                     break
                 size, limit = size + len(piece), self.bounds.stall
                 if size > self.bounds.reply:
-                    problem = self.secrets.error(
-                        f"its reply is longer than {self.bounds.reply:,} bytes", "upstream_too_long"
-                    )
+                    said = f"its reply is longer than {self.bounds.reply:,} bytes"
+                    problem = self.secrets.error(said, "upstream_too_long")
                 else:
                     yield piece
         except (aiohttp.ClientError, OSError, HerdError) as error:
@@ -131,9 +122,8 @@ class Client:
                 auto_decompress=False,
             )
         headers = {**self._headers(), "Accept": kind, "Content-Type": "application/json"}
-        return await self._session.request(
-            method, URL(url), data=data, headers=headers, allow_redirects=False
-        )
+        request = self._session.request
+        return await request(method, URL(url), data=data, headers=headers, allow_redirects=False)
 
     async def _refusal(self, response: aiohttp.ClientResponse) -> UpstreamError:
         """What a status other than 200 means."""
@@ -143,20 +133,16 @@ class Client:
                 while len(body) < self.bounds.error and (piece := await _next(response, self.bounds.stall)):
                     body += piece
         if not 400 <= status < 600:
-            return self.secrets.error(
-                f"it answered with status {status}, which is not followed", upstream=status
-            )
-        said = self.secrets.clean(
-            bytes(body[: self.bounds.error])
-        )  # before it is shortened, or half a secret might stay
-        return self.secrets.told(upstream.decode_error(status, response.headers, said), status)
+            said = f"it answered with status {status}, which is not followed"
+            return self.secrets.error(said, upstream=status)
+        clean = self.secrets.clean(bytes(body[: self.bounds.error]))  # before more of it is cut off
+        return self.secrets.told(upstream.decode_error(status, response.headers, clean), status)
 
     def _failure(self, error: Exception) -> UpstreamError:
         match error:
             case aiohttp.ClientConnectorError(os_error=Refused()):
-                return self.secrets.error(
-                    "its address is not one that a provider may have", "upstream_address"
-                )
+                said = "its address is not one that a provider may have"
+                return self.secrets.error(said, "upstream_address")
             case aiohttp.ClientSSLError():
                 return self.secrets.error("it has no valid certificate", "upstream_tls")
             case TimeoutError():

@@ -26,6 +26,7 @@ SHOWN = 100  # problems that are named; all are counted
 
 _KINDS = {c.name: c.type.python_type for c in generations.c if c.type.python_type in (int, float, str)}
 _GAP = re.compile(r"[\s,\[]*")
+Words = Sequence[str]
 Source = Literal["auto", "openai", "litellm", "langfuse", "herd"]
 
 
@@ -52,8 +53,8 @@ def import_lines(
     *,
     route: str | None = None,
     prices: Prices | None = None,
-    use: Sequence[str] = ("evaluate",),
-    redact: Sequence[str] = (),
+    use: Words = ("evaluate",),
+    redact: Words = (),
 ) -> Report:
     """Keep what the lines hold as generations; `lines` may also be parsed records already.
 
@@ -147,9 +148,7 @@ def _no_number(name: str) -> None:
     raise ValueError(f"{name} is no number of JSON")
 
 
-def _finished(
-    row: Row, route: str | None, prices: Prices | None, use: Sequence[str], redact: Sequence[str]
-) -> Row:
+def _finished(row: Row, route: str | None, prices: Prices | None, use: Words, redact: Words) -> Row:
     """The row as the store can take it. Raises ValueError for what no column holds."""
     if "use" not in row:  # not Herd's own, which is as it was
         model, tokens = row["model_ref"] or "", (row["prompt_tokens"], row["completion_tokens"])

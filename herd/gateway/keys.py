@@ -79,12 +79,20 @@ class Keys:
         id, _, signature = value.rpartition(".")
         if id == ROOT.id and self._root is not None:
             digest, found = self._root, ROOT
-        elif id in self._rows and (kept := self._found.get(self._rows[id]["hash"])):
+        elif kept := self._found.get(self._rows.get(id, {}).get("hash", "")):
             digest, found = self._rows[id]["hash"], kept
         else:
             return ANYBODY if self.open and not value.startswith("key_") else None
         good = hmac.compare_digest(signature.encode(), self._sign(id, digest).encode())
         return self._live(found) if good else None
+
+    def of(self, id: str) -> Principal | None:
+        """Whose stored name this is, "" being anybody's; None if that opens nothing (any more)."""
+        if not id:
+            return ANYBODY if self.open else None
+        if id == ROOT.id:
+            return None if self._root is None else ROOT
+        return self._live(self._found.get(self._rows.get(id, {}).get("hash", "")))
 
     async def create(
         self,
@@ -98,14 +106,9 @@ class Keys:
         """The new key's row, without the hash, and its secret. Raises HerdError that names a wrong field."""
         secret = MARK + secrets.token_urlsafe(32)
         given = {"application": application, "scopes": list(scopes), "limits": list(limits)}
-        row = {
-            "id": f"key_{uuid.uuid4().hex}",
-            "hash": _sha256(secret),
-            "shown": secret[:8],
-            "created": time.time(),
-            "revoked": None,
-            **_checked({**given, "expires": expires, "keep": keep, "use": use}),
-        }
+        row: dict[str, Any] = {"id": f"key_{uuid.uuid4().hex}", "hash": _sha256(secret), "shown": secret[:8]}
+        row |= {"created": time.time(), "revoked": None}
+        row |= _checked({**given, "expires": expires, "keep": keep, "use": use})
         self._take([await self.store.put_key(row)])
         return _public(row), secret
 
@@ -158,15 +161,9 @@ def _sha256(secret: str) -> str:
 
 
 def _principal(row: Mapping[str, Any]) -> Principal:
-    return Principal(
-        row["id"],
-        row["application"],
-        frozenset(row["scopes"]),
-        tuple(Limit.from_json(limit) for limit in row["limits"]),
-        row["keep"],
-        None if row["use"] is None else frozenset(row["use"]),
-        row["expires"],
-    )
+    scopes, limits = frozenset(row["scopes"]), tuple(map(Limit.from_json, row["limits"]))
+    use = None if row["use"] is None else frozenset(row["use"])
+    return Principal(row["id"], row["application"], scopes, limits, row["keep"], use, row["expires"])
 
 
 def _public(row: Mapping[str, Any]) -> dict[str, Any]:
@@ -194,23 +191,13 @@ def _are_limits(limits: Any) -> bool:
     return len(places) == len(limits)
 
 
+# What holds for a good value, and what is said to another.
 FIELDS: dict[str, tuple[Callable[[Any], bool], str]] = {
-    "application": (
-        lambda name: isinstance(name, str) and 0 < len(name) <= 200,
-        "a name of up to 200 characters",
-    ),
-    "scopes": (
-        lambda scopes: bool(scopes) and all(isinstance(s, str) and SCOPE.fullmatch(s) for s in scopes),
-        "some of admin, read, vote, use:*, use:<route> and feed:<user>",
-    ),
-    "limits": (
-        _are_limits,
-        f"of requests, tokens or dollars, each once by a period, and from 1 to {MAX_AMOUNT}",
-    ),
-    "expires": (
-        lambda at: at is None or (type(at) in (int, float) and 0 < at < 1e11),
-        "a time in unix seconds",
-    ),
+    "application": (lambda name: isinstance(name, str) and 0 < len(name) <= 200, "a name of up to 200 characters"),
+    "scopes": (lambda scopes: bool(scopes) and all(isinstance(s, str) and SCOPE.fullmatch(s) for s in scopes),
+               "some of admin, read, vote, use:*, use:<route> and feed:<user>"),
+    "limits": (_are_limits, f"of requests, tokens or dollars, each once by a period, and from 1 to {MAX_AMOUNT}"),
+    "expires": (lambda at: at is None or (type(at) in (int, float) and 0 < at < 1e11), "a time in unix seconds"),
     "keep": (lambda keep: keep in (None, *get_args(Keep)), f"one of {', '.join(get_args(Keep))}"),
     "use": (lambda use: set(use or ()) <= set(get_args(Use)), f"some of {', '.join(get_args(Use))}"),
-}
+}  # fmt: skip

@@ -8,22 +8,20 @@ costs more than it reserved is booked in full, above the limit if need be; then 
 import asyncio
 import logging
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
 from typing import Any, Literal
 
 from sqlalchemy import Connection, bindparam, extract, func, select, update
 from sqlalchemy.dialects.postgresql import insert
 
 from herd.errors import HerdError
-from herd.gateway.limits import Limit, LimitError, Period, Unit
+from herd.gateway.limits import Limit
 from herd.gateway.route import Keep
 from herd.protocol import Usage
 from herd.store import Store
 from herd.store.generations import put_generation
 from herd.store.tables import attempts, gateways, quotas
-
-__all__ = ["Attempt", "Ledger", "Limit", "LimitError", "Period", "Unit"]
 
 log = logging.getLogger("herd.gateway")
 
@@ -78,9 +76,7 @@ class Ledger:
     def __init__(self, store: Store, *, name: str) -> None:
         self.store, self.name = store, name
         self._open: dict[str, list[list[Any]]] = {}  # by attempt what it reserved, as its row has it
-        self._ended: list[
-            str
-        ] = []  # those of them that need not be known any more from the next `recover` on
+        self._ended: list[str] = []  # those of them that the next `recover` may forget
         self._watching: tuple[float, float] | None = None  # since when, and until when, without a gap
 
     async def open(self, attempt: Attempt, *, tokens: int, cost: int) -> None:
@@ -141,15 +137,14 @@ class Ledger:
         """
         used = (usage or Usage(0, 0)).to_json()
         del used["type"]
-        values = {
+        values: dict[str, Any] = {
             "its_id": attempt.id,
             "state": state,
             "status": status,
             "code": code,
-            "error": error,
             **used,
         }
-        values |= {"cost": cost, "first_token_ms": first_token_ms, "total_ms": total_ms}
+        values |= {"error": error, "cost": cost, "first_token_ms": first_token_ms, "total_ms": total_ms}
         spent = {"tokens": used["prompt_tokens"] + used["completion_tokens"], "dollars": cost}
         reserved = self._open.get(attempt.id)
 
@@ -180,10 +175,9 @@ class Ledger:
         found = {(row["unit"], row["period"], row["start"]): row for row in rows}
         spend = []
         for limit, start in zip(limits, starts, strict=True):
-            row = found.get((limit.unit, limit.period, start), {"spent": 0, "reserved": 0})
-            spend.append(
-                {**asdict(limit), "start": start, "spent": row["spent"], "reserved": row["reserved"]}
-            )
+            row = found.get((limit.unit, limit.period, start), {})
+            so_far = {name: row.get(name, 0) for name in ("spent", "reserved")}
+            spend.append({**limit.to_json(), "start": start, **so_far})
         return spend
 
     async def recover(self) -> int:
@@ -195,11 +189,9 @@ class Ledger:
         """
 
         def work(connection: Connection) -> int:
-            alive = self._alive(connection) if self.store.shared else frozenset()
-            lost = 0
+            gone, lost = self.gone(connection), 0
             for row in connection.execute(_OPENED).mappings().all():
-                gone = row["gateway"] == self.name or (alive is not None and row["gateway"] not in alive)
-                if gone and row["id"] not in self._open:
+                if gone(row["gateway"]) and row["id"] not in self._open:
                     connection.execute(_SETTLE, {"its_id": row["id"], **LOST})
                     spent = {"tokens": row["prompt_tokens"], "dollars": row["cost"]}
                     _book(connection, row["reserved"], spent)
@@ -210,6 +202,11 @@ class Ledger:
         while self._ended:
             self._open.pop(self._ended.pop(), None)
         return await self.store.write(work)
+
+    def gone(self, connection: Connection) -> Callable[[str], bool]:
+        """Tells by a gateway's name whether it is gone, as `recover` has it; within a write."""
+        alive = self._alive(connection) if self.store.shared else frozenset()
+        return lambda name: name == self.name or (alive is not None and name not in alive)
 
     def _alive(self, connection: Connection) -> frozenset[str] | None:
         """Give a sign; the gateways that gave one lately by the database's clock, None if that cannot be said yet."""

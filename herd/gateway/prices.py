@@ -13,9 +13,9 @@ from decimal import Decimal
 from fractions import Fraction
 from functools import lru_cache
 from importlib.resources import files
+from types import MappingProxyType
 from typing import Any, Self
 
-from herd.errors import HerdError
 from herd.gateway.route import ProviderSpec
 from herd.protocol import Usage
 
@@ -25,6 +25,7 @@ MAX_OWN = 10**4  # dollars for a million tokens: as many as a reply can have cos
 _DAY = re.compile(r"-(20\d\d)(0[1-9]|1[0-2])(0[1-9]|[12]\d|3[01])(?=[-:]|$)")
 
 Price = Sequence[Any]
+Own = Mapping[str, float]  # a price of one's own, by words of OWN
 
 
 class Prices:
@@ -34,46 +35,27 @@ class Prices:
     by the names that their vendors give them, with dates or without.
     """
 
-    def __init__(
-        self,
-        table: Mapping[str, Any],
-        own: Mapping[str, Mapping[str, float]] | None = None,
-        providers: Mapping[str, ProviderSpec] | None = None,
-    ) -> None:
+    def __init__(self, table: Mapping[str, Any], providers: Mapping[str, ProviderSpec]) -> None:
         self.dated = str(table["dated"])
         self._vendors: Mapping[str, Any] = table["providers"]
-        self._own = {name: own_price(price, f"the price of {name}") for name, price in (own or {}).items()}
-        self._names = {name: self._vendor(spec) for name, spec in (providers or {}).items()}
+        self._names = {name: self._vendor(spec) for name, spec in providers.items()}
         self._read, self._find = lru_cache(None)(self._index), lru_cache(4096)(self._look_up)
 
     @classmethod
-    def load(
-        cls,
-        own: Mapping[str, Mapping[str, float]] | None = None,
-        providers: Mapping[str, ProviderSpec] | None = None,
-    ) -> Self:
-        """The bundled table, with prices of one's own by "provider/model" and the providers of the configuration.
-
-        Raises HerdError for a price that is none.
-        """
+    def load(cls, providers: Mapping[str, ProviderSpec] = MappingProxyType({})) -> Self:
+        """The bundled table, with the providers of the configuration."""
         text = files("herd.bundled").joinpath("prices.json").read_text(encoding="utf-8")
-        return cls(json.loads(text, parse_float=Decimal), own, providers)
+        return cls(json.loads(text, parse_float=Decimal), providers)
 
     def known(self, provider: str, model: str) -> bool:
         return self.price(provider, model) is not None
 
     def cost(
-        self,
-        provider: str,
-        model: str,
-        usage: Usage,
-        override: Mapping[str, float] | None = None,
-        at: float | None = None,
+        self, provider: str, model: str, usage: Usage, override: Own | None = None, at: float | None = None
     ) -> int:
         """10⁻¹² dollars, rounded up; 0 where there is no price (`known` tells that from what is free).
 
-        override: a target's own price, in dollars for a million tokens by "input", "output", "cached" and "written".
-        at: unix seconds; now by default.
+        override: a target's own price, in dollars for a million tokens. at: unix seconds; now by default.
         """
         price = own_price(override) if override is not None else self.price(provider, model, at)
         return 0 if price is None else _cost(price, usage)
@@ -84,8 +66,6 @@ class Prices:
         None is charged as what it is a part of; [base, above, price, …] says what all tokens cost once the prompt has
         more than `above`. Shorter ones end with what is None.
         """
-        if (own := self._own.get(f"{provider}/{model}")) is not None:
-            return own
         found = self._find(self._names.get(provider, provider), model.lower())
         if isinstance(found, Mapping):
             moment = datetime.fromtimestamp(time.time() if at is None else at, UTC)
@@ -139,13 +119,7 @@ class Prices:
         return exact, others
 
 
-def own_price(price: Mapping[str, float], where: str = "price") -> Price:
-    """Raises HerdError for a key that is not one of OWN, and for a value that is no price."""
-    for key, value in price.items():
-        if key not in OWN:
-            raise HerdError(f"{where}: {key!r:.60} is not one of {', '.join(OWN)}")
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= MAX_OWN:
-            raise HerdError(f"{where}: {key} must be dollars for a million tokens, not {value!r:.60}")
+def own_price(price: Own) -> Price:
     return [Decimal(str(price[key])) if key in price else None for key in OWN]
 
 
@@ -155,23 +129,16 @@ def _cost(price: Price, usage: Usage) -> int:
     cached = min(usage.cached_tokens, usage.prompt_tokens) if each[2] is not None else 0
     written = min(usage.written_tokens, usage.prompt_tokens - cached) if each[3] is not None else 0
     reasoning = min(usage.reasoning_tokens, usage.completion_tokens) if each[4] is not None else 0
-    counts = (
-        usage.prompt_tokens - cached - written,
-        usage.completion_tokens - reasoning,
-        cached,
-        written,
-        reasoning,
-    )
-    tokens = sum(count * rate for count, rate in zip(counts, each, strict=False) if rate is not None)
+    prompt, completion = usage.prompt_tokens - cached - written, usage.completion_tokens - reasoning
+    counts = zip((prompt, completion, cached, written, reasoning), each, strict=False)
+    tokens = sum(count * rate for count, rate in counts if rate is not None)
     return math.ceil(tokens + (each[5] or 0) * (PER_REQUEST // PER_TOKEN))
 
 
 def _rate(value: Any, prompt_tokens: int) -> int | Fraction | None:
     if isinstance(value, list):
-        above = [
-            price for start, price in zip(value[1::2], value[2::2], strict=True) if prompt_tokens > start
-        ]
-        value = (above or value)[-1 if above else 0]
+        steps = zip((-1, *value[1::2]), value[::2], strict=True)
+        value = [price for above, price in steps if prompt_tokens > above][-1]
     if value is None:
         return None
     rate = value * PER_TOKEN  # a Decimal has room for all digits of a price

@@ -2,10 +2,10 @@
 
 from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 from herd.errors import HerdError
-from herd.protocol import Dialect, Event, Request
+from herd.protocol import Dialect, Event, Failed, Request
 
 
 class UpstreamError(HerdError):
@@ -29,6 +29,11 @@ class UpstreamError(HerdError):
     ) -> None:
         super().__init__(message, status=status, code=code)
         self.retryable, self.retry_after, self.upstream = retryable, retry_after, upstream
+
+    @classmethod
+    def of(cls, event: Failed) -> Self:
+        """What to raise for a reply that ended so."""
+        return cls(event.message, status=event.status, code=event.code, retry_after=event.retry_after)
 
 
 @dataclass(frozen=True, slots=True)

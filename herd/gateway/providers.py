@@ -11,14 +11,10 @@ def build(spec: ProviderSpec, environ: Mapping[str, str]) -> Provider:
     a secret that is not there, or a package that is missing."""
     # Imported here: one dialect need not cost the start the others' time.
     match spec.dialect:
-        case "openai":
-            from herd.gateway.openai import OpenAI
+        case "openai" | "anthropic":
+            from herd.gateway.remote import Anthropic, OpenAI
 
-            return OpenAI(spec, environ)
-        case "anthropic":
-            from herd.gateway.anthropic import Anthropic
-
-            return Anthropic(spec, environ)
+            return (OpenAI if spec.dialect == "openai" else Anthropic)(spec, environ)
         case "any-llm":
             from herd.gateway.anyllm import AnyLLM
 

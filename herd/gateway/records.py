@@ -9,17 +9,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from herd.gateway.foreign import (
-    between,
-    found,
-    has_roles,
-    money,
-    read_answers,
-    read_request,
-    read_role,
-    read_usage,
-    seconds,
-)
+from herd.gateway import foreign
 from herd.gateway.reply import recorded
 from herd.protocol import Request
 from herd.store.tables import generations
@@ -39,7 +29,7 @@ def _openai(item: Item) -> Iterable[Item]:
         asked = ("messages", "tools", "temperature", "top_p", "seed")
         body, response = {key: item[key] for key in asked if key in item}, item
     elif isinstance(messages := item.get("messages"), list) and messages:
-        if read_role(messages[-1]) != "assistant":
+        if foreign.read_role(messages[-1]) != "assistant":
             raise ValueError("the last message is not the assistant's")
         body, response = {**item, "messages": messages[:-1]}, messages[-1]
     elif isinstance(item.get("prompt"), str) and isinstance(item.get("completion"), str):
@@ -62,9 +52,9 @@ def _langfuse(item: Item) -> Iterable[Item]:
     return [row for one in inner if isinstance(one, Mapping) for row in _langfuse({**shared, **one})]
 
 
-# Where a system's records have what a generation has, as `found` looks for it. "needed": what must be there. "failed": the
-# field and the word that say that it went wrong; else whatever has an error did. "asked": messages or other input, beside a
-# request in OpenAI's form. "labels": by name. Money is in dollars.
+# Where a system's records have what a generation has, as `foreign.found` looks for it. "needed": what must be there.
+# "failed": the field and the word that say that it went wrong; else whatever has an error did. "asked": messages or other
+# input, beside a request in OpenAI's form. "labels": by name. Money is in dollars.
 _FORMS: Mapping[str, Mapping[str, Any]] = {
     "openai": {
         "id": "id response.id", "model": "response.model request.model", "provider": "provider",
@@ -130,7 +120,7 @@ def _rows(source: str, item: Item, form: Mapping[str, Any]) -> list[Row]:
     """`target` is "provider/model" as far as that is known."""
 
     def of(name: str) -> Any:
-        return found(item, form.get(name, ""))
+        return foreign.found(item, form.get(name, ""))
 
     for name in form.get("needed", ()):
         item[name]
@@ -143,18 +133,20 @@ def _rows(source: str, item: Item, form: Mapping[str, Any]) -> list[Row]:
     target = f"{provider}/{model}" if provider else model
     kind = "embedding" if "embedding" in str(of("kind")).lower() else None
     body = _asked(of("parameters"), of("request"), of("asked"))
-    request = read_request(body, of("route") or target or source, kind)
+    request = foreign.read_request(body, of("route") or target or source, kind)
     error = of("error")
     if "failed" in form:
         field, word = form["failed"]
         error = (error or "failed") if item.get(field) == word else None
     if isinstance(error, Mapping):
         error = error.get("message") or json.dumps(error)
-    used = zip(*(read_usage(found(item, path)) for path in form["usage"].split()), strict=True)
+    used = zip(
+        *(foreign.read_usage(foreign.found(item, path)) for path in form["usage"].split()), strict=True
+    )
     prompt, completion, cached = (next((n for n in told if n is not None), None) for told in used)
     began, ended, first, ms = of("created"), of("ended"), of("first"), of("ms")
-    labels = {name: value for name, path in form["labels"].items() if (value := found(item, path))}
-    answers = read_answers(of("response") if kind != "embedding" else None)
+    labels = {name: value for name, path in form["labels"].items() if (value := foreign.found(item, path))}
+    answers = foreign.read_answers(of("response") if kind != "embedding" else None)
     return [
         {
             "id": own if index == 0 else f"{own}-{index}",
@@ -170,13 +162,13 @@ def _rows(source: str, item: Item, form: Mapping[str, Any]) -> list[Row]:
             "prompt_tokens": prompt,
             "completion_tokens": completion if len(answers) < 2 else None,
             "cached_tokens": cached,
-            "cost": money(of("cost")) if index == 0 else 0,
+            "cost": foreign.money(of("cost")) if index == 0 else 0,
             # Only what streams has a first token apart from the last one.
-            "first_token_ms": between(began, first) if first != ended else None,
-            "total_ms": between(began, ended) if ms is None else round(float(ms), 3),
+            "first_token_ms": foreign.between(began, first) if first != ended else None,
+            "total_ms": foreign.between(began, ended) if ms is None else round(float(ms), 3),
             "finish": "error" if error else reason,
             "error": str(error) if error else None,
-            "created": seconds(began),
+            "created": foreign.seconds(began),
             "labels": labels | {"import": {"source": source, "id": known}},
         }
         for index, (said, reason) in enumerate(answers)
@@ -194,6 +186,6 @@ def _asked(parameters: Any, request: Any, asked: Any) -> dict[str, Any]:
         return body | dict(asked)
     if isinstance(asked, Mapping) and "role" in asked:
         asked = [asked]
-    if asked is not None and not has_roles(asked):
+    if asked is not None and not foreign.has_roles(asked):
         asked = [{"role": "user", "content": asked}]
     return body if asked is None else {**body, "messages": asked}

@@ -125,7 +125,12 @@ def redact_row(row: Mapping[str, Any], rules: Sequence[str]) -> dict[str, Any]:
     if not rules:
         return dict(row)
     text_of = ("request", "reply", "reasoning", "calls", "response", "labels", "error")
-    changed = {key: _walk(row[key], key, rules, free=key == "labels") for key in text_of if row.get(key)}
+    response = row.get("response") or {}
+    scores = response.get("logprobs", [])
+    whole = {**row, "response": {**response, "logprobs": []} if response else None}
+    changed = {key: _walk(whole[key], key, rules, free=key == "labels") for key in text_of if whole.get(key)}
+    if scores and changed.get("reply") == row["reply"]:  # else its tokens would spell what was taken out
+        changed["response"]["logprobs"] = scores
     return {**row, **changed}
 
 
@@ -149,12 +154,8 @@ def _walk(value: Any, key: str, rules: Sequence[str], free: bool) -> Any:
         return value if whole else redact(value, rules)
     if isinstance(value, Mapping):
         own = {"name"} if "role" in value else set()  # who speaks, not which tool
-        return {
-            redact(k, rules) if free and key != "extra" else k: _walk(
-                v, k, rules, free or k in _FREE or k in own
-            )
-            for k, v in value.items()
-        }
+        named = {k: redact(k, rules) if free and key != "extra" else k for k in value}
+        return {named[k]: _walk(v, k, rules, free or k in _FREE or k in own) for k, v in value.items()}
     if isinstance(value, (list, tuple)):
         return [_walk(item, key, rules, free) for item in value]
     if free and isinstance(value, (int, float)) and not isinstance(value, bool):
@@ -184,9 +185,8 @@ def _compile(rules: tuple[str, ...]) -> list[tuple[str, re.Pattern[str], Find]]:
 def _own(rule: str) -> re.Pattern[str]:
     known = f"the rules are {', '.join(RULES)}, or regular expressions"
     if re.fullmatch("[a-z_]+", rule):
-        raise HerdError(
-            f"redact: no rule {rule!r:.60}; {known} (write [{rule[0]}]{rule[1:]:.40} for the word)"
-        )
+        word = f"[{rule[0]}]{rule[1:]:.40}"
+        raise HerdError(f"redact: no rule {rule!r:.60}; {known} (write {word} for the word)")
     if len(rule) > MAX_PATTERN:
         raise HerdError(f"redact: an expression of {len(rule)} characters; {MAX_PATTERN} are possible")
     try:
@@ -199,10 +199,8 @@ def _own(rule: str) -> re.Pattern[str]:
     if least == 0:
         raise HerdError(f"redact: {rule!r:.80} matches nothing, and so everywhere")
     if ways > MAX_WAYS or most > MAX_WIDTH:
-        raise HerdError(
-            f"redact: {rule!r:.80} could take long on some text: give + and * an end, as in \\d{{1,20}}, and repeat no "
-            "part that can itself match in several ways"
-        )
+        fix = "give + and * an end, as in \\d{1,20}, and repeat no part that can itself match in several ways"
+        raise HerdError(f"redact: {rule!r:.80} could take long on some text: {fix}")
     return pattern
 
 

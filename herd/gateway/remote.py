@@ -1,4 +1,5 @@
-"""What the dialects' providers share: a call becomes a body, a reply's bytes become events, and nothing is trusted."""
+"""Providers of OpenAI's and Anthropic's dialects: a call becomes a body, a reply's bytes become events, and nothing is
+trusted."""
 
 import asyncio
 from abc import ABC, abstractmethod
@@ -8,15 +9,18 @@ from itertools import groupby
 from types import MappingProxyType
 from typing import Any, ClassVar, Protocol
 
+from yarl import URL
+
 from herd.gateway.addresses import check_url
 from herd.gateway.http import BOUNDS, EVENTS, Bounds, Client
 from herd.gateway.provider import Call, Chunk
 from herd.gateway.route import ProviderSpec
 from herd.gateway.secrets import Secrets
-from herd.protocol import Dialect, Event, Request, Usage, upstream
+from herd.protocol import Dialect, Event, Request, Usage, upstream, upstream_anthropic, upstream_openai
 from herd.protocol.sse import Parser, ServerSent
 
 LISTING = 60.0  # seconds for the list of models
+PATHS = {"chat": "/chat/completions", "completion": "/completions", "embedding": "/embeddings"}
 
 
 class Stream(Protocol):
@@ -27,9 +31,18 @@ class Stream(Protocol):
     def end(self) -> tuple[Event, ...]: ...
 
 
+class Codec(Protocol):
+    """A dialect's module of `herd.protocol`, as far as both are alike."""
+
+    def Stream(self, request: Request) -> Stream: ...
+
+    def decode(self, body: bytes, request: Request) -> tuple[Event, ...]: ...
+
+
 class Remote(ABC):
     """A provider over HTTP. Raises HerdError for an address or a secret that cannot be."""
 
+    codec: ClassVar[Codec]
     home: ClassVar[str]  # the address of the dialect's author
     auth: ClassVar[tuple[str, str]]
     fixed: ClassVar[Mapping[str, str]] = MappingProxyType({})
@@ -50,13 +63,13 @@ class Remote(ABC):
         """Where it goes, after the address."""
 
     @abstractmethod
-    def body(self, call: Call) -> dict[str, Any]: ...
+    def encode(self, call: Call) -> dict[str, Any]: ...
 
-    @abstractmethod
-    def stream(self, request: Request) -> Stream: ...
+    def body(self, call: Call) -> dict[str, Any]:
+        return self.encode(call) if call.body is None else {**call.body, "model": call.target.model}
 
-    @abstractmethod
-    def decode(self, body: bytes, request: Request) -> tuple[Event, ...]: ...
+    def decode(self, body: bytes, request: Request) -> tuple[Event, ...]:
+        return self.codec.decode(body, request)
 
     async def generate(self, call: Call) -> AsyncGenerator[Event | Chunk, None]:
         url = call.url or self.urls[0]
@@ -101,10 +114,8 @@ class Remote(ABC):
         try:
             async with asyncio.timeout(LISTING):
                 found = upstream.read(await self.client.whole("GET", self.urls[0] + self.listing))
-            return [
-                upstream.part(upstream.part({"m": model}, "m", dict), "id", str)
-                for model in upstream.part(found, "data", list)
-            ]
+            models = [upstream.part({"m": model}, "m", dict) for model in upstream.part(found, "data", list)]
+            return [upstream.part(model, "id", str) for model in models]
         except TimeoutError:
             raise self.secrets.error("it does not answer in time", "upstream_timeout", 504) from None
         except ValueError as error:
@@ -112,6 +123,64 @@ class Remote(ABC):
 
     async def close(self) -> None:
         await self.client.close()
+
+
+class OpenAI(Remote):
+    """OpenAI, vLLM, other Herds, and most vendors beside their own dialect.
+
+    With `private` it is taken for vLLM or Herd, which know more fields than OpenAI itself.
+    """
+
+    codec: ClassVar[Codec] = upstream_openai
+    home = "https://api.openai.com/v1"
+    auth = ("Authorization", "Bearer ")
+    passes: frozenset[Dialect] = frozenset({"chat", "completion"})  # a vector is decoded in any case
+
+    def unsupported(self, call: Call) -> Mapping[str, str]:
+        return upstream_openai.unsupported(
+            call.request, extended=self.spec.private, whole=call.body is not None
+        )
+
+    def path(self, request: Request) -> str:
+        return PATHS[request.kind]
+
+    def encode(self, call: Call) -> dict[str, Any]:
+        newest = URL(call.url or self.urls[0]).host == URL(self.home).host
+        return upstream_openai.encode(
+            call.request, call.target.model, extended=self.spec.private, new_limit=newest
+        )
+
+    def body(self, call: Call) -> dict[str, Any]:
+        body = super().body(call)
+        if call.body is not None and call.request.stream:  # for the ledger: unasked, it is `hidden`
+            body["stream_options"] = {**(body.get("stream_options") or {}), "include_usage": True}
+        return body
+
+
+class Anthropic(Remote):
+    codec: ClassVar[Codec] = upstream_anthropic
+    home = "https://api.anthropic.com"
+    auth = ("x-api-key", "")
+    fixed = {"anthropic-version": "2023-06-01"}
+    listing = "/models?limit=1000"
+    passes: frozenset[Dialect] = frozenset({"messages"})
+
+    def __init__(self, spec: ProviderSpec, environ: Mapping[str, str], bounds: Bounds = BOUNDS) -> None:
+        super().__init__(spec, environ, bounds)
+        # Its own clients are told an address without the version; others with it.
+        self.urls = tuple(url if url.endswith("/v1") else f"{url}/v1" for url in self.urls)
+
+    def unsupported(self, call: Call) -> Mapping[str, str]:
+        return upstream_anthropic.unsupported(call.request, whole=call.body is not None)
+
+    def path(self, request: Request) -> str:
+        return "/messages/count_tokens" if request.count else "/messages"
+
+    def encode(self, call: Call) -> dict[str, Any]:
+        return upstream_anthropic.encode(call.request, call.target.model)
+
+    def decode(self, body: bytes, request: Request) -> tuple[Event, ...]:
+        return upstream_anthropic.decode_count(body) if request.count else super().decode(body, request)
 
 
 def _joined(items: list[Event | Chunk]) -> Iterator[Event | Chunk]:
@@ -130,7 +199,7 @@ class _Reader:
 
     def __init__(self, provider: Remote, call: Call) -> None:
         self.clean, self.passing, self.done = provider.secrets.clean, call.body is not None, False
-        self.parser, self.stream = Parser(provider.client.bounds.event), provider.stream(call.request)
+        self.parser, self.stream = Parser(provider.client.bounds.event), provider.codec.Stream(call.request)
 
     def feed(self, piece: bytes) -> Iterator[Event | Chunk]:
         """Raises ValueError."""

@@ -5,6 +5,7 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
+from herd.errors import HerdError
 from herd.gateway.keys import Principal
 from herd.gateway.provider import Call, Chunk, Target
 from herd.gateway.route import Keep, Route
@@ -20,15 +21,18 @@ from herd.protocol import (
     Reasoned,
     Request,
     Started,
+    TokenLogprob,
     ToolCall,
     Usage,
 )
+from herd.protocol.openai_reply import chat_logprob
 
 if TYPE_CHECKING:
     from herd.gateway.attempts import Alarm
 
 Item = Event | Chunk
 KEEPS: tuple[Keep, ...] = ("none", "metadata", "text")  # the least first
+TURNED_AWAY = (429, 503)  # before it started: counted, not kept, so that an overload costs no writes
 CHARACTERS = 4  # of a token, where nobody has counted
 IMAGE_TOKENS = 1000
 DAY = 86_400.0
@@ -85,11 +89,17 @@ class Reply:
         self.last: float | None = None
         self.texts: dict[int, list[str]] = {}
         self.reasoning: dict[int, list[str]] = {}
+        self.scores: list[TokenLogprob] = []  # of the tokens of a response
         self.calls: dict[int, list[ToolCall]] = {}
         self.finish: dict[int, str] = {}
         self.usage: Usage | None = None
         self.prompt_tokens = self.cached_tokens = self.completion_tokens = 0
         self.reply_id: str | None = None  # the provider's own
+
+    def fail(self, error: HerdError) -> None:
+        """Let it end with this error, unless it has failed already."""
+        wait = getattr(error, "retry_after", None)
+        self.failed = self.failed or Failed(str(error), error.code, error.status, wait)
 
     @property
     def target(self) -> Target:
@@ -120,6 +130,10 @@ class Reply:
         # What is embedded may be a whole library: it is not text that a person wrote to a model.
         return min(self.route.keep, self.principal.keep or "text", kind, key=KEEPS.index)
 
+    def was_turned_away(self, status: int) -> bool:
+        """Whether an error of this status came before the reply began."""
+        return self.started is None and status in TURNED_AWAY
+
     def see(self, event: Event) -> bool:
         """Note an event; whether it is content, after which no other attempt can take over."""
         now = time.perf_counter()
@@ -127,9 +141,11 @@ class Reply:
             self.started = now
             self.watch.started(now - self.began)
         match event:
-            case Delta(index, text, tokens):
+            case Delta(index, text, tokens, logprobs):
                 self._said(now)
                 self.texts.setdefault(index, []).append(text)
+                if self.response is not None:
+                    self.scores += logprobs
                 self.completion_tokens += len(tokens)
                 return bool(text or tokens)
             case Reasoned(index, text):
@@ -159,13 +175,16 @@ class Reply:
             self.watch.next(now - self.last)
         self.last = now
 
+    def ms(self, until: float | None) -> float | None:
+        """Milliseconds since it began."""
+        return None if until is None else round((until - self.began) * 1000, 3)
+
     def used(self, sent: bool) -> Usage | None:
         """What the attempt used, guessed where nobody said it; None if it did not start, and was not `sent` either."""
         if self.usage is not None or (self.started is None and not sent):
             return self.usage
-        written = sum(
-            len(text) for said in (self.texts, self.reasoning) for part in said.values() for text in part
-        )
+        parts = (*self.texts.values(), *self.reasoning.values())
+        written = sum(len(text) for part in parts for text in part)
         written += sum(len(call.arguments) for calls in self.calls.values() for call in calls)
         completion = self.completion_tokens or -(-written // CHARACTERS)
         prompt = self.prompt_tokens or tokens_of(self.asked)
@@ -196,12 +215,7 @@ def recorded(request: Request) -> dict[str, Any]:
 
 def generation(reply: Reply, index: int = 0) -> dict[str, Any]:
     """The store's row of one choice: the first has the reply's id, choice 1 the id + "-1"."""
-    request, now = reply.request, time.perf_counter()
-
-    def ms(until: float | None) -> float | None:
-        return None if until is None else round((until - reply.began) * 1000, 3)
-
-    days = reply.route.retain_days
+    request, days = reply.request, reply.route.retain_days
     uses = reply.route.use if reply.principal.use is None else reply.route.use & reply.principal.use
     whole = reply.complete and not reply.failed
     unfinished = "error" if reply.failed else "stop" if whole else "cancelled"
@@ -218,15 +232,16 @@ def generation(reply: Reply, index: int = 0) -> dict[str, Any]:
         "reply": "".join(reply.texts.get(index, [])),
         "reasoning": "".join(reply.reasoning.get(index, [])) or None,
         "calls": [call.to_json() for call in reply.calls.get(index, ())] or None,
-        "response": reply.response,
+        "response": reply.response
+        and {**reply.response, "logprobs": [chat_logprob(one) for one in reply.scores]},
         "reply_id": reply.reply_id if index == 0 else None,
         "prompt_tokens": reply.prompt_tokens,
         "completion_tokens": reply.completion_tokens if request.n == 1 else None,
         "cached_tokens": reply.cached_tokens,
         "cost": reply.cost if index == 0 else 0,
-        "queue_ms": ms(reply.started),
-        "first_token_ms": ms(reply.first),
-        "total_ms": ms(now),
+        "queue_ms": reply.ms(reply.started),
+        "first_token_ms": reply.ms(reply.first),
+        "total_ms": reply.ms(time.perf_counter()),
         "finish": told.get(index, unfinished),
         "error": reply.failed.message if reply.failed else None,
         "key": reply.key,

@@ -77,6 +77,11 @@ class Route:
     source: Literal["file", "store", "own"] = "own"  # "own": a model's or target's own route
     version: int = 0  # of a stored one
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of all targets that may answer, each once."""
+        return tuple(dict.fromkeys((*(one.target for one in self.targets), *self.fallbacks)))
+
 
 @dataclass(frozen=True, slots=True)
 class ArenaModel:

@@ -28,9 +28,8 @@ def secret(reference: str, environ: Mapping[str, str]) -> str:
 
 def _read(path: str) -> str:
     try:
-        file = os.open(
-            path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
-        )  # a pipe's other end is not waited for
+        # A pipe's other end is not waited for.
+        file = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         try:
             mode = os.fstat(file).st_mode
             if not stat.S_ISREG(mode) or mode & stat.S_IWOTH:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from herd.errors import HerdError
 from herd.gateway.keys import Principal
-from herd.gateway.ledger import Limit
+from herd.gateway.limits import Limit
 from herd.gateway.reply import Reply
 from herd.gateway.route import Weighted
 
@@ -38,36 +38,27 @@ class Shadows:
         if self._running[name] >= shadow.concurrency:
             self._gateway.observe.shadow(name, "dropped")
             return
-        money = None if shadow.budget is None else round(shadow.budget * PICODOLLARS)
-        limits = () if money is None else (Limit("dollars", money, "day"),)
-        payer = Principal(
-            application=reply.principal.application, limits=limits, keep=reply.keep, use=reply.principal.use
-        )
+        limits: tuple[Limit, ...] = ()
+        if shadow.budget is not None:
+            limits = (Limit("dollars", round(shadow.budget * PICODOLLARS), "day"),)
+        asking = reply.principal
+        payer = Principal(application=asking.application, limits=limits, keep=reply.keep, use=asking.use)
         route = replace(
             reply.route, targets=(Weighted(shadow.target),), fallbacks=(), retries=0, concurrency=None,
             drop=frozenset("*"), shadow=None,
         )  # fmt: skip
-        copy = Reply(
-            f"shadow-{uuid.uuid4().hex}",
-            replace(asked, stream=False),
-            route,
-            payer,
-            reply.conversation,
-            reply.table,
-            shadow_of=reply.id,
-        )
+        id, plain = f"shadow-{uuid.uuid4().hex}", replace(asked, stream=False)
+        copy = Reply(id, plain, route, payer, reply.conversation, reply.table, shadow_of=reply.id)
         self._running[name] += 1
         task = asyncio.create_task(self._run(copy))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
     async def _run(self, copy: Reply) -> None:
-        name = copy.route.name
-        outcome = "failed"
+        name, outcome = copy.route.name, "failed"
         try:
             self._gateway.aim(copy, first=True)
-            async for _ in self._gateway.events(copy):
-                pass
+            await self._gateway.finish(copy)
             broke = copy.failed is not None and copy.failed.status == 429
             outcome = "dropped" if broke else "failed" if copy.failed else "done"
         except HerdError:

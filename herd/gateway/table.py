@@ -3,11 +3,12 @@
 import hashlib
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from herd.gateway.config import LOCAL, Config
+from herd.gateway.prices import Prices
 from herd.gateway.provider import Provider, Target
 from herd.gateway.route import Route, Weighted
 from herd.protocol import Usage
@@ -25,14 +26,6 @@ class Local(Provider, Protocol):
         ...
 
 
-class Pricing(Protocol):
-    def known(self, provider: str, model: str) -> bool: ...
-    def cost(
-        self, provider: str, model: str, usage: Usage, override: Mapping[str, float] | None = None
-    ) -> int: ...
-    def price(self, provider: str, model: str, at: float | None = None) -> Sequence[Any] | None: ...
-
-
 @dataclass(frozen=True)
 class Table:
     """What was configured when a reply began: it goes on with it, whatever is configured since."""
@@ -40,7 +33,7 @@ class Table:
     config: Config
     routes: Mapping[str, Route]
     providers: Mapping[str, Provider]
-    prices: Pricing
+    prices: Prices
     local: Local
 
     def target(self, name: str) -> Target:

@@ -13,6 +13,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import weakref
 from collections.abc import Callable, Mapping
@@ -26,17 +27,44 @@ MAX_REPLY = 16 << 20  # bytes: escaping makes at most three of one, and a reques
 
 
 class Child:
-    """A process running a module's `serve`; not alive any more once it failed to answer within `deadline` seconds.
+    """A process that runs a module's `serve`: started when first needed, and again when it had to be killed.
 
-    `subject` names in messages what it works on; `code` is that of the HerdErrors.
+    `subject` names in messages what it works on; `code` is that of the HerdErrors. Thread-safe.
     """
 
     def __init__(self, module: str, deadline: float, subject: str, code: str) -> None:
-        self._deadline, self._subject, self._code = deadline, subject, code
+        self._module, self._deadline, self._subject, self._code = module, deadline, subject, code
+        self._lock = threading.Lock()
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def ask(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        """The reply. Raises HerdError when the child refused, or failed to answer in time and was killed."""
+        with self._lock:
+            if not (self._process and self._end.alive and self._process.poll() is None):
+                self._start()
+            until = time.monotonic() + self._deadline
+            try:
+                self._socket.settimeout(self._deadline)
+                self._socket.sendall(_line(request))
+                reply = self._receive(until)
+            except TimeoutError:
+                problem = f"takes longer than {self._deadline:g} s"
+            except OverflowError:
+                problem = f"writes more than {MAX_REPLY >> 20} MiB"
+            except (OSError, EOFError):
+                problem = "is too large or too complex"  # it broke the child, by its memory or its stack
+            else:
+                if "error" in reply:
+                    raise HerdError(str(reply["error"]), code=self._code)
+                return reply
+            self._end()
+        raise HerdError(f"{self._subject} {problem}", code=self._code)
+
+    def _start(self) -> None:
         self._socket, theirs = socket.socketpair()
         with theirs:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", module],
+                [sys.executable, "-m", self._module],
                 stdin=theirs.fileno(),
                 stdout=theirs.fileno(),
                 start_new_session=True,  # a terminal's Ctrl-C is its parent's business
@@ -46,31 +74,7 @@ class Child:
             self._receive(time.monotonic() + START)  # it is ready
         except (OSError, EOFError):
             self._end()
-            raise HerdError(f"the process for {subject} did not start", status=503) from None
-
-    @property
-    def alive(self) -> bool:
-        return self._end.alive and self._process.poll() is None
-
-    def ask(self, request: Mapping[str, Any]) -> dict[str, Any]:
-        """The reply. Raises HerdError when the child refused, or was killed instead."""
-        until = time.monotonic() + self._deadline
-        try:
-            self._socket.settimeout(self._deadline)
-            self._socket.sendall(_line(request))
-            reply = self._receive(until)
-        except TimeoutError:
-            problem = f"{self._subject} takes longer than {self._deadline:g} s"
-        except OverflowError:
-            problem = f"{self._subject} writes more than {MAX_REPLY >> 20} MiB"
-        except (OSError, EOFError):
-            problem = f"{self._subject} is too large or too complex"  # it broke the child, by its memory or its stack
-        else:
-            if "error" in reply:
-                raise HerdError(str(reply["error"]), code=self._code)
-            return reply
-        self._end()
-        raise HerdError(problem, code=self._code)
+            raise HerdError(f"the process for {self._subject} did not start", status=503) from None
 
     def _receive(self, until: float) -> dict[str, Any]:
         data = bytearray()

@@ -5,7 +5,6 @@ python -m herd.model.renderer     the child
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Mapping
 from typing import Any
 
@@ -17,21 +16,17 @@ SUBJECT = "the chat template"
 
 
 class Renderer:
-    """One template and its child, started when first needed and replaced when it had to be killed. Thread-safe."""
+    """One template and its child. Thread-safe."""
 
     def __init__(self, source: str) -> None:
         """Compiles the template, too. Raises HerdError when it is not valid."""
         self.source = source
-        self._lock = threading.Lock()
-        self._child: Child | None = None
+        self._child = Child(__name__, DEADLINE, SUBJECT, "chat_template_failed")
         self.render(None)
 
     def render(self, variables: Mapping[str, Any] | None) -> str:
         """As `template.render`; also raises HerdError when it takes too long or needs too much memory."""
-        with self._lock:
-            if self._child is None or not self._child.alive:
-                self._child = Child(__name__, DEADLINE, SUBJECT, "chat_template_failed")
-            return str(self._child.ask({"source": self.source, "variables": variables})["text"])
+        return str(self._child.ask({"source": self.source, "variables": variables})["text"])
 
 
 if __name__ == "__main__":

@@ -27,27 +27,7 @@ from herd.protocol.types import (
 )
 
 __all__ = [
-    "Called",
-    "Delta",
-    "Dialect",
-    "Effort",
-    "Embedded",
-    "Event",
-    "Failed",
-    "FinishReason",
-    "Finished",
-    "Format",
-    "Image",
-    "Message",
-    "ProtocolError",
-    "Reasoned",
-    "Request",
-    "Role",
-    "Sampling",
-    "Started",
-    "TokenLogprob",
-    "Tool",
-    "ToolCall",
-    "Usage",
-    "event_from_json",
-]
+    "Called", "Delta", "Dialect", "Effort", "Embedded", "Event", "Failed", "FinishReason", "Finished",
+    "Format", "Image", "Message", "ProtocolError", "Reasoned", "Request", "Role", "Sampling", "Started",
+    "TokenLogprob", "Tool", "ToolCall", "Usage", "event_from_json",
+]  # fmt: skip

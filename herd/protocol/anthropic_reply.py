@@ -5,6 +5,8 @@ from collections.abc import Iterable
 from typing import Any
 
 from herd.errors import HerdError
+from herd.protocol import replies
+from herd.protocol.replies import collect, describe, finished
 from herd.protocol.types import (
     Called,
     Delta,
@@ -19,15 +21,7 @@ from herd.protocol.types import (
     Usage,
 )
 
-ERROR_TYPES = {
-    401: "authentication_error",
-    403: "permission_error",
-    404: "not_found_error",
-    413: "request_too_large",
-    429: "rate_limit_error",
-    503: "overloaded_error",
-    504: "timeout_error",
-}
+ERROR_TYPES = {**replies.ERROR_TYPES, 413: "request_too_large", 503: "overloaded_error", 504: "timeout_error"}
 _REASONS = {"stop": "end_turn", "tool_calls": "tool_use", "content_filter": "refusal"}
 
 
@@ -91,30 +85,23 @@ class MessageStream:
 
 def encode_message(request: Request, events: Iterable[Event], id: str, *_: Any) -> dict[str, Any]:
     """The whole message. Raises ValueError if the events are not those of a complete reply."""
+    said, usage = collect(events)
     content: list[dict[str, Any]] = []
-    finished = usage = None
-    for event in events:
+    for event in said[0]:
+        last: dict[str, Any] = content[-1] if content else {"type": None}
         match event:
             case Delta(text=text) if text:
-                if not content or content[-1]["type"] != "text":
-                    content.append({"type": "text", "text": ""})
-                content[-1]["text"] += text
+                if last["type"] != "text":
+                    content.append(last := {"type": "text", "text": ""})
+                last["text"] += text
             case Reasoned(text=text, signature=signature) if text or signature:
-                if not content or content[-1]["type"] != "thinking" or content[-1]["signature"]:
-                    content.append({"type": "thinking", "thinking": "", "signature": ""})
-                content[-1]["thinking"] += text
-                content[-1]["signature"] = signature
+                if last["type"] != "thinking" or last["signature"]:
+                    content.append(last := {"type": "thinking", "thinking": "", "signature": ""})
+                last["thinking"] += text
+                last["signature"] = signature
             case Called(call=call):
                 content.append(encode_call(call))
-            case Finished():
-                finished = event
-            case Usage():
-                usage = event
-            case Failed(message):
-                raise ValueError(f"the reply failed: {message}")
-    if finished is None or usage is None:
-        raise ValueError("the reply is not complete")
-    return _message(request, id, content, usage, finished)
+    return _message(request, id, content, usage, finished(said[0]))
 
 
 def encode_count(events: Iterable[Event]) -> dict[str, int]:
@@ -127,18 +114,12 @@ def encode_count(events: Iterable[Event]) -> dict[str, int]:
 
 def encode_error(error: HerdError | Failed, request_id: str | None = None) -> dict[str, Any]:
     """The error body of the dialect."""
-    kind = ERROR_TYPES.get(error.status) or ("invalid_request_error" if error.status < 500 else "api_error")
-    message = error.message if isinstance(error, Failed) else str(error)
+    kind, message = describe(error, ERROR_TYPES, "api_error")
     details: dict[str, Any] = {"error_code": error.code}
-    if (
-        isinstance(error, ProtocolError) and error.param == "thread"
-    ):  # told so, clients send whole conversations
+    if isinstance(error, ProtocolError) and error.param == "thread":  # so told, clients send all of it
         details = {"error_code": "thread_unsupported_request", "unsupported": ["thread"]}
-    return {
-        "type": "error",
-        "error": {"type": kind, "message": message, "details": details},
-        "request_id": request_id,
-    }
+    told = {"type": kind, "message": message, "details": details}
+    return {"type": "error", "error": told, "request_id": request_id}
 
 
 def _message(

@@ -2,24 +2,25 @@
 
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import replace
-from types import MappingProxyType
 from typing import Any, Literal, NamedTuple, get_args
 
 from herd.nearest import nearest
 from herd.protocol.types import Effort, Format, Image, ProtocolError, Sampling, Tool
 
 MAX_MESSAGES = 4096  # each costs time before its tokens can be counted
-MAX_STOPS = 16
-MAX_STOP_LENGTH = 1000
+MAX_STOPS, MAX_STOP_LENGTH = 16, 1000
 MAX_BIASES = 4096
 MAX_TOOLS = 128
 MAX_METADATA, MAX_KEY, MAX_VALUE = 16, 64, 512  # pairs, characters
+Treatment = Literal["honoured", "recorded", "refused"]
 EFFORTS: tuple[Effort, ...] = get_args(Effort)
 DETAILS = ("auto", "low", "high", "original")
 NAME = re.compile(r"[A-Za-z0-9_-]{1,128}")
 NO_PARAMETERS = {"type": "object", "properties": {}, "additionalProperties": False}
+_TYPES: dict[str, type] = {"str": str, "dict": dict, "bool": bool}
+_WORDS = {dict: "an object", str: "a string", bool: "true or false"}
 
 
 class Field(NamedTuple):
@@ -29,26 +30,29 @@ class Field(NamedTuple):
     Refused is a field by the local engine; to a provider of the caller's own dialect it is passed on.
     """
 
-    treatment: Literal["honoured", "recorded", "refused"]
+    treatment: Treatment
     accepts: type | tuple[Any, ...] = ()
 
 
-def table(
-    honoured: str,
-    recorded: Mapping[str, type | tuple[Any, ...]] = MappingProxyType({}),
-    refused: Mapping[str, tuple[Any, ...]] = MappingProxyType({}),
-    **only: tuple[Any, ...],
-) -> dict[str, Field]:
-    """Names of honoured fields in one string, the others with what they accept; `only`: honoured for a few values."""
-    return {
-        **dict.fromkeys(honoured.split(), Field("honoured")),
-        **{name: Field("honoured", accepts) for name, accepts in only.items()},
-        **{name: Field("recorded", accepts) for name, accepts in recorded.items()},
-        **{name: Field("refused", accepts) for name, accepts in refused.items()},
-    }
+def table(honoured: str, recorded: str = "", refused: str = "") -> dict[str, Field]:
+    """The fields of an object, by name. Each is given as its name, as "name:str" (or dict or bool) where values of a
+    type are taken, or as "name=this|that" where only these are: words, or JSON without spaces."""
+    found = {}
+    given: dict[Treatment, str] = {"honoured": honoured, "recorded": recorded, "refused": refused}
+    for treatment, words in given.items():
+        for word in words.split():
+            name, _, values = word.partition("=")
+            name, _, kind = name.partition(":")
+            accepts = tuple(map(_value, values.split("|"))) if values else _TYPES.get(kind, ())
+            found[name] = Field(treatment, accepts)
+    return found
 
 
-_TYPES = {dict: "an object", str: "a string", bool: "true or false"}
+def _value(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
 
 
 class Notes(NamedTuple):
@@ -63,13 +67,71 @@ def notes() -> Notes:
     return Notes({}, {})
 
 
-def known(
-    body: Mapping[str, Any], table: Mapping[str, Field], where: str = "", notes: Notes | None = None
-) -> dict[str, Any]:
+class Given(dict[str, Any]):
+    """The fields of an object that are not null, and readers that name the field they refuse.
+
+    `where`: the object's path, "" for a whole body. All readers raise ProtocolError.
+    """
+
+    __slots__ = ("notes", "where")
+
+    def __init__(self, fields: Mapping[str, Any], where: str, notes: Notes | None) -> None:
+        super().__init__(fields)
+        self.where, self.notes = where, notes
+
+    def at(self, name: str) -> str:
+        return f"{self.where}.{name}" if self.where else name
+
+    def part(self, name: str, table: Mapping[str, Field], default: Any = None) -> "Given":
+        return known(self.get(name, default), table, self.at(name), self.notes)
+
+    def string(self, name: str, default: Any = None) -> str:
+        value = self.get(name, default)
+        return value if isinstance(value, str) else string(value, self.at(name))
+
+    def text(self, name: str) -> str | None:
+        return self.string(name) if name in self else None
+
+    def listed(self, name: str, most: int, default: Any = None) -> list[tuple[str, Any]]:
+        """Each with its path."""
+        where = self.at(name)
+        return [(f"{where}[{i}]", item) for i, item in enumerate(items(self.get(name, default), where, most))]
+
+    def flag(self, name: str, default: bool = False) -> bool:
+        value = self.get(name, default)
+        if not isinstance(value, bool):
+            raise bad(self.at(name), "must be true or false")
+        return value
+
+    def integer(self, name: str, low: int, high: int = 2**31 - 1) -> int | None:
+        value: int | None = self._within(name, "an integer", (int,), low, high)
+        return value
+
+    def number(self, name: str, low: int, high: int) -> float | None:
+        value = self._within(name, "a number", (int, float), low, high)
+        return None if value is None else float(value)
+
+    def _within(self, name: str, kind: str, types: tuple[type, ...], low: int, high: int) -> Any:
+        value = self.get(name)
+        if value is not None and type(value) not in types:
+            raise bad(self.at(name), f"must be {kind}")
+        if value is not None and not low <= value <= high:  # so is NaN refused
+            raise bad(self.at(name), f"must be from {low} to {high}")
+        return value
+
+    def tool_name(self) -> str:
+        value = self.get("name")
+        if not isinstance(value, str) or not NAME.fullmatch(value):
+            raise bad(self.at("name"), "must be 1 to 128 letters, digits, underscores and dashes")
+        return value
+
+
+def known(value: Any, table: Mapping[str, Field], where: str = "", notes: Notes | None = None) -> Given:
     """The fields that are not null; what they say beside go to `notes`. `where`: the path of an object inside the body.
 
     Raises ProtocolError for an unknown field or a wrong type; without `notes` for refused fields too.
     """
+    body = mapping(value, where)
     for name, value in body.items():
         if name not in table:
             raise unknown(name, table, f" in {where}" if where else "")
@@ -81,7 +143,7 @@ def known(
             continue
         if isinstance(accepts, type):
             if not isinstance(value, accepts):
-                raise bad(path, f"must be {_TYPES[accepts]}")
+                raise bad(path, f"must be {_WORDS[accepts]}")
         elif not any(_same(value, only) for only in accepts):
             if treatment == "honoured" or notes is None:
                 raise unsupported(path, refusal(accepts))
@@ -89,7 +151,13 @@ def known(
             continue
         if treatment == "recorded" and notes is not None:
             notes.labels[path] = value
-    return {name: value for name, value in body.items() if value is not None}
+    return Given({name: value for name, value in body.items() if value is not None}, where, notes)
+
+
+def opened(body: Mapping[str, Any], table: Mapping[str, Field]) -> tuple[Given, Notes]:
+    """The fields of a whole body, and notes of them. Raises as `known`."""
+    found = notes()
+    return known(body, table, notes=found), found
 
 
 def check_json(name: str, value: Any) -> None:
@@ -147,62 +215,37 @@ def string(value: Any, where: str) -> str:
     return value
 
 
-def flag(given: Mapping[str, Any], name: str, default: bool = False, where: str = "") -> bool:
-    value = given.get(name)
-    if value is None:
-        return default
-    if not isinstance(value, bool):
-        raise bad(where + name, "must be true or false")
+def one_of(value: Any, where: str, options: Collection[str]) -> Any:
+    if not isinstance(value, str) or value not in options:
+        raise bad(where, f"must be one of {', '.join(options)}")
     return value
 
 
-def integer(given: Mapping[str, Any], name: str, low: int, high: int = 2**31 - 1) -> int | None:
-    value = given.get(name)
-    if value is None:
-        return None
-    if type(value) is not int:
-        raise bad(name, "must be an integer")
-    if not low <= value <= high:
-        raise bad(name, f"must be from {low} to {high}")
-    return value
-
-
-def number(given: Mapping[str, Any], name: str, low: float, high: float) -> float | None:
-    value = given.get(name)
-    if value is None:
-        return None
-    if type(value) not in (int, float):
-        raise bad(name, "must be a number")
-    if not low <= value <= high:  # so is NaN refused
-        raise bad(name, f"must be from {low:g} to {high:g}")
-    return float(value)
-
-
-def model(given: Mapping[str, Any]) -> str:
+def model(given: Given) -> str:
     value = given.get("model")
     if not isinstance(value, str) or not value:
         raise bad("model", "must name a model; GET /v1/models lists them")
     return value
 
 
-def messages(given: Mapping[str, Any]) -> list[Any]:
-    value = given.get("messages")
-    if not isinstance(value, list) or not value:
+def messages(given: Given) -> list[tuple[str, Any]]:
+    """Each with its path."""
+    if given.get("messages") == [] or not isinstance(given.get("messages"), list):
         raise bad("messages", "must be a list with at least one message")
-    return items(value, "messages", MAX_MESSAGES)
+    return given.listed("messages", MAX_MESSAGES)
 
 
-def sampling(given: Mapping[str, Any], *, hottest: float = 2, **own: Any) -> dict[str, Any]:
+def sampling(given: Given, *, hottest: int = 2, **own: Any) -> dict[str, Any]:
     """`sampling` and `explicit` of a Request. `own`: the fields of Sampling that the dialects spell differently."""
-    top_k = integer(given, "top_k", -1)
+    top_k = given.integer("top_k", -1)
     values = {
-        "temperature": number(given, "temperature", 0, hottest),
+        "temperature": given.number("temperature", 0, hottest),
         "top_k": 0 if top_k == -1 else top_k,  # vLLM spells "off" as -1
-        "top_p": number(given, "top_p", 0, 1),
-        "min_p": number(given, "min_p", 0, 1),
-        "seed": integer(given, "seed", -(2**63), 2**63 - 1),
-        "frequency_penalty": number(given, "frequency_penalty", -2, 2),
-        "presence_penalty": number(given, "presence_penalty", -2, 2),
+        "top_p": given.number("top_p", 0, 1),
+        "min_p": given.number("min_p", 0, 1),
+        "seed": given.integer("seed", -(2**63), 2**63 - 1),
+        "frequency_penalty": given.number("frequency_penalty", -2, 2),
+        "presence_penalty": given.number("presence_penalty", -2, 2),
         "logit_bias": _biases(given.get("logit_bias")),
         **own,
     }
@@ -226,10 +269,10 @@ def _biases(value: Any) -> dict[str, float] | None:
     return {id: float(bias) for id, bias in table.items()}
 
 
-def stops(value: Any, name: str = "stop") -> tuple[str, ...] | None:
-    if value is None:
+def stops(given: Given, name: str = "stop") -> tuple[str, ...] | None:
+    if name not in given:
         return None
-    strings = [value] if isinstance(value, str) else value
+    strings = [given[name]] if isinstance(given[name], str) else given[name]
     if not isinstance(strings, list) or not all(isinstance(stop, str) for stop in strings):
         raise bad(name, "must be a string or a list of strings")
     if len(strings) > MAX_STOPS:
@@ -239,12 +282,19 @@ def stops(value: Any, name: str = "stop") -> tuple[str, ...] | None:
     return tuple(strings)
 
 
-def metadata(value: Any) -> None:
+def metadata(given: Given) -> None:
     """Refuse what is not a few short texts by short names."""
-    for key, text in items(list((value or {}).items()), "metadata", MAX_METADATA):
+    for key, text in items(list(given.get("metadata", {}).items()), "metadata", MAX_METADATA):
         if len(key) > MAX_KEY or not isinstance(text, str) or len(text) > MAX_VALUE:
             limits = f"keys of at most {MAX_KEY} characters and strings of at most {MAX_VALUE}"
             raise bad("metadata", f"must have {limits}; {key[:MAX_KEY]!r} is not so")
+
+
+def effort(notes: Notes, given: Given, name: str) -> Effort | None:
+    """How much to reason; it is no foreign field, though the local engine refuses it."""
+    notes.extra.pop(given.at(name), None)
+    value: Effort | None = one_of(given[name], given.at(name), EFFORTS) if name in given else None
+    return value
 
 
 def content(value: Any, where: str, read: Callable[[Any, str], str | Image]) -> tuple[str, tuple[Image, ...]]:
@@ -282,88 +332,68 @@ def text_part(value: Any, where: str, table: Mapping[str, Field], notes: Notes) 
 def image(where: str, name: str, url: Any, detail: Any = None) -> Image:
     """The image of the part `where`; `name`: where that has its address."""
     if not isinstance(url, str) or not url.startswith(("https://", "http://", "data:image/")):
-        raise bad(
-            f"{where}.{name}", "must be the address of an image, with https://, or a data URL that holds it"
-        )
+        why = "must be the address of an image, with https://, or a data URL that holds it"
+        raise bad(f"{where}.{name}", why)
     if detail not in (None, *DETAILS):
         raise bad(where, f"has a detail that is none of {', '.join(DETAILS)}")
     return Image(url, detail=detail or "auto", path=where)
 
 
-def effort(notes: Notes, given: Mapping[str, Any], name: str, where: str = "") -> Effort | None:
-    """How much to reason; it is no foreign field, though the local engine refuses it."""
-    notes.extra.pop(where + name, None)
-    value = given.get(name)
-    if value not in (None, *EFFORTS):
-        raise bad(where + name, f"must be one of {', '.join(EFFORTS)}")
-    return value
-
-
-def tools(value: Any, read: Callable[[dict[str, Any], str], Tool]) -> tuple[Tool, ...]:
+def tools(given: Given, read: Callable[[dict[str, Any], str], Tool]) -> tuple[Tool, ...]:
     """Each item by `read`; names must differ."""
     found: dict[str, Tool] = {}
-    for i, item in enumerate(items(value, "tools", MAX_TOOLS)):
-        tool = read(mapping(item, f"tools[{i}]"), f"tools[{i}]")
+    for where, item in given.listed("tools", MAX_TOOLS, []):
+        tool = read(mapping(item, where), where)
         if tool.name in found:
-            raise bad(f"tools[{i}]", f"has the name {tool.name!r} a second time")
+            raise bad(where, f"has the name {tool.name!r} a second time")
         found[tool.name] = tool
     return tuple(found.values())
 
 
-def tool(name: Any, description: Any, parameters: Any, where: str, schema: str) -> Tool:
+def tool(given: Given, schema: str = "parameters") -> Tool:
     """`schema`: what the dialect calls the parameters."""
-    if description is not None:
-        string(description, f"{where}.description")
-    given = NO_PARAMETERS if parameters is None else mapping(parameters, f"{where}.{schema}")
-    return Tool(tool_name(name, f"{where}.name"), description or "", given)
+    given.flag("strict")  # arguments are always valid, asked for or not
+    description = given.string("description", "")
+    parameters = mapping(given.get(schema, NO_PARAMETERS), given.at(schema))
+    return Tool(given.tool_name(), description, parameters)
 
 
-def tool_name(value: Any, where: str) -> str:
-    if not isinstance(value, str) or not NAME.fullmatch(value):
-        raise bad(where, "must be 1 to 128 letters, digits, underscores and dashes")
-    return value
-
-
-def one_of_tools(tools: Iterable[Tool], name: Any, where: str) -> str:
-    names = [tool.name for tool in tools]
+def one_of_tools(tools: Iterable[Tool], given: Given) -> str:
+    """The tool that the object names."""
+    name, names = given.get("name"), [tool.name for tool in tools]
     if name not in names:
         close = nearest(str(name)[:100], names)
         hint = f"; did you mean {close!r}?" if close else ""
-        raise bad(where, f"names {name!r:.100}, which is not one of the tools{hint}")
+        raise bad(given.at("name"), f"names {name!r:.100}, which is not one of the tools{hint}")
     return str(name)
 
 
 def allowed_tools(
-    given: Mapping[str, Any], where: str, tools: tuple[Tool, ...], name: Callable[[dict[str, Any], str], str]
+    given: Given, tools: tuple[Tool, ...], name: Callable[[dict[str, Any], str], str]
 ) -> tuple[str, tuple[Tool, ...]]:
     """Only the tools that may be called are shown to the model, and whether one must be. `name`: of a tool it names."""
     mode = given.get("mode")
     if mode not in ("auto", "required"):
-        raise bad(f"{where}.mode", "must be auto or required")
-    named = items(given.get("tools"), f"{where}.tools", MAX_TOOLS)
-    names = {
-        name(mapping(item, f"{where}.tools[{i}]"), f"{where}.tools[{i}]") for i, item in enumerate(named)
-    }
+        raise bad(given.at("mode"), "must be auto or required")
+    names = {name(mapping(item, where), where) for where, item in given.listed("tools", MAX_TOOLS)}
     return mode, tuple(tool for tool in tools if tool.name in names)
 
 
 def chosen(tools: tuple[Tool, ...], wish: Any, name: str | None) -> dict[str, Any]:
     """The tools that may be called, whether one must be, and which: a Request's fields."""
     if wish not in ("none", "auto", "required"):
-        raise bad(
-            "tool_choice", "must be none, auto, required, or an object that names a function or allowed tools"
-        )
+        why = "must be none, auto, required, or an object that names a function or allowed tools"
+        raise bad("tool_choice", why)
     if wish == "required" and not tools:
         raise bad("tool_choice", "needs tools")
     return {"tools": tools, "tool_choice": wish, "tool_name": name}
 
 
-def schema_format(value: Any, where: str) -> Format:
-    return Format("json_schema", schema=mapping(value, where))
+def named_schema(given: Given) -> Format:
+    given.tool_name()
+    given.flag("strict")  # the schema always holds, asked for or not
+    return schema_format(given)
 
 
-def named_schema(value: Any, where: str, table: Mapping[str, Field], notes: Notes) -> Format:
-    given = known(mapping(value, where), table, where, notes)
-    tool_name(given.get("name"), f"{where}.name")
-    flag(given, "strict", where=f"{where}.")  # the schema always holds, asked for or not
-    return schema_format(given.get("schema"), f"{where}.schema")
+def schema_format(given: Given, name: str = "schema") -> Format:
+    return Format("json_schema", schema=mapping(given.get(name), given.at(name)))

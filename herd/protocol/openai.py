@@ -2,8 +2,8 @@
 
 Every field of the dialect is in `FIELDS`, those of objects inside a body in `PARTS`: honoured, recorded (it cannot
 change an answer) or refused: by the local engine, and passed on to a provider of the same dialect. Refused fields are
-accepted at their documented defaults, and null is accepted anywhere: it is the same as not sending the field. The fields are those of the API reference, with vLLM's `top_k`, `min_p` and
-`structured_outputs`.
+accepted at their documented defaults, and null is accepted anywhere: it is the same as not sending the field. The
+fields are those of the API reference, with vLLM's `top_k`, `min_p` and `structured_outputs`.
 """
 
 import re
@@ -13,11 +13,9 @@ from typing import Any, Literal, NamedTuple
 
 from herd.protocol import fields
 from herd.protocol.calls import Calls, arguments
-from herd.protocol.fields import Field, Notes, bad, flag, integer, known, table, unsupported
+from herd.protocol.fields import Field, Given, Notes, bad, known, table, unsupported
 from herd.protocol.openai_reply import (
-    ChatStream,
     CompletionStream,
-    encode_chat,
     encode_completion,
     encode_embeddings,
     encode_error,
@@ -26,8 +24,8 @@ from herd.protocol.openai_reply import (
 from herd.protocol.types import Format, Image, Message, Request, Role, Tool, ToolCall
 
 __all__ = [
-    "FIELDS", "PARTS", "ChatStream", "CompletionStream", "Embeddings", "decode_chat", "decode_completion",
-    "decode_embeddings", "encode_chat", "encode_completion", "encode_embeddings", "encode_error", "encode_models",
+    "FIELDS", "PARTS", "CompletionStream", "Embeddings", "decode_chat", "decode_completion", "decode_embeddings",
+    "encode_completion", "encode_embeddings", "encode_error", "encode_models",
 ]  # fmt: skip
 
 MAX_CHOICES = 8
@@ -38,61 +36,39 @@ _GENERATION = (
     "model max_tokens temperature top_p top_k min_p n seed stop stream stream_options logprobs store"
     " frequency_penalty presence_penalty logit_bias structured_outputs"
 )
-_LABELS: dict[str, type] = {"user": str, "metadata": dict}
 FIELDS: dict[str, dict[str, Field]] = {
     "chat": table(
         f"{_GENERATION} messages max_completion_tokens top_logprobs tools tool_choice parallel_tool_calls"
         " response_format",
-        {
-            **_LABELS,
-            "service_tier": ("auto", "default"),
-            "safety_identifier": str,
-            "prompt_cache_key": str,
-            "prompt_cache_retention": str,
-            "prompt_cache_options": dict,
-        },
-        {
-            "audio": (),
-            "function_call": ("none", "auto"),
-            "functions": ([],),
-            "modalities": (["text"],),
-            "moderation": (),
-            "prediction": (),
-            "reasoning_effort": ("none",),
-            "verbosity": ("medium",),
-            "web_search_options": (),
-        },
+        "user:str metadata:dict service_tier=auto|default safety_identifier:str prompt_cache_key:str"
+        " prompt_cache_retention:str prompt_cache_options:dict",
+        'audio function_call=none|auto functions=[] modalities=["text"] moderation prediction'
+        " reasoning_effort=none verbosity=medium web_search_options",
     ),
-    "completion": table(f"{_GENERATION} prompt echo", _LABELS, {"best_of": (1,), "suffix": ("",)}),
-    "embedding": table("model input encoding_format dimensions", {"user": str}),
+    "completion": table(f"{_GENERATION} prompt echo", "user:str metadata:dict", 'best_of=1 suffix=""'),
+    "embedding": table("model input encoding_format dimensions", "user:str"),
 }
 PARTS: dict[str, dict[str, Field]] = {
     "message": table(
         "role content name tool_calls tool_call_id reasoning_content",
-        refused={"annotations": ([],), "audio": (), "function_call": (), "refusal": ()},
+        refused="annotations=[] audio function_call refusal",
     ),
-    "text part": table("type text", {"prompt_cache_breakpoint": dict}),
-    "image part": table("type image_url", {"prompt_cache_breakpoint": dict}),
+    "text part": table("type text", "prompt_cache_breakpoint:dict"),
+    "image part": table("type image_url", "prompt_cache_breakpoint:dict"),
     "image": table("url detail"),
-    "tool call": table("id function", type=("function",)),
+    "tool call": table("id function type=function"),
     "called function": table("name arguments"),
-    "tool": table("function", type=("function",)),
+    "tool": table("function type=function"),
     "function": table("name description parameters strict"),
-    "tool choice": table("function allowed_tools", type=("function", "allowed_tools")),
+    "tool choice": table("function allowed_tools type=function|allowed_tools"),
     "allowed tools": table("mode tools"),
     "named function": table("name"),
-    "response format": table("json_schema", type=("text", "json_object", "json_schema")),
-    "JSON schema": table("name schema strict", {"description": str}),
+    "response format": table("json_schema type=text|json_object|json_schema"),
+    "JSON schema": table("name schema strict", "description:str"),
     "structured outputs": table("json json_object regex choice grammar"),
-    "stream options": table("include_usage", refused={"include_obfuscation": (False,)}),
+    "stream options": table("include_usage", refused="include_obfuscation=false"),
 }
-_ROLES: dict[str, Role] = {
-    "system": "system",
-    "developer": "system",
-    "user": "user",
-    "assistant": "assistant",
-    "tool": "tool",
-}
+_ROLES = ("system", "developer", "user", "assistant", "tool")
 
 
 class Embeddings(NamedTuple):
@@ -105,28 +81,21 @@ class Embeddings(NamedTuple):
 
 def decode_chat(body: Mapping[str, Any]) -> Request:
     """The body of POST /v1/chat/completions. Raises ProtocolError naming the field."""
-    notes = fields.notes()
-    given = known(body, FIELDS["chat"], notes=notes)
-    logprobs = None
-    wanted, top = flag(given, "logprobs"), integer(given, "top_logprobs", 0, 20)
-    if wanted:
-        logprobs = top or 0
-    elif top is not None:
+    given, notes = fields.opened(body, FIELDS["chat"])
+    wanted, top = given.flag("logprobs"), given.integer("top_logprobs", 0, 20)
+    if top is not None and not wanted:
         raise bad("top_logprobs", 'needs "logprobs": true')
-    limit, older = integer(given, "max_completion_tokens", 1), integer(given, "max_tokens", 1)
+    limit, older = given.integer("max_completion_tokens", 1), given.integer("max_tokens", 1)
     if limit is not None and older is not None and limit != older:
         raise bad("max_tokens", "differs from max_completion_tokens: send only the latter")
     calls = Calls()
     return _request(
         given,
         notes,
-        {"max_tokens": older if limit is None else limit, "logprobs": logprobs},
+        {"max_tokens": older if limit is None else limit, "logprobs": (top or 0) if wanted else None},
         kind="chat",
-        messages=tuple(
-            _message(message, f"messages[{i}]", calls, notes)
-            for i, message in enumerate(fields.messages(given))
-        ),
-        format=_format(given, notes),
+        messages=tuple(_message(said, where, calls, notes) for where, said in fields.messages(given)),
+        format=_format(given),
         effort=fields.effort(notes, given, "reasoning_effort"),
         **_tools(given),
     )
@@ -134,34 +103,23 @@ def decode_chat(body: Mapping[str, Any]) -> Request:
 
 def decode_completion(body: Mapping[str, Any]) -> tuple[Request, ...]:
     """The body of POST /v1/completions: a request for each prompt. Raises ProtocolError naming the field."""
-    notes = fields.notes()
-    given = known(body, FIELDS["completion"], notes=notes)
-    own = {"max_tokens": integer(given, "max_tokens", 0), "logprobs": integer(given, "logprobs", 0, 5)}
-    return tuple(
-        _request(
-            given,
-            notes,
-            own,
-            kind="completion",
-            prompt=prompt,
-            echo=flag(given, "echo"),
-            format=_format(given, notes),
-        )
-        for prompt in _prompts(given.get("prompt"), "prompt", MAX_PROMPTS)
-    )
+    given, notes = fields.opened(body, FIELDS["completion"])
+    own = {"max_tokens": given.integer("max_tokens", 0), "logprobs": given.integer("logprobs", 0, 5)}
+    prompts = _prompts(given.get("prompt"), "prompt", MAX_PROMPTS)
+    one = _request(given, notes, own, kind="completion", echo=given.flag("echo"), format=_format(given))
+    return tuple(replace(one, prompt=prompt) for prompt in prompts)
 
 
 def decode_embeddings(body: Mapping[str, Any]) -> Embeddings:
     """The body of POST /v1/embeddings. Raises ProtocolError naming the field."""
-    notes = fields.notes()
-    given = known(body, FIELDS["embedding"], notes=notes)
+    given, notes = fields.opened(body, FIELDS["embedding"])
     model, form = fields.model(given), given.get("encoding_format", "float")
     if form not in ("float", "base64"):
         raise bad("encoding_format", "must be float or base64")
     inputs = _prompts(given.get("input"), "input", MAX_INPUTS)
     if "" in inputs:
         raise bad("input", "holds an empty string, which has no vector")
-    dimensions = integer(given, "dimensions", 1)
+    dimensions = given.integer("dimensions", 1)
     if dimensions is not None:  # a model that has but one length is found out by what comes of it
         notes.extra["dimensions"] = dimensions
     one = Request(model, "embedding", **notes._asdict(), dialect="embedding")
@@ -169,27 +127,24 @@ def decode_embeddings(body: Mapping[str, Any]) -> Embeddings:
 
 
 def _request(
-    given: dict[str, Any],
-    notes: Notes,
-    own: dict[str, Any],
-    *,
-    kind: Literal["chat", "completion"],
-    **special: Any,
+    given: Given, notes: Notes, own: dict[str, Any], *, kind: Literal["chat", "completion"], **special: Any
 ) -> Request:
     """What chat and completions share; `own`: the sampling fields that they spell differently."""
-    fields.metadata(given.get("metadata"))
-    stream = flag(given, "stream")
-    wanted = _include_usage(given.get("stream_options"), stream, notes)
+    fields.metadata(given)
+    stream = given.flag("stream")
+    usage = given.part("stream_options", PARTS["stream options"], {}).flag("include_usage")
+    if usage and not stream:
+        raise bad("stream_options", 'needs "stream": true')
     return Request(
         kind=kind,
         dialect=kind,
         route=fields.model(given),
-        n=integer(given, "n", 1, MAX_CHOICES) or 1,
+        n=given.integer("n", 1, MAX_CHOICES) or 1,
         stream=stream,
-        include_usage=wanted,
-        store=flag(given, "store", True),
+        include_usage=usage,
+        store=given.flag("store", True),
         **notes._asdict(),
-        **fields.sampling(given, stop=fields.stops(given.get("stop")), **own),
+        **fields.sampling(given, stop=fields.stops(given), **own),
         **special,
     )
 
@@ -200,138 +155,105 @@ def _message(value: Any, where: str, calls: Calls, notes: Notes) -> Message:
         raise unsupported(
             f"{where}.role", "'function' is not supported: send role 'tool' with a tool_call_id"
         )
-    if not isinstance(role, str) or role not in _ROLES:
-        raise bad(f"{where}.role", f"must be one of {', '.join(_ROLES)}")
+    role = fields.one_of(role, f"{where}.role", _ROLES)
     given = known(value, PARTS["message"], where, notes)
-    name, thought = given.get("name"), given.get("reasoning_content", "")
-    if name is not None:
-        fields.string(name, f"{where}.name")
-    if fields.string(thought, f"{where}.reasoning_content") and role != "assistant":
-        raise bad(f"{where}.reasoning_content", "can only be an assistant's")
+    name, thought = given.text("name"), given.string("reasoning_content", "")
+    if thought and role != "assistant":
+        raise bad(given.at("reasoning_content"), "can only be an assistant's")
     called: tuple[ToolCall, ...] = ()
     if given.get("tool_calls"):
         if role != "assistant":
-            raise bad(f"{where}.tool_calls", "can only be an assistant's")
-        asked = fields.items(given["tool_calls"], f"{where}.tool_calls", fields.MAX_TOOLS)
-        called = tuple(_call(call, f"{where}.tool_calls[{i}]", calls) for i, call in enumerate(asked))
+            raise bad(given.at("tool_calls"), "can only be an assistant's")
+        asked = given.listed("tool_calls", fields.MAX_TOOLS)
+        called = tuple(_call(known(call, PARTS["tool call"], here), calls) for here, call in asked)
     if role == "tool":
-        calls.answered(given.get("tool_call_id"), f"{where}.tool_call_id")
+        calls.answered(given.get("tool_call_id"), given.at("tool_call_id"))
     elif "tool_call_id" in given:
-        raise bad(f"{where}.tool_call_id", "belongs into a message of role 'tool'")
-    content = given.get("content")
-    if content is None and called:
-        content = ""
+        raise bad(given.at("tool_call_id"), "belongs into a message of role 'tool'")
 
     def read(part: Any, here: str) -> str | Image:
         if role == "user" and isinstance(part, dict) and part.get("type") == "image_url":
-            return _image(part, here, notes)
+            image = known(part, PARTS["image part"], here, notes).part("image_url", PARTS["image"])
+            return fields.image(here, "image_url.url", image.get("url"), image.get("detail"))
         return fields.text_part(part, here, PARTS["text part"], notes)
 
-    text, images = fields.content(content, f"{where}.content", read)
-    return Message(_ROLES[role], text, name, called, given.get("tool_call_id"), images, thought)
+    content = given.get("content", "" if called else None)
+    text, images = fields.content(content, given.at("content"), read)
+    shown: Role = "system" if role == "developer" else role
+    return Message(shown, text, name, called, given.get("tool_call_id"), images, thought)
 
 
-def _image(part: dict[str, Any], where: str, notes: Notes) -> Image:
-    given, name = known(part, PARTS["image part"], where, notes), f"{where}.image_url"
-    image = known(fields.mapping(given.get("image_url"), name), PARTS["image"], name)
-    return fields.image(where, "image_url.url", image.get("url"), image.get("detail"))
+def _call(given: Given, calls: Calls) -> ToolCall:
+    function = given.part("function", PARTS["called function"])
+    id = calls.made(given.get("id"), given.at("id"))
+    name = function.tool_name()
+    return ToolCall(id, name, arguments(function.get("arguments"), function.at("arguments")))
 
 
-def _call(value: Any, where: str, calls: Calls) -> ToolCall:
-    given = known(fields.mapping(value, where), PARTS["tool call"], where)
-    function = known(
-        fields.mapping(given.get("function"), f"{where}.function"),
-        PARTS["called function"],
-        f"{where}.function",
-    )
-    return ToolCall(
-        calls.made(given.get("id"), f"{where}.id"),
-        fields.tool_name(function.get("name"), f"{where}.function.name"),
-        arguments(function.get("arguments"), f"{where}.function.arguments"),
-    )
-
-
-def _tools(given: dict[str, Any]) -> dict[str, Any]:
+def _tools(given: Given) -> dict[str, Any]:
     """`tools` and what is said about them, as a Request's fields."""
-    tools = fields.tools(given.get("tools", []), _tool)
-    parallel = flag(given, "parallel_tool_calls", True)
+    tools = fields.tools(
+        given,
+        lambda item, here: fields.tool(known(item, PARTS["tool"], here).part("function", PARTS["function"])),
+    )
+    parallel = given.flag("parallel_tool_calls", True)
     wish, name = given.get("tool_choice", "auto"), None
     if isinstance(wish, dict):
-        choice = known(wish, PARTS["tool choice"], "tool_choice")
+        choice = given.part("tool_choice", PARTS["tool choice"])
         if len(choice) > 2:
             raise bad("tool_choice", "must have a function or allowed_tools, not both")
         if choice.get("type") == "allowed_tools":
-            where = "tool_choice.allowed_tools"
-            given = known(fields.mapping(choice.get("allowed_tools"), where), PARTS["allowed tools"], where)
+            allowed = choice.part("allowed_tools", PARTS["allowed tools"])
             wish, tools = fields.allowed_tools(
-                given, where, tools, lambda item, here: _named(known(item, PARTS["tool"], here), tools, here)
+                allowed, tools, lambda item, here: _named(known(item, PARTS["tool"], here), tools)
             )
         else:
-            wish, name = "required", _named(choice, tools, "tool_choice")
+            wish, name = "required", _named(choice, tools)
     return {**fields.chosen(tools, wish, name), "parallel_tool_calls": parallel}
 
 
-def _tool(value: dict[str, Any], where: str) -> Tool:
-    given, where = known(value, PARTS["tool"], where), f"{where}.function"
-    function = known(fields.mapping(given.get("function"), where), PARTS["function"], where)
-    flag(function, "strict", where=f"{where}.")  # arguments are always valid, asked for or not
-    return fields.tool(
-        function.get("name"), function.get("description"), function.get("parameters"), where, "parameters"
-    )
+def _named(given: Given, tools: tuple[Tool, ...]) -> str:
+    return fields.one_of_tools(tools, given.part("function", PARTS["named function"]))
 
 
-def _named(choice: Mapping[str, Any], tools: tuple[Tool, ...], where: str) -> str:
-    where = f"{where}.function"
-    function = known(fields.mapping(choice.get("function"), where), PARTS["named function"], where)
-    return fields.one_of_tools(tools, function.get("name"), f"{where}.name")
-
-
-def _format(given: dict[str, Any], notes: Notes) -> Format | None:
-    wanted = _response_format(given["response_format"], notes) if "response_format" in given else None
+def _format(given: Given) -> Format | None:
+    wanted = _response_format(given.part("response_format", PARTS["response format"], {"type": "text"}))
     if "structured_outputs" not in given:
         return wanted
     if wanted:
         raise bad("structured_outputs", "cannot be combined with response_format")
-    return _structured(given["structured_outputs"])
+    return _structured(given.part("structured_outputs", PARTS["structured outputs"]))
 
 
-def _response_format(value: Any, notes: Notes) -> Format | None:
-    where = "response_format"
-    given = known(fields.mapping(value, where), PARTS["response format"], where)
+def _response_format(given: Given) -> Format | None:
     kind = given.get("type")
     if kind == "json_schema":
-        return fields.named_schema(
-            given.get("json_schema"), f"{where}.json_schema", PARTS["JSON schema"], notes
-        )
+        return fields.named_schema(given.part("json_schema", PARTS["JSON schema"]))
     if kind is None or "json_schema" in given:
-        raise bad("response_format.type", "must be json_schema for a schema, else text or json_object")
+        raise bad(given.at("type"), "must be json_schema for a schema, else text or json_object")
     return Format("json_object") if kind == "json_object" else None
 
 
-def _structured(value: Any) -> Format | None:
-    where = "structured_outputs"
-    given = known(fields.mapping(value, where), PARTS["structured outputs"], where)
-    if not flag(given, "json_object", where=f"{where}."):
+def _structured(given: Given) -> Format:
+    if not given.flag("json_object"):
         given.pop("json_object", None)
     if len(given) != 1:
-        raise bad(where, f"must have one of {', '.join(PARTS['structured outputs'])}")
-    ((kind, form),) = given.items()
-    where = f"{where}.{kind}"
+        raise bad(given.where, f"must have one of {', '.join(PARTS['structured outputs'])}")
+    (kind,) = given
     match kind:
         case "json_object":
             return Format("json_object")
         case "json":
-            return fields.schema_format(form, where)
+            return fields.schema_format(given, "json")
         case "choice":
-            options = [fields.string(option, where) for option in fields.items(form, where, 1024)]
+            options = [fields.string(option, given.at(kind)) for _, option in given.listed(kind, 1024)]
             if not options:
-                raise bad(where, "must have at least one string")
-            return Format(
-                "regex", text="|".join(re.sub(r"[][\\.+*?()|{}^$#&~-]", r"\\\g<0>", o) for o in options)
-            )
-    if not fields.string(form, where):
-        raise bad(where, "must not be empty")
-    return Format("regex" if kind == "regex" else "lark", text=form)
+                raise bad(given.at(kind), "must have at least one string")
+            escaped = [re.sub(r"[][\\.+*?()|{}^$#&~-]", r"\\\g<0>", option) for option in options]
+            return Format("regex", text="|".join(escaped))
+    if not (text := given.string(kind)):
+        raise bad(given.at(kind), "must not be empty")
+    return Format("regex" if kind == "regex" else "lark", text=text)
 
 
 def _prompts(value: Any, name: str, most: int) -> tuple[str | tuple[int, ...], ...]:
@@ -349,13 +271,3 @@ def _prompt(value: Any, name: str) -> str | tuple[int, ...]:
     if not all(type(item) is int and 0 <= item < 2**31 for item in value):
         raise bad(name, "must hold strings or lists of token ids, integers from 0 on")
     return tuple(value)
-
-
-def _include_usage(value: Any, stream: bool, notes: Notes) -> bool:
-    if value is None:
-        return False
-    options = known(fields.mapping(value, "stream_options"), PARTS["stream options"], "stream_options", notes)
-    wanted = flag(options, "include_usage", where="stream_options.")
-    if wanted and not stream:
-        raise bad("stream_options", 'needs "stream": true')
-    return wanted

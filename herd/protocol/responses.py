@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 
 from herd.protocol import fields
 from herd.protocol.calls import Calls, arguments
-from herd.protocol.fields import Field, Notes, bad, flag, integer, known, table, unsupported
+from herd.protocol.fields import Field, Given, Notes, bad, known, table, unsupported
 from herd.protocol.responses_reply import ResponseStream, encode_items, encode_stored
 from herd.protocol.types import Format, Image, Message, Request, Role, Tool, ToolCall
 
@@ -27,61 +27,32 @@ FIELDS: dict[str, dict[str, Field]] = {
         "model input instructions previous_response_id tools tool_choice parallel_tool_calls text"
         " max_output_tokens temperature top_p top_logprobs frequency_penalty presence_penalty include stream"
         " stream_options store background reasoning",
-        {
-            "user": str,
-            "metadata": dict,
-            "safety_identifier": str,
-            "prompt_cache_key": str,
-            "prompt_cache_retention": str,
-            "prompt_cache_options": dict,
-            "service_tier": ("auto", "default"),
-        },
-        {
-            "truncation": ("disabled",),
-            "access_programs": (),
-            "background_options": (),
-            "context_management": ([],),
-            "conversation": (),
-            "image": (),
-            "max_tool_calls": (),
-            "moderation": (),
-            "prompt": (),
-        },
+        "user:str metadata:dict safety_identifier:str prompt_cache_key:str prompt_cache_retention:str"
+        " prompt_cache_options:dict service_tier=auto|default",
+        "truncation=disabled access_programs background_options context_management=[] conversation image"
+        " max_tool_calls moderation prompt",
     )
 }
-_ITEM: dict[str, type] = {"id": str, "status": str}
+_ITEM = "id:str status:str"
 PARTS: dict[str, dict[str, Field]] = {
-    "message": table("type role content", {**_ITEM, "phase": ("commentary", "final_answer")}),
-    "function_call": table(
-        "type call_id name arguments", _ITEM, {"async": (False,), "caller": (), "namespace": ()}
-    ),
-    "function_call_output": table(
-        "type call_id output", {**_ITEM, "name": str}, {"caller": (), "namespace": ()}
-    ),
-    "text part": table("type text logprobs", {"prompt_cache_breakpoint": dict}, {"annotations": ([],)}),
-    "image part": table("type image_url detail", {"prompt_cache_breakpoint": dict}, {"file_id": ()}),
+    "message": table("type role content", f"{_ITEM} phase=commentary|final_answer"),
+    "function_call": table("type call_id name arguments", _ITEM, "async=false caller namespace"),
+    "function_call_output": table("type call_id output", f"{_ITEM} name:str", "caller namespace"),
+    "text part": table("type text logprobs", "prompt_cache_breakpoint:dict", "annotations=[]"),
+    "image part": table("type image_url detail", "prompt_cache_breakpoint:dict", "file_id"),
     "reasoning item": table("type summary content encrypted_content", _ITEM),
     "reasoning text": table("type text"),
     "tool": table(
         "type name description parameters strict",
-        refused={"async": (False,), "allowed_callers": (), "defer_loading": (False,), "output_schema": ()},
+        refused="async=false allowed_callers defer_loading=false output_schema",
     ),
     "tool choice": table("type name"),
     "allowed tools": table("type mode tools"),
-    "text": table("format", refused={"verbosity": ("medium",)}),
+    "text": table("format", refused="verbosity=medium"),
     "format": table("type"),
-    "JSON schema": table("type name schema strict", {"description": str}),
-    "stream options": table("", refused={"include_obfuscation": (False,)}),
-    "reasoning": table(
-        "",
-        refused={
-            "effort": ("none",),
-            "context": ("auto",),
-            "generate_summary": (),
-            "mode": ("standard",),
-            "summary": (),
-        },
-    ),
+    "JSON schema": table("type name schema strict", "description:str"),
+    "stream options": table("", refused="include_obfuscation=false"),
+    "reasoning": table("", refused="effort=none context=auto generate_summary mode=standard summary"),
 }
 _ITEMS = {  # what is taken, and its table
     "message": "message",
@@ -89,12 +60,7 @@ _ITEMS = {  # what is taken, and its table
     "function_call_output": "function_call_output",
     "reasoning": "reasoning item",
 }
-_ROLES: dict[str, Role] = {
-    "user": "user",
-    "assistant": "assistant",
-    "system": "system",
-    "developer": "system",
-}
+_ROLES = ("user", "assistant", "system", "developer")
 
 
 @dataclass(frozen=True)
@@ -123,13 +89,8 @@ class Asked:
 
     def kept(self, final: Request, past: int) -> dict[str, Any]:
         """What the store keeps beside the request as the target made it (`final`): `past` messages are older."""
-        sampling = final.sampling
-        used = {
-            "temperature": sampling.temperature,
-            "top_p": sampling.top_p,
-            "frequency_penalty": sampling.frequency_penalty,
-            "presence_penalty": sampling.presence_penalty,
-        }
+        names = ("temperature", "top_p", "frequency_penalty", "presence_penalty")
+        used = {name: getattr(final.sampling, name) for name in names}
         lead = len(final.messages) - past - len(self.said)
         return {"shown": {**self.shown, **used}, "lead": lead, "past": past, "background": self.background}
 
@@ -149,24 +110,22 @@ def history(row: Mapping[str, Any]) -> tuple[Message, ...]:
 
 def decode_response(body: Mapping[str, Any]) -> Asked:
     """The body of POST /v1/responses. Raises ProtocolError naming the field."""
-    notes = fields.notes()
-    given = known(body, FIELDS["response"], notes=notes)
-    model, said = fields.model(given), _input(given.get("input"), notes)
-    instructions, previous = _text(given, "instructions"), _text(given, "previous_response_id")
-    store, background, stream = flag(given, "store", True), flag(given, "background"), flag(given, "stream")
+    given, notes = fields.opened(body, FIELDS["response"])
+    model, said = fields.model(given), _input(given, notes)
+    instructions, previous = given.text("instructions"), given.text("previous_response_id")
+    store, background, stream = given.flag("store", True), given.flag("background"), given.flag("stream")
     if background and not store:
         raise bad("background", 'needs "store": true: its reply is fetched later')
     if background and stream:
         raise unsupported("stream", "cannot be combined with background: poll GET /v1/responses/{id}")
-    known(_object(given, "stream_options"), PARTS["stream options"], "stream_options", notes)
-    reasoning = known(_object(given, "reasoning"), PARTS["reasoning"], "reasoning", notes)
-    effort = fields.effort(notes, reasoning, "effort", "reasoning.")
-    fields.metadata(given.get("metadata"))
-    tools, shown_tools = _tools(given.get("tools", []), notes)
-    choice = _choice(given.get("tool_choice", "auto"), tools)
-    text, format = _format(_object(given, "text"), notes)
-    limit, logprobs = integer(given, "max_output_tokens", 1), _logprobs(given)
-    parallel = flag(given, "parallel_tool_calls", True)
+    given.part("stream_options", PARTS["stream options"], {})
+    effort = fields.effort(notes, given.part("reasoning", PARTS["reasoning"], {}), "effort")
+    fields.metadata(given)
+    tools, shown_tools = _tools(given, notes)
+    choice = _choice(given, tools)
+    text, format = _format(given.part("text", PARTS["text"], {}))
+    limit, logprobs = given.integer("max_output_tokens", 1), _logprobs(given)
+    parallel = given.flag("parallel_tool_calls", True)
     request = Request(
         route=model,
         kind="chat",
@@ -200,29 +159,17 @@ def decode_response(body: Mapping[str, Any]) -> Asked:
     return Asked(request, said, previous, background, shown)
 
 
-def _input(value: Any, notes: Notes) -> tuple[Message, ...]:
+def _input(whole: Given, notes: Notes) -> tuple[Message, ...]:
     """Items as messages: thoughts and calls belong to the assistant's message that they stand beside."""
-    if isinstance(value, str):
-        return (Message("user", value),)
+    if isinstance(whole.get("input"), str):
+        return (Message("user", whole["input"]),)
     messages: list[Message] = []
-    for i, item in enumerate(fields.items(value, "input", fields.MAX_MESSAGES)):
-        where = f"input[{i}]"
+    for where, item in whole.listed("input", fields.MAX_MESSAGES):
         kind = fields.mapping(item, where).get("type", "message")
-        if not isinstance(kind, str) or kind not in _ITEMS:
+        if kind not in tuple(_ITEMS):
             _wrong_type(where, kind, f"{', '.join(_ITEMS)}")
         # What is sent again with every turn, as ids are, is not recorded each time.
-        given = known(item, PARTS[_ITEMS[kind]], where, Notes({}, notes.extra))
-        if kind == "function_call_output":
-            messages.append(
-                _said("tool", given.get("output"), f"{where}.output", tool_call_id=given.get("call_id"))
-            )
-            continue
-        if kind == "message":
-            new = _message(given, where)
-        elif kind == "reasoning":
-            new = _thought(given, where)
-        else:
-            new = Message("assistant", "", tool_calls=(_call(given, where),))
+        new = _message(kind, known(item, PARTS[_ITEMS[kind]], where, Notes({}, notes.extra)))
         last = messages[-1] if messages else None
         if last and last.role == new.role == "assistant" and _goes_on(last, new):
             messages[-1] = replace(
@@ -235,65 +182,58 @@ def _input(value: Any, notes: Notes) -> tuple[Message, ...]:
     return tuple(messages)
 
 
+def _message(kind: str, given: Given) -> Message:
+    """One item. What the model thought is all of it if it is there, else what was summed up."""
+    match kind:
+        case "function_call":
+            return Message("assistant", "", tool_calls=(_call(given),))
+        case "function_call_output":
+            return _said("tool", given, "output", tool_call_id=given.get("call_id"))
+        case "reasoning":
+            whole, summed = _thoughts(given, "content"), _thoughts(given, "summary")
+            sealed = given.string("encrypted_content", "")
+            return Message("assistant", "", reasoning=whole or summed, signature=sealed)
+    role = fields.one_of(given.get("role"), given.at("role"), _ROLES)
+    return _said("system" if role == "developer" else role, given, "content")
+
+
 def _goes_on(last: Message, new: Message) -> bool:
     """Whether two items are one message of the assistant's: a call after anything, a text after nothing but thoughts."""
     thoughts = bool(last.reasoning or last.signature) and not last.content and not last.tool_calls
     return bool(new.tool_calls) or (thoughts and not new.reasoning and not new.signature)
 
 
-def _message(given: Mapping[str, Any], where: str) -> Message:
-    role = given.get("role")
-    if not isinstance(role, str) or role not in _ROLES:
-        raise bad(f"{where}.role", f"must be one of {', '.join(_ROLES)}")
-    return _said(_ROLES[role], given.get("content"), f"{where}.content")
-
-
-def _said(role: Role, value: Any, where: str, **more: Any) -> Message:
+def _said(role: Role, given: Given, name: str, **more: Any) -> Message:
     """A string, or texts joined as they are, and images between them where a user or a tool shows them."""
     kinds = ("output_text", "input_text") if role == "assistant" else ("input_text",)
 
     def read(part: Any, here: str) -> str | Image:
         kind = fields.mapping(part, here).get("type")
         if kind == "input_image" and role in ("user", "tool"):
-            given = known(part, PARTS["image part"], here)
-            if "file_id" in given:
-                raise unsupported(
-                    f"{here}.file_id", "is not supported: send the input_image by its image_url"
-                )
-            return fields.image(here, "image_url", given.get("image_url"), given.get("detail"))
+            image = known(part, PARTS["image part"], here)
+            return fields.image(here, "image_url", image.get("image_url"), image.get("detail"))
         if kind not in kinds:
             _wrong_type(here, kind, " and ".join(kinds))
-        known(part, PARTS["text part"], here)
-        return fields.string(part.get("text"), f"{here}.text")
+        return known(part, PARTS["text part"], here).string("text")
 
-    text, images = fields.content(value, where, read)
+    text, images = fields.content(given.get(name), given.at(name), read)
     return Message(role, text, images=images, **more)
 
 
-def _thought(given: Mapping[str, Any], where: str) -> Message:
-    """What the model thought: all of it if it is there, else what was summed up."""
-    whole, summed = (_thoughts(given.get(name, []), f"{where}.{name}") for name in ("content", "summary"))
-    sealed = fields.string(given.get("encrypted_content", ""), f"{where}.encrypted_content")
-    return Message("assistant", "", reasoning=whole or summed, signature=sealed)
+def _thoughts(given: Given, name: str) -> str:
+    parts = given.listed(name, fields.MAX_MESSAGES, [])
+    return "\n".join(known(part, PARTS["reasoning text"], where).string("text") for where, part in parts)
 
 
-def _thoughts(value: Any, where: str) -> str:
-    texts = []
-    for i, part in enumerate(fields.items(value, where, fields.MAX_MESSAGES)):
-        given = known(fields.mapping(part, f"{where}[{i}]"), PARTS["reasoning text"], f"{where}[{i}]")
-        texts.append(fields.string(given.get("text"), f"{where}[{i}].text"))
-    return "\n".join(texts)
-
-
-def _call(given: Mapping[str, Any], where: str) -> ToolCall:
+def _call(given: Given) -> ToolCall:
     return ToolCall(
-        fields.string(given.get("call_id"), f"{where}.call_id"),
-        fields.tool_name(given.get("name"), f"{where}.name"),
-        arguments(given.get("arguments"), f"{where}.arguments"),
+        given.string("call_id"),
+        given.tool_name(),
+        arguments(given.get("arguments"), given.at("arguments")),
     )
 
 
-def _tools(value: Any, notes: Notes) -> tuple[tuple[Tool, ...], list[dict[str, Any]]]:
+def _tools(whole: Given, notes: Notes) -> tuple[tuple[Tool, ...], list[dict[str, Any]]]:
     """The tools, and as the response shows them."""
     shown = []
 
@@ -301,63 +241,52 @@ def _tools(value: Any, notes: Notes) -> tuple[tuple[Tool, ...], list[dict[str, A
         if (kind := item.get("type")) != "function":
             _wrong_type(where, kind, "function: this server runs no tools of its own")
         given = known(item, PARTS["tool"], where, notes)
-        strict = flag(given, "strict", True, f"{where}.")  # arguments are always valid, asked for or not
-        tool = fields.tool(
-            given.get("name"), given.get("description"), given.get("parameters"), where, "parameters"
-        )
+        tool = fields.tool(given)
         about = {name: given.get(name) for name in ("name", "description", "parameters")}
-        shown.append({"type": "function", **about, "strict": strict})
+        shown.append({"type": "function", **about, "strict": given.get("strict", True)})
         return tool
 
-    return fields.tools(value, read), shown
+    return fields.tools(whole, read), shown
 
 
-def _choice(wish: Any, tools: tuple[Tool, ...]) -> dict[str, Any]:
-    name, where = None, "tool_choice"
+def _choice(given: Given, tools: tuple[Tool, ...]) -> dict[str, Any]:
+    wish, name = given.get("tool_choice", "auto"), None
 
     def read(item: dict[str, Any], here: str) -> str:
         if item.get("type") != "function":
             _wrong_type(here, item.get("type"), "function")
-        return fields.one_of_tools(tools, item.get("name"), f"{here}.name")
+        return fields.one_of_tools(tools, Given(item, here, None))
 
     kind = wish.get("type") if isinstance(wish, dict) else None
     if kind == "function":
-        wish, name = "required", read(known(wish, PARTS["tool choice"], where), where)
+        wish, name = "required", fields.one_of_tools(tools, given.part("tool_choice", PARTS["tool choice"]))
     elif kind == "allowed_tools":
-        wish, tools = fields.allowed_tools(known(wish, PARTS["allowed tools"], where), where, tools, read)
+        wish, tools = fields.allowed_tools(given.part("tool_choice", PARTS["allowed tools"]), tools, read)
     return fields.chosen(tools, wish, name)
 
 
-def _format(text: dict[str, Any], notes: Notes) -> tuple[dict[str, Any], Format | None]:
+def _format(text: Given) -> tuple[dict[str, Any], Format | None]:
     """`text` as the response shows it, and the format."""
-    given, where = known(text, PARTS["text"], "text", notes), "text.format"
-    format = fields.mapping(given.get("format", {"type": "text"}), where)
+    plain = {"type": "text"}
+    format = fields.mapping(text.get("format", plain), text.at("format"))
     kind, found = format.get("type"), None
     if kind == "json_schema":
-        found = fields.named_schema(format, where, PARTS["JSON schema"], notes)
+        found = fields.named_schema(text.part("format", PARTS["JSON schema"]))
     elif kind in ("text", "json_object"):
-        known(format, PARTS["format"], where)
+        text.part("format", PARTS["format"], plain)
         found = Format("json_object") if kind == "json_object" else None
     else:
-        _wrong_type(where, kind, "text, json_object and json_schema")
-    return {"format": format, "verbosity": given.get("verbosity", "medium")}, found
+        _wrong_type(text.at("format"), kind, "text, json_object and json_schema")
+    return {"format": format, "verbosity": text.get("verbosity", "medium")}, found
 
 
-def _logprobs(given: Mapping[str, Any]) -> int | None:
-    include = fields.items(given.get("include", []), "include", fields.MAX_TOOLS)
-    for i, name in enumerate(include):
+def _logprobs(given: Given) -> int | None:
+    include = given.listed("include", fields.MAX_TOOLS, [])
+    for where, name in include:
         if name not in INCLUDES:
-            raise unsupported(f"include[{i}]", f"is supported only as {' or '.join(INCLUDES)}")
-    top = integer(given, "top_logprobs", 0, 20) or 0
-    return top if top or LOGPROBS in include else None
-
-
-def _object(given: Mapping[str, Any], name: str) -> dict[str, Any]:
-    return fields.mapping(given.get(name, {}), name)
-
-
-def _text(given: Mapping[str, Any], name: str) -> str | None:
-    return None if name not in given else fields.string(given[name], name)
+            raise unsupported(where, f"is supported only as {' or '.join(INCLUDES)}")
+    top = given.integer("top_logprobs", 0, 20) or 0
+    return top if top or any(name == LOGPROBS for _, name in include) else None
 
 
 def _wrong_type(where: str, kind: Any, instead: str) -> NoReturn:

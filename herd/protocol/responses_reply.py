@@ -35,7 +35,7 @@ class ResponseStream:
         """The stream's events for one of ours, none to several."""
         match event:
             case Started():
-                begun = self._whole("in_progress")
+                begun = _response(self.id, self.created, self.shown, "in_progress")
                 return [
                     self._event(f"response.{step}", response=begun) for step in ("created", "in_progress")
                 ]
@@ -45,14 +45,9 @@ class ResponseStream:
                 self._part()["logprobs"].extend(scores)
                 return [*opened, *self._write(text, logprobs=scores)]
             case Reasoned(text=text, signature=signature) if text or signature:
-                opened = self._open(_reasoning)
-                assert self._item is not None
-                self._item["encrypted_content"] = signature or None
-                return [
-                    *opened,
-                    *(self._write(text) if text else []),
-                    *(self._close("completed") if signature else []),
-                ]
+                told = self._open(_reasoning) + (self._write(text) if text else [])
+                self._items[-1]["encrypted_content"] = signature or None
+                return told + (self._close("completed") if signature else [])
             case Called(call=call):
                 return [*self._close("completed"), *self._call(call)]
             case Finished(reason=reason):
@@ -131,12 +126,9 @@ class ResponseStream:
     def _end(self, status: str, **fields: Any) -> list[dict[str, Any]]:
         if self._item is not None:
             self._item["status"] = "incomplete"
-        self.response = self._whole(status, output=self._items, **fields)
+        self.response = _response(self.id, self.created, self.shown, status, output=self._items, **fields)
         kind = "incomplete" if status == "cancelled" else status  # a stream has no event for the former
         return [self._event(f"response.{kind}", response=self.response)]
-
-    def _whole(self, status: str, **fields: Any) -> dict[str, Any]:
-        return _response(self.id, self.created, self.shown, status, **fields)
 
 
 def encode_stored(row: Mapping[str, Any], status: str | None = None) -> dict[str, Any]:
@@ -149,24 +141,17 @@ def encode_stored(row: Mapping[str, Any], status: str | None = None) -> dict[str
     calls = [ToolCall.from_json(call) for call in row["calls"] or ()]
     if row.get("reasoning"):
         output.append(_reasoning(id, 0, "completed", row["reasoning"]))
-    if row["reply"] or (status in ("completed", "incomplete") and not calls):
+    scores = kept.get("logprobs", [])
+    if row["reply"] or scores or (status in ("completed", "incomplete") and not calls):
         shown = "completed" if status == "completed" else "incomplete"
         output.append(_message(id, len(output), shown, row["reply"]))
+        output[-1]["content"][0]["logprobs"] = scores
     output += [_called(id, len(output) + i, call) for i, call in enumerate(calls)]
     ended = row["created"] + (row["latency"]["total"] or 0) / 1000
     error = _error(row["error"] or "", 500) if status == "failed" else None
     usage = _usage(Usage(tokens["prompt"] or 0, tokens["completion"] or 0, tokens["cached"] or 0))
-    return _response(
-        id,
-        row["created"],
-        kept["shown"],
-        status,
-        output=output,
-        usage=usage,
-        error=error,
-        ended=ended,
-        why=row["finish"],
-    )
+    more = {"output": output, "usage": usage, "error": error, "ended": ended, "why": row["finish"]}
+    return _response(id, row["created"], kept["shown"], status, **more)
 
 
 def encode_items(row: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -202,10 +187,10 @@ def _response(
     *,
     output: Iterable[Mapping[str, Any]] = (),
     ended: float | None = None,
-    usage: Mapping[str, Any] | None = None,
-    error: Mapping[str, Any] | None = None,
     why: str = "length",
+    **more: Mapping[str, Any] | None,
 ) -> dict[str, Any]:
+    """`more`: the usage and the error."""
     whole = {
         "id": id,
         "object": "response",
@@ -214,10 +199,9 @@ def _response(
         **shown,
         "status": status,
         "output": [dict(item) for item in output],
-        "usage": usage,
-        "error": error,
         "service_tier": "default",
         "truncation": "disabled",
+        **more,
     }
     if status == "completed":
         whole["completed_at"] = int(created if ended is None else ended)

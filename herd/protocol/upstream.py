@@ -10,8 +10,19 @@ from time import time
 from typing import Any
 from uuid import uuid4
 
+from herd.protocol.anthropic_reply import ERROR_TYPES
 from herd.protocol.calls import arguments
-from herd.protocol.types import Called, Message, ProtocolError, Request, Sampling, ToolCall, Usage
+from herd.protocol.types import (
+    Called,
+    FinishReason,
+    Message,
+    ProtocolError,
+    Request,
+    Sampling,
+    Tool,
+    ToolCall,
+    Usage,
+)
 
 MAX_MESSAGE = 500  # characters of a provider's error that are shown
 MAX_TOKENS = (
@@ -21,14 +32,9 @@ _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 MAX_WAIT = 86_400.0  # seconds; nobody is left alone for longer
 _GONE = {"insufficient_quota", "billing_error", "billing_hard_limit_reached", "credit_balance_too_low"}
 _KINDS = {  # of error events, which come without a status
+    **{kind: status for status, kind in ERROR_TYPES.items()},
     "invalid_request_error": 400,
-    "authentication_error": 401,
-    "permission_error": 403,
-    "not_found_error": 404,
-    "request_too_large": 413,
-    "rate_limit_error": 429,
     "rate_limit_exceeded": 429,
-    "timeout_error": 504,
     "overloaded_error": 529,
 }
 
@@ -68,17 +74,17 @@ def error_event(error: Any, told: Mapping[str, Any]) -> ErrorEvent:
 
 def _error(status: int, error: Any, wait: float | None) -> dict[str, Any]:
     about = error if isinstance(error, dict) else {"message": error}
-    message, code, param = about.get("message"), about.get("code"), about.get("param")
     details = about.get("details")
-    if not isinstance(code, str) and isinstance(details, dict):
-        code = details.get("error_code")
-    code = next((c for c in (code, about.get("type")) if isinstance(c, str) and c), "upstream_error")
-    if status in (401, 403):
-        code = "upstream_key"  # not the caller's
-    # A key that is wrong or spent is nothing that our caller can mend.
-    gone = code in _GONE or about.get("type") in _GONE or status in (401, 402, 403)
+    named = details.get("error_code") if isinstance(details, dict) else None
+    codes = [c for c in (about.get("code"), named, about.get("type")) if isinstance(c, str) and c]
+    code = (
+        "upstream_key" if status in (401, 403) else (*codes, "upstream_error")[0]
+    )  # a key is not the caller's
+    # One that is wrong or spent is nothing that our caller can mend.
+    gone = not _GONE.isdisjoint(codes) or status in (401, 402, 403)
     busy = status in (408, 409, 425, 429) or status >= 500
     ours = 429 if status == 429 else 504 if status in (408, 504) else 503 if status in (503, 529) else 502
+    message, param = about.get("message"), about.get("param")
     text = message if isinstance(message, str) and message.strip() else f"it answered with status {status}"
     return {
         "message": " ".join(text[: 2 * MAX_MESSAGE].split())[:MAX_MESSAGE],
@@ -140,6 +146,13 @@ def part(given: Mapping[str, Any], name: str, kind: type[Any], default: Any = No
     return value
 
 
+def parts(
+    given: Mapping[str, Any], name: str, each: str, default: Any = None, kind: type[Any] = dict
+) -> list[Any]:
+    """The items of the list `given[name]`, of type `kind`; `each`: how one is called. Raises ValueError."""
+    return [part({each: item}, each, kind) for item in part(given, name, list, default)]
+
+
 def count(given: Mapping[str, Any], name: str) -> int:
     """A number of tokens, 0 if it is not said. Raises ValueError."""
     value: int = part(given, name, int, 0)
@@ -167,6 +180,18 @@ class Asking:
         return Called(index, ToolCall(self.id or f"call_{uuid4().hex}", self.name, text))
 
 
+def ended(reasons: Mapping[str, FinishReason], told: str, calls: Sequence[Called | None]) -> FinishReason:
+    """Why a reply ended that made the `calls`: None is one that is no JSON. Raises ValueError."""
+    if told not in reasons:
+        raise ValueError(f"the provider ended its reply for the reason {told!r:.60}")
+    reason = reasons[told]
+    if None in calls and (reason != "length" or None in calls[:-1]):  # the limit may cut the last one off
+        raise ValueError("the provider called a tool with arguments that are no JSON object")
+    if reason == "tool_calls" and not any(calls):
+        raise ValueError("the provider ended its reply to call a tool, and called none")
+    return reason
+
+
 def prompt_guess(request: Request) -> int:
     """About how many tokens the prompt has: four characters each."""
     if not isinstance(request.prompt, str):
@@ -182,16 +207,23 @@ def guess(request: Request, characters: int) -> Usage:
 
 def set_sampling(request: Request) -> dict[str, Any]:
     """The fields of the request's sampling that were set, by its caller or its target."""
-    default = Sampling()
-    names = Sampling.__dataclass_fields__
-    chosen = {name: getattr(request.sampling, name) for name in names}
-    return {n: v for n, v in chosen.items() if n in request.explicit or v != getattr(default, n)}
+    set_here = request.explicit | steering(request, Sampling.__dataclass_fields__)
+    return {n: getattr(request.sampling, n) for n in Sampling.__dataclass_fields__ if n in set_here}
 
 
 def steering(request: Request, names: Collection[str]) -> set[str]:
     """Those of the sampling's `names` that are not at their defaults, which any provider may leave out."""
     default = Sampling()
     return {name for name in names if getattr(request.sampling, name) != getattr(default, name)}
+
+
+def present(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Those that are not None."""
+    return {name: value for name, value in fields.items() if value is not None}
+
+
+def about(tool: Tool, **schema: Any) -> dict[str, Any]:
+    return {**present({"name": tool.name, "description": tool.description or None}), **schema}
 
 
 def pieces(message: Message) -> list[Any]:

@@ -5,7 +5,7 @@ Nothing here reads or writes a network.
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from itertools import groupby
 from typing import Any
 
@@ -14,6 +14,7 @@ from herd.protocol.anthropic import FIELDS
 from herd.protocol.anthropic_reply import encode_call
 from herd.protocol.refusals import format_path
 from herd.protocol.types import (
+    Called,
     Delta,
     Event,
     Finished,
@@ -25,9 +26,7 @@ from herd.protocol.types import (
     Started,
     Usage,
 )
-from herd.protocol.upstream import Asking, ErrorEvent, count, decode_error, part
-
-__all__ = ["ErrorEvent", "Stream", "decode", "decode_count", "decode_error", "encode", "unsupported"]
+from herd.protocol.upstream import Asking, count, part
 
 OWN = ("messages",)
 MAX_TOKENS = 8192  # the dialect must have a limit; this one every model takes that is served today
@@ -64,13 +63,11 @@ def unsupported(request: Request, *, whole: bool = False) -> dict[str, str]:
     for i, message in enumerate(request.messages):
         if message.name is not None and message.role != "tool":  # whose call is known by its id
             lost[f"messages[{i}].name"] = why
-        if message.role in ("system", "assistant"):
-            lost |= {
-                image.path: "is an image, which only a user or a tool can show" for image in message.images
-            }
         for image in message.images:
             if image.url.startswith("data:") and not _DATA.fullmatch(image.url):
                 lost[image.path] = "must be an image in base64, or where to find it"
+            elif message.role in ("system", "assistant"):
+                lost[image.path] = "is an image, which only a user or a tool can show"
     return lost
 
 
@@ -78,18 +75,18 @@ def encode(request: Request, model: str) -> dict[str, Any]:
     """The body for /v1/messages, or of a count for /v1/messages/count_tokens."""
     said = list(request.messages)
     leading = [said.pop(0).content for _ in range(_leading(request.messages))]
-    body: dict[str, Any] = {"model": model, "messages": list(_turns(said))}
-    if leading:
-        body["system"] = "\n".join(leading)
+    body: dict[str, Any] = {
+        "model": model,
+        "messages": list(_turns(said)),
+        "system": "\n".join(leading) if leading else None,
+    }
     if not request.count:
         sampling = upstream.set_sampling(request)
         limit = sampling.get("max_tokens")
         body["max_tokens"] = MAX_TOKENS if limit is None else limit
-        body |= {name: sampling[name] for name in ("temperature", "top_k", "top_p") if name in sampling}
-        body |= {"stop_sequences": list(sampling["stop"])} if sampling.get("stop") else {}
-        body |= {"stream": True} if request.stream else {}
-    body |= _tools(request)
-    body |= _output(request)
+        body |= {name: sampling.get(name) for name in ("temperature", "top_k", "top_p")}
+        body |= {"stop_sequences": list(sampling.get("stop", ())) or None, "stream": request.stream or None}
+    body = upstream.present(body | _tools(request) | _output(request))
     table = FIELDS["count" if request.count else "message"]
     if request.dialect in OWN:
         body |= {name: value for name, value in request.labels.items() if name in table}
@@ -108,11 +105,11 @@ def _turns(messages: list[Message]) -> Iterator[dict[str, Any]]:
     """Turns of the dialect: a user's holds the results of calls before its text."""
     roles = {"system": "system", "assistant": "assistant"}
     for role, run in groupby(messages, key=lambda message: roles.get(message.role, "user")):
-        blocks = [block for message in run for block in _blocks(message)]
-        if blocks and all(block.keys() == {"type", "text"} for block in blocks) and len(blocks) == 1:
-            yield {"role": role, "content": blocks[0]["text"]}
-        elif blocks:
-            yield {"role": role, "content": blocks}
+        match [block for message in run for block in _blocks(message)]:
+            case [{"type": "text", "text": text}]:
+                yield {"role": role, "content": text}
+            case blocks if blocks:
+                yield {"role": role, "content": blocks}
 
 
 def _blocks(message: Message) -> Iterator[dict[str, Any]]:
@@ -141,40 +138,31 @@ def _tools(request: Request) -> dict[str, Any]:
     if not request.tools:
         return {}
     tools = [
-        {
-            "name": tool.name,
-            **({"description": tool.description} if tool.description else {}),
-            "input_schema": {"type": "object", **tool.parameters},
-        }
-        for tool in request.tools
+        upstream.about(tool, input_schema={"type": "object", **tool.parameters}) for tool in request.tools
     ]
     choice: dict[str, Any] = {"type": {"required": "any"}.get(request.tool_choice, request.tool_choice)}
     if request.tool_name is not None:
         choice = {"type": "tool", "name": request.tool_name}
     if not request.parallel_tool_calls and choice["type"] != "none":
         choice["disable_parallel_tool_use"] = True
-    return {"tools": tools, **({} if choice == {"type": "auto"} else {"tool_choice": choice})}
+    return {"tools": tools, "tool_choice": None if choice == {"type": "auto"} else choice}
 
 
 def _output(request: Request) -> dict[str, Any]:
     """How the reply is to look, and how much to think before it."""
-    config: dict[str, Any] = {}
-    body: dict[str, Any] = {}
-    if request.format:
-        config["format"] = {"type": "json_schema", "schema": request.format.schema}
-    if request.dialect in OWN and "thinking" in request.labels:
-        config |= (
-            {"effort": request.labels["output_config.effort"]}
-            if "output_config.effort" in request.labels
-            else {}
-        )
-    elif request.effort == "none":
-        body["thinking"] = {"type": "disabled"}
-    elif request.effort is not None:
-        config["effort"] = "low" if request.effort == "minimal" else request.effort
-        if request.dialect not in OWN:
-            body["thinking"] = {"type": "adaptive"}
-    return body | ({"output_config": config} if config else {})
+    thinking, effort = None, request.effort
+    if request.dialect in OWN and "thinking" in request.labels:  # it goes there as it was said
+        effort = request.labels.get("output_config.effort")
+    elif effort == "none":
+        thinking, effort = {"type": "disabled"}, None
+    elif effort is not None:
+        thinking = None if request.dialect in OWN else {"type": "adaptive"}
+        effort = "low" if effort == "minimal" else effort
+    format = {"type": "json_schema", "schema": request.format.schema} if request.format else None
+    return {
+        "thinking": thinking,
+        "output_config": upstream.present({"format": format, "effort": effort}) or None,
+    }
 
 
 class Stream:
@@ -188,8 +176,7 @@ class Stream:
         self._block: dict[str, Any] | None = None  # that is being written
         self._blocks = 0
         self._asking: Asking | None = None
-        self._called = 0
-        self._broken = False  # a call's arguments were no JSON object
+        self._calls: list[Called | None] = []  # None: one whose arguments were no JSON object
         self._reason: FinishReason | None = None
         self._counts: dict[str, Any] = {}
         self._characters = 0
@@ -201,22 +188,10 @@ class Stream:
         kind = part(said, "type", str, event or "")
         if kind == "error" or event == "error":
             raise upstream.error_event(said.get("error"), said)
-        if self._done or (kind in _PLACES and self._begun is (kind == "message_start")):
+        step = _STEPS.get(kind)
+        if self._done or (step and self._begun is (kind == "message_start")):
             raise ValueError(f"the provider sent a {kind:.60} where none can be")
-        match kind:
-            case "message_start":
-                return self._start(part(said, "message", dict))
-            case "content_block_start":
-                return self._open(said)
-            case "content_block_delta":
-                return self._delta(said)
-            case "content_block_stop":
-                return self._close(said)
-            case "message_delta":
-                return self._finish(said)
-            case "message_stop":
-                return self._end()
-        return ()  # a ping, or what the dialect will have one day
+        return step(self, said) if step else ()  # a ping, or what the dialect will have one day
 
     def end(self) -> tuple[Event, ...]:
         """Nothing, when the bytes have ended after the reply. Raises ValueError if it has not ended."""
@@ -224,9 +199,9 @@ class Stream:
             raise ValueError("the provider's reply broke off")
         return ()
 
-    def _start(self, message: Mapping[str, Any]) -> tuple[Event, ...]:
+    def _start(self, said: Mapping[str, Any]) -> tuple[Event, ...]:
         self._begun = True
-        self._count(message)
+        self._count(part(said, "message", dict))
         used = self._usage()
         return (Started(used.prompt_tokens, used.cached_tokens),)
 
@@ -246,9 +221,12 @@ class Stream:
                 self._asking.pieces += [json.dumps(given, ensure_ascii=False)] if given else []
         return ()
 
-    def _delta(self, said: Mapping[str, Any]) -> tuple[Event, ...]:
+    def _check_open(self, said: Mapping[str, Any], did: str) -> None:
         if self._block is None or part(said, "index", int) != self._blocks - 1:
-            raise ValueError("the provider wrote into a content block that is not open")
+            raise ValueError(f"the provider {did} a content block that is not open")
+
+    def _delta(self, said: Mapping[str, Any]) -> tuple[Event, ...]:
+        self._check_open(said, "wrote into")
         delta = part(said, "delta", dict)
         match part(delta, "type", str):
             case "text_delta":
@@ -263,15 +241,13 @@ class Stream:
         return ()
 
     def _close(self, said: Mapping[str, Any]) -> tuple[Event, ...]:
-        if self._block is None or part(said, "index", int) != self._blocks - 1:
-            raise ValueError("the provider closed a content block that is not open")
+        self._check_open(said, "closed")
         asked, self._block, self._asking = self._asking, None, None
         if asked is None:
             return ()
-        self._called += 1
         call = asked.called(0)
-        self._broken |= call is None
-        return () if call is None else (call,)
+        self._calls.append(call)
+        return (call,) if call else ()
 
     def _text(self, text: str) -> tuple[Event, ...]:
         self._characters += len(text)
@@ -287,16 +263,10 @@ class Stream:
         reason = part(delta, "stop_reason", str, "")
         if not reason or self._reason is not None:
             return ()
-        if reason not in _REASONS:
-            raise ValueError(f"the provider ended its reply for the reason {reason!r:.60}")
-        self._reason = _REASONS[reason]
-        if self._broken and self._reason != "length":  # the limit may cut a call off
-            raise ValueError("the provider called a tool with arguments that are no JSON object")
-        if self._reason == "tool_calls" and not self._called:
-            raise ValueError("the provider ended its reply to call a tool, and called none")
+        self._reason = upstream.ended(_REASONS, reason, self._calls)
         return (Finished(0, self._reason, part(delta, "stop_sequence", str, "") or None),)
 
-    def _end(self) -> tuple[Event, ...]:
+    def _end(self, said: Mapping[str, Any]) -> tuple[Event, ...]:
         if self._reason is None or self._block is not None:
             raise ValueError("the provider's reply ended before it was complete")
         self._done = True
@@ -318,9 +288,14 @@ class Stream:
         return Usage(prompt, count(self._counts, "output_tokens"), read, written, thought)
 
 
-_PLACES = {
-    "message_start", "content_block_start", "content_block_delta", "content_block_stop", "message_delta", "message_stop",
-}  # fmt: skip
+_STEPS: dict[str, Callable[[Stream, Mapping[str, Any]], tuple[Event, ...]]] = {
+    "message_start": Stream._start,
+    "content_block_start": Stream._open,
+    "content_block_delta": Stream._delta,
+    "content_block_stop": Stream._close,
+    "message_delta": Stream._finish,
+    "message_stop": Stream._end,
+}
 
 
 def decode(body: Mapping[str, Any] | str | bytes, request: Request) -> tuple[Event, ...]:

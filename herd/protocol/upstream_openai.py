@@ -25,9 +25,7 @@ from herd.protocol.types import (
     TokenLogprob,
     Usage,
 )
-from herd.protocol.upstream import Asking, ErrorEvent, count, decode_error, part
-
-__all__ = ["ErrorEvent", "Stream", "decode", "decode_error", "encode", "unsupported"]
+from herd.protocol.upstream import Asking, count, part, parts
 
 OWN = ("chat", "completion", "embedding")
 _EXTENDED = {"top_k", "min_p"}
@@ -64,32 +62,27 @@ def encode(
 ) -> dict[str, Any]:
     """The body for /chat/completions, /completions or /embeddings. `new_limit`: the provider wants
     max_completion_tokens, as OpenAI's own reasoning models do."""
-    body: dict[str, Any] = {"model": model}
+    prompt = request.prompt if isinstance(request.prompt, str) else list(request.prompt)
     if request.kind == "embedding":
-        body["input"] = _prompt(request)
-        return _labelled(body, request)
-    sampling = upstream.set_sampling(request)
-    if not extended:
-        sampling = {name: value for name, value in sampling.items() if name not in _EXTENDED}
+        return _labelled({"model": model, "input": prompt}, request)
+    chat, sampling = request.kind == "chat", upstream.set_sampling(request)
     limit, logprobs = sampling.pop("max_tokens", None), sampling.pop("logprobs", None)
-    body |= {name: list(v) if name == "stop" else v for name, v in sampling.items() if v is not None}
-    if limit is not None:
-        body["max_completion_tokens" if new_limit and request.kind == "chat" else "max_tokens"] = limit
-    if request.n > 1:
-        body["n"] = request.n
-    if request.stream:
-        body |= {"stream": True, "stream_options": {"include_usage": True}}
-    if request.kind == "completion":
-        body["prompt"] = _prompt(request)
-        body |= {"echo": True} if request.echo else {}
-        body |= {} if logprobs is None else {"logprobs": logprobs}
-    else:
+    unknown = () if extended else _EXTENDED
+    body: dict[str, Any] = {
+        "model": model,
+        **{name: list(v) if name == "stop" else v for name, v in sampling.items() if name not in unknown},
+        "max_completion_tokens" if new_limit and chat else "max_tokens": limit,
+        "n": request.n if request.n > 1 else None,
+        "stream": request.stream or None,
+        "stream_options": {"include_usage": True} if request.stream else None,
+    }
+    if chat:
         body["messages"] = [_message(message, extended) for message in request.messages]
-        body |= {} if logprobs is None else {"logprobs": True, "top_logprobs": logprobs}
-        body |= _tools(request)
-        body |= {} if request.effort is None else {"reasoning_effort": request.effort}
-    body |= _format(request.format, request.kind)
-    return _labelled(body, request)
+        body |= {"logprobs": logprobs is not None or None, "top_logprobs": logprobs, **_tools(request)}
+        body["reasoning_effort"] = request.effort
+    else:
+        body |= {"prompt": prompt, "echo": request.echo or None, "logprobs": logprobs}
+    return _labelled(upstream.present(body | _format(request.format, request.kind)), request)
 
 
 def _labelled(body: dict[str, Any], request: Request) -> dict[str, Any]:
@@ -102,25 +95,23 @@ def _labelled(body: dict[str, Any], request: Request) -> dict[str, Any]:
     return upstream.put_extra(body, request, OWN)
 
 
-def _prompt(request: Request) -> str | list[int]:
-    return request.prompt if isinstance(request.prompt, str) else list(request.prompt)
-
-
 def _message(message: Message, extended: bool) -> dict[str, Any]:
     content: Any = message.content
     if message.images:
         content = [_piece(piece) for piece in upstream.pieces(message)]
-    body: dict[str, Any] = {"role": message.role, "content": content}
-    if message.name is not None:
-        body["name"] = message.name
-    if message.tool_calls:
-        body["content"] = content or None
-        body["tool_calls"] = [encode_call(call) for call in message.tool_calls]
-    if message.tool_call_id is not None:
-        body["tool_call_id"] = message.tool_call_id
-    if message.reasoning and extended:  # others refuse what they do not know; none of them needs it
-        body["reasoning_content"] = message.reasoning
-    return body
+    calls = [encode_call(call) for call in message.tool_calls]
+    more = {
+        "name": message.name,
+        "tool_calls": calls or None,
+        "tool_call_id": message.tool_call_id,
+        # Others refuse what they do not know; none of them needs it.
+        "reasoning_content": (extended and message.reasoning) or None,
+    }
+    return {
+        "role": message.role,
+        "content": (content or None) if calls else content,
+        **upstream.present(more),
+    }
 
 
 def _piece(piece: str | Image) -> dict[str, Any]:
@@ -133,20 +124,15 @@ def _piece(piece: str | Image) -> dict[str, Any]:
 def _tools(request: Request) -> dict[str, Any]:
     if not request.tools:
         return {}
-    about = [
-        {
-            "name": tool.name,
-            **({"description": tool.description} if tool.description else {}),
-            "parameters": tool.parameters,
-        }
-        for tool in request.tools
-    ]
-    choice: Any = request.tool_choice
+    choice: Any = None if request.tool_choice == "auto" else request.tool_choice
     if request.tool_name is not None:
         choice = {"type": "function", "function": {"name": request.tool_name}}
-    body: dict[str, Any] = {"tools": [{"type": "function", "function": one} for one in about]}
-    body |= {} if choice == "auto" else {"tool_choice": choice}
-    return body | ({} if request.parallel_tool_calls else {"parallel_tool_calls": False})
+    tools = [
+        {"type": "function", "function": upstream.about(tool, parameters=tool.parameters)}
+        for tool in request.tools
+    ]
+    parallel = None if request.parallel_tool_calls else False
+    return {"tools": tools, "tool_choice": choice, "parallel_tool_calls": parallel}
 
 
 def _format(format: Format | None, kind: str) -> dict[str, Any]:
@@ -196,17 +182,7 @@ class Stream:
             raise ValueError("the provider went on after the end of its reply")
         if isinstance(data, str) and data.strip() == "[DONE]":
             return self._end()
-        chunk = upstream.read(data)
-        if event == "error" or chunk.get("error") or chunk.get("object") == "error":
-            raise upstream.error_event(chunk.get("error") or chunk, chunk)
-        if said := chunk.get("usage"):
-            self._usage = _usage(part({"usage": said}, "usage", dict))
-        choices = part(chunk, "choices", list, [])
-        self.hidden = not choices and bool(said) and not self.request.include_usage
-        events: list[Event] = []
-        for choice in choices:
-            events += self._choice(part({"choice": choice}, "choice", dict), "delta")
-        return self._start(events)
+        return self._read(upstream.read(data), "delta", event)
 
     def end(self) -> tuple[Event, ...]:
         """What is left to say when the bytes have ended. Raises ValueError if the reply has not."""
@@ -218,14 +194,17 @@ class Stream:
 
     def whole(self, body: Mapping[str, Any]) -> tuple[Event, ...]:
         """All events of a body that holds the whole reply. Raises as `feed`."""
-        if body.get("error"):
-            raise upstream.error_event(body["error"], body)
-        events: list[Event] = []
-        for choice in part(body, "choices", list):
-            events += self._choice(part({"choice": choice}, "choice", dict), "message")
-        if body.get("usage"):
-            self._usage = _usage(part(body, "usage", dict))
-        return (*self._start(events), *self._end())
+        part(body, "choices", list, [] if body.get("error") else None)
+        return (*self._read(body, "message"), *self._end())
+
+    def _read(self, chunk: Mapping[str, Any], where: str, event: str | None = None) -> tuple[Event, ...]:
+        if event == "error" or chunk.get("error") or chunk.get("object") == "error":
+            raise upstream.error_event(chunk.get("error") or chunk, chunk)
+        if said := chunk.get("usage"):
+            self._usage = _usage(part(chunk, "usage", dict))
+        choices = parts(chunk, "choices", "choice", [])
+        self.hidden = not choices and bool(said) and not self.request.include_usage
+        return self._start([event for choice in choices for event in self._choice(choice, where)])
 
     def _start(self, events: list[Event]) -> tuple[Event, ...]:
         if self._begun or not events:
@@ -250,7 +229,7 @@ class Stream:
         if refusal:
             self._refused.add(index)
         logprobs = _logprobs(choice.get("logprobs"), self.request)
-        calls = part(said, "tool_calls", list, [])
+        calls = parts(said, "tool_calls", "tool call", [])
         if index in self._finished and (text or thought or refusal or calls):
             raise ValueError("the provider went on with a choice that it had finished")
         self._characters += len(text) + len(thought) + len(refusal)
@@ -258,7 +237,7 @@ class Stream:
         if text or refusal or logprobs:
             events.append(Delta(index, text + refusal, logprobs=logprobs))
         for call in calls:
-            self._ask(index, part({"tool call": call}, "tool call", dict))
+            self._ask(index, call)
         reason = part(choice, "finish_reason", str, "")
         if reason and index not in self._finished:
             self._finished.add(index)
@@ -282,19 +261,13 @@ class Stream:
         one.pieces.append(piece)
         self._characters += len(piece)
 
-    def _finish(self, index: int, reason: str) -> list[Event]:
-        if reason not in _REASONS:
-            raise ValueError(f"the provider ended its reply for the reason {reason!r:.60}")
-        ended, asked = _REASONS[reason], self._asking.pop(index, {})
+    def _finish(self, index: int, told: str) -> list[Event]:
+        asked = self._asking.pop(index, {})
         calls = [asked[place].called(index) for place in sorted(asked)]
-        if None in calls and (ended != "length" or None in calls[:-1]):  # the limit may cut the last one off
-            raise ValueError("the provider called a tool with arguments that are no JSON object")
-        whole = [call for call in calls if call is not None]
-        if ended == "tool_calls" and not whole:
-            raise ValueError("the provider ended its reply to call a tool, and called none")
-        if whole and ended == "stop":
-            ended = "tool_calls"  # so it ends at some servers, and where one tool had to be called
-        return [*whole, Finished(index, "content_filter" if index in self._refused else ended)]
+        reason, whole = upstream.ended(_REASONS, told, calls), [call for call in calls if call]
+        if whole and reason == "stop":
+            reason = "tool_calls"  # so it ends at some servers, and where one tool had to be called
+        return [*whole, Finished(index, "content_filter" if index in self._refused else reason)]
 
 
 def decode(body: Mapping[str, Any] | str | bytes, request: Request) -> tuple[Event, ...]:
@@ -307,47 +280,38 @@ def decode(body: Mapping[str, Any] | str | bytes, request: Request) -> tuple[Eve
     (item, *more) = part(whole, "data", list) or [None]
     if more:
         raise ValueError("the provider sent more vectors than were asked for")
-    vector = part(part({"data": item}, "data", dict), "embedding", list)
+    vector = parts(part({"data": item}, "data", dict), "embedding", "number", kind=float)
     if not vector:
         raise ValueError("the provider sent an empty vector")
     used = _usage(whole["usage"]) if isinstance(whole.get("usage"), dict) else upstream.guess(request, 0)
-    numbers = tuple(part({"number": number}, "number", float) for number in vector)
-    return Started(used.prompt_tokens), Embedded(0, numbers), used
+    return Started(used.prompt_tokens), Embedded(0, tuple(vector)), used
 
 
 def _content(said: Mapping[str, Any], name: str) -> tuple[str, str]:
     """What is said, and what was thought before; Mistral gives both as parts of the content."""
-    if not isinstance(parts := said.get(name), list):
+    if not isinstance(said.get(name), list):
         thought = part(said, "reasoning_content", str, "") or part(said, "reasoning", str, "")
         return part(said, name, str, ""), thought
     texts, thoughts = "", ""
-    for one in parts:
-        given = part({"content": one}, "content", dict)
-        if part(given, "type", str) == "thinking":
-            steps = part(given, "thinking", list)
-            thoughts += "".join(part(part({"step": step}, "step", dict), "text", str) for step in steps)
-        elif given["type"] == "text":
-            texts += part(given, "text", str)
-        else:
-            raise ValueError("the provider sent content that is no text")
+    for one in parts(said, name, "content"):
+        match part(one, "type", str):
+            case "thinking":
+                thoughts += "".join(part(step, "text", str) for step in parts(one, "thinking", "step"))
+            case "text":
+                texts += part(one, "text", str)
+            case _:
+                raise ValueError("the provider sent content that is no text")
     return texts, thoughts
 
 
 def _usage(said: Mapping[str, Any]) -> Usage:
-    read, made = (
-        part(said, "prompt_tokens_details", dict, {}),
-        part(said, "completion_tokens_details", dict, {}),
-    )
+    read = part(said, "prompt_tokens_details", dict, {})
+    made = part(said, "completion_tokens_details", dict, {})
     completion, reasoning = count(said, "completion_tokens"), count(made, "reasoning_tokens")
     if reasoning > completion:  # some providers count them apart
         completion += reasoning
-    return Usage(
-        count(said, "prompt_tokens"),
-        completion,
-        count(read, "cached_tokens"),
-        count(read, "cache_write_tokens"),
-        reasoning,
-    )
+    cached, written = count(read, "cached_tokens"), count(read, "cache_write_tokens")
+    return Usage(count(said, "prompt_tokens"), completion, cached, written, reasoning)
 
 
 def _logprobs(value: Any, request: Request) -> tuple[TokenLogprob, ...]:
@@ -355,7 +319,7 @@ def _logprobs(value: Any, request: Request) -> tuple[TokenLogprob, ...]:
         return ()
     given = part({"logprobs": value}, "logprobs", dict)
     if request.kind == "chat":
-        return tuple(_scored(item) for item in part(given, "content", list, []))
+        return tuple(map(_scored, parts(given, "content", "logprobs", [])))
     tokens, scores = part(given, "tokens", list, []), part(given, "token_logprobs", list, [])
     tops = part(given, "top_logprobs", list, [None] * len(tokens))
     if not len(tokens) == len(scores) == len(tops):
@@ -369,14 +333,13 @@ def _ranked(top: Any) -> list[dict[str, Any]]:
     return [{"token": token, "logprob": score} for token, score in ranked.items()]
 
 
-def _scored(item: Any, *, alone: bool = False) -> TokenLogprob:
-    given = part({"logprobs": item}, "logprobs", dict)
+def _scored(given: Mapping[str, Any], *, alone: bool = False) -> TokenLogprob:
     token, spelled = part(given, "token", str), given.get("bytes")
     try:
         raw = token.encode() if spelled is None else bytes(part(given, "bytes", list))
     except TypeError:
         raise ValueError("the provider sent a token whose bytes are none") from None
-    others = () if alone else part(given, "top_logprobs", list, [])
+    others = [] if alone else parts(given, "top_logprobs", "logprobs", [])
     top = tuple(_scored(other, alone=True) for other in others)
     # Ids are the provider's own affair; a prompt's first token has no logprob.
     return TokenLogprob(token, 0, raw, part(given, "logprob", float, LOWEST), top)

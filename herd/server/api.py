@@ -14,45 +14,44 @@ from herd.server import arena, battles, body, conversations, keys, leaderboard, 
 from herd.server.engines import has_torch
 from herd.server.errors import not_found
 from herd.server.guard import COOKIE
-from herd.server.state import State, principal, state
+from herd.server.state import Here, State, Who
 
 router = APIRouter(prefix="/api")
 ROUTERS = (
     battles.router, router, arena.router, conversations.router, keys.router, leaderboard.router, routes.router,
     traffic.router,
 )  # fmt: skip
+Session = Annotated[dict[str, Any], Depends(body.Fields(key=str))]
+NewRun = Annotated[dict[str, Any], Depends(body.Fields(kind=str, args=dict))]
 
 
 @router.get("/status")
-def status(request: Request) -> dict[str, Any]:
+def status(here: Here, who: Who) -> dict[str, Any]:
     """What runs here, and the names that the key may use: routes, models here, models of providers."""
-    here, asking = state(request), principal(request)
     engine = here.engines.engine.status()
     state_ = engine["state"] if here.engines.ready or here.engines.problem else "starting"
     state_ = state_ if has_torch() else "absent"
-    names = [name for name in _names(here) if asking.may(f"use:{name}")]
+    names = [name for name in _names(here) if who.may(f"use:{name}")]
     default = here.engines.default_route
     # Who plays blind must not see when the side that is here has ended.
-    busy = {name: engine[name] for name in ("running", "waiting")} if asking.may("read") else {}
+    busy = {name: engine[name] for name in ("running", "waiting")} if who.may("read") else {}
     return {
         "version": version("openherd"),
         "engine": {"state": state_, **busy},
         "problem": here.problem,
         # Why the running configuration is not that of herd.toml: not for a publishable key.
-        "config_problem": here.reloader.problem if asking.may("read") else None,
+        "config_problem": here.reloader.problem if who.may("read") else None,
         "routes": [_served(here, name) for name in names],
-        "arena": list(here.battles.names()) if asking.may("use:arena") else [],  # who may battle
+        "arena": list(here.battles.names()) if who.may("use:arena") else [],  # who may battle
         "default_route": default if default in names else next(iter(names), None),
         "runs_active": here.scheduler.active,
     }
 
 
 @router.post("/session", status_code=204)
-async def session(
-    request: Request, given: Annotated[dict[str, Any], Depends(body.Fields(key=str))]
-) -> Response:
+async def session(request: Request, here: Here, given: Session) -> Response:
     """Exchanges a key for a cookie that scripts cannot read, and that ends when the key does."""
-    keys = state(request).keys
+    keys = here.keys
     found = keys.find(given.get("key", ""))
     if found is None:
         raise HerdError("that is no key of this server's", status=401, code="invalid_api_key")
@@ -64,8 +63,7 @@ async def session(
 
 
 @router.get("/models")
-def list_models(request: Request) -> dict[str, Any]:
-    here = state(request)
+def list_models(here: Here) -> dict[str, Any]:
     registry, loaded = here.registry, here.engines.loaded()
     entries = registry.models()
     current = {registry.current(name).ref for name in {entry.name for entry in entries}}
@@ -78,44 +76,39 @@ def list_models(request: Request) -> dict[str, Any]:
 
 
 @router.post("/models/{name}/load")
-async def load_model(request: Request, name: str) -> dict[str, Any]:
+async def load_model(here: Here, name: str) -> dict[str, Any]:
     """Load what answers for a route, so that its first caller need not wait."""
-    await state(request).engines.load(name)
+    await here.engines.load(name)
     return {"name": name, "loaded": True}
 
 
 @router.post("/models/{name}/unload")
-async def unload_model(request: Request, name: str) -> dict[str, Any]:
+async def unload_model(here: Here, name: str) -> dict[str, Any]:
     """Give its memory back; the next request loads it again."""
-    await state(request).engines.unload(name)
+    await here.engines.unload(name)
     return {"name": name, "loaded": False}
 
 
 @router.get("/models/{ref}/files/{name}")
-def model_file(request: Request, ref: str, name: str) -> FileResponse:
-    path = models.plot_file(state(request).registry.resolve(ref), name)
+def model_file(here: Here, ref: str, name: str) -> FileResponse:
+    path = models.plot_file(here.registry.resolve(ref), name)
     if path is None:
         raise not_found(f"{ref} has no plot {name!r:.100}")
     return FileResponse(path, headers={"Content-Security-Policy": "default-src 'none'; sandbox"})
 
 
 @router.get("/lineage")
-def get_lineage(request: Request) -> dict[str, Any]:
-    here = state(request)
+def get_lineage(here: Here) -> dict[str, Any]:
     return models.lineage(here.registry, lineage.records(BUNDLED, here.settings.home))
 
 
 @router.get("/runs")
-async def list_runs(request: Request) -> dict[str, Any]:
-    here = state(request)
+async def list_runs(here: Here) -> dict[str, Any]:
     return {"data": [here.scheduler.view(run) for run in Run.list(here.settings.home)]}
 
 
 @router.post("/runs", status_code=201)
-async def start_run(
-    request: Request, given: Annotated[dict[str, Any], Depends(body.Fields(kind=str, args=dict))]
-) -> dict[str, Any]:
-    here = state(request)
+async def start_run(here: Here, given: NewRun) -> dict[str, Any]:
     kind, args = given.get("kind", ""), given.get("args", {})
     runs.check(kind, args)
     here.registry.target(args["name"])  # an unknown name is said before a run begins
@@ -123,22 +116,19 @@ async def start_run(
 
 
 @router.get("/runs/{id}")
-async def get_run(request: Request, id: str) -> dict[str, Any]:
-    here = state(request)
+async def get_run(here: Here, id: str) -> dict[str, Any]:
     run = Run.load(here.settings.home, id)
     return {**here.scheduler.view(run), "metrics": run.metrics(), "log": run.log()}
 
 
 @router.post("/runs/{id}/cancel")
-async def cancel_run(request: Request, id: str) -> dict[str, Any]:
-    here = state(request)
+async def cancel_run(here: Here, id: str) -> dict[str, Any]:
     return here.scheduler.view(await here.scheduler.cancel(id))
 
 
 @router.post("/reload")
-async def reload(request: Request) -> dict[str, Any]:
+async def reload(here: Here) -> dict[str, Any]:
     """Serve what the registry and herd.toml say now; `problem`: why the latter does not count."""
-    here = state(request)
     await here.engines.reload()
     await here.reloader.reload()
     return {"reloaded": True, "problem": here.reloader.problem}

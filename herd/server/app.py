@@ -67,7 +67,8 @@ def create_app(settings: Settings, engines: Engines) -> FastAPI:
     except ConfigError as error:
         raise at_line(settings.config_file, error) from None
     reloader = Reloader(gateway, settings.config_file, os.environ)
-    keys.on_revoke = gateway.revoke
+    metrics.adapters = local.adapters
+    keys.on_revoke, gateway.background.principal = gateway.revoke, keys.of
     scheduler = Scheduler(settings.home, _environment(settings), engines.reload)
     gateway.on_change = lambda: scheduler.traffic(gateway.in_flight)
 
@@ -153,6 +154,7 @@ def _chores(here: State) -> Iterator[Coroutine[Any, Any, None]]:
     """What is to be done again and again, as long as the server runs."""
     yield _every(1, here.reloader.poll)
     yield _every(BEAT, here.ledger.recover)
+    yield _every(BEAT, here.gateway.background.resume)
     yield _every(leaderboard.LOOK, here.live.look)
     yield _every(3600, lambda: asyncio.to_thread(here.store.forget_expired, time.time()))
     yield Drift(here.gateway, here.store).loop()

@@ -81,25 +81,25 @@ async def _read_json(request: Request) -> bytes:
 def parse_object(body: bytes) -> dict[str, Any]:
     """A JSON object as RFC 8259 has it: UTF-8, finite numbers, whole characters, at most MAX_DEPTH levels."""
     try:
-        text = body.decode()
-        value = json.loads(text, parse_constant=_no_constant, parse_float=_finite, parse_int=_integer)
+        value = json.loads(
+            body.decode(), parse_constant=_no_constant, parse_float=_finite, parse_int=_integer
+        )
     except UnicodeDecodeError as error:
         raise _bad(f"the body is not UTF-8 (byte {error.start})") from None
     except RecursionError:
         raise _bad(f"the body is nested deeper than {MAX_DEPTH} levels") from None
-    except _TooLarge as error:
-        name = _field_of_too_large(text)
-        raise ProtocolError(f"{name}: {error}" if name else str(error), name, "invalid_json") from None
     except ValueError as error:
         raise _bad(f"the body is not JSON: {error}") from None
-    if not isinstance(value, dict):
-        raise _bad("the body must be a JSON object")
-    level: list[Any] = [value]
+    level: list[Any] = [value] if isinstance(value, dict | list) else []
     for _ in range(MAX_DEPTH):
         inner = (part for v in level for part in (v.values() if isinstance(v, dict) else v))
-        level = [part for part in inner if isinstance(part, dict | list)]
+        level = [part for part in inner if isinstance(part, dict | list | _TooLarge)]
+        if any(isinstance(part, _TooLarge) for part in level):
+            raise _too_large_number(value)
     if level:
         raise _bad(f"the body is nested deeper than {MAX_DEPTH} levels")
+    if not isinstance(value, dict):
+        raise _bad("the body must be a JSON object")
     if _SURROGATE.search(body):
         try:
             json.dumps(value, ensure_ascii=False).encode()
@@ -167,48 +167,34 @@ def _no_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not a JSON number")
 
 
-class _TooLarge(ValueError):
-    """A number."""
+class _TooLarge(str):
+    """A number, as it was written."""
 
 
-def _integer(text: str) -> int:
+def _integer(text: str) -> int | _TooLarge:
     value = int(text) if len(text) <= 20 else MAX_INT + 1
-    if abs(value) > MAX_INT:
-        raise _TooLarge(f"{text:.40} is too large a number")
-    return value
+    return value if abs(value) <= MAX_INT else _TooLarge(text)
 
 
-def _finite(text: str) -> float:
+def _finite(text: str) -> float | _TooLarge:
     value = float(text)
-    if not math.isfinite(value):
-        raise _TooLarge(f"{text:.40} is too large a number")
-    return value
+    return value if math.isfinite(value) else _TooLarge(text)
 
 
-def _field_of_too_large(text: str) -> str | None:
-    """The name in JSON `text` behind which a number stands, alone or in a list, that is too large."""
-    found: list[str] = []
-
-    def is_large(value: Any) -> bool:
-        return value is _TooLarge or (isinstance(value, list) and _TooLarge in value)
-
-    def look(pairs: list[tuple[str, Any]]) -> None:
-        found.extend(name for name, value in pairs if is_large(value))
-
-    def read(kind: Callable[[str], Any]) -> Callable[[str], Any]:
-        def number(digits: str) -> Any:
-            try:
-                return kind(digits)
-            except _TooLarge:
-                return _TooLarge
-
-        return number
-
-    try:
-        json.loads(text, parse_int=read(_integer), parse_float=read(_finite), object_pairs_hook=look)
-    except (ValueError, RecursionError):  # what follows is no JSON
-        pass
-    return found[0][:100] if found and found[0].isprintable() else None
+def _too_large_number(whole: Any) -> ProtocolError:
+    """The error for the first number that is too large: it names the field behind which that stands, alone or in lists."""
+    level: list[tuple[str | None, Any]] = [(None, whole)]
+    while not (found := [(name, part) for name, part in level if isinstance(part, _TooLarge)]):
+        level = [
+            (own, inner)
+            for name, part in level
+            if isinstance(part, dict | list)
+            for own, inner in (part.items() if isinstance(part, dict) else ((name, one) for one in part))
+        ]
+    name, text = found[0]
+    name = name[:100] if name and name.isprintable() else None
+    message = f"{text:.40} is too large a number"
+    return ProtocolError(f"{name}: {message}" if name else message, name, "invalid_json")
 
 
 def _bad(message: str) -> HerdError:

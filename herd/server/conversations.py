@@ -11,8 +11,8 @@ from herd.protocol import ProtocolError
 from herd.server import body
 from herd.server.battles import voter_of
 from herd.server.errors import found
-from herd.server.state import principal, state
-from herd.store.store import OUTCOMES
+from herd.server.state import Here, Who
+from herd.store import OUTCOMES
 
 router = APIRouter(prefix="/api")
 
@@ -23,6 +23,11 @@ CONVERSATION: dict[str, Any] = {"title": str, "route": str, "system": str, "sett
 MESSAGE: dict[str, Any] = dict.fromkeys(("id", "parent", "role", "content", "generation"), str)
 VOTE: dict[str, Any] = dict.fromkeys(("id", "a", "b", "outcome", "source", "rater"), str)
 VOTE |= {"details": dict, "tags": list}
+NewConversation = Annotated[dict[str, Any], Depends(body.Fields(id=str, **CONVERSATION))]
+Exported = Annotated[dict[str, Any], Depends(body.Fields("conversations", conversations=list))]
+Changes = Annotated[dict[str, Any], Depends(body.Fields(nulls=True, **CONVERSATION))]
+NewMessage = Annotated[dict[str, Any], Depends(body.Fields("content", created=body.NUMBER, **MESSAGE))]
+NewVote = Annotated[dict[str, Any], Depends(body.Fields("a", "b", **VOTE))]
 OWN = ("id", "a", "b", "outcome", "source", "created")  # what a publishable key sees of its vote: no target
 JUDGES = ("rater", "details", "tags")  # what only a judge's vote has
 MAX_TAGS, MAX_NAME = 20, 100
@@ -30,43 +35,38 @@ MAX_TAGS, MAX_NAME = 20, 100
 
 @router.get("/conversations")
 def conversations(
-    request: Request,
+    here: Here,
     query: Annotated[str, Query(max_length=200)] = "",
     limit: Annotated[int, Query(ge=1, le=200)] = 50,
     before: Annotated[float | None, Query(allow_inf_nan=False)] = None,
 ) -> dict[str, Any]:
-    rows = state(request).store.list_conversations(search=query or None, limit=limit + 1, before=before)
+    rows = here.store.list_conversations(search=query or None, limit=limit + 1, before=before)
     return {"data": rows[:limit], "more": len(rows) > limit}
 
 
 @router.post("/conversations", status_code=201)
-def create_conversation(
-    request: Request, given: Annotated[dict[str, Any], Depends(body.Fields(id=str, **CONVERSATION))]
-) -> dict[str, Any]:
-    return state(request).store.create_conversation(**given)
+def create_conversation(here: Here, given: NewConversation) -> dict[str, Any]:
+    return here.store.create_conversation(**given)
 
 
 @router.get("/conversations/export")
-def export(request: Request, ids: str = "") -> dict[str, Any]:
+def export(here: Here, ids: str = "") -> dict[str, Any]:
     """All conversations, or those whose ids are named, separated by commas."""
     wanted = [word for word in ids.split(",") if word] or None
     if wanted and len(wanted) > MAX_IDS:
         raise ProtocolError(f"at most {MAX_IDS} ids at once; without ids, all are exported", "ids")
-    return {"conversations": state(request).store.export_conversations(wanted)}
+    return {"conversations": here.store.export_conversations(wanted)}
 
 
 @router.post("/conversations/import")
-def import_(
-    request: Request,
-    given: Annotated[dict[str, Any], Depends(body.Fields("conversations", conversations=list))],
-) -> dict[str, Any]:
-    return {"imported": state(request).store.import_conversations(given["conversations"])}
+def import_(here: Here, given: Exported) -> dict[str, Any]:
+    return {"imported": here.store.import_conversations(given["conversations"])}
 
 
 @router.get("/conversations/{id}")
-def conversation(request: Request, id: str) -> dict[str, Any]:
+def conversation(here: Here, id: str) -> dict[str, Any]:
     """The conversation with its messages, what is known of each reply, and the votes among them."""
-    store = state(request).store
+    store = here.store
     whole = found(store.get_conversation(id), "conversation", id)
     messages = store.messages(id)
     records = {record["id"]: record for record in store.generations(conversation=id, limit=MAX_IDS)}
@@ -77,52 +77,41 @@ def conversation(request: Request, id: str) -> dict[str, Any]:
 
 
 @router.patch("/conversations/{id}")
-def update_conversation(
-    request: Request,
-    id: str,
-    given: Annotated[dict[str, Any], Depends(body.Fields(nulls=True, **CONVERSATION))],
-) -> dict[str, Any]:
-    return found(state(request).store.update_conversation(id, **given), "conversation", id)
+def update_conversation(here: Here, id: str, given: Changes) -> dict[str, Any]:
+    return found(here.store.update_conversation(id, **given), "conversation", id)
 
 
 @router.delete("/conversations/{id}", status_code=204)
-def delete_conversation(request: Request, id: str) -> Response:
-    found(state(request).store.delete_conversation(id), "conversation", id)
+def delete_conversation(here: Here, id: str) -> Response:
+    found(here.store.delete_conversation(id), "conversation", id)
     return Response(status_code=204)
 
 
 @router.post("/conversations/{id}/messages", status_code=201)
-def add_message(
-    request: Request,
-    id: str,
-    given: Annotated[dict[str, Any], Depends(body.Fields("content", created=body.NUMBER, **MESSAGE))],
-) -> dict[str, Any]:
+def add_message(here: Here, id: str, given: NewMessage) -> dict[str, Any]:
     body.one_of("role", given.get("role"), ROLES)
-    return state(request).store.add_message(conversation=id, **given)
+    return here.store.add_message(conversation=id, **given)
 
 
 @router.post("/votes", status_code=201)
-async def add_vote(
-    request: Request, given: Annotated[dict[str, Any], Depends(body.Fields("a", "b", **VOTE))]
-) -> dict[str, Any]:
+async def add_vote(request: Request, here: Here, who: Who, given: NewVote) -> dict[str, Any]:
     """Keeps a vote; it is durable when the reply is sent. The same id again is the same vote.
 
     A model's judgement is one, too: an admin says so with source "judge" and the judge's name as "rater".
     """
-    here, caller = state(request), principal(request)
     body.one_of("outcome", given.get("outcome"), OUTCOMES)
     body.one_of("source", given.setdefault("source", "regenerate"), SOURCES)
     if given["a"] == given["b"]:
         raise ProtocolError("a and b are the same generation", "b")
-    _check_judge(given, caller.may("admin"))
+    _check_judge(given, who.may("admin"))
     if given.get("rater") is None:
         given["voter"] = await voter_of(request, None)
-        if not caller.may("admin"):
+        if not who.may("admin"):
             here.ballots.hourly.take(given["voter"], here.gateway.now.config.arena.votes_per_hour)
     given.setdefault("id", uuid.uuid4().hex)
-    whole = {**given, "key": caller.name, "application": caller.application or None}
+    whole = {**given, "key": who.name, "application": who.application or None}
     shown = _shown(await here.store.write_vote(whole))
-    return shown if caller.may("read") else {name: shown[name] for name in OWN}
+    return shown if who.may("read") else {name: shown[name] for name in OWN}
 
 
 def _check_judge(given: dict[str, Any], admin: bool) -> None:
@@ -147,8 +136,8 @@ def _shown(vote: dict[str, Any]) -> dict[str, Any]:
 
 
 @router.get("/votes")
-def votes(request: Request, route: str | None = None) -> dict[str, Any]:
-    return {"data": [_shown(vote) for vote in state(request).store.votes(route=route)]}
+def votes(here: Here, route: str | None = None) -> dict[str, Any]:
+    return {"data": [_shown(vote) for vote in here.store.votes(route=route)]}
 
 
 def _stats(record: dict[str, Any]) -> dict[str, Any]:

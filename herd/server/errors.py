@@ -35,7 +35,7 @@ def found(value: T | None, kind: str, id: str) -> T:
 
 def failure(event: Failed) -> HerdError:
     """The error to raise for a reply that failed before anything of it was sent."""
-    return UpstreamError(event.message, status=event.status, code=event.code, retry_after=event.retry_after)
+    return UpstreamError.of(event)
 
 
 def speaks_anthropic(scope: Scope) -> bool:

@@ -6,13 +6,13 @@ Amounts of dollars are whole numbers of 10⁻¹² dollars.
 import time
 from typing import Annotated, Any, get_args
 
-from fastapi import APIRouter, Depends, Query, Request
+from fastapi import APIRouter, Depends, Query
 
-from herd.gateway.ledger import Limit, Period, Unit
+from herd.gateway.limits import Limit, Period, Unit
 from herd.protocol import ProtocolError
 from herd.server import body
 from herd.server.errors import found
-from herd.server.state import State, state
+from herd.server.state import Here, State
 
 router = APIRouter(prefix="/api/keys")
 
@@ -20,43 +20,37 @@ MAX_DAYS = 36_500
 FIELDS: dict[str, Any] = {
     "application": str, "scopes": list, "limits": list, "expires_days": body.NUMBER, "keep": str, "use": list,
 }  # fmt: skip
+New = Annotated[dict[str, Any], Depends(body.Fields("application", "scopes", **FIELDS))]
+Changed = Annotated[dict[str, Any], Depends(body.Fields(nulls=True, **FIELDS))]
 
 
 @router.get("")
 async def list_keys(
-    request: Request,
+    here: Here,
     limit: Annotated[int, Query(ge=1, le=200)] = 50,
     before: Annotated[float | None, Query(allow_inf_nan=False)] = None,
 ) -> dict[str, Any]:
     """The newest first, each with what it has spent of its limits in the periods that run."""
-    here = state(request)
     rows = [row for row in here.keys.list() if before is None or row["created"] < before]
     return {"data": [await _view(here, row) for row in rows[:limit]], "more": len(rows) > limit}
 
 
 @router.post("", status_code=201)
-async def create_key(
-    request: Request,
-    given: Annotated[dict[str, Any], Depends(body.Fields("application", "scopes", **FIELDS))],
-) -> dict[str, Any]:
+async def create_key(here: Here, given: New) -> dict[str, Any]:
     """The new key, with its secret: this once, since only a hash of it is kept."""
-    here = state(request)
     row, secret = await here.keys.create(**_given(given))
     return {**await _view(here, row), "secret": secret}
 
 
 @router.get("/{id}")
-async def get_key(request: Request, id: str) -> dict[str, Any]:
-    here = state(request)
-    return await _view(here, _row(here, id))
+async def get_key(here: Here, id: str) -> dict[str, Any]:
+    row = next((row for row in here.keys.list() if row["id"] == id), None)
+    return await _view(here, found(row, "key", id))
 
 
 @router.patch("/{id}")
-async def update_key(
-    request: Request, id: str, given: Annotated[dict[str, Any], Depends(body.Fields(nulls=True, **FIELDS))]
-) -> dict[str, Any]:
+async def update_key(here: Here, id: str, given: Changed) -> dict[str, Any]:
     """Null takes away: the limits, the end, or what the key says of keeping and using in place of its routes."""
-    here = state(request)
     for name in ("application", "scopes"):
         if name in given and given[name] is None:
             raise ProtocolError(f"{name} cannot be null", name)
@@ -64,14 +58,9 @@ async def update_key(
 
 
 @router.post("/{id}/revoke")
-async def revoke_key(request: Request, id: str) -> dict[str, Any]:
+async def revoke_key(here: Here, id: str) -> dict[str, Any]:
     """From now on the key opens nothing: its sessions and its running replies end, too. It cannot be undone."""
-    here = state(request)
     return await _view(here, await here.keys.revoke(id))
-
-
-def _row(here: State, id: str) -> dict[str, Any]:
-    return found(next((row for row in here.keys.list() if row["id"] == id), None), "key", id)
 
 
 async def _view(here: State, row: dict[str, Any]) -> dict[str, Any]:

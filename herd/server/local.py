@@ -1,5 +1,6 @@
 """The engine on this machine, as a provider like any other."""
 
+from collections import Counter
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from herd.gateway.provider import Call, Target, UpstreamError
 from herd.protocol import Dialect, Event, Failed, Usage
 from herd.protocol.refusals import unsupported_fields
 from herd.server.engines import Engines, has_torch
+from herd.server.metrics import ADAPTERS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,6 +31,8 @@ class LocalEngine:
 
     def __init__(self, engines: Engines) -> None:
         self.engines = engines
+        self._waiting: Counter[str] = Counter()  # replies by adapter
+        self._running: Counter[str] = Counter()
 
     def target(self, name: str) -> LocalTarget:
         """Raises HerdError 404 with the nearest name, 503 for a broken one."""
@@ -47,6 +51,8 @@ class LocalEngine:
     async def generate(self, call: Call) -> AsyncGenerator[Event, None]:
         assert isinstance(call.target, LocalTarget)
         entry, engine, whole = call.target.entry, self.engines.engine, False
+        adapter, counted = entry.adapter.ref if entry.adapter else "", self._waiting
+        counted[adapter] += 1
         try:
             async with (
                 self.engines.hold(entry.name, entry) as key,
@@ -56,6 +62,10 @@ class LocalEngine:
                 async for event in events:
                     if isinstance(event, Failed):
                         raise HerdError(event.message, status=event.status, code=event.code)
+                    if counted is self._waiting:
+                        counted[adapter] -= 1
+                        counted = self._running
+                        counted[adapter] += 1
                     whole = isinstance(event, Usage)
                     yield event
             if not whole:
@@ -73,6 +83,17 @@ class LocalEngine:
                 retryable=full or error.status >= 500,
                 retry_after=float(engine.retry_after) if full else None,
             ) from None
+
+        finally:
+            counted[adapter] -= 1
+
+    def adapters(self) -> dict[str, str]:
+        """The adapters of replies that run and that wait, and how many of them a step can mix: one a reply."""
+        slots = [info.get("slots", 0) for info in self.engines.engine.status().get("models", {}).values()]
+        running, waiting = (
+            ",".join(sorted(name for name in +counts if name)) for counts in (self._running, self._waiting)
+        )
+        return dict(zip(ADAPTERS, (running, waiting, str(max(slots, default=0))), strict=True))
 
     async def models(self) -> list[str]:
         return list(self.names())

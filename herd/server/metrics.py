@@ -1,6 +1,7 @@
 """Prometheus metrics, under the names that vLLM's dashboards know, and counters of HTTP requests."""
 
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -26,6 +27,9 @@ ENGINE = {
 }
 
 
+ADAPTERS = ("running_lora_adapters", "waiting_lora_adapters", "max_lora")
+
+
 class Metrics:
     """One set of metrics for one server: a gateway's `Observer`."""
 
@@ -33,6 +37,7 @@ class Metrics:
         self._routes: dict[str, _Route] = {}
         self.registry = registry = CollectorRegistry()
         self.engine: Mapping[str, Mapping[str, float]] = {}
+        self.adapters: Callable[[], Mapping[str, str]] = dict  # the labels of which `ADAPTERS` has the names
         registry.register(_Engine(self))
 
         def gauge(name: str, about: str) -> Gauge:
@@ -143,3 +148,8 @@ class _Engine:
             for model, counts in self.metrics.engine.items():
                 metric.add_metric([model], counts.get(name, 0))
             yield metric
+        about = "The LoRA adapters in use, and how many there may be at once; the value is the time in unix seconds"
+        info = GaugeMetricFamily("vllm:lora_requests_info", about, labels=ADAPTERS)
+        named = self.metrics.adapters()
+        info.add_metric([named.get(name, "") for name in ADAPTERS], time.time())
+        yield info

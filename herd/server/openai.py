@@ -40,7 +40,7 @@ def _model(name: str, made: float) -> dict[str, Any]:
 async def chat_completions(request: Request) -> Response:
     asked, given = await asked_of(request, dialect.decode_chat)
     return await answer(
-        request, [asked], dialect.encode_chat, dialect.ChatStream, dialect="chat", given=given
+        request, [asked], dialect.encode_completion, dialect.CompletionStream, dialect="chat", given=given
     )
 
 

@@ -8,8 +8,9 @@ from fastapi import APIRouter, Query, Request
 from fastapi.responses import JSONResponse, Response
 
 import herd.protocol.responses as dialect
+from herd.errors import HerdError
 from herd.gateway.keys import Principal
-from herd.gateway.reply import Reply, generation
+from herd.gateway.reply import generation
 from herd.protocol import Event, ProtocolError
 from herd.protocol import Request as Canonical
 from herd.protocol.fields import MAX_MESSAGES
@@ -20,6 +21,7 @@ from herd.server.state import State, principal, state
 
 router = APIRouter(prefix="/v1/responses")
 ITEM = re.compile(r"[a-z]+_([0-9a-f]{32})(?:_\w+)?")  # its response's id is in an item's
+Stored = tuple[dict[str, Any] | None, str | None]  # a response's row, and its status if it has not ended
 Include = Annotated[tuple[str, ...], Query(alias="include[]", max_length=16)]
 
 
@@ -31,7 +33,7 @@ async def create(request: Request) -> Response:
     )
     if asked is None:
         asked = await asyncio.to_thread(_resolved, here, who, given)
-    before = await _previous(here, who, asked.previous)
+    before = await _previous(request, asked.previous)
     past = dialect.history(before) if before else ()
     canonical = asked.after(past)
     talk = conversation(request, canonical, who.name)
@@ -44,7 +46,7 @@ async def create(request: Request) -> Response:
     if canonical.store:
         reply.response = kept
     if asked.background:
-        here.gateway.run_in_background(reply)
+        await here.gateway.background.run(reply)
         return JSONResponse(dialect.encode_stored(generation(reply), "queued"))
 
     def stream(whole: Canonical, id: str, *_: Any) -> dialect.ResponseStream:
@@ -72,27 +74,21 @@ async def retrieve(
         name = "stream" if stream else "starting_after"
         raise ProtocolError(f"{name} is not supported here: poll without it", name, "unsupported_field")
     _check(include)
-    return JSONResponse(await _view(state(request), principal(request), id))
+    return JSONResponse(dialect.encode_stored(*await _found(request, id)))
 
 
 @router.delete("/{id}")
 async def delete(request: Request, id: str) -> dict[str, Any]:
     """Forget the text of a response; what continues it keeps its own."""
-    here, who = state(request), principal(request)
-    _pending(here, who, id)
-    await here.gateway.cancel(id)
-    await _row(here, who, id)
-    await asyncio.to_thread(here.store.forget, id)
+    await _ended(request, id)
+    await asyncio.to_thread(state(request).store.forget, id)
     return {"id": id, "object": "response", "deleted": True}
 
 
 @router.post("/{id}/cancel")
 async def cancel(request: Request, id: str) -> JSONResponse:
     """Stop a response in the background; one that has ended stays as it is."""
-    here, who = state(request), principal(request)
-    _pending(here, who, id)
-    await here.gateway.cancel(id)
-    row = await _row(here, who, id)
+    row = await _ended(request, id)
     if not row["response"]["background"]:
         raise ProtocolError("only a response with background: true can be cancelled", "id")
     return JSONResponse(dialect.encode_stored(row))
@@ -108,10 +104,9 @@ async def input_items(
     after: Annotated[str | None, Query(max_length=200)] = None,
 ) -> dict[str, Any]:
     """The items that the response was asked with, not those of the responses before it."""
-    here, who = state(request), principal(request)
     _check(include)
-    reply = _pending(here, who, id)
-    items = dialect.encode_items(generation(reply) if reply else await _row(here, who, id))
+    row, _ = await _found(request, id)
+    items = dialect.encode_items(row)
     if order == "desc":
         items.reverse()
     if after is not None:
@@ -158,46 +153,57 @@ def _resolved(here: State, who: Principal, given: dict[str, Any]) -> dialect.Ask
     return dialect.decode_response({**given, "input": items})
 
 
-async def _previous(here: State, who: Principal, id: str | None) -> dict[str, Any] | None:
+async def _previous(request: Request, id: str | None) -> dict[str, Any] | None:
     """The generation to be continued. Raises ProtocolError naming it."""
     if id is None:
         return None
     field, code = "previous_response_id", "previous_response_not_found"
-    if _pending(here, who, id):
+    try:
+        row, status = await _found(request, id)
+    except HerdError as error:
+        if error.status != 404:
+            raise
+        message = f"{field} names {id!r:.100}, which is not stored here"
+        raise ProtocolError(message, field, code) from None
+    if status:
         raise ProtocolError(f"{field} names {id!r:.100}, which has not ended", field, "response_not_ended")
-    row = await asyncio.to_thread(here.store.get_generation, id)
-    if row is None or not _readable(who, row):
-        raise ProtocolError(f"{field} names {id!r:.100}, which is not stored here", field, code)
     return row
 
 
-async def _view(here: State, who: Principal, id: str) -> dict[str, Any]:
-    if reply := _pending(here, who, id):
-        return dialect.encode_stored(generation(reply), "in_progress" if reply.started else "queued")
-    return dialect.encode_stored(await _row(here, who, id))
-
-
-def _pending(here: State, who: Principal, id: str) -> Reply | None:
-    """The response, if it is being made in the background, and the caller's own."""
-    reply = here.gateway.in_background(id)
-    if reply and reply.key != who.name:
-        raise _unknown(id)
-    return reply
-
-
-async def _row(here: State, who: Principal, id: str) -> dict[str, Any]:
-    row = await asyncio.to_thread(here.store.get_generation, id)
+async def _found(request: Request, id: str) -> tuple[dict[str, Any], str | None]:
+    """The caller's response of this id, and its status if it has not ended. Raises HerdError 404."""
+    here, who = state(request), principal(request)
+    if reply := here.gateway.background.get(id):
+        found: Stored = generation(reply), "in_progress" if reply.started else "queued"
+    else:
+        found = await asyncio.to_thread(_stored, here, id)
+    row, status = found
     if row is None or not _readable(who, row):
-        raise _unknown(id)
+        raise not_found(f"no stored response {id!r:.100}")
+    return row, status
+
+
+def _stored(here: State, id: str) -> Stored:
+    """As the store has it, where it may also be one that another server makes."""
+    pending = here.store.get_background(id)  # read first: it stays until the generation is there
+    if row := here.store.get_generation(id):
+        return row, None
+    return pending, "in_progress"
+
+
+async def _ended(request: Request, id: str) -> dict[str, Any]:
+    """The generation, which is stopped first if it is still being made."""
+    await _found(request, id)  # the caller's own
+    await state(request).gateway.background.cancel(id)
+    row, status = await _found(request, id)
+    if status:
+        message = f"{id!r:.100} is being made by another server; it can be stopped there"
+        raise HerdError(message, status=409, code="response_not_ended")
     return row
 
 
 def _readable(who: Principal, row: dict[str, Any]) -> bool:
     return row["response"] is not None and row["key"] == who.name
-
-
-def _unknown(id: str) -> Exception:
-    return not_found(f"no stored response {id!r:.100}")
 
 
 def _check(include: tuple[str, ...]) -> None:

@@ -9,77 +9,71 @@ from contextlib import suppress
 from dataclasses import fields
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Request
+from fastapi import APIRouter, Depends
 from fastapi.responses import Response
 
 from herd.errors import HerdError
 from herd.gateway.config import LOCAL, parse_route
+from herd.gateway.keys import Principal
 from herd.gateway.route import Route, Shadow, Weighted
 from herd.protocol import ProtocolError
 from herd.server import body
 from herd.server.errors import found, not_found
-from herd.server.state import State, principal, state
+from herd.server.state import Here, State, Who
 
 router = APIRouter(prefix="/api")
 
 MAX_NOTE, MAX_NAME = 500, 200
-CHANGE: dict[str, Any] = {"definition": dict, "expect": int, "note": str}
+Given = dict[str, Any]
+Checked = Annotated[Given, Depends(body.Fields("name", "definition", name=str, definition=dict))]
+Change = Annotated[Given, Depends(body.Fields("definition", definition=dict, expect=int, note=str))]
+Version = Annotated[Given, Depends(body.Fields("version", version=int))]
 
 
 @router.get("/routes")
-def list_routes(request: Request) -> dict[str, Any]:
+def list_routes(here: Here) -> dict[str, Any]:
     """Those of herd.toml and of the store, then each target and model under its own name."""
-    return {"data": [_view(state(request), route) for route in _all(state(request)).values()]}
+    return {"data": [_view(here, route) for route in _all(here).values()]}
 
 
 @router.get("/targets")
-def list_targets(request: Request) -> dict[str, Any]:
+def list_targets(here: Here) -> dict[str, Any]:
     """What a route may point at: kind "target" is one of [targets], "model" one that is here, "remote" a provider's."""
-    gateway, data = state(request).gateway, []
+    gateway, data = here.gateway, []
     configured = gateway.now.config.targets.keys()
     for name in sorted(gateway.models().keys() - gateway.now.routes.keys() | configured):
         with suppress(HerdError):  # a broken model is nothing to point at
             target = gateway.now.target(name)
-            kind = "model" if target.provider == LOCAL else "remote"
-            data.append(
-                {"name": name, "provider": target.provider, "model": target.model,
-                 "kind": "target" if name in configured else kind}
-            )  # fmt: skip
+            kind = "target" if name in configured else "model" if target.provider == LOCAL else "remote"
+            data.append({"name": name, "provider": target.provider, "model": target.model, "kind": kind})
     return {"data": data}
 
 
 @router.get("/providers")
-def list_providers(request: Request) -> dict[str, Any]:
+def list_providers(here: Here) -> dict[str, Any]:
     """Each with its addresses and how they are; where its key is to be found, but no key."""
-    here = state(request)
-    specs, health = here.gateway.now.config.providers, here.gateway.health()
-    about = {name: {"dialect": spec.dialect, "key": spec.key} for name, spec in specs.items()}
-    return {
-        "data": [
-            {"name": name, "dialect": None, **about.get(name, {}),
-             "urls": [one for one in health if one["provider"] == name]}
-            for name in here.gateway.now.providers
-        ]
-    }  # fmt: skip
+    health, data = here.gateway.health(), []
+    for name in here.gateway.now.providers:
+        spec = here.gateway.now.config.providers.get(name)
+        about = {"dialect": spec.dialect, "key": spec.key} if spec else {"dialect": None}
+        urls = [one for one in health if one["provider"] == name]
+        data.append({"name": name, **about, "urls": urls})
+    return {"data": data}
 
 
 @router.post("/routes/check")
-async def check_route(
-    request: Request,
-    given: Annotated[dict[str, Any], Depends(body.Fields("name", "definition", name=str, definition=dict))],
-) -> dict[str, bool]:
+async def check_route(here: Here, given: Checked) -> dict[str, bool]:
     """Whether a definition would be taken; the error's `param` says what of it is wrong."""
-    _check(state(request), given["name"], given["definition"])
+    _check(here, given["name"], given["definition"])
     return {"ok": True}
 
 
 @router.get("/routes/{name:path}")
-def get_route(request: Request, name: str) -> dict[str, Any]:
+def get_route(here: Here, name: str) -> dict[str, Any]:
     """The route with its versions, the newest first.
 
     Without a version it does not count: it was removed, and has no definition, or what it points at is gone.
     """
-    here = state(request)
     versions, route = here.store.route_versions(name), _all(here).get(name)
     if route is not None:
         return {**_view(here, route), "versions": versions}
@@ -89,46 +83,35 @@ def get_route(request: Request, name: str) -> dict[str, Any]:
 
 
 @router.put("/routes/{name:path}")
-async def put_route(
-    request: Request,
-    name: str,
-    given: Annotated[dict[str, Any], Depends(body.Fields("definition", **CHANGE))],
-) -> dict[str, Any]:
+async def put_route(here: Here, who: Who, name: str, given: Change) -> dict[str, Any]:
     """Make the route, or its next version. `expect`: the version that the change is of; another one is a 409."""
-    here = state(request)
     _check(here, name, given["definition"])
-    return await _keep(request, name, given["definition"], given.get("note"), given.get("expect"))
+    return await _keep(here, who, name, given["definition"], given.get("note"), given.get("expect"))
 
 
 @router.delete("/routes/{name:path}", status_code=204)
-async def remove_route(request: Request, name: str) -> Response:
-    here = state(request)
+async def remove_route(here: Here, who: Who, name: str) -> Response:
     _editable(here, name)
     found((await asyncio.to_thread(here.store.routes)).get(name), "route", name)
-    await _keep(request, name, None, "removed")
+    await _keep(here, who, name, None, "removed")
     return Response(status_code=204)
 
 
 @router.post("/routes/{name:path}/restore")
-async def restore_route(
-    request: Request,
-    name: str,
-    given: Annotated[dict[str, Any], Depends(body.Fields("version", version=int))],
-) -> dict[str, Any]:
+async def restore_route(here: Here, who: Who, name: str, given: Version) -> dict[str, Any]:
     """Make an old version the newest one."""
-    here, number = state(request), given["version"]
+    number = given["version"]
     rows = await asyncio.to_thread(here.store.route_versions, name)
     definition = next((row["definition"] for row in rows if row["version"] == number), None)
     if definition is None:
         raise not_found(f"route {name!r:.100} has no version {number} to go back to")
     _check(here, name, definition)
-    return await _keep(request, name, definition, f"version {number} again")
+    return await _keep(here, who, name, definition, f"version {number} again")
 
 
 @router.post("/routes/{name}/rollback")
-async def rollback(request: Request, name: str) -> dict[str, Any]:
+async def rollback(here: Here, name: str) -> dict[str, Any]:
     """Let a model's own route serve the version before."""
-    here = state(request)
     entry = here.registry.rollback(name)
     await here.engines.reload()
     return {"name": name, "current": entry.ref}
@@ -150,16 +133,16 @@ def _editable(here: State, name: str) -> None:
 
 
 async def _keep(
-    request: Request,
+    here: State,
+    who: Principal,
     name: str,
-    definition: dict[str, Any] | None,
+    definition: Given | None,
     note: str | None,
     expect: int | None = None,
 ) -> dict[str, Any]:
-    here, author = state(request), principal(request)
     if note and len(note) > MAX_NOTE:
         raise ProtocolError(f"note has over {MAX_NOTE} characters", "note")
-    by = author.application or author.name
+    by = who.application or who.name
     version = await asyncio.to_thread(here.store.put_route, name, definition, by, note, expect)
     await here.gateway.refresh()
     return {"name": name, "version": version}
@@ -172,20 +155,15 @@ def _all(here: State) -> dict[str, Route]:
 
 
 def _view(here: State, route: Route) -> dict[str, Any]:
-    names = dict.fromkeys((*(one.target for one in route.targets), *route.fallbacks))
     health, all_of = [], here.gateway.health()
-    for name in names:
+    for name in route.names:
         with suppress(HerdError):
             provider = here.gateway.now.target(name).provider
             health += [{"target": name, **one} for one in all_of if one["provider"] == provider]
     return {
-        "name": route.name,
-        "source": route.source,
-        "version": route.version or None,
-        "editable": route.source == "store",
-        "definition": definition(route),
-        "health": health,
-    }
+        "name": route.name, "source": route.source, "version": route.version or None,
+        "editable": route.source == "store", "definition": definition(route), "health": health,
+    }  # fmt: skip
 
 
 def definition(route: Route) -> dict[str, Any]:

@@ -41,10 +41,8 @@ class Settings:
         if not 0 <= self.port <= 65535:
             raise HerdError(f"port {self.port} is not between 0 and 65535; choose another with --port")
         if not self.is_loopback and not self.api_key:
-            raise HerdError(
-                f"listening on {self.host} would let anybody on the network in; "
-                "set HERD_API_KEY to a secret, or use --host 127.0.0.1"
-            )
+            fix = "set HERD_API_KEY to a secret, or use --host 127.0.0.1"
+            raise HerdError(f"listening on {self.host} would let anybody on the network in; {fix}")
 
     @classmethod
     def from_environment(
@@ -62,22 +60,23 @@ class Settings:
         file = config or home / TOML
         table = _server_table(file)
 
-        def of(name: str, variable: str, read: Callable[[Any, str], T]) -> T:
+        def of(name: str, read: Callable[[Any, str], T], variable: str = "") -> T:
             """What `read` makes of a setting, and of its name where it was found."""
+            variable = f"HERD_{variable or name.upper()}"
             text = os.environ.get(variable)
             return read(text, variable) if text else read(table.get(name), f"{file}: server.{name}")
 
         return cls(
             home=home,
             config=config,
-            host=host or of("host", "HERD_HOST", _text) or "127.0.0.1",
-            port=of("port", "HERD_PORT", _port) if port is None else port,
+            host=host or of("host", _text) or "127.0.0.1",
+            port=of("port", _port) if port is None else port,
             api_key=os.environ.get("HERD_API_KEY") or _secret(table.get("key"), f"{file}: server.key"),
-            database=of("database", "HERD_DATABASE_URL", _text),
-            hosts=of("hosts", "HERD_HOSTS", _words),
-            origins=of("origins", "HERD_ORIGINS", _words),
-            memory=of("memory", "HERD_MEMORY", _bytes),
-            keep_alive=of("keep_alive", "HERD_KEEP_ALIVE", _seconds),
+            database=of("database", _text, "DATABASE_URL"),
+            hosts=of("hosts", _words),
+            origins=of("origins", _words),
+            memory=of("memory", _bytes),
+            keep_alive=of("keep_alive", _seconds),
         )
 
     @property

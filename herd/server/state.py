@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
-from fastapi import Request
+from fastapi import Depends, Request
 
 from herd.arena.ballots import Ballots
 from herd.arena.battles import Battles
@@ -57,3 +57,16 @@ def principal(request: Request) -> Principal:
     """Who calls, as the door has found out."""
     found: Principal = request.scope["state"]["principal"]
     return found
+
+
+async def _here(request: Request) -> State:
+    return state(request)
+
+
+async def _who(request: Request) -> Principal:
+    return principal(request)
+
+
+# For routes to be handed; coroutines, since FastAPI calls plain functions in a thread.
+Here = Annotated[State, Depends(_here)]
+Who = Annotated[Principal, Depends(_who)]

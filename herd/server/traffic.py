@@ -6,23 +6,23 @@ Money is whole numbers of 10⁻¹² dollars.
 import json
 import math
 import time
-import uuid
 from contextlib import suppress
 from typing import Annotated, Any, Literal, get_args
 
-from fastapi import APIRouter, Depends, Query, Request
+from fastapi import APIRouter, Depends, Query
 from fastapi.responses import StreamingResponse
 
 from herd.errors import HerdError
 from herd.gateway import exports
 from herd.gateway.imports import Source, import_lines
+from herd.gateway.keys import Principal
 from herd.gateway.prices import Prices
 from herd.gateway.redact import redact
 from herd.gateway.route import Use
 from herd.protocol import ProtocolError
 from herd.server import body
 from herd.server.errors import found, not_found
-from herd.server.state import principal, state
+from herd.server.state import Here, State, Who
 from herd.store.feedback import Kind
 
 router = APIRouter(prefix="/api")
@@ -38,7 +38,8 @@ NOTHING = {
     **dict.fromkeys(("total_ms", "first_token_ms"), dict.fromkeys(("p50", "p95", "p99"))),
 }
 FEEDBACK: dict[str, Any] = {**dict.fromkeys(("id", "generation", "kind", "text"), str), "value": body.NUMBER}
-IMPORT: dict[str, Any] = {"lines": list, "format": str, "route": str, "use": list}
+Said = Annotated[dict[str, Any], Depends(body.Fields("generation", "kind", **FEEDBACK))]
+Logged = Annotated[dict[str, Any], Depends(body.Fields("lines", lines=list, format=str, route=str, use=list))]
 Word = Annotated[str | None, Query(max_length=200)]
 Moment = Annotated[float | None, Query(allow_inf_nan=False, ge=0, le=1e11)]
 
@@ -63,7 +64,7 @@ Filters = Annotated[dict[str, Any], Depends(filters)]
 
 @router.get("/traffic")
 def traffic(
-    request: Request,
+    here: Here,
     since: Moment = None,
     until: Moment = None,
     step: Annotated[int | None, Query(ge=1, le=10**9)] = None,
@@ -81,7 +82,7 @@ def traffic(
     if (until - since) / step > MAX_STEPS:
         raise ProtocolError(f"step is so short that there were over {MAX_STEPS} of it", "step")
     only: dict[str, Any] = {"route": route, "target": target, "key": key}
-    store = state(request).store
+    store = here.store
     rows = store.traffic(since, until, step, by, **only)
     (totals,) = store.traffic(since, until, math.ceil(until - since), None, **only) or [NOTHING]
     return {"since": since, "until": until, "step": step, "data": rows, "totals": totals}
@@ -89,7 +90,8 @@ def traffic(
 
 @router.get("/generations")
 def generations(
-    request: Request,
+    here: Here,
+    who: Who,
     filters: Filters,
     limit: Annotated[int, Query(ge=1, le=PAGE)] = 50,
     before: Word = None,
@@ -101,12 +103,10 @@ def generations(
     """
     found: list[dict[str, Any]] = []
     more, size = True, 0
-    after = _place(request, before)
+    after = _place(here, before)
     while more and len(found) < limit and size < MAX_PAGE:
         count = min(TOGETHER, limit - len(found))
-        rows = state(request).store.search_generations(
-            **_own(request, filters), limit=count + 1, before=after
-        )
+        rows = here.store.search_generations(**_own(who, filters), limit=count + 1, before=after)
         found, more = found + rows[:count], len(rows) > count
         size += len(json.dumps(rows))
         after = (found[-1]["created"], found[-1]["id"]) if found else None
@@ -114,17 +114,15 @@ def generations(
 
 
 @router.get("/generations/export")
-def export(request: Request, filters: Filters, format: exports.Format = "jsonl") -> StreamingResponse:
+def export(here: Here, who: Who, filters: Filters, format: exports.Format = "jsonl") -> StreamingResponse:
     """All that fits, the newest first, as the store has it: what import takes back."""
-    chunks = exports.export(state(request).store, format, **_own(request, filters))
+    chunks = exports.export(here.store, format, **_own(who, filters))
     headers = {"Content-Disposition": f'attachment; filename="generations.{format}"'}
     return StreamingResponse(chunks, media_type=exports.TYPES[format], headers=headers)
 
 
 @router.post("/generations/import")
-def import_(
-    request: Request, given: Annotated[dict[str, Any], Depends(body.Fields("lines", **IMPORT))]
-) -> dict[str, Any]:
+def import_(here: Here, given: Logged) -> dict[str, Any]:
     """Keep what other systems have logged: each of `lines` a JSON object as they write it. What is kept already stays."""
     lines, use = given["lines"], given.get("use", ["evaluate"])
     for name, words in (("lines", lines), ("use", use)):
@@ -133,26 +131,21 @@ def import_(
                 what = "text, a record as JSON" if name == "lines" else f"one of {', '.join(USE)}"
                 raise ProtocolError(f"{name}[{place}] must be {what}", f"{name}.{place}")
     source = body.one_of("format", given.get("format", "auto"), get_args(Source))
-    here = state(request)
-    prices = Prices.load(providers=here.gateway.now.config.providers)
-    route: str | None = given.get("route")
-    rules = _rules(request, route or "")
+    route, prices = given.get("route"), Prices.load(here.gateway.now.config.providers)
+    rules = _rules(here, route or "")
     report = import_lines(lines, source, here.store, route=route, prices=prices, use=use, redact=rules)  # type: ignore[arg-type]
     return report.to_json()
 
 
 @router.get("/generations/{id}")
-def generation(request: Request, id: str) -> dict[str, Any]:
+def generation(here: Here, who: Who, id: str) -> dict[str, Any]:
     """A generation, with its feedback and every attempt at it."""
-    row, store = _generation(request, id), state(request).store
+    row, store = _generation(here, who, id), here.store
     return {**row, "feedback": store.feedback(row["id"]), "attempts": store.attempts(row["id"])}
 
 
 @router.post("/feedback", status_code=201)
-def add_feedback(
-    request: Request,
-    given: Annotated[dict[str, Any], Depends(body.Fields("generation", "kind", **FEEDBACK))],
-) -> dict[str, Any]:
+def add_feedback(here: Here, who: Who, given: Said) -> dict[str, Any]:
     """Thumbs (−1 or 1) or a score (0 to 1) as `value`, a correction or a comment as `text`; durable when answered.
 
     The generation is named by its own id or by the reply's. The same `id` again is the same feedback.
@@ -167,65 +160,57 @@ def add_feedback(
         raise ProtocolError(f"text is not for {kind}: send a comment beside it", "text")
     elif value is None or not (value in (-1, 1) if kind == "thumbs" else 0 <= value <= 1):
         raise ProtocolError("value must be " + ("-1 or 1" if kind == "thumbs" else "from 0 to 1"), "value")
-    row = _generation(request, given["generation"], "vote")
-    id, rules = given.get("id") or uuid.uuid4().hex, _rules(request, row["route"])
-    text = text and redact(text, rules)
-    return state(request).store.add_feedback(
-        generation=row["id"], kind=kind, value=value, text=text, key=principal(request).name or None, id=id
-    )
+    row = _generation(here, who, given["generation"], "vote")
+    text = text and redact(text, _rules(here, row["route"]))
+    about = {"kind": kind, "value": value, "text": text, "key": who.name or None}
+    return here.store.add_feedback(id=given.get("id"), generation=row["id"], **about)
 
 
-def _rules(request: Request, route: str) -> tuple[str, ...]:
+def _rules(here: State, route: str) -> tuple[str, ...]:
     """What is redacted in what is kept of a route."""
-    found = state(request).gateway.now.routes.get(route)
+    found = here.gateway.now.routes.get(route)
     return found.redact if found else ()
 
 
 @router.get("/findings")
 def findings(
-    request: Request,
-    limit: Annotated[int, Query(ge=1, le=PAGE)] = 50,
-    before: Moment = None,
+    here: Here, limit: Annotated[int, Query(ge=1, le=PAGE)] = 50, before: Moment = None
 ) -> dict[str, Any]:
     """What drift has noticed of targets, the newest first."""
-    rows = state(request).store.findings(limit=limit + 1, before=before)
+    rows = here.store.findings(limit=limit + 1, before=before)
     return {"data": rows[:limit], "more": len(rows) > limit}
 
 
 @router.post("/findings/{id}/seen")
-def see_finding(request: Request, id: str) -> dict[str, Any]:
-    return found(state(request).store.see_finding(id), "finding", id)
+def see_finding(here: Here, id: str) -> dict[str, Any]:
+    return found(here.store.see_finding(id), "finding", id)
 
 
-def _generation(request: Request, id: str, scope: str = "read") -> dict[str, Any]:
+def _generation(here: State, who: Principal, id: str, scope: str = "read") -> dict[str, Any]:
     """The generation of this id, or of this reply's. One that the key may not see is as good as none."""
-    asking = principal(request)
-    store = state(request).store
-    row = found(store.get_generation(id, asking.name), "generation", id)
-    own = row["key"] == asking.name and not store.in_open_battle(row["id"])
-    if not (asking.may(scope) or own):
+    row = found(here.store.get_generation(id, who.name), "generation", id)
+    own = row["key"] == who.name and not here.store.in_open_battle(row["id"])
+    if not (who.may(scope) or own):
         raise not_found(f"no generation {id!r:.100}")
     return row
 
 
-def _place(request: Request, before: str | None) -> float | tuple[float, str] | None:
+def _place(here: State, before: str | None) -> float | tuple[float, str] | None:
     """Where a page begins. Raises ProtocolError for what is neither a time nor the id of a generation."""
     with suppress(ValueError):
         if before is None or math.isfinite(float(before)):
             return None if before is None else float(before)
-    row = state(request).store.get_generation(before or "")
+    row = here.store.get_generation(before or "")
     if row is None:
         raise ProtocolError("before is neither a time in unix seconds nor the id of a generation", "before")
     return row["created"], row["id"]
 
 
-def _own(request: Request, filters: dict[str, Any]) -> dict[str, Any]:
+def _own(who: Principal, filters: dict[str, Any]) -> dict[str, Any]:
     """What a key that reads only its own traffic finds. Raises HerdError 403 if it asks for another's."""
-    asking = principal(request)
-    if asking.may("read"):
+    if who.may("read"):
         return filters
-    if filters.get("key", asking.name) != asking.name:
-        raise HerdError(
-            "this key reads its own traffic only: it lacks the scope read", status=403, code="missing_scope"
-        )
-    return {**filters, "key": asking.name, "blind": True}
+    if filters.get("key", who.name) != who.name:
+        said = "this key reads its own traffic only: it lacks the scope read"
+        raise HerdError(said, status=403, code="missing_scope")
+    return {**filters, "key": who.name, "blind": True}

@@ -10,31 +10,26 @@ from sqlalchemy import ColumnElement, Connection, Select, bindparam, func, inser
 from sqlalchemy.dialects.postgresql import insert as insert_new
 
 from herd.errors import HerdError
-from herd.store.database import rows
+from herd.store.database import Row, add, first
 from herd.store.generations import Generations, was_deleted
 from herd.store.tables import Text, battle_turns, battles, frozen, generations, messages, settings, votes
 from herd.store.votes import battle_vote, put_vote, votes_of
 
-Row = dict[str, Any]
+Turns = Sequence[Mapping[str, Any]]
+Fill = Callable[[Row | None, Mapping[str, Row], Row | None], Row]
 
 _INSERT_TURN = insert_new(battle_turns)
-_PUT_TURN = _INSERT_TURN.on_conflict_do_update(
-    index_elements=["battle", "turn"], set_={"a": _INSERT_TURN.excluded.a, "b": _INSERT_TURN.excluded.b}
-)
+_SIDES = {"a": _INSERT_TURN.excluded.a, "b": _INSERT_TURN.excluded.b}
+_PUT_TURN = _INSERT_TURN.on_conflict_do_update(index_elements=["battle", "turn"], set_=_SIDES)
 # Built once: each vote asks.
 _BATTLE = select(battles).where(battles.c.id == bindparam("id"))
 _REPLY = ("id", "reply", "finish", "cost", "total_ms", "target_digest")
 _REPLIES = select(*generations.c[_REPLY]).where(generations.c.id.in_(bindparam("ids", expanding=True)))
 _left, _right = generations.alias("left"), generations.alias("right")
-_WHOLE = (
-    select(*battles.c, *_left.c[_REPLY], *_right.c[_REPLY])
-    .select_from(
-        battles.outerjoin(battle_turns, battle_turns.c.battle == battles.c.id)
-        .outerjoin(_left, _left.c.id == battle_turns.c.a)
-        .outerjoin(_right, _right.c.id == battle_turns.c.b)
-    )
-    .where(battles.c.id == bindparam("id"))
-)
+_OF = battles.outerjoin(battle_turns, battle_turns.c.battle == battles.c.id)
+_OF = _OF.outerjoin(_left, _left.c.id == battle_turns.c.a).outerjoin(_right, _right.c.id == battle_turns.c.b)
+_WHOLE = select(*battles.c, *_left.c[_REPLY], *_right.c[_REPLY]).select_from(_OF)
+_WHOLE = _WHOLE.where(battles.c.id == bindparam("id"))
 
 
 class Ballot(NamedTuple):
@@ -49,51 +44,47 @@ class Ballot(NamedTuple):
 class Battles(Generations):
     """The part of the store that is about battles. One is a dict with the columns of its table."""
 
-    def put_battle(self, row: Mapping[str, Any]) -> dict[str, Any]:
+    def put_battle(self, row: Mapping[str, Any]) -> Row:
         """Keep a new battle."""
         return self._write(lambda connection: _put(connection, row))
 
-    def write_battle(self, row: Mapping[str, Any]) -> "asyncio.Future[dict[str, Any]]":
+    def write_battle(self, row: Mapping[str, Any]) -> "asyncio.Future[Row]":
         """As `put_battle`, for a coroutine to await."""
         return self.write(lambda connection: _put(connection, row))
 
-    def battle(self, id: str) -> dict[str, Any] | None:
-        return next(iter(self._fetch(_BATTLE.params(id=id))), None)
+    def battle(self, id: str) -> Row | None:
+        return self._first(_BATTLE, id=id)
 
-    def battle_replies(self, ids: Sequence[str]) -> dict[str, dict[str, Any]]:
+    def battle_replies(self, ids: Sequence[str]) -> dict[str, Row]:
         """Of the generations with these ids: id, reply, finish, cost, total_ms, target_digest."""
-        return {row["id"]: row for row in self._fetch(_REPLIES.params(ids=ids))}
+        return {row["id"]: row for row in self._fetch(_REPLIES, ids=ids)}
 
-    def write_ballot(
-        self, battle: str, fill: Callable[[Row | None, Mapping[str, Row], Row | None], Row]
-    ) -> "asyncio.Future[Ballot]":
+    def write_ballot(self, battle: str, fill: Fill) -> "asyncio.Future[Ballot]":
         """A person's vote on a battle, all in one transaction. `fill` is given the battle, its replies by id, and the vote
         that it has already; it returns that one or a new one with all its columns, and is perhaps called twice."""
         return self.write(lambda connection: _ballot(connection, battle, fill))
 
-    def change_battle(
-        self, id: str, values: Mapping[str, Any], was: Sequence[Mapping[str, Any]] | None = None
-    ) -> dict[str, Any]:
+    def change_battle(self, id: str, values: Mapping[str, Any], was: Turns | None = None) -> Row:
         """The battle with other values; turns only as long as there is no vote, and the turns are as they `was`. Raises
         HerdError 404, 409 "voted" or "changed"."""
         return self._write(lambda connection: _change(connection, id, values, was))
 
     def write_battle_change(
-        self, id: str, values: Mapping[str, Any], was: Sequence[Mapping[str, Any]] | None = None
-    ) -> "asyncio.Future[dict[str, Any]]":
+        self, id: str, values: Mapping[str, Any], was: Turns | None = None
+    ) -> "asyncio.Future[Row]":
         """As `change_battle`, for a coroutine to await."""
         return self.write(lambda connection: _change(connection, id, values, was))
 
     def stored_pairs(
         self, limit: int, *, unjudged_by: str | None = None, unvoted_by: str | None = None
-    ) -> list[dict[str, Any]]:
+    ) -> list[Row]:
         """Replies of two targets to the same prompt whose text is here, the newest first: first turns of battles, shadows
-        beside what was shown, replies that were written again, imports of one turn, as far as they may be used for evaluation. Without those that this judge, or this voter, has
-        voted on.
+        beside what was shown, replies that were written again, imports of one turn, as far as they may be used for
+        evaluation. Without those that this judge, or this voter, has voted on.
 
         Each is {"battle": id or None, "a", "b": generations, "a_target", "b_target", "conversation"}.
         """
-        found: dict[frozenset[str], dict[str, Any]] = {}
+        found: dict[frozenset[str], Row] = {}
         for source in (_battled(), _shadowed(), _rewritten(), _imported()):
             for row in self._fetch(_unseen(source, unjudged_by, unvoted_by).limit(limit)):
                 found.setdefault(frozenset((row["a"], row["b"])), row)
@@ -113,24 +104,23 @@ class Battles(Generations):
         new = make()
 
         def work(connection: Connection) -> str:
-            connection.execute(insert_new(settings).on_conflict_do_nothing(), {"name": name, "value": new})
+            add(connection, settings, {"name": name, "value": new})
             return str(connection.execute(kept).scalar_one())
 
         kept = select(settings.c.value).where(settings.c.name == name)
-        known = self._fetch(kept)
-        return str(known[0]["value"]) if known else self._write(work)
+        known = self._first(kept)
+        return str(known["value"]) if known else self._write(work)
 
     def freeze(self, hashes: Iterable[str]) -> int:
         """Keep prompts, by their `prompt_hash`, as frozen; how many were not."""
         new = [{"prompt": one, "created": time.time()} for one in sorted(set(hashes))]
-        statement = insert_new(frozen).on_conflict_do_nothing()
-        return self._write(lambda connection: connection.execute(statement, new).rowcount) if new else 0
+        return self._write(lambda connection: add(connection, frozen, new)) if new else 0
 
     def frozen(self) -> set[str]:
         return {row["prompt"] for row in self._fetch(select(frozen.c.prompt))}
 
 
-def _ballot(connection: Connection, battle: str, fill: Callable[..., Row]) -> Ballot:
+def _ballot(connection: Connection, battle: str, fill: Fill) -> Ballot:
     found = connection.execute(_WHOLE, {"id": battle}).all()
     row = dict(zip(battles.c.keys(), found[0], strict=False)) if found else None
     replies: dict[str, Row] = {}
@@ -145,7 +135,7 @@ def _ballot(connection: Connection, battle: str, fill: Callable[..., Row]) -> Ba
     return Ballot(row or {}, replies, vote, votes_of(connection, vote["voter"]))
 
 
-def _put(connection: Connection, row: Mapping[str, Any]) -> dict[str, Any]:
+def _put(connection: Connection, row: Mapping[str, Any]) -> Row:
     if unknown := row.keys() - set(battles.c.keys()):
         raise HerdError(f"a battle has no field {min(unknown)!r}", status=500)
     whole = {**dict.fromkeys(battles.c.keys()), "turns": [], "created": time.time(), **row}
@@ -154,30 +144,23 @@ def _put(connection: Connection, row: Mapping[str, Any]) -> dict[str, Any]:
     return whole
 
 
-def _change(
-    connection: Connection,
-    id: str,
-    values: Mapping[str, Any],
-    was: Sequence[Mapping[str, Any]] | None,
-) -> dict[str, Any]:
-    one = select(battles).where(battles.c.id == id)
-    kept = rows(connection, one)
+def _change(connection: Connection, id: str, values: Mapping[str, Any], was: Turns | None) -> Row:
+    kept, new = first(connection, _BATTLE, id=id), dict(values)
     if not kept:
         raise HerdError(f"no battle {id!r:.100}", status=404, code="not_found")
-    new = dict(values)
-    if "turns" in new and kept[0]["voted"]:
+    if "turns" in new and kept["voted"]:
         raise HerdError("this battle has its vote; begin a new one", status=409, code="voted")
-    if was is not None and kept[0]["turns"] != list(was):  # by another gateway, or a deletion
+    if was is not None and kept["turns"] != list(was):  # by another gateway, or a deletion
         raise HerdError("this battle has changed meanwhile; look at it again", status=409, code="changed")
     if turns := new.get("turns"):
-        if was_deleted(connection, kept[0]["conversation"], kept[0]["created"]):
+        if was_deleted(connection, kept["conversation"], kept["created"]):
             new["turns"] = [{**turn, "prompt": ""} for turn in turns]
         _put_turns(connection, id, turns)
     connection.execute(update(battles).where(battles.c.id == id).values(new))
-    return {**kept[0], **new}
+    return {**kept, **new}
 
 
-def _put_turns(connection: Connection, battle: str, turns: Sequence[Mapping[str, Any]]) -> None:
+def _put_turns(connection: Connection, battle: str, turns: Turns) -> None:
     for place, turn in enumerate(turns):
         row = {"battle": battle, "turn": place, "a": turn.get("left"), "b": turn.get("right")}
         connection.execute(_PUT_TURN, row)

@@ -6,12 +6,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import JSON, Connection, Select, Table, delete, func, insert, or_, select, text, update
-from sqlalchemy.dialects.postgresql import insert as insert_new
 
 from herd.errors import HerdError
-from herd.store.database import Database, rows
+from herd.store.database import Database, Row, add, first, rows
 from herd.store.generations import drop_prompts, drop_text, drop_words
-from herd.store.tables import battles, conversations, feedback, generations, messages, votes
+from herd.store.tables import background, battles, conversations, feedback, generations, messages, votes
 from herd.store.votes import OUTCOMES
 
 FIELDS = ("title", "route", "system", "settings")
@@ -33,29 +32,21 @@ class Conversations(Database):
         route: str | None = None,
         system: str | None = None,
         settings: Mapping[str, Any] | None = None,
-    ) -> dict[str, Any]:
+    ) -> Row:
         """The new conversation, or the one that has this id already. Raises HerdError 410 if it was deleted."""
         now = time.time()
-        row: dict[str, Any] = {
-            "id": id or uuid.uuid4().hex,
-            "title": title,
-            "route": route,
-            "system": system,
-            "settings": dict(settings or {}),
-            "created": now,
-            "updated": now,
-            "deleted": False,
-        }
+        row: Row = {"id": id or uuid.uuid4().hex, "title": title, "route": route, "system": system}
+        row |= {"settings": dict(settings or {}), "created": now, "updated": now, "deleted": False}
 
-        def work(connection: Connection) -> dict[str, Any]:
-            connection.execute(insert_new(conversations).values(row).on_conflict_do_nothing())
+        def work(connection: Connection) -> Row:
+            add(connection, conversations, row)
             return _live(connection, row["id"])
 
         return self._write(work)
 
     def list_conversations(
         self, *, search: str | None = None, limit: int = 50, before: float | None = None
-    ) -> list[dict[str, Any]]:
+    ) -> list[Row]:
         """The newest first. `search`: words in the title or a message; `before`: only those updated earlier."""
         query = select(*_HEAD).where(~conversations.c.deleted)
         if search:
@@ -67,20 +58,20 @@ class Conversations(Database):
             query = query.where(conversations.c.updated < before)
         return self._fetch(query.order_by(conversations.c.updated.desc()).limit(limit))
 
-    def get_conversation(self, id: str) -> dict[str, Any] | None:
-        return next(iter(self._fetch(_find(id))), None)
+    def get_conversation(self, id: str) -> Row | None:
+        return self._first(_find(id))
 
-    def update_conversation(self, id: str, /, **fields: Any) -> dict[str, Any] | None:
+    def update_conversation(self, id: str, /, **fields: Any) -> Row | None:
         """The conversation with the given title, route, system or settings; None if there is none of this id."""
         if unknown := fields.keys() - set(FIELDS):
             raise HerdError(f"a conversation has no field {min(unknown)!r} that can be changed")
         if fields.get("settings", {}) is None:
             fields["settings"] = {}
 
-        def work(connection: Connection) -> dict[str, Any] | None:
+        def work(connection: Connection) -> Row | None:
             live = (conversations.c.id == id) & ~conversations.c.deleted
             connection.execute(update(conversations).where(live).values(**fields, updated=time.time()))
-            return _one(connection, _find(id))
+            return first(connection, _find(id))
 
         return self._write(work)
 
@@ -112,37 +103,31 @@ class Conversations(Database):
         parent: str | None = None,
         generation: str | None = None,
         created: float | None = None,
-    ) -> dict[str, Any]:
+    ) -> Row:
         """The new message, or the one that has this id already. Raises HerdError 404 without such a conversation,
         400 without such a parent."""
         now = time.time()
-        row: dict[str, Any] = {
-            "conversation": conversation,
-            "id": id or uuid.uuid4().hex,
-            "parent": parent,
-            "role": role,
-            "content": content,
-            "generation": generation,
-            "created": now if created is None else created,
-        }
+        row: Row = {"conversation": conversation, "id": id or uuid.uuid4().hex, "parent": parent}
+        row |= {"role": role, "content": content, "generation": generation}
+        row["created"] = now if created is None else created
 
-        def work(connection: Connection) -> dict[str, Any]:
+        def work(connection: Connection) -> Row:
             _live(connection, conversation)
             own = select(*_MESSAGE).where(messages.c.conversation == conversation)
-            if parent is not None and not rows(connection, own.where(messages.c.id == parent)):
+            if parent is not None and not first(connection, own.where(messages.c.id == parent)):
                 raise HerdError(f"no message {parent!r:.100} in this conversation to be the parent")
-            connection.execute(insert_new(messages).values(row).on_conflict_do_nothing())
+            add(connection, messages, row)
             touched = update(conversations).where(conversations.c.id == conversation)
             connection.execute(touched.values(updated=now))
             return rows(connection, own.where(messages.c.id == row["id"]))[0]
 
         return self._write(work)
 
-    def messages(self, conversation: str) -> list[dict[str, Any]]:
+    def messages(self, conversation: str) -> list[Row]:
         """All branches, in the order in which they were made."""
         return self._fetch(_messages(conversation))
 
-    def export_conversations(self, ids: Sequence[str] | None = None) -> list[dict[str, Any]]:
+    def export_conversations(self, ids: Sequence[str] | None = None) -> list[Row]:
         """Conversations (all, or those named) with "messages", "generations", "votes" and "feedback", as import
         takes them."""
         with self._read() as connection:
@@ -150,16 +135,17 @@ class Conversations(Database):
             heads = rows(connection, query if ids is None else query.where(conversations.c.id.in_(ids)))
             for head in heads:
                 own = generations.c.conversation == head["id"]
-                columns = [column for column in generations.c if column.name not in OWN]
-                voted = votes.c.a.in_(select(generations.c.id).where(own))
+                made = select(generations.c.id).where(own)
+                about = (
+                    (generations, own),
+                    (votes, votes.c.a.in_(made)),
+                    (feedback, feedback.c.generation.in_(made)),
+                )
                 head["messages"] = rows(connection, _messages(head["id"]))
-                made = select(*columns).where(own).order_by(generations.c.created)
-                head["generations"] = rows(connection, made)
-                cast = [column for column in votes.c if column.name not in OWN]
-                head["votes"] = rows(connection, select(*cast).where(voted).order_by(votes.c.created))
-                said = [column for column in feedback.c if column.name not in OWN]
-                of = select(*said).where(feedback.c.generation.in_(select(generations.c.id).where(own)))
-                head["feedback"] = rows(connection, of.order_by(feedback.c.created))
+                for table, which in about:
+                    columns = [column for column in table.c if column.name not in OWN]
+                    query = select(*columns).where(which).order_by(table.c.created)
+                    head[table.name] = rows(connection, query)
             return heads
 
     def import_conversations(self, exported: Iterable[Mapping[str, Any]]) -> int:
@@ -181,7 +167,7 @@ class Conversations(Database):
                 connection.execute(insert(conversations).values(head))
                 for table, items in parts:
                     if items:
-                        connection.execute(insert_new(table).on_conflict_do_nothing(), items)
+                        add(connection, table, items)
                 new += 1
             return new
 
@@ -189,22 +175,24 @@ class Conversations(Database):
 
 
 def _delete(connection: Connection, id: str) -> bool:
-    gone: dict[str, Any] = {"title": None, "system": None, "settings": {}, "deleted": True}
-    gone["updated"] = time.time()
+    now = time.time()
+    gone: Row = {"title": None, "system": None, "settings": {}, "deleted": True, "updated": now}
     known = conversations.c.id == id
-    if not connection.execute(
-        update(conversations).where(known, ~conversations.c.deleted).values(gone)
-    ).rowcount:
+    closed = update(conversations).where(known, ~conversations.c.deleted).values(gone)
+    if not connection.execute(closed).rowcount:
         # An application's has generations only; so has one that was spoken in again.
-        before = select(conversations.c.updated).where(known).scalar_subquery()
-        of = (generations.c.conversation == id) & (generations.c.created > func.coalesce(before, 0.0))
-        asked = (battles.c.conversation == id) & (battles.c.created > func.coalesce(before, 0.0))
-        found = select(generations.c.id).where(of).union_all(select(battles.c.id).where(asked))
-        if not connection.execute(found.limit(1)).first():
+        before = func.coalesce(select(conversations.c.updated).where(known).scalar_subquery(), 0.0)
+        made, asked = (
+            select(table.c.id).where(table.c.conversation == id, table.c.created > before)
+            for table in (generations, battles)
+        )
+        coming = select(background.c.id).where(background.c.conversation == id)
+        if not connection.execute(made.union_all(asked, coming).limit(1)).first():
             return False
         connection.execute(delete(conversations).where(known))
-        connection.execute(insert(conversations).values(id=id, created=gone["updated"], **gone))
+        connection.execute(insert(conversations).values(id=id, created=now, **gone))
     connection.execute(delete(messages).where(messages.c.conversation == id))
+    connection.execute(delete(background).where(background.c.conversation == id))
     drop_text(connection, generations.c.conversation == id)
     drop_prompts(connection, battles.c.conversation == id)
     drop_words(connection, votes.c.conversation == id)
@@ -215,9 +203,8 @@ def _find(id: str) -> Select[Any]:
     return select(*_HEAD).where(conversations.c.id == id, ~conversations.c.deleted)
 
 
-def _live(connection: Connection, id: str) -> dict[str, Any]:
-    found = _one(connection, _find(id))
-    if found is not None:
+def _live(connection: Connection, id: str) -> Row:
+    if found := first(connection, _find(id)):
         return found
     if connection.execute(select(conversations.c.id).where(conversations.c.id == id)).first():
         raise HerdError(f"conversation {id!r:.100} was deleted", status=410, code="deleted")
@@ -228,14 +215,10 @@ def _messages(conversation: str) -> Select[Any]:
     return select(*_MESSAGE).where(messages.c.conversation == conversation).order_by(text("rowid"))
 
 
-def _one(connection: Connection, query: Select[Any]) -> dict[str, Any] | None:
-    return next(iter(rows(connection, query)), None)
+Parts = list[tuple[Table, list[Row]]]
 
 
-Parts = list[tuple[Table, list[dict[str, Any]]]]
-
-
-def _exported(item: Any, place: int) -> tuple[dict[str, Any], Parts]:
+def _exported(item: Any, place: int) -> tuple[Row, Parts]:
     """An exported conversation as rows: its own, and those of what belongs to it."""
     where = f"conversations[{place}]"
     head = {**_row(item, conversations, where), "deleted": False}
@@ -247,14 +230,14 @@ def _exported(item: Any, place: int) -> tuple[dict[str, Any], Parts]:
         if table is votes:
             items = [_with_targets(vote, parts[-1][1]) for vote in items]
         made = [_row(x, table, f"{own}[{i}]", conversation=head["id"]) for i, x in enumerate(items)]
-        for i, row in enumerate(made if table is votes else ()):
-            if row["outcome"] not in OUTCOMES:
+        for i, row in enumerate(made):
+            if table is votes and row["outcome"] not in OUTCOMES:
                 raise HerdError(f"{own}[{i}].outcome must be one of {', '.join(OUTCOMES)}")
         parts.append((table, made))
     return head, parts
 
 
-def _with_targets(vote: Any, made: list[dict[str, Any]]) -> Any:
+def _with_targets(vote: Any, made: list[Row]) -> Any:
     """An older Herd's votes do not say which targets they compare; their generations, imported beside them, do."""
     if not isinstance(vote, Mapping):
         return vote
@@ -263,23 +246,16 @@ def _with_targets(vote: Any, made: list[dict[str, Any]]) -> Any:
     return {**targets, **vote}
 
 
-def _row(item: Any, table: Table, where: str, **own: Any) -> dict[str, Any]:
+def _row(item: Any, table: Table, where: str, **own: Any) -> Row:
     """`item`'s values for the table's columns, and `own`. Raises HerdError for a missing or wrong one."""
     if not isinstance(item, Mapping):
         raise HerdError(f"{where} must be an object")
-    row: dict[str, Any] = {}
-    for column in table.c:
-        if column.name in OWN:
-            continue
-        value = own.get(column.name, item.get(column.name))
+    row = {name: own.get(name, item.get(name)) for name in table.c.keys() if name not in OWN}
+    for name, value in row.items():
+        column = table.c[name]
         kind: type = dict if isinstance(column.type, JSON) else column.type.python_type
-        if column.name in LISTS:
-            kind = list
-        allowed = (int, float) if kind is float else (kind,)
-        if value is None and column.nullable:
-            row[column.name] = None
-        elif isinstance(value, bool) or not isinstance(value, allowed):
-            raise HerdError(f"{where}.{column.name} is missing or not of type {kind.__name__}")
-        else:
-            row[column.name] = value
+        kind = list if name in LISTS else kind
+        good = isinstance(value, (int, float) if kind is float else kind) and not isinstance(value, bool)
+        if not good and not (value is None and column.nullable):
+            raise HerdError(f"{where}.{name} is missing or not of type {kind.__name__}")
     return row

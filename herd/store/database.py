@@ -4,25 +4,19 @@ import asyncio
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
-from sqlalchemy import URL, Connection, Engine, Select, select
+from sqlalchemy import URL, Connection, Engine, Insert, Select, Table, select
+from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from herd.errors import HerdError
-from herd.store.engines import (
-    database_url,
-    failure,
-    lost,
-    make_engine,
-    spoils_group,
-    try_again,
-    wait_for_disk,
-)
+from herd.store import engines
 from herd.store.migrations import MIGRATIONS, behind, migrate, version
 
 MAX_GROUP = 256  # writes in one commit
@@ -30,10 +24,10 @@ TRIES = 3
 LINGER = 0.25  # seconds for which a write that nobody waits for may wait for others
 
 T = TypeVar("T")
+Row = dict[str, Any]  # by column
 Work = Callable[[Connection], Any]
-Write = tuple[
-    Work, "Future[Any]", bool, bool
-]  # what to do, whom to tell, whether somebody waits, and for the disk
+# What to do, whom to tell, whether somebody waits, and for the disk.
+Write = tuple[Work, "Future[Any]", bool, bool]
 
 
 class Database:
@@ -60,7 +54,7 @@ class Database:
         with _opening(url_or_path) as url:
             if url.database and url.get_backend_name() == "sqlite":
                 Path(url.database).parent.mkdir(parents=True, exist_ok=True)
-            engine = make_engine(url)
+            engine = engines.make_engine(url)
             with engine.connect() as connection:
                 outdated = behind(connection)
             if outdated:  # otherwise nothing is written: a command may read beside the server
@@ -99,11 +93,14 @@ class Database:
             with self._engine.connect() as connection:
                 yield connection
         except DBAPIError as error:
-            raise failure(error) from error
+            raise engines.failure(error) from error
 
-    def _fetch(self, query: Select[Any]) -> list[dict[str, Any]]:
+    def _fetch(self, query: Select[Any], **values: Any) -> list[Row]:
         with self._read() as connection:
-            return rows(connection, query)
+            return rows(connection, query, **values)
+
+    def _first(self, query: Select[Any], **values: Any) -> Row | None:
+        return next(iter(self._fetch(query, **values)), None)
 
     def problem(self) -> str | None:
         """Why nothing can be read or kept now, if so."""
@@ -167,7 +164,7 @@ def describe(url_or_path: str | Path) -> str:
     with _opening(url_or_path) as url:
         if url.get_backend_name() == "sqlite" and not Path(url.database or "").is_file():
             return "SQLite, not made yet"
-        engine = make_engine(url)
+        engine = engines.make_engine(url)
         with engine.connect() as connection:
             found = version(connection)
             numbers = ".".join(str(n) for n in engine.dialect.server_version_info or ())
@@ -179,7 +176,7 @@ def describe(url_or_path: str | Path) -> str:
 
 @contextmanager
 def _opening(url_or_path: str | Path) -> Iterator[URL]:
-    url = database_url(url_or_path)
+    url = engines.database_url(url_or_path)
     try:
         yield url
     except (OSError, SQLAlchemyError) as error:
@@ -192,8 +189,22 @@ def _writing(engine: Engine) -> Connection:
     return engine.connect().execution_options(herd_write=True, preserve_rowcount=True)
 
 
-def rows(connection: Connection, query: Select[Any]) -> list[dict[str, Any]]:
-    return [dict(row) for row in connection.execute(query).mappings()]
+def rows(connection: Connection, query: Select[Any], **values: Any) -> list[Row]:
+    return [dict(row) for row in connection.execute(query, values).mappings()]
+
+
+def first(connection: Connection, query: Select[Any], **values: Any) -> Row | None:
+    return next(iter(rows(connection, query, **values)), None)
+
+
+@cache  # building a statement costs more than running it
+def _insert_new(table: Table) -> Insert:
+    return insert(table).on_conflict_do_nothing()
+
+
+def add(connection: Connection, table: Table, row: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> int:
+    """Keep a row, or several, unless one with its key is there already; how many were not."""
+    return connection.execute(_insert_new(table), row).rowcount
 
 
 Outcome = tuple[Callable[[Any], None], Any]
@@ -209,22 +220,22 @@ def _commit(engine: Engine, connection: Connection | None, group: list[Write]) -
         committing = False
         try:
             connection = connection or _writing(engine)
-            wait_for_disk(connection, any(synced for *_, synced in group))
+            engines.wait_for_disk(connection, any(synced for *_, synced in group))
             with connection.begin():
                 _run(connection, group, outcomes, careful)
                 committing = True
         except Exception as error:  # whatever it is, nobody may wait for ever
-            if connection is not None and lost(error):
+            if connection is not None and engines.lost(error):
                 connection.close()
                 connection = None
             alone = len(group) == 1  # then the transaction itself is its savepoint
-            if not (alone or careful or committing or spoils_group(error)):
+            if not (alone or careful or committing or engines.spoils_group(error)):
                 careful = True
                 continue
             failed += 1
-            if try_again(error, committing) and failed < TRIES:
+            if engines.try_again(error, committing) and failed < TRIES:
                 continue
-            outcomes = [(done.set_exception, failure(error, committing)) for _, done, *_ in group]
+            outcomes = [(done.set_exception, engines.failure(error, committing)) for _, done, *_ in group]
         break
     for tell, outcome in outcomes:
         tell(outcome)
@@ -240,8 +251,8 @@ def _run(connection: Connection, group: list[Write], outcomes: list[Outcome], ca
         try:
             outcomes.append((done.set_result, work(connection)))
         except Exception as error:
-            if spoils_group(error):
+            if engines.spoils_group(error):
                 raise
             connection.exec_driver_sql("ROLLBACK TO one")
-            outcomes.append((done.set_exception, failure(error)))
+            outcomes.append((done.set_exception, engines.failure(error)))
         connection.exec_driver_sql("RELEASE one")

@@ -44,11 +44,9 @@ def make_engine(url: URL) -> Engine:
         return engine
     limits = f"-c lock_timeout={PATIENCE:.0f}s -c idle_in_transaction_session_timeout={STALLED}"
     options = {"connect_timeout": int(PATIENCE), "application_name": "herd", "options": limits}
-    options["client_encoding"] = "utf8"
+    pool = {"pool_size": 4, "max_overflow": 8, "pool_pre_ping": True}
     try:
-        engine = create_engine(
-            url, pool_size=4, max_overflow=8, pool_pre_ping=True, connect_args=options, **common
-        )
+        engine = create_engine(url, connect_args={**options, "client_encoding": "utf8"}, **pool, **common)
     except ModuleNotFoundError:
         raise HerdError("PostgreSQL needs its driver: pip install 'openherd[postgres]'") from None
     event.listen(engine, "begin", _begin_postgresql)
@@ -146,6 +144,5 @@ def failure(error: Exception, committing: bool = False) -> Exception:
     if answered and not lost(error):
         return HerdError(f"the database failed: {reason}", status=500, code="store")
     kept = "whether this was kept is not known" if committing else "nothing was kept"
-    return HerdError(
-        f"the database cannot be reached: {kept} ({reason})", status=503, code="store_unavailable"
-    )
+    unreached = f"the database cannot be reached: {kept} ({reason})"
+    return HerdError(unreached, status=503, code="store_unavailable")

@@ -3,19 +3,16 @@
 import math
 import time
 import uuid
-from typing import Any, Literal
+from typing import Literal
 
 from sqlalchemy import Connection, select
-from sqlalchemy.dialects.postgresql import insert as insert_new
 
 from herd.errors import HerdError
-from herd.store.database import Database, rows
+from herd.store.database import Database, Row, add, rows
 from herd.store.generations import called
 from herd.store.tables import conversations, feedback, generations
 
 Kind = Literal["thumbs", "score", "correction", "comment"]
-
-_INSERT = insert_new(feedback).on_conflict_do_nothing()
 
 
 class Feedback(Database):
@@ -30,7 +27,7 @@ class Feedback(Database):
         text: str | None = None,
         key: str | None = None,
         id: str | None = None,
-    ) -> dict[str, Any]:
+    ) -> Row:
         """The feedback as it is kept; the same id again is the same feedback. `generation`: its id, or its `reply_id`.
 
         thumbs have the value 1 or -1, a score any number; a correction (what should have been said) and a comment have
@@ -49,32 +46,28 @@ class Feedback(Database):
             raise HerdError(wrong)
         row = {"id": id or uuid.uuid4().hex, "kind": kind, "value": value, "text": text, "key": key}
 
-        def work(connection: Connection) -> dict[str, Any]:
+        def work(connection: Connection) -> Row:
             gone = conversations.c.deleted & (conversations.c.updated >= generations.c.created)
-            known = select(generations.c.id, gone.label("deleted")).outerjoin(
-                conversations, conversations.c.id == generations.c.conversation
-            )
-            wanted = known.where(called(generation)).order_by(
-                generations.c.id != generation, generations.c.created
-            )
-            found = connection.execute(wanted).first()
+            known = select(generations.c.id, gone.label("deleted")).where(called(generation))
+            known = known.outerjoin(conversations, conversations.c.id == generations.c.conversation)
+            ordered = known.order_by(generations.c.id != generation, generations.c.created)
+            found = connection.execute(ordered).first()
             if found is None:
                 raise HerdError(f"no generation {generation!r:.100}", status=404, code="not_found")
             new = {**row, "generation": found.id, "created": time.time()}
             if found.deleted:
                 new["text"] = None
-            if connection.execute(_INSERT, new).rowcount:
+            if add(connection, feedback, new):
                 return new
             kept = rows(connection, select(feedback).where(feedback.c.id == row["id"]))[0]
             if any(kept[name] != new[name] for name in ("generation", "kind", "value", "text")):
-                raise HerdError(
-                    f"feedback {id!r:.100} says something else already", status=409, code="conflict"
-                )
+                other = f"feedback {id!r:.100} says something else already"
+                raise HerdError(other, status=409, code="conflict")
             return kept
 
         return self._write(work)
 
-    def feedback(self, generation: str) -> list[dict[str, Any]]:
+    def feedback(self, generation: str) -> list[Row]:
         """The oldest first."""
         query = select(feedback).where(feedback.c.generation == generation)
         return self._fetch(query.order_by(feedback.c.created, feedback.c.id))

@@ -5,24 +5,11 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-from sqlalchemy import (
-    ColumnElement,
-    Connection,
-    Select,
-    and_,
-    bindparam,
-    cast,
-    delete,
-    func,
-    or_,
-    select,
-    tuple_,
-    update,
-)
-from sqlalchemy.dialects.postgresql import insert as insert_new
+import sqlalchemy as sa
+from sqlalchemy import ColumnElement, Connection, Select, bindparam, or_, select, update
 
 from herd.errors import HerdError
-from herd.store.database import Database
+from herd.store.database import Database, Row, add
 from herd.store.tables import (
     Text,
     attempts,
@@ -47,22 +34,13 @@ EXPIRED_AT_ONCE = 200  # generations in one write
 KEPT_QUOTAS = 2 * 86400  # seconds for which minutes and hours that are over stay
 
 # Built once: building a statement costs more than running it.
-_INSERT = insert_new(generations).on_conflict_do_nothing()
-_GONE = select(conversations.c.id).where(
-    conversations.c.id == bindparam("id"),
-    conversations.c.deleted,
-    conversations.c.updated >= bindparam("created"),
-)  # a conversation that was deleted after the generation began
-_CALLED = (
-    select(generations)
-    .where((generations.c.id == bindparam("id")) | (generations.c.reply_id == bindparam("id")))
-    .order_by(
-        generations.c.id != bindparam("id"),
-        generations.c.key.is_distinct_from(bindparam("key", type_=Text)),
-        generations.c.created,
-    )
-    .limit(1)
-)
+# A conversation that was deleted after the generation began.
+_DELETED = conversations.c.deleted & (conversations.c.updated >= bindparam("created"))
+_GONE = select(conversations.c.id).where(conversations.c.id == bindparam("id"), _DELETED)
+_OTHERS = generations.c.key.is_distinct_from(bindparam("key", type_=Text))
+_CALLED = select(generations).order_by(generations.c.id != bindparam("id"), _OTHERS, generations.c.created)
+_CALLED = _CALLED.where(or_(generations.c.id == bindparam("id"), generations.c.reply_id == bindparam("id")))
+_CALLED = _CALLED.limit(1)
 
 
 class Generations(Database):
@@ -80,14 +58,13 @@ class Generations(Database):
         """As `add_generation`, all of them in one write; how many were not kept already."""
         return self._write(lambda connection: sum([put_generation(connection, row, keep) for row in rows]))
 
-    def get_generation(self, id: str, key: str | None = None) -> dict[str, Any] | None:
+    def get_generation(self, id: str, key: str | None = None) -> Row | None:
         """The one with this id, or this `reply_id`; of several replies with the same one, sooner one of `key`."""
-        found = self._generations(_CALLED.params(id=id, key=key))
-        return found[0] if found else None
+        return next(iter(self._generations(_CALLED, id=id, key=key)), None)
 
     def generations(
         self, *, route: str | None = None, conversation: str | None = None, limit: int = 100
-    ) -> list[dict[str, Any]]:
+    ) -> list[Row]:
         """The newest first."""
         return self.search_generations(route=route, conversation=conversation, limit=limit)
 
@@ -106,27 +83,24 @@ class Generations(Database):
         limit: int = 100,
         before: float | tuple[float, str] | None = None,
         blind: bool = False,
-    ) -> list[dict[str, Any]]:
+    ) -> list[Row]:
         """The newest first. `text`: words in request, reply or reasoning; `since` ≤ created < `until`, `before`, which
         may be the last row's time and id; `feedback`: "any", "good" or "bad" (thumbs), or a kind; `blind`: without those
         that are `in_open_battle`."""
         query = select(generations).order_by(generations.c.created.desc(), generations.c.id.desc())
         given = {"route": route, "target": target, "key": key, "finish": finish, "conversation": conversation}
         query = about(query, given)
-        if since is not None:
-            query = query.where(generations.c.created >= since)
-        if isinstance(before, tuple):
-            query, before = query.where(tuple_(generations.c.created, generations.c.id) < before), None
-        for end in (until, before):
-            if end is not None:
-                query = query.where(generations.c.created < end)
-        if text:
-            query = query.where(_says(text))
-        if feedback:
-            query = query.where(_judged(feedback))
-        if blind:
-            query = query.where(~_in_open_battle())
-        return self._generations(query.limit(limit))
+        created = generations.c.created
+        place = sa.tuple_(created, generations.c.id) if isinstance(before, tuple) else created
+        wanted = [
+            None if since is None else created >= since,
+            None if until is None else created < until,
+            None if before is None else place < before,
+            _says(text) if text else None,
+            _judged(feedback) if feedback else None,
+            ~_in_open_battle() if blind else None,
+        ]
+        return self._generations(query.where(*(one for one in wanted if one is not None)).limit(limit))
 
     def in_open_battle(self, id: str) -> bool:
         """Whether a generation is of a blind battle that may still be voted on, so that its target is a secret."""
@@ -146,7 +120,7 @@ class Generations(Database):
             reply = messages.c.generation.in_(ids)
             answered = select(messages.c.conversation, messages.c.parent).where(reply)
             prompts = [
-                and_(messages.c.conversation == talk, messages.c.id == parent)
+                (messages.c.conversation == talk) & (messages.c.id == parent)
                 for talk, parent in connection.execute(answered)
             ]
             connection.execute(update(messages).where(or_(reply, *prompts)).values(content=""))
@@ -160,12 +134,12 @@ class Generations(Database):
         if whole:
             self._cut_log()
         short = quotas.c.period.in_(("minute", "hour")) & (quotas.c.start < now - KEPT_QUOTAS)
-        over = delete(quotas).where(short, quotas.c.reserved == 0)
+        over = sa.delete(quotas).where(short, quotas.c.reserved == 0)
         self._write(lambda connection: connection.execute(over).rowcount)
         return whole
 
-    def _generations(self, query: Select[Any]) -> list[dict[str, Any]]:
-        found = self._fetch(query)
+    def _generations(self, query: Select[Any], **values: Any) -> list[Row]:
+        found = self._fetch(query, **values)
         for row in found:
             row["tokens"] = {part: row.pop(f"{part}_tokens") for part in ("prompt", "completion", "cached")}
             row["latency"] = {part: row.pop(f"{part}_ms") for part in ("queue", "first_token", "total")}
@@ -186,16 +160,15 @@ def put_generation(connection: Connection, row: Mapping[str, Any], keep: Keep) -
     if gone:  # an attempt that failed after the deletion may quote it
         failed = attempts.c.generation == row["id"]
         connection.execute(update(attempts).where(failed).values(error=None))
-    return connection.execute(_INSERT, values).rowcount > 0
+    return add(connection, generations, values) > 0
 
 
 def was_deleted(connection: Connection, conversation: str | None, created: float) -> bool:
     """Whether the conversation was deleted after `created`, so that no text of then may be kept."""
-    found = conversation and connection.execute(_GONE, {"id": conversation, "created": created}).scalar()
-    return bool(found)
+    return bool(conversation and connection.execute(_GONE, {"id": conversation, "created": created}).scalar())
 
 
-def without_text(row: Mapping[Any, Any]) -> dict[str, Any]:
+def without_text(row: Mapping[Any, Any]) -> Row:
     """What of a generation's row changes so that no text of prompt, reply or labels is left. An error may quote it."""
     request = row["request"]
     bare = {name: value for name, value in request.items() if name in WORDLESS}
@@ -235,7 +208,7 @@ def drop_prompts(connection: Connection, which: ColumnElement[bool]) -> None:
 
 
 def _in_open_battle() -> ColumnElement[bool]:
-    battle = func.replace(func.replace(generations.c.conversation, "-left", ""), "-right", "")
+    battle = sa.func.replace(sa.func.replace(generations.c.conversation, "-left", ""), "-right", "")
     still = battles.c.voted.is_(None) & (battles.c.expires > time.time())
     of = select(battles.c.id).where(battles.c.id == battle, battles.c.kind == "arena", still)
     return of.exists()
@@ -254,7 +227,7 @@ def about(query: Select[Any], given: Mapping[str, Any]) -> Select[Any]:
 def _says(words: str) -> ColumnElement[bool]:
     """Requests are JSON: older ones have all but ASCII escaped."""
     written = {json.dumps(words, ensure_ascii=plain)[1:-1] for plain in (True, False)}
-    request = cast(generations.c.request, Text)
+    request = sa.cast(generations.c.request, Text)
     columns = (generations.c.reply, generations.c.reasoning)
     said = [column.icontains(words, autoescape=True) for column in columns]
     return or_(*said, *(request.icontains(form, autoescape=True) for form in written))

@@ -118,6 +118,11 @@ MIGRATIONS: list[list[str]] = [
         "CREATE TABLE settings (name TEXT NOT NULL PRIMARY KEY, value TEXT NOT NULL)",
         "CREATE TABLE frozen (prompt TEXT NOT NULL PRIMARY KEY, created FLOAT NOT NULL)",
     ],
+    [
+        """CREATE TABLE background (
+            id TEXT NOT NULL PRIMARY KEY, gateway TEXT NOT NULL, conversation TEXT, generation JSON NOT NULL,
+            asked JSON, lost TEXT)""",
+    ],
 ]
 
 # What PostgreSQL needs beside them, by the version that it leads to.
@@ -140,11 +145,10 @@ def version(connection: Connection) -> int:
     if inspect(connection).has_table("schema_version"):
         found = int(connection.execute(text("SELECT version FROM schema_version")).scalar_one())
     if found > len(MIGRATIONS):
-        raise HerdError(
-            f"the database has schema version {found}, this Herd knows {len(MIGRATIONS)}: use a newer Herd",
-            status=500,
-            code="store_too_new",
+        newer = (
+            f"the database has schema version {found}, this Herd knows {len(MIGRATIONS)}: use a newer Herd"
         )
+        raise HerdError(newer, status=500, code="store_too_new")
     return found
 
 
@@ -170,11 +174,8 @@ def migrate(connection: Connection) -> None:
 
 def _salt_voters(connection: Connection) -> None:
     """Version 3 has voters as hashes without salt, by which a guess of who it was can be checked."""
-    if (
-        old := connection.execute(text("SELECT DISTINCT voter FROM votes WHERE voter IS NOT NULL"))
-        .scalars()
-        .all()
-    ):
+    query = text("SELECT DISTINCT voter FROM votes WHERE voter IS NOT NULL")
+    if old := connection.execute(query).scalars().all():
         salt = secrets.token_hex(32)
         connection.execute(text("INSERT INTO settings VALUES ('voter_salt', :salt)"), {"salt": salt})
         new = [hmac.new(salt.encode(), voter.encode(), hashlib.sha256).hexdigest()[:32] for voter in old]

@@ -37,194 +37,121 @@ class Text(sa.TypeDecorator[str]):
         return re.sub("\uffff([0-9a-f]{4})", lambda found: chr(int(found[1], 16)), value)
 
 
-def _key(*names: str) -> list[Column[Any]]:
-    return [Column(name, Text, primary_key=True) for name in names]
+def _table(name: str, *columns: tuple[type, str]) -> Table:
+    """`columns`: types, and names that have them; a name with ! is of the primary key, one with ? may be null."""
+    made = []
+    for kind, names in columns:
+        for word in names.split():
+            of = JSON(none_as_null=True) if kind is JSON and word.endswith("?") else kind
+            plain = word.rstrip("!?")
+            made.append(Column(plain, of, primary_key=word.endswith("!"), nullable=word.endswith("?")))
+    return Table(name, metadata, *made)
 
 
-def _needed(kind: Any, *names: str) -> list[Column[Any]]:
-    return [Column(name, kind, nullable=False) for name in names]
-
-
-def _optional(kind: Any, *names: str) -> list[Column[Any]]:
-    return [Column(name, kind) for name in names]
-
-
-_Json = JSON(none_as_null=True)
-
-conversations = Table(
-    "conversations",
-    metadata,
-    *_key("id"),
-    *_optional(Text, "title", "route", "system"),
-    *_needed(JSON, "settings"),
-    *_needed(Float, "created", "updated"),
-    *_needed(Boolean, "deleted"),
-)
+conversations = _table(
+    "conversations", (Text, "id! title? route? system?"), (JSON, "settings"), (Float, "created updated"),
+    (Boolean, "deleted"),
+)  # fmt: skip
 
 # A tree: messages with the same parent are branches. Ids are unique in their conversation only, so that an imported
 # conversation cannot touch another.
-messages = Table(
-    "messages",
-    metadata,
-    *_key("conversation", "id"),
-    *_optional(Text, "parent", "generation"),
-    *_needed(Text, "role", "content"),
-    *_needed(Float, "created"),
+messages = _table(
+    "messages", (Text, "conversation! id! parent? generation? role content"), (Float, "created")
 )
 
-generations = Table(
+# reply_id: the id that the caller knows it by, where that is the provider's. shadow_of: the generation that the caller saw
+# instead. calls: the reply's tool calls, as `ToolCall` has them. response: what the Responses API gives back of it later.
+# use: what it may be used for, of "evaluate", "train". dropped: the fields that the target could not honour. cost: of all
+# attempts. expires: when its text goes; null: never.
+generations = _table(
     "generations",
-    metadata,
-    *_key("id"),
-    *_needed(Text, "route", "reply"),
-    *_optional(
-        Text, "conversation", "target", "target_digest", "model_ref", "provider", "key", "finish", "error"
-    ),
-    *_optional(Text, "parent_attempt", "reasoning"),
-    Column("reply_id", Text),  # the id that the caller knows it by, where that is the provider's
-    Column("shadow_of", Text),  # the generation that the caller saw instead
-    *_needed(JSON, "request", "labels"),
-    Column("calls", _Json),  # the reply's tool calls, as `ToolCall` has them
-    Column("response", _Json),  # what the Responses API gives back of it later
-    Column("use", _Json),  # what it may be used for: of "evaluate", "train"
-    Column("dropped", _Json),  # the fields that the target could not honour
-    *_optional(Integer, "prompt_tokens", "completion_tokens", "cached_tokens", "attempts"),
-    *_optional(Float, "queue_ms", "first_token_ms", "total_ms"),
-    Column("cost", BigInteger),  # of all attempts
-    *_needed(Float, "created"),
-    Column("expires", Float),  # when its text goes; null: never
+    (Text, "id! route reply conversation? target? target_digest? model_ref? provider? key? finish? error?"),
+    (Text, "parent_attempt? reasoning? reply_id? shadow_of?"),
+    (JSON, "request labels calls? response? use? dropped?"),
+    (Integer, "prompt_tokens? completion_tokens? cached_tokens? attempts?"),
+    (Float, "queue_ms? first_token_ms? total_ms?"),
+    (BigInteger, "cost?"),
+    (Float, "created expires?"),
 )
 
-# Of a pair, a stood at the left. The targets' names and digests stay, whatever becomes of the generations.
-votes = Table(
+# Of a pair, a stood at the left. The targets' names and digests stay, whatever becomes of the generations. a, b: ids;
+# imported votes may have none. rater: a judge's name; null: a person. voter: a salted hash. prompt: the hash of the first
+# question, by which duplicates are found. tags: the names of its categories. style: length, headers, lists, bold of a, then
+# of b. void: why it does not count. batch: the import it came with.
+votes = _table(
     "votes",
-    metadata,
-    *_key("id"),
-    *_optional(Text, "battle", "a", "b"),  # ids; imported votes may have none
-    *_needed(Text, "a_target", "b_target"),
-    *_optional(Text, "a_digest", "b_digest"),
-    *_needed(Text, "outcome", "source"),
-    Column("rater", Text),  # a judge's name; null: a person
-    *_optional(Text, "voter", "key", "application", "conversation"),  # voter: a salted hash
-    Column("prompt", Text),  # the hash of the first question, by which duplicates are found
-    Column("turns", Integer),
-    Column("tags", _Json),  # the names of its categories
-    Column("style", _Json),  # length, headers, lists, bold of a, then of b
-    Column("void", Text),  # why it does not count
-    Column("reasons", _Json),
-    Column("comment", Text),
-    Column("details", _Json),
-    Column("batch", Text),  # the import it came with
-    *_needed(Float, "created"),
+    (Text, "id! battle? a? b? a_target b_target a_digest? b_digest? outcome source rater?"),
+    (Text, "voter? key? application? conversation? prompt?"),
+    (Integer, "turns?"),
+    (JSON, "tags? style?"),
+    (Text, "void?"),
+    (JSON, "reasons?"),
+    (Text, "comment?"),
+    (JSON, "details?"),
+    (Text, "batch?"),
+    (Float, "created"),
 )
 
-battles = Table(
+# turns: {"prompt": text, "left": a generation's id or null, "right"}.
+battles = _table(
     "battles",
-    metadata,
-    *_key("id"),
-    *_needed(Text, "kind", "left_target", "right_target"),
-    *_optional(Text, "left_digest", "right_digest", "conversation"),
-    Column("turns", JSON, nullable=False),  # {"prompt": text, "left": a generation's id or null, "right"}
-    *_optional(Text, "voter", "key", "application"),
-    Column("tags", _Json),
-    *_needed(Float, "created", "expires"),
-    Column("voted", Float),
+    (Text, "id! kind left_target right_target left_digest? right_digest? conversation?"),
+    (JSON, "turns"),
+    (Text, "voter? key? application?"),
+    (JSON, "tags?"),
+    (Float, "created expires voted?"),
 )
 
 # The generations of the battles' turns, a at the left, so that a battle is found by one of them.
-battle_turns = Table(
-    "battle_turns",
-    metadata,
-    *_key("battle"),
-    Column("turn", Integer, primary_key=True),
-    *_optional(Text, "a", "b"),
-)
+battle_turns = _table("battle_turns", (Text, "battle!"), (Integer, "turn!"), (Text, "a? b?"))
 
-settings = Table("settings", metadata, *_key("name"), *_needed(Text, "value"))
+settings = _table("settings", (Text, "name! value"))
 
 # The hashes of evaluation prompts, which are never given away to train on.
-frozen = Table("frozen", metadata, *_key("prompt"), *_needed(Float, "created"))
+frozen = _table("frozen", (Text, "prompt!"), (Float, "created"))
 
 # The newest version of a name counts; one without a definition says that the route is gone.
-routes = Table(
-    "routes",
-    metadata,
-    *_key("name"),
-    Column("version", Integer, primary_key=True),
-    Column("definition", _Json),
-    *_optional(Text, "author", "note"),
-    *_needed(Float, "created"),
-)
+routes = _table(
+    "routes", (Text, "name!"), (Integer, "version!"), (JSON, "definition?"), (Text, "author? note?"),
+    (Float, "created"),
+)  # fmt: skip
 
-keys = Table(
-    "keys",
-    metadata,
-    *_key("id"),
-    *_needed(Text, "hash", "shown", "application"),
-    *_needed(JSON, "scopes", "limits"),
-    Column("keep", Text),
-    Column("use", _Json),
-    *_needed(Float, "created"),
-    *_optional(Float, "expires", "revoked"),
-    Column("changed", Integer, nullable=False),  # grows with every write to the table
-)
+# changed: grows with every write to the table.
+keys = _table(
+    "keys", (Text, "id! hash shown application"), (JSON, "scopes limits"), (Text, "keep?"), (JSON, "use?"),
+    (Float, "created expires? revoked?"), (Integer, "changed"),
+)  # fmt: skip
 
-# `start`: of the period. `spent` is the sum of what was booked by the attempts that reserved here.
-quotas = Table(
-    "quotas",
-    metadata,
-    *_key("owner", "unit", "period"),
-    Column("start", BigInteger, primary_key=True),
-    *_needed(BigInteger, "reserved", "spent"),
-)
+# start: of the period. spent: the sum of what was booked by the attempts that reserved here.
+quotas = _table("quotas", (Text, "owner! unit! period!"), (BigInteger, "start! reserved spent"))
 
-# While an attempt is open, its tokens and cost are what it may need at most. `reserved`: lists of owner, unit, period,
-# start, amount.
-attempts = Table(
+# While an attempt is open, its tokens and cost are what it may need at most. reserved: lists of owner, unit, period, start,
+# amount.
+attempts = _table(
     "attempts",
-    metadata,
-    *_key("id"),
-    *_needed(Text, "generation", "route", "target", "provider", "url", "state", "gateway"),
-    *_optional(Text, "key", "application", "code", "error"),
-    *_needed(Boolean, "shadow", "estimated"),
-    *_needed(Integer, "number"),
-    *_optional(Integer, "status"),
-    *_optional(BigInteger, "prompt_tokens", "completion_tokens", "cached_tokens", "written_tokens"),
-    *_optional(BigInteger, "reasoning_tokens"),
-    *_needed(BigInteger, "cost"),
-    *_needed(JSON, "reserved"),
-    *_needed(Float, "created"),
-    *_optional(Float, "first_token_ms", "total_ms"),
+    (Text, "id! generation route target provider url state gateway key? application? code? error?"),
+    (Boolean, "shadow estimated"),
+    (Integer, "number status?"),
+    (BigInteger, "prompt_tokens? completion_tokens? cached_tokens? written_tokens? reasoning_tokens? cost"),
+    (JSON, "reserved"),
+    (Float, "created first_token_ms? total_ms?"),
 )
 
 # The gateways that share the database, and when each was last heard of.
-gateways = Table("gateways", metadata, *_key("name"), *_needed(Float, "seen"))
+gateways = _table("gateways", (Text, "name!"), (Float, "seen"))
 
-feedback = Table(
-    "feedback",
-    metadata,
-    *_key("id"),
-    *_needed(Text, "generation", "kind"),
-    *_optional(Float, "value"),
-    *_optional(Text, "text", "key"),
-    *_needed(Float, "created"),
+feedback = _table(
+    "feedback", (Text, "id! generation kind"), (Float, "value?"), (Text, "text? key?"), (Float, "created")
 )
 
-findings = Table(
-    "findings",
-    metadata,
-    *_key("id"),
-    *_needed(Text, "target", "kind", "said"),
-    *_optional(_Json, "before", "after"),
-    *_needed(Float, "created"),
-    *_optional(Float, "seen"),
+findings = _table(
+    "findings", (Text, "id! target kind said"), (JSON, "before? after?"), (Float, "created seen?")
 )
 
-probes = Table(
-    "probes",
-    metadata,
-    *_key("id"),
-    *_needed(Text, "target"),
-    *_needed(Float, "created"),
-    *_needed(JSON, "results"),
+# Replies that nobody waits for, until they have ended. generation: as it is at the beginning. asked: the request, if the
+# reply may be made again; lost: else why not.
+background = _table(
+    "background", (Text, "id! gateway conversation?"), (JSON, "generation asked?"), (Text, "lost?")
 )
+
+probes = _table("probes", (Text, "id! target"), (Float, "created"), (JSON, "results"))

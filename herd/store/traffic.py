@@ -4,26 +4,25 @@ from typing import Any, Literal
 
 from sqlalchemy import ColumnElement, Integer, case, cast, func, null, select, true
 
-from herd.store.database import Database
+from herd.store.database import Database, Row
 from herd.store.tables import attempts, generations
 
 By = Literal["route", "target", "key", "provider"]
 TIMES = ("total_ms", "first_token_ms")
 PERCENTILES = (50, 95, 99)
+Figures = tuple[int | None, float | None, float | None]
 SUMS = ("requests", "errors", "prompt_tokens", "completion_tokens", "cost")
 
 
 class Traffic(Database):
     """The part of the store that adds attempts up."""
 
-    def attempts(self, generation: str) -> list[dict[str, Any]]:
+    def attempts(self, generation: str) -> list[Row]:
         """Those at a generation, in their order."""
         query = select(attempts).where(attempts.c.generation == generation)
         return self._fetch(query.order_by(attempts.c.number))
 
-    def replies(
-        self, target: str, since: float, limit: int
-    ) -> list[tuple[int | None, float | None, float | None]]:
+    def replies(self, target: str, since: float, limit: int) -> list[Figures]:
         """cost, first_token_ms and total_ms of a target's newest good replies since then, at most so many."""
         g = generations.c
         query = select(g.cost, g.first_token_ms, g.total_ms).order_by(g.created.desc()).limit(limit)
@@ -42,7 +41,7 @@ class Traffic(Database):
         target: str | None = None,
         key: str | None = None,
         shadow: bool = False,
-    ) -> list[dict[str, Any]]:
+    ) -> list[Row]:
         """The attempts that began in since ≤ t < until and have ended, in steps of so many seconds, each by group.
 
         A row has start, group, requests, errors, prompt_tokens, completion_tokens, cost, and of total_ms and
@@ -52,14 +51,11 @@ class Traffic(Database):
         a = attempts.c
         place = (a.created - since) / step
         wanted = [a.created >= since, a.created < until, a.state != "open", a.shadow == shadow]
-        wanted += [
-            a[name] == value for name, value in (("route", route), ("target", target), ("key", key)) if value
-        ]
+        given = {"route": route, "target": target, "key": key}
+        wanted += [a[name] == value for name, value in given.items() if value]
         whole = by in ("target", "provider")
         later = attempts.alias().c
-        tried_again = (
-            select(later.id).where(later.generation == a.generation, later.number > a.number).exists()
-        )
+        after = select(later.id).where(later.generation == a.generation, later.number > a.number)
         bad = a.state.in_(("failed", "lost"))
         each = select(
             # Not every SQLite has floor(), but there a cast cuts off.
@@ -67,14 +63,13 @@ class Traffic(Database):
             (a[by] if by else null()).label("group"),
             *(a[name] for name in (*TIMES, "prompt_tokens", "completion_tokens", "cost")),
             cast(true() if whole else a.number == 0, Integer).label("requests"),
-            cast(bad if whole else bad & ~tried_again, Integer).label("errors"),
+            cast(bad if whole else bad & ~after.exists(), Integer).label("errors"),
         )
         row = each.where(*wanted).subquery().c
         columns: list[ColumnElement[Any]] = [*row]
         for time in TIMES:  # the share of attempts that took no longer
-            share = func.cume_dist().over(
-                partition_by=(row.number, row.group, row[time].is_(None)), order_by=row[time]
-            )
+            each_of = (row.number, row.group, row[time].is_(None))
+            share = func.cume_dist().over(partition_by=each_of, order_by=row[time])
             columns.append(share.label(f"{time}_share"))
         of = select(*columns).subquery().c
         times = [
@@ -87,7 +82,7 @@ class Traffic(Database):
         return [_row(row, since, step) for row in self._fetch(query)]
 
 
-def _row(row: dict[str, Any], since: float, step: float) -> dict[str, Any]:
+def _row(row: Row, since: float, step: float) -> Row:
     return {
         "start": since + int(row["number"]) * step,
         "group": row["group"],

@@ -12,70 +12,41 @@ from typing import IO, Any
 
 import sqlalchemy as sa
 from sqlalchemy import Connection, Select, bindparam, literal_column, or_, select, update
-from sqlalchemy.dialects.postgresql import insert as insert_new
 
 from herd.errors import HerdError
-from herd.store.database import Database
+from herd.store.database import Database, Row, add, first
 from herd.store.engines import to_json
 from herd.store.generations import WORDS, about, put_generation, was_deleted
 from herd.store.tables import Text, battles, frozen, generations, votes
 
 COLUMNS = tuple(votes.c.keys())
-_BIND: tuple[Callable[[Any], Any], ...] = tuple(
-    to_json
-    if isinstance(column.type, sa.JSON)
-    else partial(column.type.process_bind_param, dialect=None)
-    if isinstance(column.type, Text)
-    else column.type.python_type
-    for column in votes.c
-)
-_QUOTED = [f'"{name}"' for name in COLUMNS]
-_MANY_SQLITE = f"""INSERT INTO votes ({", ".join(_QUOTED)})
-    VALUES ({", ".join("?" * len(COLUMNS))}) ON CONFLICT DO NOTHING"""
-_CASTS = {"JSON": "::json", "FLOAT": "::float8", "INTEGER": "::int8"}
-_MANY_POSTGRESQL = f"""INSERT INTO votes ({", ".join(_QUOTED)})
-    SELECT {", ".join(f"(row->>{n}){_CASTS.get(str(column.type), '')}" for n, column in enumerate(votes.c))}
-    FROM jsonb_array_elements(%s::jsonb) AS row ON CONFLICT DO NOTHING"""
 OUTCOMES = ("a", "b", "tie", "both_bad")
 NEEDED = ("id", "a_target", "b_target", "source")
 AT_ONCE, WITH_TEXT = 5000, 500  # rows that are in memory together; with their text they may be long
 
 # Built once: votes come in bursts, and building a statement costs more than running it.
-_INSERT = insert_new(votes).on_conflict_do_nothing()
+_THEIRS = (votes.c.battle == bindparam("battle")) & votes.c.rater.is_(None)
+_OF_BATTLE = select(votes).where(_THEIRS)
 # By its battle first, so that whoever votes twice there is told so.
-_KEPT = (
-    select(votes)
-    .where(
-        (votes.c.id == bindparam("id")) | ((votes.c.battle == bindparam("battle")) & votes.c.rater.is_(None))
-    )
-    .order_by(votes.c.battle.is_distinct_from(bindparam("battle")))
-    .limit(1)
-)
-_BOTH = select(*generations.c["id", "route", "target", "target_digest", "conversation"]).where(
-    generations.c.id.in_((bindparam("a"), bindparam("b")))
-)
+_KEPT = select(votes).where(or_(votes.c.id == bindparam("id"), _THEIRS)).limit(1)
+_KEPT = _KEPT.order_by(votes.c.battle.is_distinct_from(bindparam("battle")))
+_BOTH = select(*generations.c["id", "route", "target", "target_digest", "conversation"])
+_BOTH = _BOTH.where(generations.c.id.in_((bindparam("a"), bindparam("b"))))
 # The request, which may be long, of a only.
-_ASKED = _BOTH.add_columns(
-    sa.case((generations.c.id == bindparam("a"), generations.c.request)).label("request")
-)
-_OF_BATTLE = select(votes).where(votes.c.battle == bindparam("battle"), votes.c.rater.is_(None))
+_REQUEST = sa.case((generations.c.id == bindparam("a"), generations.c.request)).label("request")
+_ASKED = _BOTH.add_columns(_REQUEST)
 _CAST = select(sa.func.count()).where(votes.c.voter == bindparam("voter"))
 _OPEN = select(battles.c.turns).where(battles.c.id == bindparam("id"))
 _CLOSE = update(battles).where(battles.c.id == bindparam("of")).values(voted=bindparam("now"))
 _ROWID = literal_column("votes.rowid", sa.BigInteger)
-_BOARD = (
-    select(
-        _ROWID,
-        *votes.c[
-            "a_target", "b_target", "outcome", "source", "rater", "voter", "conversation", "prompt", "turns"
-        ],
-        *(sa.cast(votes.c[name], sa.Text).label(name) for name in ("tags", "style")),
-        *votes.c["void", "created", "id"],
-    )
-    .where(bindparam("after") < _ROWID)
-    .order_by(_ROWID)
-    .limit(bindparam("most"))
+_BOARD = select(
+    _ROWID,
+    *votes.c["a_target", "b_target", "outcome", "source", "rater", "voter"],
+    *votes.c["conversation", "prompt", "turns"],
+    *(sa.cast(votes.c[name], sa.Text).label(name) for name in ("tags", "style")),
+    *votes.c["void", "created", "id"],
 )
+_BOARD = _BOARD.where(_ROWID > bindparam("after")).order_by(_ROWID).limit(bindparam("most"))
 
 
 def prompt_hash(text: str) -> str | None:
@@ -87,7 +58,7 @@ def prompt_hash(text: str) -> str | None:
 class Votes(Database):
     """The part of the store that is about votes. One is a dict with the columns of its table."""
 
-    def add_vote(self, **row: Any) -> dict[str, Any]:
+    def add_vote(self, **row: Any) -> Row:
         """The vote as it is kept, durable; columns that are not given and that its generations know are theirs.
 
         The same id again is the same vote, and so is the same outcome for the same battle by a person; else HerdError 409
@@ -95,7 +66,7 @@ class Votes(Database):
         """
         return self._write(lambda connection: put_vote(connection, row))
 
-    def write_vote(self, row: Mapping[str, Any]) -> "asyncio.Future[dict[str, Any]]":
+    def write_vote(self, row: Mapping[str, Any]) -> "asyncio.Future[Row]":
         """As `add_vote`, for a coroutine to await."""
         return self.write(lambda connection: put_vote(connection, row))
 
@@ -121,7 +92,7 @@ class Votes(Database):
 
             return self._write(work)
 
-    def votes(self, *, route: str | None = None, conversation: str | None = None) -> list[dict[str, Any]]:
+    def votes(self, *, route: str | None = None, conversation: str | None = None) -> list[Row]:
         """The oldest first; those on a route's generations, or on a conversation's."""
         query: Select[Any] = select(votes)
         if route is not None or conversation is not None:
@@ -129,10 +100,9 @@ class Votes(Database):
             query = about(query, {"route": route, "conversation": conversation})
         return self._fetch(query.order_by(votes.c.created, votes.c.id))
 
-    def battle_vote(self, battle: str) -> dict[str, Any] | None:
+    def battle_vote(self, battle: str) -> Row | None:
         """The person's vote on a battle."""
-        with self._read() as connection:
-            return battle_vote(connection, battle)
+        return self._first(_OF_BATTLE, battle=battle)
 
     def votes_of(self, voter: str) -> int:
         """How many votes this voter has cast."""
@@ -146,7 +116,7 @@ class Votes(Database):
         with self._read() as connection:
             return [tuple(row) for row in connection.execute(_BOARD, {"after": rowid, "most": limit})]
 
-    def whole_votes(self, *, text: bool) -> Iterator[dict[str, Any]]:
+    def whole_votes(self, *, text: bool) -> Iterator[Row]:
         """All votes in the order in which they were committed, with all columns; with `text` also "a_request", "a_reply",
         "a_use" of the generation a, and of b, which are None where there is none or its text is gone."""
         query: Select[Any] = select(_ROWID.label("rowid"), votes)
@@ -157,11 +127,11 @@ class Votes(Database):
             query = query.add_columns(*columns)
         query = query.where(_ROWID > bindparam("after")).order_by(_ROWID)
         query, after = query.limit(WITH_TEXT if text else AT_ONCE), 0
-        while page := self._fetch(query.params(after=after)):
+        while page := self._fetch(query, after=after):
             yield from page
             after = page[-1]["rowid"]
 
-    def pairs(self, route: str) -> list[dict[str, Any]]:
+    def pairs(self, route: str) -> list[Row]:
         """The people's votes on a route's replies with what they are about, the oldest first.
 
         Each is {"id", "conversation", "voter", "prompt": chat messages, "a", "b": texts, "a_id", "b_id", "outcome"}.
@@ -169,24 +139,19 @@ class Votes(Database):
         frozen prompts.
         """
         a, b = generations.alias("a"), generations.alias("b")
-        query = (
-            select(*votes.c["id", "outcome", "voter"], votes.c.a.label("a_id"), votes.c.b.label("b_id"))
-            .add_columns(a.c.conversation, a.c.reply.label("a"), b.c.reply.label("b"))
-            .add_columns(a.c.request.label("prompt"), b.c.request.label("other"))
-            .join(a, a.c.id == votes.c.a)
-            .join(b, b.c.id == votes.c.b)
-            .where(
-                or_(a.c.route == route, b.c.route == route), votes.c.void.is_(None), votes.c.rater.is_(None)
-            )
-            .order_by(votes.c.created, votes.c.id)
-        )
+        columns = [*votes.c["id", "outcome", "voter"], votes.c.a.label("a_id"), votes.c.b.label("b_id")]
+        columns += [a.c.conversation, a.c.reply.label("a"), b.c.reply.label("b")]
+        query = select(*columns, a.c.request.label("prompt"), b.c.request.label("other"))
+        query = query.join(a, a.c.id == votes.c.a).join(b, b.c.id == votes.c.b)
+        query = query.where(or_(a.c.route == route, b.c.route == route))
+        query = query.where(votes.c.void.is_(None), votes.c.rater.is_(None))
         pairs, kept_back = [], {row["prompt"] for row in self._fetch(select(frozen))}
-        for row in self._fetch(query):
+        for row in self._fetch(query.order_by(votes.c.created, votes.c.id)):
             row["prompt"], other = asked(row["prompt"]), asked(row.pop("other"))
             hashes = {prompt_hash(m["content"]) for m in row["prompt"] if m["role"] == "user"}
-            if any(m["content"] for m in row["prompt"]) and spoken(row["prompt"]) == spoken(other):
-                if not hashes & kept_back:
-                    pairs.append(row)
+            has_text = any(m["content"] for m in row["prompt"])
+            if has_text and spoken(row["prompt"]) == spoken(other) and not hashes & kept_back:
+                pairs.append(row)
         return pairs
 
 
@@ -211,16 +176,15 @@ def _plain(row: Mapping[str, Any], now: float) -> list[Any]:
         raise HerdError(f"the store cannot keep this: {error}") from None
 
 
-def battle_vote(connection: Connection, battle: str) -> dict[str, Any] | None:
-    found = connection.execute(_OF_BATTLE, {"battle": battle}).mappings().first()
-    return dict(found) if found else None
+def battle_vote(connection: Connection, battle: str) -> Row | None:
+    return first(connection, _OF_BATTLE, battle=battle)
 
 
 def votes_of(connection: Connection, voter: str | None) -> int:
     return int(connection.execute(_CAST, {"voter": voter}).scalar_one())
 
 
-def put_vote(connection: Connection, given: Mapping[str, Any], *, whole: bool = False) -> dict[str, Any]:
+def put_vote(connection: Connection, given: Mapping[str, Any], *, whole: bool = False) -> Row:
     """As `add_vote`, within a write. `whole`: battle and generations are there, and know nothing more."""
     now = time.time()
     row = dict(zip(COLUMNS, _values(given), strict=True))
@@ -231,7 +195,7 @@ def put_vote(connection: Connection, given: Mapping[str, Any], *, whole: bool = 
     said = any(row[name] is not None for name in WORDS)
     if said and was_deleted(connection, row["conversation"], row["created"]):
         row.update(dict.fromkeys(WORDS))
-    if connection.execute(_INSERT, row).rowcount:
+    if add(connection, votes, row):
         if battle is not None:
             connection.execute(_CLOSE, {"of": battle, "now": now})
         return row
@@ -246,7 +210,7 @@ def put_vote(connection: Connection, given: Mapping[str, Any], *, whole: bool = 
     return kept
 
 
-def _complete(connection: Connection, row: dict[str, Any], battle: str | None) -> None:
+def _complete(connection: Connection, row: Row, battle: str | None) -> None:
     """What is not given and the generations know. Raises HerdError where the vote is not about what it says."""
     if battle is not None:
         open_ = connection.execute(_OPEN, {"id": battle}).first()
@@ -272,17 +236,26 @@ def _complete(connection: Connection, row: dict[str, Any], battle: str | None) -
         row["prompt"] = prompt_hash(first)
 
 
+# Many at once go by the driver alone: with a statement's types each row would take three times as long.
+_BIND: tuple[Callable[[Any], Any], ...] = tuple(
+    to_json if isinstance(column.type, sa.JSON)
+    else partial(column.type.process_bind_param, dialect=None) if isinstance(column.type, Text)
+    else column.type.python_type
+    for column in votes.c
+)  # fmt: skip
+_INTO = "INSERT INTO votes (" + ", ".join(f'"{name}"' for name in COLUMNS) + ")"
+_VALUES = f"{_INTO} VALUES ({', '.join('?' * len(COLUMNS))}) ON CONFLICT DO NOTHING"
+_CASTS = {"JSON": "::json", "FLOAT": "::float8", "INTEGER": "::int8"}
+_PARTS = ", ".join(f"(row->>{n}){_CASTS.get(str(column.type), '')}" for n, column in enumerate(votes.c))
+_JSON = f"{_INTO} SELECT {_PARTS} FROM jsonb_array_elements(%s::jsonb) AS row ON CONFLICT DO NOTHING"
+
+
 def _add_all(connection: Connection, file: IO[str]) -> int:
-    """By the driver alone: with a statement's types each row would take three times as long."""
     file.seek(0)
-    sqlite = connection.dialect.name == "sqlite"
-    new = 0
+    sqlite, new = connection.dialect.name == "sqlite", 0
     while lines := list(islice(file, AT_ONCE)):
-        if sqlite:
-            rows = [tuple(json.loads(line)) for line in lines]
-            new += connection.exec_driver_sql(_MANY_SQLITE, rows).rowcount
-        else:
-            new += connection.exec_driver_sql(_MANY_POSTGRESQL, (f"[{','.join(lines)}]",)).rowcount
+        many: Any = [tuple(json.loads(line)) for line in lines] if sqlite else (f"[{','.join(lines)}]",)
+        new += connection.exec_driver_sql(_VALUES if sqlite else _JSON, many).rowcount
     return new
 
 

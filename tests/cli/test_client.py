@@ -11,6 +11,7 @@ import pytest
 
 from herd.cli.client import Server
 from herd.errors import HerdError
+from herd.server.settings import Settings
 
 from .conftest import serving
 
@@ -102,3 +103,28 @@ def test_somebody_else_s_server_is_not_ours(scripted: dict[str, Any]) -> None:
 def test_no_server(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HERD_PORT", "9")
     assert Server.running() is None
+
+
+def test_a_busy_server_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As long as it says, if it says it in seconds."""
+    answers = [(429, "7"), (503, "Wed, 21 Oct 2026 07:28:00 GMT"), (200, "")]
+    waited: list[float] = []
+
+    class Busy(BaseHTTPRequestHandler):
+        def log_message(self, *_: object) -> None:
+            pass
+
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["Content-Length"]))
+            status, after = answers.pop(0)
+            self.send_response(status)
+            self.send_header("Retry-After", after)
+            self.end_headers()
+            self.wfile.write(b"{}")
+
+    monkeypatch.delenv("HERD_HOST", raising=False)
+    monkeypatch.setattr("herd.cli.client.time.sleep", waited.append)
+    with serving(Busy) as port:
+        monkeypatch.setenv("HERD_PORT", str(port))
+        assert Server(Settings.from_environment()).post("/v1/completions", {})[0] == 200
+    assert waited == [7, 1] and not answers

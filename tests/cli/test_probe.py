@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 
 from herd.cli.probe import GROUPS, probe
 from herd.cli.probe.check import Check, Result, Server, judge, run
-from herd.cli.probe.schema import violation
-from herd.cli.probe.structured import EASY, HARD, NESTED
-from herd.cli.probe.wire import Broken, Wire, quote
+from herd.cli.probe.finding import Broken, quote
+from herd.cli.probe.schema import EASY, HARD, NESTED, violation
+from herd.cli.probe.wire import Answer, Wire
 from herd.errors import HerdError
 
 from .probe_server import Handler, Script
@@ -286,15 +286,11 @@ def test_no_reply_crashes_a_check(value: object) -> None:
 
     class Echo(Wire):
         def call(self, *_: object, **__: object) -> object:  # type: ignore[override]
-            from herd.cli.probe.wire import Answer
-
             return Answer(200, {}, json.dumps(value).encode())
 
         def stream(self, *_: object, **__: object) -> object:  # type: ignore[override]
-            from herd.cli.probe.wire import Streamed
-
             events = [("", json.dumps(value)), ("", "[DONE]")]
-            return Streamed(200, {"content-type": "text/event-stream"}, events)
+            return Answer(200, {"content-type": "text/event-stream"}, b"", events)
 
     server = Server(Echo("http://127.0.0.1:1", {}, 1), "m", None)
     for check in CHECKS.values():

@@ -1,7 +1,9 @@
 """A model in this process, as `herd.load` gives it."""
 
 import json
+import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -53,6 +55,54 @@ def test_a_schema_binds_the_reply(tiny: Model) -> None:
     assert json.loads(tiny.chat("hello", schema=schema, max_tokens=60))["n"] in (1, 2)
     with pytest.raises(HerdError, match="type"):
         tiny.chat("hello", schema={"type": "nonsense"})
+
+
+PET = {
+    "type": "function",
+    "function": {
+        "name": "pet",
+        "parameters": {
+            "type": "object",
+            "properties": {"kind": {"enum": ["cat", "dog"]}},
+            "required": ["kind"],
+        },
+    },
+}
+
+
+def test_tools_are_called_and_answered(tiny: Model) -> None:
+    asked: dict[str, Any] = {"tools": [PET], "tool_choice": "required", "parallel_tool_calls": False}
+    reply = tiny.chat("hello", **asked, max_tokens=200)
+    (call,) = reply.tool_calls
+    assert reply == "" and call.name == "pet" and json.loads(call.arguments)["kind"] in ("cat", "dog")
+    function = {"name": call.name, "arguments": call.arguments}
+    history = [
+        {"role": "user", "content": "hello"},
+        {"role": "assistant", "tool_calls": [{"id": call.id, "type": "function", "function": function}]},
+        {"role": "tool", "tool_call_id": call.id, "content": "its name is Fluff"},
+    ]
+    assert tiny.chat(history, tools=[PET], tool_choice="none").tool_calls == ()
+    stream = tiny.chat("hello", stream=True, **asked, max_tokens=200)
+    with pytest.raises(StopIteration) as end:
+        next(stream)
+    assert [c.arguments for c in end.value.value] == [call.arguments]
+
+
+def test_a_format_binds_the_reply(tiny: Model) -> None:
+    assert re.fullmatch("[ab]{3}", tiny.chat("hello", structured_outputs={"regex": "[ab]{3}"}))
+    lark = {"grammar": 'start: ("x" | "y") "."'}
+    assert tiny.chat("hello", structured_outputs=lark) in ("x.", "y.")
+    wanted = {"name": "one", "schema": {"enum": [1, 2]}}
+    form = {"type": "json_schema", "json_schema": wanted}
+    assert json.loads(tiny.chat("hello", response_format=form)) in (1, 2)
+    for wrong, told in (
+        ({"tools": [{}]}, r"tools\[0\]"),
+        ({"response_format": {"type": "yaml"}}, "response_format"),
+        ({"tool_choise": "none"}, "did you mean tool_choice"),
+        ({"structured_outputs": {"regex": "a\\b"}}, "lookarounds"),
+    ):
+        with pytest.raises(HerdError, match=told):
+            tiny.chat("hello", **wrong)
 
 
 def test_mistakes_are_one_line(tiny: Model, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

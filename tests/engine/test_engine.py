@@ -389,7 +389,7 @@ def test_a_long_step_of_one_model_keeps_no_other_waiting(
     engine: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ours, theirs = socket.socketpair()
-    with ours, theirs:
+    with ours, theirs, ours.makefile("rb") as lines:
         worker = Worker(theirs)
         for key in ("a", "b"):
             worker._loaded(key, key, engine(), None)
@@ -401,7 +401,7 @@ def test_a_long_step_of_one_model_keeps_no_other_waiting(
         worker._step("a", worker.engines["a"])
         order = []
         while not order or order[-1] != "a":
-            message = frames.receive(ours)
+            message = frames.unpack(lines.readline())
             order += [id for id, *_ in message["events"]] if message["op"] == "events" else []
         assert order[0] == "b"
         monkeypatch.undo()

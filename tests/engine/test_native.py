@@ -360,12 +360,16 @@ def test_a_step_ends_between_layers_and_refuses_what_it_cannot_hold() -> None:
 
     def between() -> None:
         calls.append(1)
-        if len(calls) == 2:
+        if len(calls) == 3:
             raise KeyboardInterrupt
 
+    runner.hidden([1, 2], [Span(0, 2, 0, [0])], between)
+    assert len(calls) == 1  # so short a step is not worth a look between its layers
+    n = 63 * BLOCK
+    spans = [Span(i * n, (i + 1) * n, 0, range(63)) for i in range(8)]
     with pytest.raises(KeyboardInterrupt):
-        runner.hidden([1, 2], [Span(0, 2, 0, [0])], between)
-    assert len(calls) == 2
+        runner.hidden(tokens(runner.config, 8 * n), spans, between)
+    assert len(calls) == 3
     for ids, blocks in (([300], [0]), ([-1], [0]), ([1], [64]), ([1], [-1])):
         with pytest.raises(HerdError):
             runner.hidden(ids, [Span(0, 1, 0, blocks)], nothing)

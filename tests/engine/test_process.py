@@ -20,7 +20,7 @@ from herd.engine import frames
 from herd.engine.client import EngineClient
 from herd.errors import HerdError
 from herd.protocol import Delta, Event, Failed, Message, Request, Sampling, Started, Usage
-from herd.protocol.types import Format
+from herd.protocol.types import Format, Tool
 
 CHAT = Request(
     "t", "chat", messages=(Message("user", "hello"),), sampling=Sampling(temperature=0, max_tokens=12)
@@ -161,6 +161,24 @@ def test_grammar_bombs_keep_only_new_grammars_of_their_caller_waiting(model_dir:
 
     regex = replace(CHAT, format=Format("regex", text="[ab]+"))
     lark = replace(CHAT, format=Format("lark", text='start: ("a" | "b")+'))
+    with_client(work)
+
+
+def test_large_tools_keep_only_their_caller_waiting(model_dir: Path) -> None:
+    async def work(client: EngineClient) -> None:
+        await client.load("t", model_dir)
+        await anext(client.generate("t", known))  # compiled
+        bombs = [asyncio.create_task(anext(client.generate("t", large, salt="bomber"))) for _ in range(8)]
+        await asyncio.sleep(0.3)
+        assert isinstance(await anext(client.generate("t", known, salt="other")), Started)
+        assert not all(bomb.done() for bomb in bombs)
+        for event in await asyncio.gather(*bombs):
+            assert isinstance(event, Failed) and event.status == 400  # longer than the context
+
+    known = replace(CHAT, format=Format("regex", text="[ab]+"))
+    fields = {f"p{i}": {"enum": [f"v{j}" for j in range(8)]} for i in range(300)}
+    schema = {"type": "object", "properties": fields}
+    large = replace(CHAT, tools=tuple(Tool(f"t{i}", parameters=schema) for i in range(128)))
     with_client(work)
 
 

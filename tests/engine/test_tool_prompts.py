@@ -103,6 +103,13 @@ def test_a_template_without_tools_is_told_of_them_in_words() -> None:
     assert '<|start_header_id|>ipython<|end_header_id|>\n\n{"dry": true}<|eot_id|>' in text
 
 
+def test_a_template_that_explains_calls_in_pythons_way_is_told_of_them_in_it() -> None:
+    template = ChatTemplate(LLAMA3_TEMPLATE + "{# [func_name(param=value)] #}")
+    messages, _ = conversation(HISTORY, calls_of(template.source), template)
+    text = template.render(messages, add_generation_prompt=True)
+    assert '[get_weather(city="Köln", days=1)]<|eot_id|>' in text and '"name": the' not in text
+
+
 def test_arguments_of_earlier_calls_must_be_an_object() -> None:
     for arguments in ("[1]", "{", "3", '{"a": NaN', "[" * 100_000):
         said = Message("assistant", "", tool_calls=(ToolCall("c", "f", arguments),))

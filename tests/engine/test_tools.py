@@ -200,6 +200,19 @@ def make_zeros(words: Tokenizer) -> Any:
     return torch.zeros(words.vocab_size)
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_calls_as_an_earlier_message_has_them_are_read_again(family: str, grammars: Grammars) -> None:
+    calls = calls_of(FAMILIES[family])
+    said = [("get_weather", json.loads(ARGUMENTS)), ("do-nothing", {})][: 2 if calls.parallel else 1]
+    written = calls.style.write(said)
+    assert read(calls, [written])[:2] == ("", said)
+    matcher = grammars.compile(calls.source(None)).matcher()
+    for token in grammars._tokenizer.encode(written):
+        assert matcher.mask(make_zeros(grammars._tokenizer))[token] == 0, written
+        matcher.accept(token)
+    assert matcher.accepting
+
+
 TEXTS = [
     "Hello.",
     "a < b",

@@ -156,6 +156,8 @@ class FakeLocal(Fake):
 class FakeLedger:
     """`rows`: what was settled, in order; `open_`: ids that are not."""
 
+    name = "here"
+
     def __init__(self) -> None:
         self.rows: list[dict[str, Any]] = []
         self.open_: dict[str, Attempt] = {}
@@ -189,6 +191,9 @@ class FakeStore:
 
     def add_generation(self, row: dict[str, Any], keep: str = "text") -> None:
         self.kept.append((row, keep))
+
+    async def write(self, work: Callable[[Any], object]) -> None:
+        """Of no database."""
 
 
 class Seen:

@@ -11,7 +11,7 @@ import pytest
 from herd.errors import HerdError
 from herd.gateway import breaker
 from herd.gateway.keys import Principal
-from herd.gateway.ledger import Limit
+from herd.gateway.limits import Limit
 from herd.gateway.provider import UpstreamError
 from herd.protocol import Delta, Failed, Finished, Started, Usage
 

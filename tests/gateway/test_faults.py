@@ -13,11 +13,9 @@ from typing import Any
 
 import pytest
 
-from herd.gateway.anthropic import Anthropic
 from herd.gateway.http import Bounds
-from herd.gateway.openai import OpenAI
 from herd.gateway.provider import Call, Chunk, Target, UpstreamError
-from herd.gateway.remote import Remote
+from herd.gateway.remote import Anthropic, OpenAI, Remote
 from herd.gateway.route import ProviderSpec
 from herd.protocol import Called, Delta, Embedded, Event, Finished, Message, Request, Tool, Usage
 

@@ -10,7 +10,7 @@ import pytest
 
 from herd.errors import HerdError
 from herd.gateway.keys import ANYBODY, ROOT, Keys, Principal
-from herd.gateway.ledger import Limit
+from herd.gateway.limits import Limit
 from herd.store import Store
 
 LIMIT = Limit("dollars", 5 * 10**12, "month")

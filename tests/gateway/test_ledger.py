@@ -23,7 +23,8 @@ from sqlalchemy import select
 
 from herd.errors import HerdError
 from herd.gateway import ledger as module
-from herd.gateway.ledger import Attempt, Ledger, Limit, LimitError
+from herd.gateway.ledger import Attempt, Ledger
+from herd.gateway.limits import Limit, LimitError, Period
 from herd.protocol import Usage
 from herd.store import Store
 from herd.store.engines import database_url, make_engine
@@ -367,7 +368,7 @@ def test_spend(ledger: Ledger) -> None:
 
 @pytest.mark.parametrize("at", [0.0, 951_782_399.0, 951_782_400.0, NOON - 0.5, NOON])
 def test_periods_hold_their_moments(at: float) -> None:
-    for period in get_args(module.Period):
+    for period in get_args(Period):
         start = Limit("requests", 1, period).start(at)
         assert start <= at and Limit("requests", 1, period).start(start) == start
         seconds = {"minute": 60, "hour": 3600, "day": 86400, "week": 604_800, "month": 31 * 86400}.get(period)

@@ -6,6 +6,7 @@ import random
 from datetime import UTC, datetime
 from decimal import Decimal, localcontext
 from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 import genai_prices
@@ -14,6 +15,7 @@ from genai_prices.data import providers
 from genai_prices.types import ClauseEquals, ClauseRegex, Provider
 
 from herd.errors import HerdError
+from herd.gateway.config import load
 from herd.gateway.prices import Prices
 from herd.gateway.route import ProviderSpec
 from herd.protocol import Usage
@@ -136,22 +138,24 @@ def test_a_provider_is_known_by_its_address(prices: Prices) -> None:
 
 def test_ones_own_price_comes_first_and_is_exact(prices: Prices) -> None:
     used = Usage(1000, 10, cached_tokens=300, written_tokens=200)
-    own = Prices.load({"vllm/mine": {"input": 0.1, "output": 0.3, "cached": 0.01}})
-    assert own.cost("vllm", "mine", used) == 700 * 100_000 + 300 * 10_000 + 10 * 300_000
+    own = {"input": 0.1, "output": 0.3, "cached": 0.01}
+    assert prices.cost("vllm", "mine", used, own) == 700 * 100_000 + 300 * 10_000 + 10 * 300_000
     assert prices.cost("openai", "gpt-4o", used, {"input": 1}) == 1000 * 10**6
     assert prices.cost("openai", "gpt-4o", Usage(3, 0), {"input": 0.0000001}) == 1  # 0.3, rounded up
-    assert Decimal(own.cost("vllm", "mine", Usage(10**6, 0))) / 10**12 == Decimal("0.1")
+    assert Decimal(prices.cost("vllm", "mine", Usage(10**6, 0), own)) / 10**12 == Decimal("0.1")
 
 
 @pytest.mark.parametrize(
     ("price", "word"),
-    [({"imput": 1}, "'imput'"), ({"input": -1}, "input"), ({"input": float("nan")}, "nan"),
-     ({"output": True}, "output"), ({"cached": "1"}, "cached"), ({"written": 1e300}, "written")],
+    [("imput = 1", "imput"), ("input = -1", "input"), ("input = nan", "nan"), ("output = true", "output"),
+     ('cached = "1"', "cached"), ("written = 1e300", "written")],
 )  # fmt: skip
-def test_a_price_that_is_none_is_refused(price: Any, word: str) -> None:
+def test_a_price_that_is_none_is_refused(tmp_path: Path, price: str, word: str) -> None:
+    file = tmp_path / "herd.toml"
+    file.write_text(f'[targets.mine]\nprovider = "local"\nmodel = "m"\nprice = {{ {price} }}\n')
     with pytest.raises(HerdError, match=word) as caught:
-        Prices.load({"vllm/mine": price})
-    assert "vllm/mine" in str(caught.value)
+        load(file, {})
+    assert "targets.mine.price" in str(caught.value)
 
 
 def test_a_cost_never_falls_when_more_is_used(prices: Prices) -> None:

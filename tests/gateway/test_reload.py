@@ -192,14 +192,14 @@ def test_a_stop_turns_new_requests_away_and_ends_what_runs_behind() -> None:
 
     async def work() -> None:
         reply = made.begin("r")
-        made.gateway.run_in_background(reply)
+        await made.gateway.background.run(reply)
         await until(lambda: reply.first)
-        assert made.gateway.in_background(reply.id) is reply
+        assert made.gateway.background.get(reply.id) is reply
         made.gateway.closing = True
         with pytest.raises(HerdError, match="stopping"):
             made.begin("r")
-        await made.gateway.cancel(reply.id)
-        assert made.gateway.in_background(reply.id) is None
+        await made.gateway.background.cancel(reply.id)
+        assert made.gateway.background.get(reply.id) is None
         await made.gateway.close()
 
     run(work())

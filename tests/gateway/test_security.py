@@ -16,9 +16,9 @@ import pytest
 
 from herd.errors import HerdError
 from herd.gateway.addresses import Refused, allowed, check_url, guarded
-from herd.gateway.openai import OpenAI
 from herd.gateway.provider import Chunk, UpstreamError
 from herd.gateway.providers import build
+from herd.gateway.remote import OpenAI
 from herd.gateway.route import ProviderSpec
 from herd.gateway.secrets import secret
 from herd.protocol import Event

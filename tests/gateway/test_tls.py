@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from herd.gateway.openai import OpenAI
 from herd.gateway.provider import UpstreamError
+from herd.gateway.remote import OpenAI
 from herd.gateway.route import ProviderSpec
 
 from .test_faults import BOUNDS, STREAM, call, events_of
@@ -68,7 +68,7 @@ def test_a_certificate_must_be_valid(certificate: tuple[Path, Path]) -> None:
 
 TRUSTS = """
 import asyncio, sys
-from herd.gateway.openai import OpenAI
+from herd.gateway.remote import OpenAI
 from herd.gateway.route import ProviderSpec
 print(asyncio.run(OpenAI(ProviderSpec("p", "openai", (sys.argv[1],), private=True), {}).models()))
 """

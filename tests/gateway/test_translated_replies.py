@@ -92,7 +92,7 @@ def streamed(provider: str, request: Request, events: list[Event], cuts: list[in
     """The events out of the bytes that such a provider would send, in pieces."""
     wire = b""
     if provider == "openai":
-        codec: Any = openai.ChatStream(replace(request, include_usage=True), "c", 1)
+        codec: Any = openai.CompletionStream(replace(request, include_usage=True), "c", 1)
     else:
         codec = anthropic.MessageStream(request, "m")
     for made in (made for event in events for made in codec.encode(event)):
@@ -118,12 +118,12 @@ def test_a_providers_reply_reaches_callers_of_every_dialect(
     )
     got = streamed(provider, request, events, cuts)
     assert told(got) == told(events)
-    encode = openai.encode_chat if provider == "openai" else anthropic.encode_message
+    encode = openai.encode_completion if provider == "openai" else anthropic.encode_message
     whole = list(PROVIDERS[provider].decode(json.dumps(encode(request, events, "c", 1)), request))
     assert told(whole) == told(events)
     for reply in (got, whole):
         chat = ChatCompletion.model_validate_json(
-            json.dumps(openai.encode_chat(request, reply, "c", 1)), strict=True
+            json.dumps(openai.encode_completion(request, reply, "c", 1)), strict=True
         )
         message = ClaudeMessage.model_validate_json(
             json.dumps(anthropic.encode_message(request, reply, "m")), strict=True
@@ -148,7 +148,7 @@ def test_a_providers_reply_reaches_callers_of_every_dialect(
 
 def chunks(request: Request, events: list[Event]) -> None:
     """Every chunk of a stream is of the package's type, and a response holds all that was said."""
-    chat, message = openai.ChatStream(request, "c", 1), anthropic.MessageStream(request, "m")
+    chat, message = openai.CompletionStream(request, "c", 1), anthropic.MessageStream(request, "m")
     shown = {
         **responses.decode_response({"model": "r", "input": "x"}).shown,
         "temperature": 1.0,

@@ -95,12 +95,13 @@ def test_only_our_own_templates_render_here(monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_one_child_serves_until_it_is_killed_and_then_another(tmp_path: Path) -> None:
     slow = Renderer("{% if go %}" + LOOPS + "{% endif %}{{ x }}")
-    first = slow._child
-    assert first and [slow.render({"x": i}) for i in range(3)] == ["0", "1", "2"] and slow._child is first
+    first = slow._child._process
+    assert first and [slow.render({"x": i}) for i in range(3)] == ["0", "1", "2"]
+    assert slow._child._process is first
     with pytest.raises(HerdError, match="longer"):
         slow.render({"go": True})
-    assert first._process.returncode is not None
-    assert slow.render({"x": 1}) == "1" and slow._child is not first
+    assert first.returncode is not None
+    assert slow.render({"x": 1}) == "1" and slow._child._process is not first
     os.kill(slow._child._process.pid, 9)  # by somebody else, while it waits
     slow._child._process.wait()
     with ThreadPoolExecutor(8) as threads:

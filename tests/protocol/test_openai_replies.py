@@ -23,9 +23,7 @@ from herd.protocol import (
     Usage,
 )
 from herd.protocol.openai import (
-    ChatStream,
     CompletionStream,
-    encode_chat,
     encode_completion,
     encode_error,
     encode_models,
@@ -67,13 +65,13 @@ def wire(value: dict[str, Any]) -> str:
     return json.dumps(value, allow_nan=False)
 
 
-def chunks(stream: ChatStream | CompletionStream, events: list[Event]) -> list[dict[str, Any]]:
+def chunks(stream: CompletionStream, events: list[Event]) -> list[dict[str, Any]]:
     return [json.loads(wire(chunk)) for event in events for chunk in stream.encode(event)]
 
 
 def test_a_whole_chat_completion() -> None:
     reply = ChatCompletion.model_validate_json(
-        wire(encode_chat(chat(n=2), TWO, "chatcmpl-1", 1700)), strict=True
+        wire(encode_completion(chat(n=2), TWO, "chatcmpl-1", 1700)), strict=True
     )
     assert (reply.id, reply.object, reply.created, reply.model) == (
         "chatcmpl-1",
@@ -93,7 +91,7 @@ def test_a_whole_chat_completion() -> None:
 
 
 def test_a_chat_stream_is_the_same_reply() -> None:
-    raw = chunks(ChatStream(chat(n=2, stream=True, include_usage=True), "chatcmpl-1", 1700), TWO)
+    raw = chunks(CompletionStream(chat(n=2, stream=True, include_usage=True), "chatcmpl-1", 1700), TWO)
     parsed = [ChatCompletionChunk.model_validate_json(wire(chunk), strict=True) for chunk in raw]
     assert {c.id for c in parsed} == {"chatcmpl-1"} and {c.object for c in parsed} == {
         "chat.completion.chunk"
@@ -116,14 +114,14 @@ def test_calls_are_numbered_within_their_choice() -> None:
         Finished(1, "tool_calls"), Finished(0, "tool_calls"), Usage(1, 9),
     ]  # fmt: skip
     whole = ChatCompletion.model_validate_json(
-        wire(encode_chat(chat(n=2, tools=tools), events, "c", 1)), strict=True
+        wire(encode_completion(chat(n=2, tools=tools), events, "c", 1)), strict=True
     )
     found = [
         (choice.message.content, [call.id for call in choice.message.tool_calls or []], choice.finish_reason)
         for choice in whole.choices
     ]
     assert found == [("I call.", ["1"], "tool_calls"), (None, ["0", "2"], "tool_calls")]
-    raw = chunks(ChatStream(chat(n=2, tools=tools, stream=True), "c", 1), events)
+    raw = chunks(CompletionStream(chat(n=2, tools=tools, stream=True), "c", 1), events)
     parsed = [ChatCompletionChunk.model_validate_json(wire(chunk), strict=True) for chunk in raw]
     calls = [(c.choices[0].index, call) for c in parsed for call in c.choices[0].delta.tool_calls or []]
     assert [(index, call.index, call.id) for index, call in calls] == [(1, 0, "0"), (0, 0, "1"), (1, 1, "2")]
@@ -132,13 +130,13 @@ def test_calls_are_numbered_within_their_choice() -> None:
 
 
 def test_usage_comes_in_a_stream_only_when_asked_for() -> None:
-    raw = chunks(ChatStream(chat(n=2, stream=True), "chatcmpl-1", 1700), TWO)
+    raw = chunks(CompletionStream(chat(n=2, stream=True), "chatcmpl-1", 1700), TWO)
     assert not any("usage" in chunk for chunk in raw) and all(chunk["choices"] for chunk in raw)
 
 
 def test_logprobs_of_chat() -> None:
     request = chat(sampling=Sampling(logprobs=2))
-    reply = ChatCompletion.model_validate_json(wire(encode_chat(request, SCORED, "c", 1)), strict=True)
+    reply = ChatCompletion.model_validate_json(wire(encode_completion(request, SCORED, "c", 1)), strict=True)
     logprobs = reply.choices[0].logprobs
     assert logprobs is not None and logprobs.content is not None
     first, half = logprobs.content
@@ -147,7 +145,7 @@ def test_logprobs_of_chat() -> None:
     assert half.bytes == [0xF0, 0x9F] and half.logprob == -9999.0
     streamed = [
         token
-        for chunk in chunks(ChatStream(request, "c", 1), SCORED)
+        for chunk in chunks(CompletionStream(request, "c", 1), SCORED)
         for choice in ChatCompletionChunk.model_validate(chunk).choices
         if choice.logprobs
         for token in choice.logprobs.content or []
@@ -202,12 +200,14 @@ def test_logprobs_of_completions_count_offsets_in_the_text() -> None:
 )
 def test_nothing_truncated_is_called_complete(events: list[Event]) -> None:
     with pytest.raises(ValueError):
-        encode_chat(chat(n=2), events, "c", 1)
+        encode_completion(chat(n=2), events, "c", 1)
     with pytest.raises(ValueError):
         encode_completion(completion(n=2), events, "c", 1)
     finished = [
         choice["index"]
-        for chunk in chunks(ChatStream(chat(n=2), "c", 1), [e for e in events if not isinstance(e, Failed)])
+        for chunk in chunks(
+            CompletionStream(chat(n=2), "c", 1), [e for e in events if not isinstance(e, Failed)]
+        )
         for choice in chunk["choices"]
         if choice["finish_reason"]
     ]
@@ -216,7 +216,7 @@ def test_nothing_truncated_is_called_complete(events: list[Event]) -> None:
 
 def test_a_cancelled_reply_does_not_say_that_it_stopped_by_itself() -> None:
     events: list[Event] = [Started(1), Delta(0, "Hi"), Finished(0, "cancelled"), Usage(1, 1)]
-    assert encode_chat(chat(), events, "c", 1)["choices"][0]["finish_reason"] == "length"
+    assert encode_completion(chat(), events, "c", 1)["choices"][0]["finish_reason"] == "length"
 
 
 def test_errors() -> None:
@@ -229,7 +229,7 @@ def test_errors() -> None:
             "code": "invalid_value",
         }
     }
-    [chunk] = ChatStream(chat(), "c", 1).encode(Failed("the engine died", "engine_gone", 503))
+    [chunk] = CompletionStream(chat(), "c", 1).encode(Failed("the engine died", "engine_gone", 503))
     assert chunk["error"]["type"] == "server_error" and chunk["error"]["code"] == "engine_gone"
 
 

@@ -52,13 +52,13 @@ def replies(draw: st.DrawFn, choices: int) -> list[Event]:
 @given(replies(3))
 def test_chat(events: list[Event]) -> None:
     request = Request("cria", "chat", n=3, tools=TOOLS, stream=True, include_usage=True)
-    codec = dialect.ChatStream(request, "chatcmpl-1", 1700, "fp_1")
+    codec = dialect.CompletionStream(request, "chatcmpl-1", 1700, "fp_1")
     state: Any = ChatCompletionStreamState()  # puts chunks together as OpenAI's client does
     for event in events:
         for chunk in codec.encode(event):
             state.handle_chunk(ChatCompletionChunk.model_validate_json(json.dumps(chunk), strict=True))
     streamed = state.current_completion_snapshot.to_dict()
-    whole = dialect.encode_chat(request, events, "chatcmpl-1", 1700, "fp_1")
+    whole = dialect.encode_completion(request, events, "chatcmpl-1", 1700, "fp_1")
     assert streamed["usage"] == whole["usage"]
     assert streamed["system_fingerprint"] == whole["system_fingerprint"] == "fp_1"
     for one, other in zip(

@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from herd.protocol import Called, Delta, Event, Finished, Reasoned, Request, Started, ToolCall, Usage
-from herd.protocol.upstream_anthropic import ErrorEvent, Stream, decode, decode_count, decode_error
+from herd.protocol.upstream import ErrorEvent, decode_error
+from herd.protocol.upstream_anthropic import Stream, decode, decode_count
 
 CHAT = Request("r", "chat", stream=True)
 START = {

@@ -23,7 +23,8 @@ from herd.protocol import (
     ToolCall,
     Usage,
 )
-from herd.protocol.upstream_openai import ErrorEvent, Stream, decode, decode_error
+from herd.protocol.upstream import ErrorEvent, decode_error
+from herd.protocol.upstream_openai import Stream, decode
 
 CHAT = Request("r", "chat", stream=True)
 USAGE = {

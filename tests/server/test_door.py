@@ -160,6 +160,16 @@ def test_metrics_have_the_names_of_vllm(
     for name in ("e2e_request_latency_seconds", "inter_token_latency_seconds", "request_queue_time_seconds"):
         assert f"vllm:{name}_bucket" in text
     assert "other" not in text
+    counted = (
+        "num_requests_running num_requests_waiting kv_cache_usage_perc prefix_cache_queries_total prefix_cache_hits_total \
+        prompt_tokens_total generation_tokens_total request_success_total lora_requests_info".split()
+    )
+    timed = ("time_to_first_token", "inter_token_latency", "e2e_request_latency", "request_queue_time")
+    for name in (
+        *counted,
+        *(f"{name}_seconds_{part}" for name in timed for part in ("bucket", "sum", "count")),
+    ):
+        assert f"\nvllm:{name}{{" in text, name
 
 
 def test_what_runs_and_waits_is_counted(

@@ -1,6 +1,7 @@
 """Engines come when asked for, are shared, and are replaced while replies run."""
 
 import asyncio
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -114,6 +115,30 @@ def test_promotion_is_hot_and_no_request_fails(
     assert httpx.post(f"{url}/api/routes/cria/rollback").json() == {"name": "cria", "current": "cria@1"}
     httpx.post(f"{url}/v1/chat/completions", json=chat())
     assert [adapter for _, adapter in engine.loaded.values()] == [None]
+
+
+def test_metrics_name_the_adapters_in_use(
+    url: str, home: Path, tmp_path: Path, engine: Any, chat: Callable[..., Any], wait_for: Callable[..., None]
+) -> None:
+    def info() -> str:
+        lines = httpx.get(f"{url}/metrics").text.splitlines()
+        (found,) = [line for line in lines if line.startswith("vllm:lora_requests_info")]
+        labels, _, value = found.partition("{")[2].partition("} ")
+        assert abs(float(value) - time.time()) < 60
+        return labels
+
+    promote(home, tmp_path, 1)
+    httpx.post(f"{url}/api/reload", timeout=20)
+    assert info() == 'max_lora="0",running_lora_adapters="",waiting_lora_adapters=""'
+    engine.words, engine.delay = ("word ",) * 10, 0.05
+    with ThreadPoolExecutor() as pool:
+        reply = pool.submit(httpx.post, f"{url}/v1/chat/completions", json=chat(), timeout=20)
+        wait_for(
+            lambda: 'waiting_lora_adapters="cria@2"' in info() or 'running_lora_adapters="cria@2"' in info()
+        )
+        wait_for(lambda: 'running_lora_adapters="cria@2",waiting_lora_adapters=""' in info())
+        assert reply.result().status_code == 200
+    assert 'running_lora_adapters="",waiting_lora_adapters=""' in info()
 
 
 def test_swaps_to_and_fro_under_load_fail_no_request(

@@ -185,7 +185,7 @@ def test_structured_output(api: openai.OpenAI, engine: Any) -> None:
     assert engine.requests[-1].format == Format("json_object")
 
 
-def test_logprobs(api: openai.OpenAI) -> None:
+def test_logprobs(api: openai.OpenAI, home: Path) -> None:
     response = api.responses.create(
         model="cria", input="Hi", include=["message.output_text.logprobs"], top_logprobs=2
     )
@@ -194,6 +194,31 @@ def test_logprobs(api: openai.OpenAI) -> None:
     assert [other.token for other in part.logprobs[0].top_logprobs] == ["t0", "t1"] and part.logprobs[
         0
     ].logprob == -0.5
+    assert api.responses.retrieve(response.id) == response
+    raw = list(
+        api.responses.create(
+            model="cria", input="Hi", include=["message.output_text.logprobs"], top_logprobs=1, stream=True
+        )
+    )
+    last: Any = raw[-1]
+    assert last.response.output[0].content[0].logprobs
+    assert api.responses.retrieve(last.response.id).output == last.response.output
+
+
+def test_logprobs_do_not_spell_what_is_redacted(start: Callable[..., TestClient], home: Path) -> None:
+    routes = (
+        f'[routes.{name}]\ntargets = ["cria"]\nredact = ["{word}"]'
+        for name, word in (("a", "[u]pon"), ("b", "[x]yz"))
+    )
+    (home / "herd.toml").write_text("\n".join(routes))
+    client, scores = start(), {}
+    for name in "ab":
+        body = {"model": name, "input": "Hi", "include": ["message.output_text.logprobs"]}
+        id = client.post("/v1/responses", json=body).json()["id"]
+        part = client.get(f"/v1/responses/{id}").json()["output"][0]["content"][0]
+        scores[name] = part["text"], [one["token"] for one in part["logprobs"]]
+    assert scores["b"] == (TEXT, ["Once ", "upon ", "a ", "time."])
+    assert "upon" not in scores["a"][0] and scores["a"][1] == []
 
 
 def test_history_without_instructions(api: openai.OpenAI, engine: Any, client: TestClient) -> None:

@@ -10,15 +10,16 @@ import click
 
 from herd.cli.output import console, emit, json_option, note
 from herd.cli.probe.chat import CHAT
-from herd.cli.probe.check import MALFORMED, Check, Group, Refused, Result, Server, accepted, run
+from herd.cli.probe.check import MALFORMED, Check, Group, Result, Server, accepted, run
 from herd.cli.probe.errors import ERRORS, MODELS
+from herd.cli.probe.finding import Broken, Refused, Unreachable
 from herd.cli.probe.load import LOAD
 from herd.cli.probe.messages import MESSAGES
 from herd.cli.probe.older import COMPLETIONS, EMBEDDINGS
 from herd.cli.probe.responses import RESPONSES
 from herd.cli.probe.streaming import STREAM
 from herd.cli.probe.structured import FORMAT, TOOLS
-from herd.cli.probe.wire import Broken, Unreachable, Wire
+from herd.cli.probe.wire import Wire
 from herd.errors import HerdError
 from herd.nearest import nearest
 

@@ -6,19 +6,11 @@ import re
 import time
 from concurrent.futures import ThreadPoolExecutor
 
-from herd.cli.probe.check import (
-    STORY,
-    Group,
-    Server,
-    Verdict,
-    honoured,
-    ignored,
-    text_of,
-    untested,
-)
-from herd.cli.probe.wire import Broken, quote
+from herd.cli.probe.check import STORY, Group, Server
+from herd.cli.probe.finding import Broken, Ignored, Untested, quote
+from herd.cli.probe.reply import Chat
 
-LOAD = Group("load", "openai", "/v1/chat/completions")
+LOAD = Group("load", "openai", Chat.path)
 AT_ONCE = 6
 LONG = "Tell me a very long story about a dog, a cat, a mouse, a boat and the sea."
 PATIENCE = 5.0  # seconds until a place counts as not freed
@@ -29,66 +21,70 @@ RUNNING = re.compile(
 
 
 @LOAD.check("same answer under load", 700)
-def same_under_load(server: Server) -> Verdict:
+def same_under_load(server: Server) -> str:
     prompts = [STORY, *(f"Tell me about the number {number}." for number in range(AT_ONCE - 1))]
-    alone = text_of(server.chat())
+    alone = server.chat().text
     with ThreadPoolExecutor(AT_ONCE) as pool:
-        replies = list(pool.map(lambda said: text_of(server.chat(said)), prompts))
-    if replies[0] != alone:
-        return ignored(f"alone {quote(alone, 40)!r}, among {AT_ONCE} {quote(replies[0], 40)!r}")
-    return honoured(f"the same alone and among {AT_ONCE}")
+        among, *_ = pool.map(lambda said: server.chat(said).text, prompts)
+    other = f"alone {quote(alone, 40)!r}, among {AT_ONCE} {quote(among, 40)!r}"
+    Ignored.when(among != alone, other)
+    return f"the same alone and among {AT_ONCE}"
 
 
 @LOAD.check("client leaves a stream", 500)
-def leave_stream(server: Server) -> Verdict:
+def leave_stream(server: Server) -> str:
     before, seen = _running(server), False
-    if before is None:
-        return untested("/metrics does not tell how many requests run")
 
     def look() -> None:
         nonlocal seen
         seen = _seen(server, before)
 
-    server.stream("/v1/chat/completions", server.chat_body(LONG, 400), stop_after=3, then=look)
-    return _freed(server, before) if seen else untested("the request was never seen running")
+    server.stream(Chat, LONG, 400, leave={"stop_after": 3, "then": look})
+    return _freed(server, before, seen)
 
 
 @LOAD.check("client leaves", 500)
-def leave(server: Server) -> Verdict:
+def leave(server: Server) -> str:
     before = _running(server)
-    if before is None:
-        return untested("/metrics does not tell how many requests run")
-    path = "/v1/chat/completions"
-    body = {"model": server.model, **server.chat_body(LONG, 400)}
-    with server.wire.sent(path, body, server.headers(path)):
+    with server.wire.sent("POST", Chat.path, server.body(Chat, LONG, 400), server.headers(Chat.path)):
         seen = _seen(server, before)
-    return _freed(server, before) if seen else untested("the request was never seen running")
+    return _freed(server, before, seen)
 
 
 def _seen(server: Server, before: float) -> bool:
     """Whether one request more than `before` is soon seen running."""
     end = time.monotonic() + 1
-    while (_running(server) or 0) <= before:
+    while _count(server) <= before:
         if time.monotonic() > end:
             return False
         time.sleep(0.005)
     return True
 
 
-def _freed(server: Server, before: float) -> Verdict:
+def _freed(server: Server, before: float, seen: bool) -> str:
+    Untested.when(not seen, "the request was never seen running")
     left = time.monotonic()
-    while (_running(server) or 0) > before:
-        if time.monotonic() > left + PATIENCE:
-            return ignored(f"still running {PATIENCE:g} s after the client left")
+    while _count(server) > before:
+        late = time.monotonic() > left + PATIENCE
+        Ignored.when(late, f"still running {PATIENCE:g} s after the client left")
         time.sleep(0.01)
-    return honoured(f"the place is free {(time.monotonic() - left) * 1000:.0f} ms after the client left")
+    return f"the place is free {(time.monotonic() - left) * 1000:.0f} ms after the client left"
 
 
-def _running(server: Server) -> float | None:
-    """How many requests run, if /metrics tells."""
+def _running(server: Server) -> float:
+    """How many requests run. Raises Untested if /metrics does not tell."""
     try:
-        answer = server.wire.call("GET", "/metrics", None, server.headers("/metrics"))
+        answer = server.call("GET", "/metrics")
         found = RUNNING.findall(answer.data.decode("utf-8", "replace")) if answer.status == 200 else []
-        return sum(map(float, found)) if found else None
+        if found:
+            return sum(map(float, found))
     except (Broken, ValueError):
-        return None
+        pass
+    raise Untested("/metrics does not tell how many requests run")
+
+
+def _count(server: Server) -> float:
+    try:
+        return _running(server)
+    except Untested:
+        return 0

@@ -2,207 +2,145 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
-from herd.cli.probe.check import (
-    STORY,
-    Group,
-    Server,
-    Verdict,
-    accepted,
-    at,
-    broken,
-    error_of,
-    honoured,
-    ignored,
-    must_refuse,
-    untested,
-)
-from herd.cli.probe.schema import violation
-from herd.cli.probe.streaming import parsed
-from herd.cli.probe.structured import ABOUT, ASK, EASY, ROOM, SCHEMAS, _loaded, wrong_call
-from herd.cli.probe.wire import quote
+from herd.cli.probe.check import STORY, Group, Server, accepted, must_refuse
+from herd.cli.probe.errors import each_refused
+from herd.cli.probe.finding import Broken, Ignored, quote
+from herd.cli.probe.reply import Response, at
+from herd.cli.probe.schema import ABOUT, EASY, SCHEMAS
+from herd.cli.probe.shared import ASK, DONE, ROOM, follows, parsed, reads_more, tool_check
 
-RESPONSES = Group("responses", "openai", "/v1/responses")
-ORDER = (
-    "response.created",
-    "response.in_progress",
-    "response.output_item.added",
-    "response.content_part.added",
-    "response.output_text.delta",
-    "response.output_text.done",
-    "response.content_part.done",
-    "response.output_item.done",
-    "response.completed",
-)
-ENDS = ("response.completed", "response.incomplete")
-
-
-def respond(server: Server, input: Any = STORY, limit: int = 24, **fields: Any) -> dict[str, Any]:
-    body = {"input": input, "max_output_tokens": limit, "temperature": 0, "store": False, **fields}
-    return server.ask("/v1/responses", body)
-
-
-def text_of(response: dict[str, Any]) -> str:
-    return "".join(
-        at(part, "text", kind=str)
-        for item in at(response, "output", kind=list)
-        if item.get("type") == "message"
-        for part in at(item, "content", kind=list)
-        if part.get("type") == "output_text"
+RESPONSES = Group("responses", "openai", Response.path)
+ORDER = [
+    f"response.{name}"
+    for name in (
+        "created", "in_progress", "output_item.added", "content_part.added", "output_text.delta",
+        "output_text.done", "content_part.done", "output_item.done", "completed",
     )
+]  # fmt: skip
+ENDS = ("response.completed", "response.incomplete")
+WHO = "Who am I?"
 
 
-def read(response: dict[str, Any]) -> int:
-    return at(response, "usage", "input_tokens", kind=int)
+def respond(server: Server, input: Any = STORY, limit: int = 24, **fields: Any) -> Response:
+    return server.ask(Response, input, limit, **fields)
+
+
+def place(made: Response) -> str:
+    return f"{Response.path}/{made.at('id', kind=str)}"
 
 
 @RESPONSES.check("reply", 100)
-def reply(server: Server) -> Verdict:
+def reply(server: Server) -> str:
     found = respond(server)
-    if at(found, "object", kind=str) != "response":
-        return broken(f"object is {quote(found['object'])}, not response")
-    if at(found, "status", kind=str) not in ("completed", "incomplete"):
-        return broken(f"status is {quote(found['status'])}")
-    total = read(found) + at(found, "usage", "output_tokens", kind=int)
-    if at(found, "usage", "total_tokens", kind=int) != total:
-        return broken("the usage does not add up")
-    return honoured(f"{quote(text_of(found), 50)!r}, {found['status']}")
+    found.must_be_of_its_kind()
+    Broken.when(found.finish not in ("completed", "incomplete"), f"status is {quote(found.finish)}")
+    total = found.at("usage", "total_tokens", kind=int)
+    Broken.when(total != found.read + found.written, "the usage does not add up")
+    return str(found)
 
 
 @RESPONSES.check("limit", 80)
-def limit(server: Server) -> Verdict:
+def limit(server: Server) -> str:
     found = respond(server, limit=16)  # the least that OpenAI takes
-    used = at(found, "usage", "output_tokens", kind=int)
-    if used > 16:
-        return ignored(f"{used} tokens for a limit of 16")
-    if used == 16 and found.get("status") == "completed":
-        return broken("cut at 16 tokens, but the status is completed")
-    if found.get("status") == "incomplete":
-        why = at(found, "incomplete_details", "reason", kind=str)
-        return honoured(f"{used} tokens, incomplete: {quote(why)}")
-    return honoured(f"{used} tokens, {quote(found.get('status'))}")
+    used, status = found.written, quote(found.data.get("status"))
+    Ignored.when(used > 16, f"{used} tokens for a limit of 16")
+    uncut = used == 16 and status == "completed"
+    Broken.when(uncut, "cut at 16 tokens, but the status is completed")
+    if status == "incomplete":
+        return f"{used} tokens, incomplete: {quote(found.at('incomplete_details', 'reason', kind=str))}"
+    return f"{used} tokens, {status}"
 
 
 @RESPONSES.check("instructions", 200)
-def instructions(server: Server) -> Verdict:
-    less, more = respond(server), respond(server, instructions="You are a pirate who talks of the wide sea.")
-    grown = read(more) - read(less)
-    return honoured(f"{grown} more tokens") if grown >= 6 else ignored(f"{grown} more tokens")
+def instructions(server: Server) -> str:
+    more = respond(server, instructions="You are a pirate who talks of the wide sea.")
+    return reads_more(respond(server), more, 6)
 
 
 @RESPONSES.check("stored", 100)
-def stored(server: Server) -> Verdict:
+def stored(server: Server) -> str:
     made = respond(server, store=True)
-    path = f"/v1/responses/{at(made, 'id', kind=str)}"
-    kept = accepted(server.call("GET", path))
-    if kept.get("id") != made["id"] or text_of(kept) != text_of(made):
-        return broken("what is kept is not what was sent")
-    accepted(server.call("DELETE", path))
-    if server.call("GET", path).status != 404:
-        return ignored("after DELETE it is still there")
-    return honoured("kept, then deleted")
+    kept = Response(accepted(server.call("GET", place(made))))
+    same = kept.data.get("id") == made.data["id"] and kept.text == made.text
+    Broken.when(not same, "what is kept is not what was sent")
+    accepted(server.call("DELETE", place(made)))
+    Ignored.when(server.call("GET", place(made)).status != 404, "after DELETE it is still there")
+    return "kept, then deleted"
 
 
 @RESPONSES.check("not stored", 100)
-def not_stored(server: Server) -> Verdict:
-    made = respond(server, store=False)
-    if server.call("GET", f"/v1/responses/{at(made, 'id', kind=str)}").status == 200:
-        return ignored("store false, and it is kept")
-    return honoured("store false keeps nothing")
+def not_stored(server: Server) -> str:
+    found = server.call("GET", place(respond(server, store=False)))
+    Ignored.when(found.status == 200, "store false, and it is kept")
+    return "store false keeps nothing"
 
 
 @RESPONSES.check("previous_response_id", 300)
-def previous(server: Server) -> Verdict:
+def previous(server: Server) -> str:
     first = respond(server, "My name is Olga and I live in a red house.", store=True)
-    alone = read(respond(server, "Who am I?"))
-    both = read(respond(server, "Who am I?", previous_response_id=at(first, "id", kind=str)))
-    server.call("DELETE", f"/v1/responses/{first['id']}")
-    if both < alone + 8:
-        return ignored(f"{both} input tokens, {alone} without it")
-    return honoured(f"{both} input tokens, {alone} without it")
+    alone = respond(server, WHO).read
+    both = respond(server, WHO, previous_response_id=first.at("id", kind=str)).read
+    server.call("DELETE", place(first))
+    evidence = f"{both} input tokens, {alone} without it"
+    Ignored.when(both < alone + 8, evidence)
+    return evidence
 
 
 @RESPONSES.check("unknown previous_response_id", 60)
-def unknown_previous(server: Server) -> Verdict:
+def unknown_previous(server: Server) -> str:
     id = "resp_0123456789abcdef0123456789abcdef"
-    return must_refuse(
-        lambda: respond(server, limit=16, previous_response_id=id),
-        "previous",
-        id,
-        taken="a response that never was is continued",
-    )
+    asked = partial(respond, server, limit=16, previous_response_id=id)
+    return must_refuse(asked, "previous", id, taken="a response that never was is continued")
 
 
 @RESPONSES.check("stream", 160)
-def stream(server: Server) -> Verdict:
-    body = {"input": STORY, "max_output_tokens": 24, "temperature": 0, "store": False}
-    found = [(name, data) for name, data in server.stream("/v1/responses", body).events if data != "[DONE]"]
+def stream(server: Server) -> str:
+    found = [(name, data) for name, data in server.stream(Response).events if data != DONE]
     events = [parsed(data) for _, data in found]
     kinds = [at(event, "type", kind=str) for event in events]
-    if any(name and name != kind for (name, _), kind in zip(found, kinds, strict=True)):
-        return broken("an event's name is not its type")
+    misnamed = any(name and name != kind for (name, _), kind in zip(found, kinds, strict=True))
+    Broken.when(misnamed, "an event's name is not its type")
     numbers = [at(event, "sequence_number", kind=int) for event in events]
-    if numbers != list(range(numbers[0], numbers[0] + len(numbers))):
-        return broken("sequence_number does not count the events")
-    if kinds[-1] not in ENDS:
-        return broken(f"the last event is {quote(kinds[-1])}")
+    counts = numbers == list(range(numbers[0], numbers[0] + len(numbers)))
+    Broken.when(not counts, "sequence_number does not count the events")
+    Broken.when(kinds[-1] not in ENDS, f"the last event is {quote(kinds[-1])}")
     seen = [kind for kind in dict.fromkeys(kinds) if kind in ORDER]
     # Reasoning models send other items before the message; its own events keep their order.
-    if seen != [kind for kind in ORDER if kind in seen] or len(seen) < len(ORDER) - 1:
-        return broken(f"events are missing or out of order: {', '.join(kind[9:] for kind in seen)}")
+    ordered = seen == [kind for kind in ORDER if kind in seen] and len(seen) >= len(ORDER) - 1
+    told = ", ".join(kind[9:] for kind in seen)
+    Broken.when(not ordered, f"events are missing or out of order: {told}")
     text = "".join(event["delta"] for event in events if event["type"] == "response.output_text.delta")
-    if text != text_of(at(events[-1], "response", kind=dict)):
-        return broken("the deltas do not make the text of the last event")
-    return honoured(f"{len(events)} events in order, {kinds[-1]}")
+    whole = Response(at(events[-1], "response", kind=dict))
+    Broken.when(text != whole.text, "the deltas do not make the text of the last event")
+    return f"{len(events)} events in order, {kinds[-1]}"
 
 
 @RESPONSES.check("json_schema", 250)
-def json_schema(server: Server) -> Verdict:
+def json_schema(server: Server) -> str:
     format = {"type": "json_schema", "name": "answer", "strict": True, "schema": EASY}
-    found = respond(server, "Answer in JSON.", 80, text={"format": format})
-    if found.get("status") == "incomplete":
-        return untested("80 tokens did not suffice; the status says so")
-    value, why = _loaded(text_of(found))
-    why = why or violation(value, EASY)
-    return ignored(why) if why else honoured(quote(text_of(found)))
+    return follows(respond(server, "Answer in JSON.", 80, text={"format": format}), EASY, 80)
 
 
-@RESPONSES.check("tool", 450)
-def tool(server: Server) -> Verdict:
-    tools = [
-        {"type": "function", "name": name, "description": ABOUT[name], "parameters": schema, "strict": True}
-        for name, schema in SCHEMAS.items()
-    ]
-    found = respond(server, ASK, ROOM, tools=tools, tool_choice="required")
-    calls = [item for item in at(found, "output", kind=list) if item.get("type") == "function_call"]
-    as_chat = [{"id": at(call, "call_id", kind=str), "type": "function", "function": call} for call in calls]
-    why = wrong_call(as_chat)
-    if found.get("status") == "incomplete" and (why or not calls):
-        return untested(f"{ROOM} tokens did not suffice; the status says so")
-    if not calls:
-        return ignored("no call was made")
-    return broken(why) if why else honoured(f"{calls[0]['name']}({quote(calls[0]['arguments'], 60)})")
+OFFERED = [
+    {"type": "function", "name": name, "description": ABOUT[name], "parameters": schema, "strict": True}
+    for name, schema in SCHEMAS.items()
+]
+asked = partial(respond, input=ASK, limit=ROOM, tools=OFFERED, tool_choice="required")
+tool_check(RESPONSES, "tool", 450, asked, "any")
 
 
 @RESPONSES.check("cancel", 100)
-def cancel(server: Server) -> Verdict:
+def cancel(server: Server) -> str:
     made = respond(server, limit=64, background=True, store=True)
-    ended = accepted(server.call("POST", f"/v1/responses/{at(made, 'id', kind=str)}/cancel"))
-    server.call("DELETE", f"/v1/responses/{made['id']}")
-    if at(ended, "status", kind=str) not in ("cancelled", "completed", "incomplete"):
-        return ignored(f"after cancel the status is {quote(ended['status'])}")
-    return honoured(f"after cancel the status is {ended['status']}")
+    ended = Response(accepted(server.call("POST", f"{place(made)}/cancel"))).finish
+    server.call("DELETE", place(made))
+    over = ended in ("cancelled", "completed", "incomplete")
+    Ignored.when(not over, f"after cancel the status is {quote(ended)}")
+    return f"after cancel the status is {ended}"
 
 
-@RESPONSES.check("wrong type", 30)
-def wrong_type(server: Server) -> Verdict:
-    body = {"model": server.model, "input": STORY, "max_output_tokens": 16, "temperature": "hot"}
-    answer = server.call("POST", "/v1/responses", body)
-    if answer.status == 200:
-        return ignored('temperature "hot" is taken')
-    message, param = error_of(answer)
-    accepted(answer) if answer.status >= 500 else None
-    if "temperature" not in message + param:
-        return Verdict("refused", f"{answer.status}, not by name: {quote(message)}")
-    return honoured(f"{answer.status}: {quote(message, 80)}")
+hot = partial(each_refused, values={"temperature": "hot"}, api=Response, limit=16)
+RESPONSES.check("wrong type", 30)(hot)

@@ -13,31 +13,24 @@ from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnec
 from typing import Any
 from urllib.parse import urlsplit
 
+from herd.cli.probe.finding import Broken, NoAnswer, Unreachable, quote
 from herd.errors import HerdError
 
 MAX_BODY = 16 * 2**20
 MAX_LINES = 100_000  # of a stream
 MAX_WAIT = 10  # seconds that a Retry-After is obeyed for
 JSON = {"Content-Type": "application/json"}
-
-
-class Broken(Exception):
-    """The server does what no server of its dialect may do; the message says what."""
-
-
-class NoAnswer(Broken):
-    """Nothing came: no connection, or no end before the deadline."""
-
-
-class Unreachable(NoAnswer):
-    """There is no server."""
+NO_HEADERS: Mapping[str, str] = {}
 
 
 @dataclass(frozen=True)
 class Answer:
+    """`events` of a stream: each its name ("" without one) and its data."""
+
     status: int
     headers: Mapping[str, str]  # names in lower case
-    data: bytes
+    data: bytes = b""
+    events: list[tuple[str, str]] = field(default_factory=list)
 
     def json(self) -> Any:
         """Raises Broken if the body is not JSON."""
@@ -46,15 +39,9 @@ class Answer:
         except (ValueError, RecursionError):
             raise Broken(f"{self.status} with a body that is not JSON: {quote(self.data)}") from None
 
-
-@dataclass
-class Streamed:
-    """Server-sent events, each its name ("" without one) and its data; or the `data` of what is no stream."""
-
-    status: int
-    headers: Mapping[str, str]
-    events: list[tuple[str, str]] = field(default_factory=list)
-    data: bytes = b""
+    @property
+    def streams(self) -> bool:
+        return self.headers.get("content-type", "").startswith("text/event-stream")
 
 
 class Wire:
@@ -72,7 +59,7 @@ class Wire:
         self.headers, self.timeout = dict(headers), timeout
 
     def call(
-        self, method: str, path: str, body: Any = None, headers: Mapping[str, str] | None = None
+        self, method: str, path: str, body: Any = None, headers: Mapping[str, str] = NO_HEADERS
     ) -> Answer:
         """One request and its whole answer; a 429 is tried again once. Raises Broken."""
         answer = self._call(method, path, body, headers)
@@ -82,11 +69,11 @@ class Wire:
             answer = self._call(method, path, body, headers)
         return answer
 
-    def _call(self, method: str, path: str, body: Any, headers: Mapping[str, str] | None) -> Answer:
-        with self._request(method, path, body, headers) as response:
+    def _call(self, method: str, path: str, body: Any, headers: Mapping[str, str]) -> Answer:
+        with self.sent(method, path, body, headers) as connection:
+            response = _response(connection)
             data = response.read(MAX_BODY + 1)
-            if len(data) > MAX_BODY:
-                raise Broken(f"the answer is over {MAX_BODY >> 20} MiB")
+            Broken.when(len(data) > MAX_BODY, f"the answer is over {MAX_BODY >> 20} MiB")
             if response.length:  # http.client lets a body cut short pass when an amount was asked for
                 raise Broken(f"the connection was dropped {response.length:,} bytes before the end")
             return Answer(response.status, _headers(response), data)
@@ -95,47 +82,31 @@ class Wire:
         self,
         path: str,
         body: Any,
-        headers: Mapping[str, str] | None = None,
+        headers: Mapping[str, str] = NO_HEADERS,
         stop_after: int | None = None,
         then: Callable[[], None] = lambda: None,
-    ) -> Streamed:
-        """All events of a stream; or the first `stop_after`, then `then()`, then the connection is dropped."""
-        with self._request("POST", path, body, headers) as response:
-            streamed = Streamed(response.status, _headers(response))
-            if not streamed.headers.get("content-type", "").startswith("text/event-stream"):
-                streamed.data = response.read(MAX_BODY)
-                return streamed
+    ) -> Answer:
+        """All events of a stream, or the `data` of what is none.
+
+        With `stop_after` only so many, then `then()`, then the connection is dropped.
+        """
+        with self.sent("POST", path, body, headers) as connection:
+            response = _response(connection)
+            answer = Answer(response.status, _headers(response))
+            if not answer.streams:
+                return Answer(answer.status, answer.headers, response.read(MAX_BODY))
             for event in _events(response):
-                streamed.events.append(event)
-                if len(streamed.events) == stop_after:
+                answer.events.append(event)
+                if len(answer.events) == stop_after:
                     then()
                     break
-            return streamed
+            return answer
 
     @contextmanager
-    def sent(self, path: str, body: Any, headers: Mapping[str, str]) -> Iterator[None]:
-        """A request under way, whose answer nobody waits for; the connection is dropped at the end."""
-        connection = self._connection()
-        try:
-            connection.request(
-                "POST", self.root + path, json.dumps(body), {**JSON, **self.headers, **headers}
-            )
-            yield
-        except (OSError, HTTPException) as error:
-            raise Broken(f"the connection broke: {error}") from None
-        finally:
-            connection.close()
-
-    def _connection(self) -> HTTPConnection:
+    def sent(self, method: str, path: str, body: Any, headers: Mapping[str, str]) -> Iterator[HTTPConnection]:
+        """The connection of a request under way. A watchdog cuts it at the deadline, whatever is read then."""
         kind = HTTPSConnection if self.secure else HTTPConnection
-        return kind(self.host, self.port, timeout=self.timeout)
-
-    @contextmanager
-    def _request(
-        self, method: str, path: str, body: Any, headers: Mapping[str, str] | None
-    ) -> Iterator[HTTPResponse]:
-        """The response to read from. A watchdog cuts the socket at the deadline, whatever is read then."""
-        connection, late = self._connection(), threading.Event()
+        connection, late = kind(self.host, self.port, timeout=self.timeout), threading.Event()
 
         def cut() -> None:
             late.set()
@@ -146,17 +117,13 @@ class Wire:
         watchdog.daemon = True
         watchdog.start()
         data = body if isinstance(body, bytes) else None if body is None else json.dumps(body).encode()
-        sent = {**(JSON if data is not None else {}), **self.headers, **(headers or {})}
+        given = {**(JSON if data is not None else {}), **self.headers, **headers}
         connected = False
         try:
             connection.connect()
             connected = True
-            connection.request(method, self.root + path, data, sent)
-            response = connection.getresponse()
-            if 300 <= response.status < 400:
-                place = quote(response.getheader("location") or "nowhere")
-                raise Broken(f"{response.status}, a redirect to {place}")
-            yield response
+            connection.request(method, self.root + path, data, given)
+            yield connection
             if late.is_set():  # a cut socket reads as an end
                 raise TimeoutError
         except (OSError, HTTPException, Broken) as error:
@@ -171,6 +138,14 @@ class Wire:
         finally:
             watchdog.cancel()
             connection.close()
+
+
+def _response(connection: HTTPConnection) -> HTTPResponse:
+    """What answers. Raises Broken for a redirect."""
+    response = connection.getresponse()
+    place = quote(response.getheader("location") or "nowhere")
+    Broken.when(300 <= response.status < 400, f"{response.status}, a redirect to {place}")
+    return response
 
 
 def _headers(response: HTTPResponse) -> dict[str, str]:
@@ -204,14 +179,4 @@ def _events(response: HTTPResponse) -> Iterator[tuple[str, str]]:
             name = value
         elif key not in ("", "id", "retry"):
             raise Broken(f"a line of the stream is no field of an event: {quote(text)}")
-    if data:
-        raise Broken("the stream ends in the middle of an event")
-
-
-def quote(value: str | bytes | object, limit: int = 100) -> str:
-    """Something of the server's, to show in one line of a terminal: printable and short."""
-    text = value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
-    text = " ".join(text.split())
-    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text[:limit]) + (
-        "…" if len(text) > limit else ""
-    )
+    Broken.when(data, "the stream ends in the middle of an event")

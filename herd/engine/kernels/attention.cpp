@@ -4,12 +4,12 @@
 // bf16 dot products take them: keys [wide/2, BLOCK, 2] (pairs of dims), values [wide/32, BLOCK/2, 32, 2] (pairs of
 // positions). One panel product then serves both: C [R, 32] += A [R, pairs] · B [pairs, 32].
 //
-// A row goes through its blocks from position 0 on, with a running maximum (online softmax, Milakov & Gimelshein,
-// arXiv:1805.02867). Each block's step is a matter of the row and the block alone: masked keys weigh exactly 0, and
+// A row goes through its blocks from position 0 on, STEP at a time, with a running maximum (online softmax, Milakov &
+// Gimelshein, arXiv:1805.02867). A step is a matter of the row and its blocks alone: masked keys weigh exactly 0, and
 // blocks past the row are left out. So a row's bits depend neither on the rows it is computed with nor on threads.
 //
 // A row against one block costs 4 · BLOCK · wide operations. A tile of rows reads 4 · BLOCK · wide bytes for it
-// once: a reply's group of 4 rows does 4 operations a byte, a prompt's tile of TILE rows 64.
+// once: a reply's group of 4 rows does 4 operations a byte, a prompt's tile of TILE rows as many as it has rows.
 #include <algorithm>
 #include <cmath>
 #include <utility>
@@ -84,19 +84,14 @@ void rotate(const float* x, const float* angles, int head, int wide, uint16_t* y
   round(turned, head, wide, y);
 }
 
-// What is known of a group's rows after some steps.
-struct Group {
-  alignas(64) float highest[W], total[ROWS][W];
-};
-
 // Rows [first, last) of the span's heads, token by token, that share key-value head kv.
 void tile(const Shape& s, const Chunk& c, const Span& span, int layer, int kv, const uint16_t* cache, int first,
           int last) {
   alignas(64) static thread_local uint16_t q[TILE * WIDEST];
   alignas(64) static thread_local float out[TILE * WIDEST];
-  alignas(64) float score[ROWS][KEYS], fade[W];
+  alignas(64) float score[ROWS][KEYS], now[W], fade[W];
   alignas(64) uint16_t p[ROWS][KEYS];
-  Group groups[TILE / ROWS];
+  struct { alignas(64) float highest[W], total[ROWS][W]; } groups[TILE / ROWS];
   const int G = s.heads / s.kv_heads, D = s.head, wide = s.wide(), rows = last - first;
   const F scale = set1(LOG2E / std::sqrt(float(D)));
   const auto sees = [&](int r) { return span.past + (first + r) / G + 1; };  // positions that row r sees
@@ -106,12 +101,12 @@ void tile(const Shape& s, const Chunk& c, const Span& span, int layer, int kv, c
     rotate(c.y + size_t(span.start + token) * s.qkv() + head(r) * D, c.angles + size_t(span.past + token) * D, D, wide,
            q + r * wide);
   }
-  for (Group& g : groups) {
+  for (auto& g : groups) {
     store(g.highest, set1(NEVER));
     for (auto& total : g.total) store(total, set1(0));
   }
   const int blocks = (sees(rows - 1) + BLOCK - 1) / BLOCK;
-  const uint16_t* keys[2 * STEP];
+  const uint16_t* keys[2 * STEP];  // of a step's blocks, and of the next's; values lie behind them
   const auto find = [&](int block) {
     const size_t at = size_t(c.blocks[span.first + std::min(block, blocks - 1)]) * s.layers + layer;
     return cache + (at * s.kv_heads + kv) * 2 * BLOCK * wide;
@@ -123,12 +118,11 @@ void tile(const Shape& s, const Chunk& c, const Span& span, int layer, int kv, c
       const int n = std::min(ROWS, rows - r0), known = std::min(sees(r0 + n - 1) - start, KEYS);
       if (known <= 0) continue;
       const Panel product = pick(n, std::make_integer_sequence<int, ROWS>());
-      Group& g = groups[r0 / ROWS];
+      auto& g = groups[r0 / ROWS];
       const int end = (known + BLOCK - 1) / BLOCK * BLOCK;
       const uint16_t* const* ahead = keys + (r0 == 0 ? STEP : 0);
       for (int i = 0; i * BLOCK < end; i++)
         product(q + r0 * wide, wide, keys + i, ahead + i, 0, wide / 2, wide / 2, nullptr, score[0] + i * BLOCK, KEYS);
-      alignas(64) float now[W];
       store(now, load(g.highest));
       for (int i = 0; i < n; i++) {
         for (int j = std::max(sees(r0 + i) - start, 0); j < end; j++) score[i][j] = NEVER;
@@ -184,10 +178,10 @@ void write_cache(const Shape& s, const Chunk& c, int layer, uint16_t* cache, int
         if (!second) round(v + s.qkv(), row + 1 < span.stop ? D : 0, wide, value[1]);
         for (int d = 0; d < wide; d += 32) {
           uint16_t* pairs = keys + (wide + d) * BLOCK + p / 2 * 64;
-          if (second)
-            for (int j = 0; j < 32; j++) pairs[2 * j + 1] = value[1][d + j];
-          else
-            for (int j = 0; j < 32; j++) pairs[2 * j] = value[0][d + j], pairs[2 * j + 1] = value[1][d + j];
+          for (int j = 0; j < 32; j++) {
+            if (!second) pairs[2 * j] = value[0][d + j];
+            pairs[2 * j + 1] = value[1][d + j];
+          }
         }
       }
     }

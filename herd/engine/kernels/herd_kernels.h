@@ -23,6 +23,8 @@ int herd_team_size(const Team* team);
 // Returns when every thread has. Callers from several threads take turns; a call from inside a task, or in a forked
 // child, runs alone (nt = 1).
 void herd_team_run(Team* team, Task task, void* context);
+// The same for so many multiply-adds: alone if they are few, or not many and others lately had the cores.
+void herd_team_work(Team* team, Task task, void* context, int64_t work);
 // Inside a task: waits until all nt threads are here. Spins some microseconds, then sleeps.
 void herd_barrier(Team* team, int nt);
 

@@ -76,10 +76,11 @@ INLINE I quad(const uint8_t* p) {
 
 struct Bf16 {
   using Acc = F;
-  static constexpr int kind = HERD_BF16, R = 8, P = PANELS;
-  template <int R, int N>
-  static INLINE void step(Acc (&acc)[R][N], const uint8_t* w, size_t apart, const uint8_t* a, size_t stride, const int32_t*, size_t) {
+  static constexpr int kind = HERD_BF16, R = 8;
+  template <int R, int N, class Near>
+  static INLINE void step(Acc (&acc)[R][N], const uint8_t* w, size_t apart, const uint8_t* a, size_t stride, const int32_t*, size_t, Near near) {
     _Pragma("GCC unroll 16") for (int i = 0; i < PAIRS; i++) {
+      near(i);
       I line[N];
       each<N>([&](auto p) FLAT { line[p] = load(w + p * apart + i * 64); });
       each<R>([&](auto r) FLAT {
@@ -93,10 +94,11 @@ struct Bf16 {
 
 struct Int8 {
   using Acc = I;
-  static constexpr int kind = HERD_INT8, R = 8, P = PANELS;
-  template <int R, int N>
-  static INLINE void step(Acc (&acc)[R][N], const uint8_t* w, size_t apart, const uint8_t* a, size_t stride, const int32_t*, size_t) {
+  static constexpr int kind = HERD_INT8, R = 8;
+  template <int R, int N, class Near>
+  static INLINE void step(Acc (&acc)[R][N], const uint8_t* w, size_t apart, const uint8_t* a, size_t stride, const int32_t*, size_t, Near near) {
     each<QUADS>([&](auto i) FLAT {
+      near(i);
       I line[N];
       each<N>([&](auto p) FLAT { line[p] = load(w + p * apart + i * 64); });
       each<R>([&](auto r) FLAT {
@@ -112,27 +114,35 @@ struct Int8 {
 
 struct Int4 {
   using Acc = F;
-  static constexpr int kind = HERD_INT4, R = 6, P = PANELS;
-  template <int R, int N>
-  static INLINE void step(Acc (&acc)[R][N], const uint8_t* w, size_t apart, const uint8_t* a, size_t stride, const int32_t* sums, size_t groups) {
+  static constexpr int kind = HERD_INT4, R = 6;
+  template <int R, int N, class Near>
+  static INLINE void step(Acc (&acc)[R][N], const uint8_t* w, size_t apart, const uint8_t* a, size_t stride, const int32_t* sums, size_t groups, Near near) {
     const I mask = splat(0x0f0f0f0f);
     for (int g = 0; g < 2; g++) {
       I part[R][N];
       each<R>([&](auto r) FLAT { each<N>([&](auto p) FLAT { part[r][p] = splat(sums[r * groups + g]); }); });
-      each<4>([&](auto i) FLAT { each<N>([&](auto p) FLAT {
-        I both = load(w + p * apart + 64 + g * 256 + i * 64);
-        I low = _mm512_and_si512(both, mask), high = _mm512_and_si512(_mm512_srli_epi16(both, 4), mask);
+      each<4>([&](auto i) FLAT {
+        near(g * 4 + i);
+        I low[N], high[N];
+        each<N>([&](auto p) FLAT {
+          I both = load(w + p * apart + 64 + g * 256 + i * 64);
+          low[p] = _mm512_and_si512(both, mask), high[p] = _mm512_and_si512(_mm512_srli_epi16(both, 4), mask);
+        });
         each<R>([&](auto r) FLAT {
           const uint8_t* x = a + r * stride + g * 32 + i * 4;
-          part[r][p] = _mm512_dpbusd_epi32(part[r][p], low, quad(x));
-          part[r][p] = _mm512_dpbusd_epi32(part[r][p], high, quad(x + 16));
+          I first = quad(x), second = quad(x + 16);
+          each<N>([&](auto p) FLAT {
+            part[r][p] = _mm512_dpbusd_epi32(part[r][p], low[p], first);
+            part[r][p] = _mm512_dpbusd_epi32(part[r][p], high[p], second);
+          });
         });
-      }); });
+      });
       each<N>([&](auto p) FLAT {
         F scale = halves(w + p * apart + g * 32);
         each<R>([&](auto r) FLAT { acc[r][p] = fma(floats(part[r][p]), scale, acc[r][p]); });
       });
     }
+    near(8);
   }
   static INLINE F finish(Acc acc, const Weight&, int, float scale) { return times(acc, splat(scale)); }
 };
@@ -141,11 +151,12 @@ INLINE __m256i half(const uint8_t* p, int i) { return _mm256_load_si256((const _
 
 struct Bf16 {
   using Acc = F;
-  static constexpr int kind = HERD_BF16, R = 3, P = PANELS;
-  template <int R, int N>
-  static INLINE void step(Acc (&acc)[R][N], const uint8_t* w, size_t, const uint8_t* a, size_t stride, const int32_t*, size_t) {
+  static constexpr int kind = HERD_BF16, R = 3;
+  template <int R, int N, class Near>
+  static INLINE void step(Acc (&acc)[R][N], const uint8_t* w, size_t, const uint8_t* a, size_t stride, const int32_t*, size_t, Near near) {
     const __m256i top = _mm256_set1_epi32(0xffff0000);
     for (int i = 0; i < PAIRS; i++) {
+      near(i);
       __m256i x = half(w + i * 64, 0), y = half(w + i * 64, 1);
       F even = {(__m256)_mm256_slli_epi32(x, 16), (__m256)_mm256_slli_epi32(y, 16)};
       F odd = {(__m256)_mm256_and_si256(x, top), (__m256)_mm256_and_si256(y, top)};
@@ -160,10 +171,11 @@ struct Bf16 {
 
 struct Int8 {
   struct Acc { __m256i v[4]; };  // 4 outputs each, as 2 parts
-  static constexpr int kind = HERD_INT8, R = 3, P = PANELS;
-  template <int R, int N>
-  static INLINE void step(Acc (&acc)[R][N], const uint8_t* w, size_t, const uint8_t* a, size_t stride, const int32_t*, size_t) {
-    for (int i = 0; i < QUADS; i++)
+  static constexpr int kind = HERD_INT8, R = 3;
+  template <int R, int N, class Near>
+  static INLINE void step(Acc (&acc)[R][N], const uint8_t* w, size_t, const uint8_t* a, size_t stride, const int32_t*, size_t, Near near) {
+    for (int i = 0; i < QUADS; i++) {
+      near(i);
       each<4>([&](auto j) FLAT {
         __m256i line = _mm256_cvtepi8_epi16(_mm_load_si128((const __m128i*)(w + i * 64) + j));
         each<R>([&](auto r) FLAT {
@@ -172,6 +184,7 @@ struct Int8 {
           acc[r][0].v[j] = _mm256_add_epi32(acc[r][0].v[j], _mm256_madd_epi16(line, _mm256_set1_epi64x(x)));
         });
       });
+    }
   }
   static INLINE __m256i join(__m256i x, __m256i y) {
     return _mm256_permute4x64_epi64(_mm256_hadd_epi32(x, y), _MM_SHUFFLE(3, 1, 2, 0));
@@ -184,14 +197,14 @@ struct Int8 {
 
 struct Int4 {
   using Acc = F;
-  static constexpr int kind = HERD_INT4, R = 3, P = PANELS;
-  template <int R, int N>
-  static INLINE void step(Acc (&acc)[R][N], const uint8_t* w, size_t, const uint8_t* a, size_t stride, const int32_t* sums, size_t groups) {
+  static constexpr int kind = HERD_INT4, R = 3;
+  template <int R, int N, class Near>
+  static INLINE void step(Acc (&acc)[R][N], const uint8_t* w, size_t, const uint8_t* a, size_t stride, const int32_t* sums, size_t groups, Near near) {
     const __m256i mask = _mm256_set1_epi8(15), ones = _mm256_set1_epi16(1);
     for (int g = 0; g < 2; g++) {
       __m256i part[R][2];  // 16 bits are enough for a group: 8 × 2 × 15 × 127
       each<R>([&](auto r) FLAT { part[r][0] = part[r][1] = _mm256_setzero_si256(); });
-      for (int i = 0; i < 4; i++) each<2>([&](auto h) FLAT {
+      for (int i = 0; i < 4; i++) near(g * 4 + i), each<2>([&](auto h) FLAT {
         __m256i both = half(w + 64 + g * 256 + i * 64, h);
         __m256i low = _mm256_and_si256(both, mask), high = _mm256_and_si256(_mm256_srli_epi16(both, 4), mask);
         each<R>([&](auto r) FLAT {
@@ -208,6 +221,7 @@ struct Int4 {
         acc[r][0] = fma(floats(minus(sum, splat(-sums[r * groups + g]))), scale, acc[r][0]);
       });
     }
+    near(8);
   }
   static INLINE F finish(Acc acc, const Weight&, int, float scale) { return times(acc, splat(scale)); }
 };

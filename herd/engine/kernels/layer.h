@@ -27,6 +27,13 @@ struct Layer {
   const float *attn_norm, *ffn_norm;
 };
 
+struct Model {
+  Shape shape;
+  const Layer* layers;
+  Weight embed, head;
+  const float* norm;
+};
+
 // Rows [start, stop) of a chunk: one sequence from position `past` on, its blocks' numbers at blocks[first].
 struct Span {
   int32_t start, stop, past, first;
@@ -39,24 +46,24 @@ struct Lora {
   int32_t start, stop, rank, column, n;
 };
 
-// Rows that go through a layer together, and scratch for them.
+// Rows that go through a layer together.
 struct Chunk {
-  int32_t rows, spans, loras;
+  int32_t rows, spans;
   const Span* span;
   const int32_t* blocks;
-  const Lora* lora;     // of this layer
+  const Lora* lora;     // layer by layer
+  const int32_t* first;  // layer i has lora[first[i]] up to lora[first[i + 1]]; null: there are none
   const float* angles;  // [positions, head]: cosines, then sines
+  const int64_t* ids;   // [rows]: tokens
   float *x;             // [rows, dim]
+  uint16_t *low;        // bf16 [Σ rows · rank] of any product's adapters
+  // Scratch, which herd_layers lays out:
   float *y;             // [rows, widest output]
   float *h;             // [rows, widest input], for each thread if rows ≤ FEW
-  uint16_t *low;        // bf16 [Σ rows · rank] of any product's adapters
   uint8_t* act;         // room for any input's activations, for each thread if rows ≤ FEW
   size_t h_size, act_size;  // of one h (numbers) and one act (bytes)
+  int32_t loras;        // of the layer at hand, as is `lora` then
 };
-
-// So little work (multiply-adds) that one thread has done it before a second is awake, or within what a wait costs where
-// others want the cores: some 50 µs.
-static inline bool little(int64_t rows, int64_t each) { return rows * each <= 1 << 22; }
 
 void norm(const float* x, const float* weight, int dim, float eps, float* y);
 void gate(const float* gate_up, int ffn, float* y);

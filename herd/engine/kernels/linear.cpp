@@ -67,22 +67,19 @@ void put(float* y, F value, int count, int add) {
   for (int i = 0; i < count; i++) y[i] = add ? y[i] + lanes[i] : lanes[i];
 }
 
-// What to bring near while computing: `lines` cache lines a unit, from `next` on.
-struct Ahead {
-  const uint8_t* next;
-  int lines;
-  template <_mm_hint hint = _MM_HINT_T0>
-  INLINE void fetch() {
-    for (int i = 0; i < lines; i++, next += 64) _mm_prefetch((const char*)next, hint);
-  }
-};
-
 struct Out {
   float* y;
   int ld, add;
 };
 
-template <class K, _mm_hint hint, int R, int N>
+// What to bring near while computing: in each unit `lines` cache lines from `next` on, or where several panels are read, as
+// many of each panel; at unit `jump` their places in the next panels are reached.
+struct Ahead {
+  const uint8_t* next;
+  int lines, jump;
+};
+
+template <class K, int R, int N>
 void block(const Weight& w, int panel, const Act& act, int row, Out out, Ahead ahead) {
   int count = units(w.k);
   size_t apart = (size_t)count * UNIT_BYTES[K::kind], groups = (size_t)count * 2;
@@ -92,8 +89,11 @@ void block(const Weight& w, int panel, const Act& act, int row, Out out, Ahead a
   typename K::Acc acc[R][N];
   each<R>([&](auto r) FLAT { each<N>([&](auto p) FLAT { acc[r][p] = typename K::Acc{}; }); });
   for (int u = 0; u < count; u++) {
-    K::step(acc, data, apart, a, act.stride, sums, groups);
-    ahead.fetch<hint>();
+    if (u == ahead.jump) ahead.next += (N - 1) * apart;
+    K::step(acc, data, apart, a, act.stride, sums, groups, [&](int i) FLAT {
+      if (i < ahead.lines) each<N>([&](auto p) FLAT { _mm_prefetch((const char*)ahead.next + p * apart + i * 64, _MM_HINT_T0); });
+    });
+    ahead.next += ahead.lines * 64;
     data += UNIT_BYTES[K::kind], a += UNIT * act.width, sums += 2;
   }
   each<R>([&](auto r) FLAT { each<N>([&](auto p) FLAT {
@@ -103,34 +103,36 @@ void block(const Weight& w, int panel, const Act& act, int row, Out out, Ahead a
   }); });
 }
 
-template <class K, _mm_hint hint, int N, int R = K::R>
-void rows_block(int r, const Weight& w, int panel, const Act& act, int row, Out out, Ahead ahead) {
-  if (r == R) return block<K, hint, R, N>(w, panel, act, row, out, ahead);
-  if constexpr (R > 1) rows_block<K, hint, N, R - 1>(r, w, panel, act, row, out, ahead);
+template <class K, int R = K::R>
+void rows_block(int r, int wide, const Weight& w, int panel, const Act& act, int row, Out out, Ahead ahead) {
+  if (r == R && wide == 1) return block<K, R, 1>(w, panel, act, row, out, ahead);
+  if (r == R) return block<K, R, PANELS>(w, panel, act, row, out, ahead);
+  if constexpr (R > 1) rows_block<K, R - 1>(r, wide, w, panel, act, row, out, ahead);
 }
 
-const int DISTANCE = 4096;  // bytes between what one row computes with and what it prefetches
+const int DISTANCE = 4096;  // bytes between what one block of rows computes with and what it prefetches, all panels together
 
-// Panels [from, to): all rows pass over a group of panels, fetching the next group meanwhile, each block its part. Two
-// blocks fetch so much that it would drive the activations out of the first cache: theirs goes to the second.
+// Panels [from, to). One block of rows reads them from front to back, which memory likes best, and prefetches as it goes; but
+// two at once for bf16, where each sum waits 6 cycles for its last product, too long for a single one to keep pace with the
+// caches. Where several blocks pass over two panels, they fetch the next two meanwhile, each its part.
 template <class K>
 void multiply(const Weight& w, int from, int to, const Act& act, Out out) {
-  size_t panel_bytes = (size_t)units(w.k) * UNIT_BYTES[K::kind];
-  int blocks = (act.rows + K::R - 1) / K::R;
-  for (int panel = from; panel < to;) {
-    int count = blocks > 1 && panel + K::P <= to ? K::P : 1;
+  const int bytes = UNIT_BYTES[K::kind], count = units(w.k);
+  size_t panel_bytes = (size_t)count * bytes;
+  int blocks = (act.rows + K::R - 1) / K::R, lines = (bytes / 64 + blocks - 1) / blocks;
+  const int together = blocks > 1 || K::kind == HERD_BF16 ? PANELS : 1;
+  for (int panel = from, wide; panel < to; panel += wide) {
+    wide = panel + together <= to ? together : 1;
     const uint8_t* here = w.data + panel * panel_bytes;
-    int lines = (UNIT_BYTES[K::kind] / 64 * count + blocks - 1) / blocks;
+    int near = std::min(DISTANCE / wide, count * bytes);
     for (int b = 0, row = 0; b < blocks; b++) {
-      size_t done = (size_t)b * lines * 64 * units(w.k);
-      Ahead ahead = {here + (blocks > 1 ? count * panel_bytes + done : DISTANCE), done < count * panel_bytes ? lines : 0};
+      size_t done = (size_t)b * lines * 64 * count;
+      Ahead ahead = {here + near, lines, count - near / bytes};
+      if (blocks > 1) ahead = {here + wide * panel_bytes + done, done < panel_bytes ? lines : 0, count};
       int r = (act.rows - row + blocks - b - 1) / (blocks - b);
-      if (count == 1) rows_block<K, _MM_HINT_T0, 1>(r, w, panel, act, row, out, ahead);
-      else if (blocks == 2) rows_block<K, _MM_HINT_T1, K::P>(r, w, panel, act, row, out, ahead);
-      else rows_block<K, _MM_HINT_T0, K::P>(r, w, panel, act, row, out, ahead);
+      rows_block<K>(r, wide, w, panel, act, row, out, ahead);
       row += r;
     }
-    panel += count;
   }
 }
 
@@ -143,6 +145,10 @@ struct alignas(64) TileConfig {
   uint16_t row_bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
   uint8_t rows[16] = {};
 };
+
+INLINE void fetch(Ahead& ahead) {
+  for (int i = 0; i < ahead.lines; i++, ahead.next += 64) _mm_prefetch((const char*)ahead.next, _MM_HINT_T0);
+}
 
 #define PRODUCT(c, a, b)                                 \
   if constexpr (K::kind == HERD_INT8) _tile_dpbusd(c, a, b); \
@@ -164,12 +170,12 @@ void narrow(int steps, const uint8_t* a, const uint8_t* b, Ahead ahead, Tile* su
     PRODUCT(2, 4, 6);
     _tile_loadd(5, a + 3072, 64); _tile_loadd(7, b + 3072, 64);
     PRODUCT(3, 5, 7);
-    for (int i = 0; i < 4; i++) ahead.fetch();
+    for (int i = 0; i < 4; i++) fetch(ahead);
   }
   for (; s < steps; s++, a += 1024, b += 1024) {
     _tile_loadd(4, a, 64); _tile_loadd(6, b, 64);
     PRODUCT(0, 4, 6);
-    ahead.fetch();
+    fetch(ahead);
   }
   _tile_stored(0, sums[0], 64);
   if (K::kind == HERD_BF16) return;
@@ -190,7 +196,7 @@ void square(int steps, const uint8_t* a0, const uint8_t* a1, const uint8_t* b0, 
     _tile_loadd(5, a1 + s * 1024, 64);
     PRODUCT(2, 5, 6);
     PRODUCT(3, 5, 7);
-    ahead.fetch();
+    fetch(ahead);
   }
   _tile_stored(0, sums[0], 64); _tile_stored(1, sums[1], 64); _tile_stored(2, sums[2], 64); _tile_stored(3, sums[3], 64);
 }
@@ -221,13 +227,13 @@ void multiply_tiles(const Weight& w, int from, int to, const Act& act, Out out) 
     int row = 0, lines = pairs ? (16 * count + pairs - 1) / pairs : 16;
     for (; count == 2 && act.rows - row > 16; row += 32) {
       size_t done = (size_t)(row / 32) * lines * 64 * steps;
-      Ahead ahead = {b + 2 * panel_bytes + done, done < 2 * panel_bytes ? lines : 0};
+      Ahead ahead = {b + 2 * panel_bytes + done, done < 2 * panel_bytes ? lines : 0, 0};
       square<K>(steps, act.at(row, 0), act.at(row + 16, 0), b, b + panel_bytes, ahead, sums);
       for (int i = 0; i < 4; i++) put_tile<K>(sums[i], w, panel + i % 2, act, row + i / 2 * 16, out);
     }
     for (; row < act.rows; row += 16)
       for (int p = 0; p < count; p++) {
-        narrow<K>(steps, act.at(row, 0), b + p * panel_bytes, {b + p * panel_bytes + DISTANCE, pairs ? 0 : 16}, sums);
+        narrow<K>(steps, act.at(row, 0), b + p * panel_bytes, {b + p * panel_bytes + DISTANCE, pairs ? 0 : 16, 0}, sums);
         put_tile<K>(sums[0], w, panel + p, act, row, out);
       }
   }
@@ -259,14 +265,16 @@ void herd_prepare(int kind, const float* x, int ldx, int rows, int k, void* memo
           act.sums[((size_t)row * units(k) + u) * 2 + g] = -8 * sum;
         }
       } else if (kind == HERD_INT8) {
-        for (int i = 0; i < UNIT; i++)
-          if (act.width == 1) to[i] = q[i] ^ 0x80;
-          else ((int16_t*)to)[i] = q[i];
+        if (act.width == 1) for (int i = 0; i < UNIT; i++) to[i] = q[i] ^ 0x80;
+        else for (int i = 0; i < UNIT; i++) ((int16_t*)to)[i] = q[i];
       } else {
-        for (int i = 0; i < UNIT; i++) {
-          uint16_t h = i < count ? to_bf16(from[u * UNIT + i]) : 0;
-          if (act.width == 2) memcpy(to + (tiled(kind) ? i / 32 * 1024 + i % 32 * 2 : i * 2), &h, 2);
-          else ((float*)to)[i] = from_bf16(h);
+        alignas(64) float x[UNIT] = {};
+        memcpy(x, from + u * UNIT, count * sizeof(float));
+        for (int i = 0; i < 2; i++) {
+          alignas(64) uint16_t half[32];
+          herd::bf16x32(x + i * 32, half);
+          if (act.width == 2) memcpy(to + i * (tiled(kind) ? 1024 : 64), half, 64);
+          else for (int j = 0; j < 32; j++) ((float*)to)[i * 32 + j] = from_bf16(half[j]);
         }
       }
     }
@@ -276,7 +284,7 @@ void herd_prepare(int kind, const float* x, int ldx, int rows, int k, void* memo
 void herd_linear(const Weight* w, const void* memory, int rows, float* y, int ldy, int add, int t, int nt) {
   Act act(w->kind, rows, w->k, memory);
   Out out = {y, ldy, add};
-  Share mine = share(panels(w->n), rows > 1 ? PANELS : 1, t, nt);
+  Share mine = share(panels(w->n), HERD_AMX ? 2 : 1, t, nt);
 #if HERD_AMX
   if (w->kind == HERD_BF16) return multiply_tiles<Bf16>(*w, mine.from, mine.to, act, out);
   if (w->kind == HERD_INT8) return multiply_tiles<Int8>(*w, mine.from, mine.to, act, out);

@@ -9,6 +9,7 @@
 #include <unistd.h>
 #include <x86intrin.h>
 
+#include <algorithm>
 #include <atomic>
 #include <mutex>
 #include <system_error>
@@ -18,18 +19,25 @@
 namespace {
 
 const uint64_t SPIN = 100000;  // cycles of the time stamp counter
+// Multiply-adds that one thread has done before a second is awake, some 30 µs; and those, some 300 µs, for which it is not
+// worth while to wait for a thread whose core another process has.
+const int64_t LITTLE = 1 << 22, MUCH = 1 << 26;
+const int ALONE = 200;  // tasks up to MUCH that one thread does when a thread came late
 
 // A number that only grows, and those who sleep until it does.
 struct alignas(64) Phase {
   std::atomic<uint32_t> value{0};
   std::atomic<uint32_t> sleepers{0};
 
-  void wait(uint32_t old) {
-    for (uint64_t start = __rdtsc(); __rdtsc() - start < SPIN; _mm_pause())
-      if (value.load(std::memory_order_acquire) != old) return;
+  // The cycles that it took.
+  uint64_t wait(uint32_t old) {
+    const uint64_t start = __rdtsc();
+    for (; __rdtsc() - start < SPIN; _mm_pause())
+      if (value.load(std::memory_order_acquire) != old) return __rdtsc() - start;
     sleepers.fetch_add(1);
     while (value.load() == old) syscall(SYS_futex, &value, FUTEX_WAIT_PRIVATE, old, nullptr, nullptr, 0);
     sleepers.fetch_sub(1);
+    return __rdtsc() - start;
   }
   void advance() {
     value.fetch_add(1);
@@ -37,7 +45,7 @@ struct alignas(64) Phase {
   }
 };
 
-thread_local bool inside = false;
+thread_local bool inside = false, is_other = false;
 
 }  // namespace
 
@@ -47,11 +55,13 @@ struct Team {
   Task task = nullptr;
   void* context = nullptr;
   std::mutex turn;
+  std::atomic<uint64_t> longest{0};  // cycles that thread 0 waited for others in this task
+  std::atomic<int> alone{0};         // tasks to come, as ALONE says
   std::vector<std::thread> others;
   pid_t process = getpid();
 
   void work(int t) {
-    inside = true;
+    inside = is_other = true;
     for (uint32_t seen = 0;; seen++) {
       start.wait(seen);
       if (!task) return;
@@ -96,7 +106,18 @@ void herd_team_run(Team* team, Task task, void* context) {
   inside = true;
   task(context, 0, nt);
   inside = false;
-  team->end.wait(ended);
+  team->longest = std::max(team->longest.load(), team->end.wait(ended));
+}
+
+void herd_team_work(Team* team, Task task, void* context, int64_t work) {
+  if (work <= LITTLE) return task(context, 0, 1);
+  if (work <= MUCH && team->alone > 0) {
+    team->alone--;
+    return task(context, 0, 1);
+  }
+  team->longest = 0;
+  herd_team_run(team, task, context);
+  if (work <= MUCH && team->longest > 8 * SPIN) team->alone = ALONE;
 }
 
 void herd_barrier(Team* team, int nt) {
@@ -106,6 +127,7 @@ void herd_barrier(Team* team, int nt) {
     team->arrived.store(0);
     team->middle.advance();
   } else {
-    team->middle.wait(now);
+    const uint64_t took = team->middle.wait(now);
+    if (!is_other) team->longest = std::max(team->longest.load(), took);
   }
 }

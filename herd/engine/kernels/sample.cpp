@@ -56,8 +56,8 @@ int best(const float* x, int n, float* largest) {
   if (sum(odd) != 0)
     for (int j = 0; j < n; j++)
       if (std::isnan(x[j])) return -1;
-  for (int j = 0;; j++)
-    if (x[j] == peak) return j;
+  for (int i = 0;; i += W)
+    if (const uint32_t mask = least(load_some(x + i, n - i), set1(peak))) return i + __builtin_ctz(mask);
 }
 
 struct Stretch {
@@ -90,8 +90,7 @@ struct Room {
 };
 
 struct Limits {
-  double temperature, top_p, min_p;
-  int64_t top_k;
+  double temperature, top_p, min_p, top_k;
 };
 
 // The first id at which the running sum of all weights exceeds u · (their sum).
@@ -121,12 +120,13 @@ int draw(const float* x, int n, const Limits& limit, double u, Room& room) {
   // What min-p rules out still counts in the sum that top-p is a share of, which after top-k is a sum of candidates.
   float bound = by_rank && limit.top_p < 1 ? 0 : float(limit.min_p * 0.999999);
   bound = std::max(bound, 1e-45f);
-  if (by_rank && limit.top_k <= stretches) {
+  const size_t top_k = by_rank ? size_t(limit.top_k) : size_t(n);
+  if (top_k <= size_t(stretches)) {
     std::vector<float>& m = room.maxima;
     m.clear();
     for (const Stretch& s : room.stretches) m.push_back(s.most);
-    std::nth_element(m.begin(), m.begin() + limit.top_k - 1, m.end(), std::greater<float>());
-    bound = std::max(bound, m[size_t(limit.top_k) - 1]);
+    std::nth_element(m.begin(), m.begin() + top_k - 1, m.end(), std::greater<float>());
+    bound = std::max(bound, m[top_k - 1]);
   } else if (!by_rank && limit.top_p < 1) {
     bound = std::max(bound, float((1 - limit.top_p) * total / n * 0.999));
   }
@@ -143,8 +143,8 @@ int draw(const float* x, int n, const Limits& limit, double u, Room& room) {
   size_t kept = ranked.size();
   double whole = total;
   if (by_rank) {
-    if (size_t(limit.top_k) < kept) {
-      kept = size_t(limit.top_k);
+    if (top_k < kept) {
+      kept = top_k;
       std::nth_element(begin, begin + kept - 1, begin + ranked.size(), likelier);
     }
     whole = mass(begin, begin + kept);
