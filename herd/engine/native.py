@@ -10,11 +10,14 @@ from array import array
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
-from weakref import WeakKeyDictionary
+from mmap import mmap
+from typing import Any
+from weakref import WeakKeyDictionary, ref
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from herd.engine import kernels
 from herd.engine.step import BLOCK, Adapter, Span
@@ -92,6 +95,10 @@ class Native:
         structs = self._embed.struct, self._head.struct
         self._model = ctypes.byref(Model(shape, layers, *structs, self._vectors[0].ctypes.data))
         self._adapters: WeakKeyDictionary[Adapter, _Parts] = WeakKeyDictionary()
+        self._adapted: tuple[list[Any], tuple[np.ndarray, ...]] = (
+            [],
+            (),
+        )  # what _loras found last, and for what
         self._room, self._room_rows = kernels.reserve(0), 0
         self._cache = np.empty((0, 0), np.uint8)
 
@@ -179,7 +186,19 @@ class Native:
     # --- adapters
 
     def _loras(self, chunk: Chunk, spans: Sequence[Span]) -> object:
-        """Point to all adapters' parts, layer by layer, and to room for what lies between their halves."""
+        """Point to all adapters' parts, layer by layer, and to room for what lies between their halves.
+
+        All is kept, since the next step often has the same adapters in the same rows.
+        """
+        key = [(s.adapter and ref(s.adapter), s.start - spans[0].start, s.stop - s.start) for s in spans]
+        if key != self._adapted[0]:
+            self._adapted = key, self._table(spans)
+        held = self._adapted[1]
+        chunk.lora, chunk.first, chunk.low = (x.ctypes.data for x in held)
+        return held
+
+    def _table(self, spans: Sequence[Span]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The parts, where each layer's begin, and the room."""
         runs: list[tuple[Adapter | None, list[Span]]] = []  # neighbours with one adapter are one run
         for s in spans:
             if not runs or runs[-1][0] is not s.adapter:
@@ -194,13 +213,11 @@ class Native:
                 tables[-1]["stop"] = run[-1].stop - spans[0].start
                 layers.append(parts.layers)
         table, layer = np.concatenate(tables), np.concatenate(layers)
-        order = np.argsort(layer, kind="stable")
+        order = np.lexsort((table["product"], layer))
         first = np.searchsorted(layer[order], np.arange(self.config.n_layers + 1)).astype(np.int32)
         # At most three parts, those of q, k and v, are in use at once.
         size = 3 * sum(int((t["stop"] - t["start"]).max() * t["rank"].max()) for t in tables if len(t))
-        held = table[order], first, np.empty(size, np.float32)
-        chunk.lora, chunk.first, chunk.low = (x.ctypes.data for x in held)
-        return held
+        return table[order], first, np.empty(size, np.uint16)
 
     def _parts(self, adapter: Adapter) -> _Parts:
         if adapter not in self._adapters:
@@ -210,16 +227,16 @@ class Native:
 
 @dataclass(frozen=True)
 class _Parts:
-    """An adapter as the kernels take it: bf16, B transposed and scaled. `held` owns what the table points to."""
+    """An adapter as the kernels take it (see layer.h). `held` owns what the table points to."""
 
     table: np.ndarray
     layers: np.ndarray
-    held: list[np.ndarray]
+    held: mmap
 
 
 def _parts(adapter: Adapter, config: Config) -> _Parts:
     """Raises HerdError for names and shapes that are not this model's."""
-    c, rows, layers, held = config, [], [], []
+    c, rows, layers, memory = config, [], [], bytearray()
     outputs = {
         "attn.q": c.n_heads * c.head_dim,
         "attn.k": c.n_kv_heads * c.head_dim,
@@ -246,13 +263,20 @@ def _parts(adapter: Adapter, config: Config) -> _Parts:
             raise HerdError(
                 f"adapter: {name} has shapes {tuple(a.shape)}, {tuple(b.shape)}, not [r,{k}], [{n},r]"
             )
-        halves = (a, b.T * adapter.scale)
-        arrays = [x.bfloat16().contiguous().view(torch.int16).numpy() for x in halves]
+        a, b = pad(a, (0, -k % 32, 0, -rank % 4)), pad(b * adapter.scale, (0, -rank % 4, 0, -n % 16))
+        rank = len(a)
         column = sum(outputs[p] for p in parts[: parts.index(part)])
-        rows.append((arrays[0].ctypes.data, arrays[1].ctypes.data, product, 0, 0, rank, column, n))
+        at = len(memory)
+        for half in (a, b.view(-1, 16, rank // 2, 2).transpose(1, 2)):
+            memory += half.bfloat16().contiguous().view(torch.uint8).numpy().tobytes()
+        rows.append((at, at + 2 * a.numel(), product, 0, 0, rank, column, n))
         layers.append(i)
-        held += arrays
-    return _Parts(np.array(rows, _LORA), np.array(layers, np.int64), held)
+    held = kernels.reserve(len(memory))
+    held.write(memory)
+    table = np.array(rows, _LORA)
+    table["a"] += kernels.address(held)
+    table["b"] += kernels.address(held)
+    return _Parts(table, np.array(layers, np.int64), held)
 
 
 def _pieces(spans: Sequence[Span]) -> list[Sequence[Span]]:

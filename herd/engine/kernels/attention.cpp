@@ -4,12 +4,12 @@
 // bf16 dot products take them: keys [wide/2, BLOCK, 2] (pairs of dims), values [wide/32, BLOCK/2, 32, 2] (pairs of
 // positions). One panel product then serves both: C [R, 32] += A [R, pairs] · B [pairs, 32].
 //
-// A row goes through its blocks from position 0 on, with a running maximum (online softmax, Milakov & Gimelshein,
-// arXiv:1805.02867). Each block's step is a matter of the row and the block alone: masked keys weigh exactly 0, and
+// A row goes through its blocks from position 0 on, STEP at a time, with a running maximum (online softmax, Milakov &
+// Gimelshein, arXiv:1805.02867). A step is a matter of the row and its blocks alone: masked keys weigh exactly 0, and
 // blocks past the row are left out. So a row's bits depend neither on the rows it is computed with nor on threads.
 //
 // A row against one block costs 4 · BLOCK · wide operations. A tile of rows reads 4 · BLOCK · wide bytes for it
-// once: a reply's group of 4 rows does 4 operations a byte, a prompt's tile of TILE rows 64.
+// once: a reply's group of 4 rows does 4 operations a byte, a prompt's tile of TILE rows as many as it has rows.
 #include <algorithm>
 #include <cmath>
 #include <utility>
@@ -20,152 +20,168 @@
 namespace herd {
 namespace {
 
-constexpr int TILE = 64;                   // rows that share what they read of a block
-constexpr int N = 32 / W;                  // vectors of a panel's row
-constexpr int ROWS = W == 16 ? 12 : 2;     // rows of a panel product: 24 (8) accumulators
-constexpr int WIDEST = 1024;               // of heads, as Config allows
+constexpr int ROWS = W == 16 ? 12 : 2;  // of a group, which a panel product computes: 24 (8) accumulators
+constexpr int TILE = 4 * ROWS;          // rows that share what they read of a block
+constexpr int STEP = 4;                 // blocks that a row takes at a time
+constexpr int KEYS = STEP * BLOCK;
+constexpr int N = 32 / W;               // vectors of a panel's row
+constexpr int WIDEST = 1024;            // of heads, as Config allows
+constexpr float NEVER = -1e30f;         // a masked score: its weight is 0
 
-// odd: the pair of which only the first half exists (the other may hold anything), or -1. ahead: what to fetch while
-// b is used.
+// C = fade C + A B, or A B without fade; B goes on in the next block after `each` pairs. ahead: what to fetch
+// meanwhile.
 template <int R>
-void panel(const uint16_t* a, int lda, const uint16_t* b, const uint16_t* ahead, int pairs, int odd, float* c,
-           int ldc) {
+void panel(const uint16_t* a, int lda, const uint16_t* const* b, const uint16_t* const* ahead, int offset, int pairs,
+           int each, const float* fade, float* c, int ldc) {
   F acc[R][N];
   for (int r = 0; r < R; r++)
-    for (int v = 0; v < N; v++) acc[r][v] = load(c + r * ldc + v * W);
-  for (int j = 0; j < pairs; j++, b += 64, ahead += 64) {
-    _mm_prefetch(reinterpret_cast<const char*>(ahead), _MM_HINT_T0);
-    _mm_prefetch(reinterpret_cast<const char*>(ahead + 32), _MM_HINT_T0);
-    I bv[N];
-    for (int v = 0; v < N; v++) {
-      bv[v] = loadi(b + v * 2 * W);
-      if (j == odd) bv[v] = both(bv[v], set1i(0xffff));
-    }
-    for (int r = 0; r < R; r++) {
-      uint32_t pair;
-      std::memcpy(&pair, a + r * lda + 2 * j, 4);
-      const I av = set1i(pair);
-      for (int v = 0; v < N; v++) acc[r][v] = dot2(acc[r][v], av, bv[v]);
+    for (int v = 0; v < N; v++) acc[r][v] = fade ? mul(load(c + r * ldc + v * W), set1(fade[r])) : set1(0);
+  for (; pairs > 0; pairs -= each, a += 2 * each, b++, ahead++) {
+    const uint16_t *line = *b + offset, *next = *ahead + offset;
+    for (int j = 0; j < std::min(pairs, each); j++, line += 64, next += 64) {
+      _mm_prefetch(reinterpret_cast<const char*>(next), _MM_HINT_T1);
+      _mm_prefetch(reinterpret_cast<const char*>(next + 32), _MM_HINT_T1);
+      I bv[N];
+      for (int v = 0; v < N; v++) bv[v] = loadi(line + v * 2 * W);
+      for (int r = 0; r < R; r++) {
+        uint32_t pair;
+        std::memcpy(&pair, a + r * lda + 2 * j, 4);
+        const I av = set1i(pair);
+        for (int v = 0; v < N; v++) acc[r][v] = dot2(acc[r][v], av, bv[v]);
+      }
     }
   }
   for (int r = 0; r < R; r++)
     for (int v = 0; v < N; v++) store(c + r * ldc + v * W, acc[r][v]);
 }
 
-using Panel = void (*)(const uint16_t*, int, const uint16_t*, const uint16_t*, int, int, float*, int);
+using Panel = void (*)(const uint16_t*, int, const uint16_t* const*, const uint16_t* const*, int, int, int,
+                       const float*, float*, int);
 template <int... R>
 constexpr Panel pick(int rows, std::integer_sequence<int, R...>) {
   constexpr Panel all[] = {panel<R + 1>...};
   return all[rows - 1];
 }
 
-// Turn x[i], x[i + head/2] by the row's angles, in fp32.
-void rotate(const float* x, const float* angles, int head, float* y) {
+// x [head] to bf16 [wide], filled up with zeros.
+void round(const float* x, int head, int wide, uint16_t* y) {
+  alignas(64) float filled[WIDEST];
+  std::memcpy(filled, x, size_t(head) * 4);
+  std::memset(filled + head, 0, size_t(wide - head) * 4);
+  for (int d = 0; d < wide; d += 32) bf16x32(filled + d, y + d);
+}
+
+// The same of x with x[i], x[i + head/2] turned by the row's angles, in fp32.
+void rotate(const float* x, const float* angles, int head, int wide, uint16_t* y) {
+  alignas(64) float turned[WIDEST];
   const int half = head / 2;
   const float *cosine = angles, *sine = angles + half;
   for (int i = 0; i < half; i++) {
     const float a = x[i], b = x[i + half];
-    y[i] = std::fma(a, cosine[i], -(b * sine[i]));
-    y[i + half] = std::fma(b, cosine[i], a * sine[i]);
+    turned[i] = std::fma(a, cosine[i], -(b * sine[i]));
+    turned[i + half] = std::fma(b, cosine[i], a * sine[i]);
   }
+  round(turned, head, wide, y);
 }
-
-struct Tile {
-  alignas(64) float score[ROWS][32], highest[TILE], total[TILE][W];
-  alignas(64) uint16_t p[ROWS][32];
-};
 
 // Rows [first, last) of the span's heads, token by token, that share key-value head kv.
 void tile(const Shape& s, const Chunk& c, const Span& span, int layer, int kv, const uint16_t* cache, int first,
           int last) {
-  static thread_local Tile m;
   alignas(64) static thread_local uint16_t q[TILE * WIDEST];
   alignas(64) static thread_local float out[TILE * WIDEST];
+  alignas(64) float score[ROWS][KEYS], now[W], fade[W];
+  alignas(64) uint16_t p[ROWS][KEYS];
+  struct { alignas(64) float highest[W], total[ROWS][W]; } groups[TILE / ROWS];
   const int G = s.heads / s.kv_heads, D = s.head, wide = s.wide(), rows = last - first;
   const F scale = set1(LOG2E / std::sqrt(float(D)));
+  const auto sees = [&](int r) { return span.past + (first + r) / G + 1; };  // positions that row r sees
+  const auto head = [&](int r) { return kv * G + (first + r) % G; };
   for (int r = 0; r < rows; r++) {
-    const int token = (first + r) / G, head = kv * G + (first + r) % G;
-    alignas(64) float turned[WIDEST];
-    rotate(c.y + size_t(span.start + token) * s.qkv() + head * D, c.angles + size_t(span.past + token) * D, D,
-           turned);
-    std::memset(turned + D, 0, size_t(wide - D) * 4);
-    for (int d = 0; d < wide; d += 32) bf16x32(turned + d, q + r * wide + d);
-    m.highest[r] = -INFINITY;
-    store(m.total[r], set1(0));
+    const int token = (first + r) / G;
+    rotate(c.y + size_t(span.start + token) * s.qkv() + head(r) * D, c.angles + size_t(span.past + token) * D, D, wide,
+           q + r * wide);
   }
-  std::memset(out, 0, size_t(rows) * wide * 4);
-  const int end = span.past + (last - 1) / G + 1;  // positions that the last row sees
+  for (auto& g : groups) {
+    store(g.highest, set1(NEVER));
+    for (auto& total : g.total) store(total, set1(0));
+  }
+  const int blocks = (sees(rows - 1) + BLOCK - 1) / BLOCK;
+  const uint16_t* keys[2 * STEP];  // of a step's blocks, and of the next's; values lie behind them
   const auto find = [&](int block) {
-    const size_t at = size_t(c.blocks[span.first + block]) * s.layers + layer;
+    const size_t at = size_t(c.blocks[span.first + std::min(block, blocks - 1)]) * s.layers + layer;
     return cache + (at * s.kv_heads + kv) * 2 * BLOCK * wide;
   };
-  for (int block = 0; block * BLOCK < end; block++) {
-    const uint16_t *keys = find(block), *values = keys + BLOCK * wide;
-    const bool more = (block + 1) * BLOCK < end;
-    const int known = std::min(end - block * BLOCK, BLOCK), pairs = (known + 1) / 2;
+  for (int i = 0; i < STEP; i++) keys[STEP + i] = find(i);
+  for (int start = 0; start < blocks * BLOCK; start += KEYS) {
+    for (int i = 0; i < STEP; i++) keys[i] = keys[STEP + i], keys[STEP + i] = find(start / BLOCK + STEP + i);
     for (int r0 = 0; r0 < rows; r0 += ROWS) {
-      const int n = std::min(ROWS, rows - r0);
-      if (span.past + (first + r0 + n - 1) / G < block * BLOCK) continue;
+      const int n = std::min(ROWS, rows - r0), known = std::min(sees(r0 + n - 1) - start, KEYS);
+      if (known <= 0) continue;
       const Panel product = pick(n, std::make_integer_sequence<int, ROWS>());
-      std::memset(m.score, 0, sizeof m.score);
-      const uint16_t* ahead = more && r0 == 0 ? find(block + 1) : keys;
-      product(q + r0 * wide, wide, keys, ahead, wide / 2, -1, m.score[0], 32);
+      auto& g = groups[r0 / ROWS];
+      const int end = (known + BLOCK - 1) / BLOCK * BLOCK;
+      const uint16_t* const* ahead = keys + (r0 == 0 ? STEP : 0);
+      for (int i = 0; i * BLOCK < end; i++)
+        product(q + r0 * wide, wide, keys + i, ahead + i, 0, wide / 2, wide / 2, nullptr, score[0] + i * BLOCK, KEYS);
+      store(now, load(g.highest));
       for (int i = 0; i < n; i++) {
-        const int r = r0 + i, sees = span.past + (first + r) / G - block * BLOCK;
-        float* score = m.score[i];
-        if (sees < 0) {  // p is 0: its sums stay what they are
-          std::memset(m.p[i], 0, 64);
-          continue;
+        for (int j = std::max(sees(r0 + i) - start, 0); j < end; j++) score[i][j] = NEVER;
+        F top = load(score[i]);
+        for (int j = W; j < end; j += W) top = max(load(score[i] + j), top);
+        now[i] = std::max(now[i], highest(top));
+      }
+      store(fade, exp2(mul(sub(load(g.highest), load(now)), scale)));
+      store(g.highest, load(now));
+      for (int i = 0; i < n; i++) {
+        const F shift = mul(set1(-now[i]), scale);
+        F total = mul(load(g.total[i]), set1(fade[i]));
+        for (int j = 0; j < end; j += 32) {
+          for (int v = j; v < j + 32; v += W) store(score[i] + v, exp2_rough(fma(load(score[i] + v), scale, shift)));
+          bf16x32(score[i] + j, p[i] + j);
+          for (int v = j; v < j + 32; v += 2 * W) total = dot2(total, loadi(p[i] + v), set1i(0x3f803f80));
         }
-        for (int j = sees + 1; j < BLOCK; j++) score[j] = -INFINITY;
-        F top = set1(-INFINITY);
-        for (int v = 0; v < BLOCK; v += W) top = max(load(score + v), top);
-        const float before = m.highest[r], now = std::max(before, highest(top));
-        m.highest[r] = now;
-        const F shift = mul(set1(-now), scale);
-        for (int v = 0; v < BLOCK; v += W) store(score + v, exp2(fma(load(score + v), scale, shift)));
-        bf16x32(score, m.p[i]);
-        F total = load(m.total[r]);
-        if (now > before) {
-          const F fade = exp2(fma(set1(before), scale, shift));
-          total = mul(total, fade);
-          for (int d = 0; d < wide; d += W) store(out + r * wide + d, mul(load(out + r * wide + d), fade));
-        }
-        for (int v = 0; v < BLOCK; v += 2 * W) total = dot2(total, loadi(m.p[i] + v), set1i(0x3f803f80));
-        store(m.total[r], total);
+        store(g.total[i], total);
       }
       for (int d = 0; d < wide; d += 32)
-        product(m.p[0], 32, values + d * BLOCK, ahead + (wide + d) * BLOCK, pairs, known % 2 ? pairs - 1 : -1, out + r0 * wide + d, wide);
+        product(p[0], KEYS, keys, ahead, (wide + d) * BLOCK, (known + 1) / 2, BLOCK / 2, start ? fade : nullptr,
+                out + r0 * wide + d, wide);
     }
   }
   for (int r = 0; r < rows; r++) {
-    const int token = (first + r) / G, head = kv * G + (first + r) % G;
-    float* y = c.h + (size_t(span.start + token) * s.heads + head) * D;
-    const float total = sum(load(m.total[r]));
+    float* y = c.h + (size_t(span.start + (first + r) / G) * s.heads + head(r)) * D;
+    const float total = sum(load(groups[r / ROWS].total[r % ROWS]));
     for (int d = 0; d < D; d++) y[d] = out[r * wide + d] / total;
   }
 }
 
 }  // namespace
 
-// Keys (turned) and values of the chunk's rows, from y to the cache.
+// Keys (turned) and values of the chunk's rows, from y to the cache. The row at an even position writes the values of
+// its pair, with zeros for the second while there is none, so that a pair is read whole; one at an odd position writes
+// its own only where its pair began in an earlier chunk.
 void write_cache(const Shape& s, const Chunk& c, int layer, uint16_t* cache, int t, int nt) {
   const int D = s.head, wide = s.wide(), first = share(c.rows, t, nt), last = share(c.rows, t + 1, nt);
+  alignas(64) uint16_t key[WIDEST], value[2][WIDEST];
   for (int i = 0; i < c.spans; i++) {
     const Span& span = c.span[i];
     for (int row = std::max(first, span.start); row < std::min(last, span.stop); row++) {
-      const int position = span.past + row - span.start, p = position % BLOCK;
+      const int position = span.past + row - span.start, p = position % BLOCK, second = p % 2;
       const size_t at = size_t(c.blocks[span.first + position / BLOCK]) * s.layers + layer;
       for (int kv = 0; kv < s.kv_heads; kv++) {
         uint16_t* keys = cache + (at * s.kv_heads + kv) * 2 * BLOCK * wide;
-        uint16_t* values = keys + BLOCK * wide;
         const float* k = c.y + size_t(row) * s.qkv() + (s.heads + kv) * D;
         const float* v = k + s.kv_heads * D;
-        float turned[WIDEST];
-        rotate(k, c.angles + size_t(position) * D, D, turned);
-        for (int d = 0; d < wide; d++) {
-          keys[d / 2 * 64 + p * 2 + d % 2] = d < D ? bf16(turned[d]) : 0;
-          values[d / 32 * 1024 + p / 2 * 64 + d % 32 * 2 + p % 2] = d < D ? bf16(v[d]) : 0;
+        rotate(k, c.angles + size_t(position) * D, D, wide, key);
+        for (int d = 0; d < wide; d += 2) std::memcpy(keys + d * BLOCK + p * 2, key + d, 4);
+        if (second && row > span.start) continue;
+        round(v, D, wide, value[second]);
+        if (!second) round(v + s.qkv(), row + 1 < span.stop ? D : 0, wide, value[1]);
+        for (int d = 0; d < wide; d += 32) {
+          uint16_t* pairs = keys + (wide + d) * BLOCK + p / 2 * 64;
+          for (int j = 0; j < 32; j++) {
+            if (!second) pairs[2 * j] = value[0][d + j];
+            pairs[2 * j + 1] = value[1][d + j];
+          }
         }
       }
     }

@@ -41,7 +41,7 @@ struct Span {
 
 // A LoRA adapter of one product: rows [start, stop) get y += Σ_r (a_r · x) b_r in columns [column, column + n).
 struct Lora {
-  const uint16_t *a, *b;  // bf16 [rank, k]; [rank, n], scaled
+  const uint16_t *a, *b;  // bf16 [rank, k up to 32s]; scaled [n/16, rank/2, 16, 2]. rank is a multiple of 4
   int32_t product;     // 0 qkv, 1 o, 2 gate and up, 3 down
   int32_t start, stop, rank, column, n;
 };
@@ -56,7 +56,7 @@ struct Chunk {
   const float* angles;  // [positions, head]: cosines, then sines
   const int64_t* ids;   // [rows]: tokens
   float *x;             // [rows, dim]
-  float *low;           // [Σ rows · rank] of any product's adapters
+  uint16_t *low;        // bf16 [Σ rows · rank] of any product's adapters
   // Scratch, which herd_layers lays out:
   float *y;             // [rows, widest output]
   float *h;             // [rows, widest input], for each thread if rows ≤ FEW

@@ -81,9 +81,9 @@ static inline float highest(F v) {
   s = _mm_max_ps(s, _mm_movehl_ps(s, s));
   return _mm_cvtss_f32(_mm_max_ss(s, _mm_movehdup_ps(s)));
 }
-// v · 2^n for whole n from -300 to 300, in two factors so that results below 2^-126 are rounded once.
+// v · 2^n for whole n up to 200, in two factors so that results below 2^-126 are rounded once.
 static inline F scale2(F v, F n) {
-  const I bias = set1i(127), i = _mm256_cvtps_epi32(n), half = _mm256_srai_epi32(i, 1);
+  const I bias = set1i(127), i = _mm256_cvtps_epi32(max(n, set1(-200.0f))), half = _mm256_srai_epi32(i, 1);
   const I rest = _mm256_sub_epi32(i, half);
   const F a = floats(_mm256_slli_epi32(_mm256_add_epi32(half, bias), 23));
   const F b = floats(_mm256_slli_epi32(_mm256_add_epi32(rest, bias), 23));
@@ -120,6 +120,14 @@ static inline F exp2(F x) {
   p = fma(p, f, set1(0x1.c6aeccp-5f));
   p = fma(p, f, set1(0x1.ebfbep-3f));
   p = fma(p, f, set1(0x1.62e43p-1f));
+  return scale2(fma(p, f, set1(1.0f)), n);
+}
+
+// 2^x for x up to 0, relative error 1.0e-4, for what is then rounded to bf16.
+static inline F exp2_rough(F x) {
+  const F n = nearest(x), f = sub(x, n);
+  F p = fma(set1(0x1.c2a218p-5f), f, set1(0x1.f00c4ep-3f));
+  p = fma(p, f, set1(0x1.62f5fap-1f));
   return scale2(fma(p, f, set1(1.0f)), n);
 }
 
