@@ -9,16 +9,13 @@ llama.cpp's are the context's, OpenVINO's static or the pipeline's.
 
 from __future__ import annotations
 
-import argparse
 import statistics
-import tempfile
 import time
-from pathlib import Path
 
 import machine
 import torch
 from serve_cpu import prompts
-from shapes import SHAPES, checkpoint, weight_bytes
+from shapes import SHAPES, checkpoint, options, weight_bytes
 
 from herd.engine import pace
 from herd.engine.engine import Engine
@@ -62,13 +59,9 @@ def rate(engine: Engine, adapters: list[Adapter | None], steps: int, seed: int) 
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--shape", action="append", choices=list(SHAPES))
+    parser = options(__doc__)
     parser.add_argument("--rank", type=int, default=16)
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--cache", type=Path, default=Path(tempfile.gettempdir()) / "herd-bench")
     args = parser.parse_args()
     pace.MAX_DRAFT = 0
     print(f"{machine.describe()}; {STREAMS} replies, rank {args.rank}\n")

@@ -8,15 +8,12 @@ is read, and between the same tokens when no prompt comes; and how long it was r
 
 from __future__ import annotations
 
-import argparse
 import sys
-import tempfile
-from pathlib import Path
 
 import machine
 import numpy as np
 from serve_cpu import GROUPS, System, convert, prompts
-from shapes import SHAPES, checkpoint
+from shapes import SHAPES, checkpoint, options
 
 PROMPT, STREAMS = 4000, 4
 # When the prompt comes, in seconds, and the tokens of each reply: those before it, and about those while it is read.
@@ -45,12 +42,8 @@ def measure(system: System, shape: str) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--shape", action="append", choices=list(SHAPES))
+    parser = options(__doc__)
     parser.add_argument("--peers", default=sys.executable, metavar="PYTHON")
-    parser.add_argument("--cache", type=Path, default=Path(tempfile.gettempdir()) / "herd-bench")
     args = parser.parse_args()
     print(machine.describe(), flush=True)
     for shape in args.shape or SHAPES:

@@ -21,7 +21,6 @@ import select
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -30,7 +29,7 @@ from typing import Any
 
 import machine
 import numpy as np
-from shapes import SHAPES, checkpoint, products, weight_bytes
+from shapes import SHAPES, checkpoint, options, products, weight_bytes
 
 from herd.model.config import Config
 
@@ -252,12 +251,8 @@ def measure(name: str, args: argparse.Namespace, limits: machine.Limits) -> dict
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--shape", action="append", choices=list(SHAPES))
+    parser = options(__doc__)
     parser.add_argument("--peers", default=sys.executable, metavar="PYTHON")
-    parser.add_argument("--cache", type=Path, default=Path(tempfile.gettempdir()) / "herd-bench")
     parser.add_argument("--quick", action="store_true", help="one round, Herd and each row's best peer")
     parser.add_argument("--rounds", type=int, metavar="N", help="in place of each shape's own number")
     parser.add_argument("--json", type=Path, metavar="FILE", help="all numbers, too")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import shutil
+import tempfile
 from pathlib import Path
 
 from tokenizers import Tokenizer as Backend
@@ -22,6 +24,16 @@ SHAPES = {
         128_256, 2048, 16, 32, 8, 64, 8192, max_positions=131_072, rope_scaling=RopeScaling(32.0)
     ),
 }
+
+
+def options(description: str | None) -> argparse.ArgumentParser:
+    """--shape and --cache, as all that serve these have them."""
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--shape", action="append", choices=list(SHAPES))
+    parser.add_argument("--cache", type=Path, default=Path(tempfile.gettempdir()) / "herd-bench")
+    return parser
 
 
 def tokenizer(size: int) -> Tokenizer:

@@ -14,6 +14,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+import openai
 import pytest
 import uvicorn
 from fastapi.testclient import TestClient
@@ -244,3 +245,9 @@ def wait_for(condition: Callable[[], object], seconds: float = 5.0) -> None:
 @pytest.fixture(name="wait_for")
 def _wait_for() -> Callable[..., None]:
     return wait_for
+
+
+@pytest.fixture
+def api(url: str) -> openai.OpenAI:
+    """OpenAI's own client of the server."""
+    return openai.OpenAI(base_url=f"{url}/v1", api_key="any", max_retries=0)

@@ -1,0 +1,122 @@
+"""Responses that are stored: continued, listed, deleted, made in the background, and whose they are."""
+
+import sqlite3
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import openai
+import pytest
+from fastapi.testclient import TestClient
+
+from herd.protocol import Failed
+
+from .test_responses import TEXT, WEATHER
+
+
+def test_input_items(api: openai.OpenAI) -> None:
+    first = api.responses.create(model="cria", input="Zero", instructions="Be brief.")
+    said: Any = [{"role": "user", "content": [{"type": "input_text", "text": str(i)}]} for i in range(5)]
+    second = api.responses.create(model="cria", input=said, previous_response_id=first.id)
+    items: Any = list(api.responses.input_items.list(second.id, limit=2, order="asc"))  # three pages
+    assert [item.content[0].text for item in items] == ["0", "1", "2", "3", "4"]
+    assert len({item.id for item in items}) == 5
+    assert [i.id for i in api.responses.input_items.list(second.id)] == [i.id for i in reversed(items)]
+    with pytest.raises(openai.BadRequestError, match="after"):
+        api.responses.input_items.list(second.id, after="nowhere")
+
+
+def test_delete_and_unknown_ids(api: openai.OpenAI, home: Path) -> None:
+    response = api.responses.create(model="cria", input="my deepest secret", instructions="hush")
+    api.responses.delete(response.id)
+    for call in (
+        api.responses.retrieve,
+        api.responses.delete,
+        api.responses.cancel,
+        api.responses.input_items.list,
+    ):
+        for id in (response.id, "resp_none"):
+            with pytest.raises(openai.NotFoundError, match=id):
+                call(id)  # type: ignore[operator]
+    with pytest.raises(openai.BadRequestError, match=response.id) as caught:
+        api.responses.create(model="cria", input="x", previous_response_id=response.id)
+    assert caught.value.param == "previous_response_id"
+    with sqlite3.connect(f"file:{home / 'herd.db'}?mode=ro", uri=True) as database:
+        assert "secret" not in str(database.execute("select * from generations").fetchall())
+
+
+def test_store_false_keeps_no_text(api: openai.OpenAI, home: Path) -> None:
+    response = api.responses.create(
+        model="cria", input="my deepest secret", instructions="a secret, too", tools=[WEATHER], store=False
+    )
+    with pytest.raises(openai.NotFoundError):
+        api.responses.retrieve(response.id)
+    with sqlite3.connect(f"file:{home / 'herd.db'}?mode=ro", uri=True) as database:
+        (row,) = database.execute("select * from generations").fetchall()
+    assert not any(word in str(row) for word in ("secret", "Once", "weather", "place"))
+
+
+def test_in_the_background(api: openai.OpenAI, engine: Any, wait_for: Callable[..., None]) -> None:
+    engine.delay = 0.1
+    begun = api.responses.create(model="cria", input="Hi", background=True)
+    assert begun.status == "queued" and begun.background and begun.output == []
+    wait_for(lambda: api.responses.retrieve(begun.id).status == "in_progress")
+    with pytest.raises(openai.BadRequestError, match="not ended"):
+        api.responses.create(model="cria", input="x", previous_response_id=begun.id)
+    assert [i.type for i in api.responses.input_items.list(begun.id)] == ["message"]
+    wait_for(lambda: api.responses.retrieve(begun.id).status == "completed")
+    assert api.responses.retrieve(begun.id).output_text == TEXT
+    assert api.responses.cancel(begun.id).status == "completed"  # too late
+    there = api.responses.create(model="cria", input="Hi")
+    with pytest.raises(openai.BadRequestError, match="background"):
+        api.responses.cancel(there.id)
+    engine.fail = Failed("the queue is full", "queue_full", 429)
+    refused = api.responses.create(model="cria", input="Hi", background=True)
+    wait_for(lambda: api.responses.retrieve(refused.id).status == "failed")
+    error = api.responses.retrieve(refused.id).error
+    assert error is not None and "queue is full" in error.message
+
+
+def test_cancel_and_delete_in_the_background(
+    api: openai.OpenAI, engine: Any, wait_for: Callable[..., None]
+) -> None:
+    engine.words, engine.delay = ("word ",) * 10_000, 0.02
+    begun = api.responses.create(model="cria", input="Hi", background=True)
+    wait_for(lambda: engine.running)
+    time.sleep(0.1)
+    left = time.monotonic()
+    cancelled = api.responses.cancel(begun.id)
+    assert cancelled.status == "cancelled" and cancelled.output_text.startswith("word ")
+    assert engine.cancelled[0] - left < 0.25 and engine.running == 0
+    assert api.responses.retrieve(begun.id) == cancelled
+    begun = api.responses.create(model="cria", input="Hi", background=True)
+    wait_for(lambda: engine.running)
+    api.responses.delete(begun.id)
+    assert engine.running == 0
+    with pytest.raises(openai.NotFoundError):
+        api.responses.retrieve(begun.id)
+
+
+def test_another_key_knows_nothing_of_it(start: Callable[..., TestClient]) -> None:
+    server = start(api_key="root")
+
+    def by(secret: str) -> TestClient:
+        client = TestClient(server.app, base_url=str(server.base_url))  # which shares the running server
+        client.headers["Authorization"] = f"Bearer {secret}"
+        return client
+
+    def made(name: str) -> TestClient:
+        key = by("root").post("/api/keys", json={"application": name, "scopes": ["use:*"]}).json()
+        return by(key["secret"])
+
+    one, other = made("one"), made("two")
+    id = one.post("/v1/responses", json={"model": "cria", "input": "Hi"}).json()["id"]
+    assert other.get(f"/v1/responses/{id}").status_code == 404
+    assert other.get(f"/v1/responses/{id}/input_items").status_code == 404
+    assert other.post(f"/v1/responses/{id}/cancel").status_code == 404
+    assert other.delete(f"/v1/responses/{id}").status_code == 404
+    again = other.post("/v1/responses", json={"model": "cria", "input": "x", "previous_response_id": id})
+    assert again.status_code == 400 and id in again.json()["error"]["message"]
+    assert by("root").get(f"/v1/responses/{id}").status_code == 404
+    assert one.get(f"/v1/responses/{id}").json()["id"] == id
