@@ -33,9 +33,9 @@ class _Model:
 
 
 class _Stream(asyncio.Queue[Event]):
-    """Events of one request, which is `sent` to the process once its model is there, and in time `started`."""
+    """Events of one request, which is `sent` to the process once its model is there, and in time starts."""
 
-    sent = started = False
+    sent = False
 
     def __init__(self, salt: str, tokens: int) -> None:
         super().__init__()
@@ -49,6 +49,7 @@ class EngineClient:
         self.max_queue = max_queue
         self._ids = itertools.count()
         self._streams: dict[str, _Stream] = {}
+        self._queued: dict[str, _Stream] = {}  # those that have not started
         self._coming: list[str] = []  # salts of requests that were admitted in this round of the loop
         self._models: dict[str, _Model] = {}
         self._leaving: dict[str, asyncio.Future[None]] = {}
@@ -126,7 +127,7 @@ class EngineClient:
             yield Failed("this model is not loaded", "model_not_loaded", 503)
             return
         id = str(next(self._ids))
-        self._streams[id] = stream
+        self._streams[id] = self._queued[id] = stream
         ended = False
         try:
             await asyncio.shield(model.ready)
@@ -144,24 +145,30 @@ class EngineClient:
             yield Failed(str(error), "request_too_large", 413)
         finally:
             self._streams.pop(id, None)
+            self._queued.pop(id, None)
             if stream.sent and not ended:
                 self._send({"op": "cancel", "id": id})
 
+    def look(self, salt: str) -> None:
+        """Raises HerdError 429 unless another request of `salt` has a place in the queue now."""
+        self._find_place(salt, 0)
+
     def admit(self, salt: str) -> None:
-        """Raises HerdError 429 unless another request of `salt` has a place in the queue.
+        """The same for a request that is about to come.
 
         The place is kept until the event loop's next round, in which `generate` takes it.
         """
-        self._find_place(salt, 0)
+        self.look(salt)
         self._coming.append(salt)
         asyncio.get_running_loop().call_soon(self._coming.remove, salt)
 
     def _find_place(self, salt: str, tokens: int) -> None:
         """Known here, so that a busy engine need not be asked. The rule is `herd.engine.waiting`'s."""
-        queued = [s for s in self._streams.values() if not s.started]
-        mine = sum(s.salt == salt for s in queued) + self._coming.count(salt)
-        count, most = len(queued) + len(self._coming), self.max_queue
-        no_place = count >= most and (mine >= most // 8 or count >= 2 * most)
+        queued, most = self._queued.values(), self.max_queue
+        count, no_place = len(queued) + len(self._coming), False
+        if count >= most:
+            mine = sum(s.salt == salt for s in queued) + self._coming.count(salt)
+            no_place = mine >= most // 8 or count >= 2 * most
         if no_place or (queued and sum(s.tokens for s in queued) + tokens > MAX_QUEUE_TOKENS):
             message = f"the queue is full; try again in {self.retry_after} s"
             raise HerdError(message, code="queue_full", status=429)
@@ -169,8 +176,7 @@ class EngineClient:
     @property
     def retry_after(self) -> int:
         """Seconds after which a request that is refused now may be taken: for Retry-After."""
-        queued = sum(not s.started for s in self._streams.values())
-        return min(max(round(queued * self._gap), RETRY[0]), RETRY[1])
+        return min(max(round(len(self._queued) * self._gap), RETRY[0]), RETRY[1])
 
     def status(self) -> Message:
         """{"state": starting | idle | busy | gone, "running", "waiting", "models": {key: info}, "metrics"}.
@@ -284,7 +290,8 @@ class EngineClient:
 
     def _deliver(self, id: str, event: Event) -> None:
         if stream := self._streams.get(id):
-            stream.started = stream.started or isinstance(event, Started)
+            if isinstance(event, Started):
+                self._queued.pop(id, None)
             stream.put_nowait(event)
             if isinstance(event, Usage):
                 now = asyncio.get_running_loop().time()

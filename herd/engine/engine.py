@@ -38,7 +38,7 @@ from herd.protocol.types import (
 MAX_WAITING = 256  # requests
 MAX_WAITING_TOKENS = 1 << 20
 SCORED_ROWS = 64  # prompt positions whose logits are held at a time
-Draw = Callable[[Tensor, Sequence[Sampling], Sequence[float]], list[int | None]]
+Draw = Callable[[Tensor, Sequence[int], Sequence[Sampling], Sequence[float]], list[int | None]]
 DAMAGED = "the model computed something that is not a number; its weights may be damaged"
 
 
@@ -267,16 +267,19 @@ class Engine:
         return False
 
     def _tokens(self, choices: list[Choice], rows: list[int], logits: Tensor) -> list[int | None]:
-        """What each choice draws from its row, its penalties and grammar applied."""
-        if len(rows) < len(logits) or not all(c.plain for c in choices):
-            logits = logits[rows]  # a copy
-        for i, c in enumerate(choices):
+        """What each choice draws from its row, its penalties and grammar applied; `logits` stay the model's."""
+        own: dict[int, Tensor] = {}
+        for c, row in zip(choices, rows, strict=True):
             if not c.plain:
-                shaped = sampler.penalise(logits[i], c.tokens, len(c.job.prompt.ids), c.sampling)
-                logits[i] = c.constrain(shaped)
+                own[row] = logits[row].clone()
+                shaped = sampler.penalise(own[row], c.tokens, len(c.job.prompt.ids), c.sampling)
+                logits[row] = c.constrain(shaped)
         samplings = [c.sampling for c in choices]
         uniform = [c.rng.random() if c.sampling.temperature > 0 else 0.0 for c in choices]
-        return self.draw(logits, samplings, uniform)
+        drawn = self.draw(logits, rows, samplings, uniform)
+        for row, values in own.items():
+            logits[row] = values
+        return drawn
 
     def _prompt_read(self, choice: Choice) -> None:
         """Echo if asked; let the other choices begin, which find the prompt in the cache; an embedding is done."""

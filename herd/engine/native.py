@@ -58,9 +58,9 @@ class Chunk(ctypes.Structure):
     _fields_ = [(name, ctypes.c_int32) for name in ("rows", "spans")]
     _fields_ += [
         (name, ctypes.c_void_p)
-        for name in ("span", "blocks", "lora", "first", "angles", "ids", "x", "low", "y", "h", "act")
+        for name in ("span", "blocks", "lora", "first", "angles", "ids", "x", "low", "y", "h", "act", "own")
     ]
-    _fields_ += [("h_size", ctypes.c_size_t), ("act_size", ctypes.c_size_t), ("loras", ctypes.c_int32)]
+    _fields_ += [("own_act", ctypes.c_size_t), ("own_size", ctypes.c_size_t), ("loras", ctypes.c_int32)]
 
 
 class Native:
@@ -306,7 +306,7 @@ def library() -> ctypes.CDLL:
         "herd_room": [p, p, i],
         "herd_head": [p, p, p, i, p, p],
         "herd_attend": [p, p, i, p],
-        "herd_draw": [p, p, i, i, p, p, p],
+        "herd_draw": [p, p, p, i, i, p, p, p],
         "herd_score": [p, p, i, i, p, i, p, p],
     }
     for name, arguments in signatures.items():
@@ -330,18 +330,22 @@ def _vector(weight: Tensor) -> np.ndarray:
 # --- drawing
 
 
-def draw(logits: Tensor, samplings: Sequence[Sampling], uniform: Sequence[float]) -> list[int | None]:
-    """A token for each row of fp32 logits [n,V], as `sampler.draw` defines it from a uniform number of [0, 1).
+def draw(
+    logits: Tensor, rows: Sequence[int], samplings: Sequence[Sampling], uniform: Sequence[float]
+) -> list[int | None]:
+    """A token from each of these rows of fp32 logits [n,V], as `sampler.draw` defines it from a uniform number of [0, 1).
 
     None where a logit is NaN or the largest is infinite. Weights are summed from fp32 values: next to a limit or to
     a step of the distribution (some 1e-6 of it), the PyTorch path may choose the neighbour.
     """
-    n, size = logits.shape
+    n, size = len(rows), logits.shape[1]
     limits = array("d", [v for s in samplings for v in (s.temperature, s.top_p, s.min_p, s.top_k)])
-    u, tokens, logits = array("d", uniform), array("i", bytes(4 * n)), logits.contiguous()
+    at, u, tokens = array("i", rows), array("d", uniform), array("i", bytes(4 * n))
+    logits = logits.contiguous()
     library().herd_draw(
         kernels.team(torch.get_num_threads()),
         logits.data_ptr(),
+        at.buffer_info()[0],
         n,
         size,
         limits.buffer_info()[0],

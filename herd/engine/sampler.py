@@ -54,25 +54,29 @@ def probabilities(logits: Tensor, samplings: Sequence[Sampling]) -> Tensor:
     return probs
 
 
-def draw(logits: Tensor, samplings: Sequence[Sampling], uniform: Sequence[float]) -> list[int | None]:
-    """One token for each row of logits [n,V]; None where the highest is not a number or infinite.
+def draw(
+    logits: Tensor, rows: Sequence[int], samplings: Sequence[Sampling], uniform: Sequence[float]
+) -> list[int | None]:
+    """One token from each of these rows of logits [n,V]; None where the highest is not a number or infinite.
 
     Temperature 0 takes the likeliest, the lowest id of equals. Else the row's uniform number of [0, 1) is inverted
     through the cumulative distribution in order of token id, so that nothing but the row and its number decides.
     """
+    if len(rows) < len(logits):
+        logits = logits[list(rows)]
     table = logits.numpy()
     best = table.argmax(-1)  # of what is not a number, if there is any
     finite = np.isfinite(table[np.arange(len(best)), best])
     tokens: list[int | None] = best.tolist()
-    rows = [i for i, s in enumerate(samplings) if s.temperature > 0]
-    if rows:
-        some = logits if len(rows) == len(tokens) else logits[rows]
-        sums = probabilities(some, [samplings[i] for i in rows]).cumsum(-1).numpy()
-        for row, cumulative in zip(rows, sums, strict=True):
+    warm = [i for i, s in enumerate(samplings) if s.temperature > 0]
+    if warm:
+        some = logits if len(warm) == len(tokens) else logits[warm]
+        sums = probabilities(some, [samplings[i] for i in warm]).cumsum(-1).numpy()
+        for i, cumulative in zip(warm, sums, strict=True):
             end = cumulative[-1]
-            at = int(np.searchsorted(cumulative, uniform[row] * end, side="right"))
+            at = int(np.searchsorted(cumulative, uniform[i] * end, side="right"))
             # The number may round up to the very end, where the last possible token is the first to reach it.
-            tokens[row] = at if at < len(cumulative) else int(np.searchsorted(cumulative, end))
+            tokens[i] = at if at < len(cumulative) else int(np.searchsorted(cumulative, end))
     return tokens if finite.all() else [t if ok else None for t, ok in zip(tokens, finite, strict=True)]
 
 

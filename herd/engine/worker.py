@@ -38,9 +38,10 @@ from herd.engine.pace import STEP
 from herd.engine.readers import Readers
 from herd.engine.step import Adapter
 from herd.errors import HerdError
-from herd.protocol.types import Event, Failed, Request, Usage
+from herd.protocol.types import Delta, Event, Failed, Request, Usage
 
 STATUS_EVERY = 0.25  # seconds, while busy
+HEARD_EVERY = 0.1  # seconds: the server would spend more time on each token than the engine
 LARGE = 64 << 10  # bytes of tools or of a format that take long to read, even where their grammar is known
 
 
@@ -55,6 +56,9 @@ class Worker:
         ] = {}  # what each key stands for: an engine, an adapter
         self.leaving: set[str] = set()  # keys to be unloaded once their requests have ended
         self.requests: dict[str, str] = {}  # id → key, of all that have not ended
+        self.streamed: set[str] = set()  # those whose reply somebody reads while it is made
+        self.held: dict[str, list[Delta]] = {}  # what the others said since they were last heard of
+        self.heard = 0.0  # when that was
         self.unread: set[str] = set()  # requests whose prompts are not read yet
         self.inbox: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         # Threads a model: its prompts stay in order of arrival, and a slow template keeps no other model waiting.
@@ -111,11 +115,37 @@ class Worker:
             os._exit(0)
 
     def _emit(self, events: list[tuple[str, Event]]) -> None:
+        """Send events; the text of replies that nobody reads along, but for its beginning, only every now and then."""
+        out: list[tuple[str, Event]] = []
+        if time.monotonic() - self.heard > HEARD_EVERY:
+            self.heard = time.monotonic()
+            for id in self.held:
+                self._release(id, out)
         for id, event in events:
+            held = self.held.get(id)
+            if held is not None and type(event) is Delta:
+                held.append(event)
+                continue
+            if held:
+                self._release(id, out)
+            out.append((id, event))
             if isinstance(event, Usage | Failed):
                 self.requests.pop(id, None)
-        if events:
-            self._send(frames.events(events))
+                self.streamed.discard(id)
+                self.held.pop(id, None)
+            elif type(event) is Delta and id not in self.streamed:
+                self.held[id] = []
+        if out:
+            self._send(frames.events(out))
+
+    def _release(self, id: str, out: list[tuple[str, Event]]) -> None:
+        """Put what is held of a reply at the end of `out`, as one event for each choice."""
+        held, self.held[id] = self.held[id], []
+        for index in sorted({d.index for d in held}):
+            parts = [d for d in held if d.index == index]
+            text = "".join([d.text for d in parts])
+            tokens = tuple([t for d in parts for t in d.tokens])
+            out.append((id, Delta(index, text, tokens, tuple([p for d in parts for p in d.logprobs]))))
 
     def _step(self, name: str, engine: Engine) -> None:
         if engine.idle:
@@ -212,6 +242,8 @@ class Worker:
         self.requests[id] = key
         self.unread.add(id)
         asked, salt = message["request"], message["salt"]
+        if asked.get("stream"):
+            self.streamed.add(id)
         bound = [part for part in (asked.get("format"), asked.get("tools")) if part]
 
         def read(wait: bool) -> None:

@@ -25,7 +25,7 @@ from herd.errors import HerdError
 from herd.gateway.config import ConfigError, at_line, load
 from herd.gateway.drift import Drift
 from herd.gateway.gateway import Gateway
-from herd.gateway.keys import Keys
+from herd.gateway.keys import Keys, Principal
 from herd.gateway.ledger import BEAT, Ledger
 from herd.gateway.prices import Prices
 from herd.gateway.provider import Provider
@@ -93,6 +93,10 @@ def create_app(settings: Settings, engines: Engines) -> FastAPI:
         await gateway.close()
         await asyncio.to_thread(store.close)
 
+    def look(principal: Principal) -> None:
+        if not gateway.reaches_out:  # else a reply need not be the engine's
+            engines.engine.look(principal.name or "")
+
     # FastAPI's own documentation pages load scripts from elsewhere; /openapi.json is the description.
     app = FastAPI(title="Herd", version=version("openherd"), lifespan=lifespan, docs_url=None, redoc_url=None)
     battles = Battles(
@@ -102,7 +106,7 @@ def create_app(settings: Settings, engines: Engines) -> FastAPI:
         settings, keys, ledger, engines.registry, store, engines, metrics, gateway, reloader, scheduler,
         board, live, battles, Ballots(battles, store, board),
     )  # fmt: skip
-    app.add_middleware(Guard, settings=settings, keys=keys, observe=metrics.observe_http)
+    app.add_middleware(Guard, settings=settings, keys=keys, observe=metrics.observe_http, look=look)
     errors.install(app)
     app.include_router(openai.router)
     app.include_router(anthropic.router)

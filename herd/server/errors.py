@@ -13,7 +13,6 @@ from starlette.types import Scope
 from herd.errors import HerdError
 from herd.gateway.provider import UpstreamError
 from herd.protocol import Failed, ProtocolError, anthropic, openai
-from herd.server.state import state
 
 log = logging.getLogger("herd.server")
 
@@ -48,7 +47,13 @@ def response(error: HerdError, scope: Scope) -> JSONResponse:
     """The error as the dialect of the request's path has it."""
     id = scope.get("state", {}).get("request_id")
     content = anthropic.encode_error(error, id) if speaks_anthropic(scope) else openai.encode_error(error)
-    return JSONResponse(content, error.status, HEADERS.get(error.status))
+    headers = dict(HEADERS.get(error.status, {}))
+    wait = getattr(error, "retry_after", None)
+    if error.code == "budget_exhausted":  # no wait helps: the SDKs of both dialects do not retry then
+        headers["X-Should-Retry"] = "false"
+    elif wait or error.status == 429:
+        headers["Retry-After"] = str(math.ceil(wait or scope["app"].state.herd.engines.engine.retry_after))
+    return JSONResponse(content, error.status, headers)
 
 
 def install(app: FastAPI) -> None:
@@ -60,13 +65,7 @@ def install(app: FastAPI) -> None:
             log.warning("%s", error)
             plain = str(error).partition(" (")[0]
             error = HerdError(plain, status=error.status, code=error.code)
-        answer = response(error, request.scope)
-        if error.code == "budget_exhausted":  # no wait helps: the SDKs of both dialects do not retry then
-            answer.headers["X-Should-Retry"] = "false"
-        elif error.status == 429 or getattr(error, "retry_after", None):
-            wait = getattr(error, "retry_after", None) or state(request).engines.engine.retry_after
-            answer.headers["Retry-After"] = str(math.ceil(wait))
-        return answer
+        return response(error, request.scope)
 
     async def http(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)

@@ -20,6 +20,9 @@ from herd.server.settings import Settings
 log = logging.getLogger("herd.access")
 
 COOKIE = "herd_key"
+REPLIES = frozenset(
+    f"/v1/{name}" for name in ("chat/completions", "completions", "embeddings", "responses", "messages")
+)
 MAX_HEADERS, HEADER_BYTES = 100, 32 * 1024
 SECURITY_HEADERS = {
     "Content-Security-Policy": "default-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'",
@@ -40,19 +43,25 @@ class Guard:
 
     The key's `Principal` is in scope["state"]["principal"], except where no key is needed.
 
-    `observe(method, route, status, seconds)` is called once for each request.
+    `observe(method, route, status, seconds)` is called once for each request. `look(principal)` raises HerdError where
+    there is no place for a reply: an overload must cost little, and what comes behind this door costs most.
     """
 
     def __init__(
-        self, app: ASGIApp, settings: Settings, keys: Keys, observe: Callable[[str, str, int, float], None]
+        self,
+        app: ASGIApp,
+        settings: Settings,
+        keys: Keys,
+        observe: Callable[[str, str, int, float], None],
+        look: Callable[[Principal], None],
     ) -> None:
-        self.app, self.settings, self.keys, self.observe = app, settings, keys, observe
+        self.app, self.settings, self.keys, self.observe, self.look = app, settings, keys, observe, look
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        headers = Headers(scope=scope)
+        headers, path = Headers(scope=scope), scope["path"]
         id = _request_id(headers.get("x-request-id", ""))
         scope.setdefault("state", {})["request_id"] = id
         extra = {"X-Request-Id": id, **self._cors(headers)}
@@ -88,7 +97,8 @@ class Guard:
             await response(error, scope)(scope, receive, send_out)
         finally:
             seconds = time.perf_counter() - began
-            route = getattr(scope.get("route"), "path", "unmatched")
+            unmatched = path if path in REPLIES else "unmatched"
+            route = getattr(scope.get("route"), "path", unmatched)
             self.observe(scope["method"], route, status, seconds)
             log.log(
                 logging.WARNING if status >= 500 and route != "/ready" else logging.INFO,
@@ -118,7 +128,14 @@ class Guard:
             message = f"this server asks for a key, one that is known and in force: send the header {header}"
             return HerdError(message, status=401, code="invalid_api_key")
         scope["state"]["principal"] = principal
-        return access.refusal(principal, scope["method"], path)
+        if refused := access.refusal(principal, scope["method"], path):
+            return refused
+        if path in REPLIES and scope["method"] == "POST":
+            try:
+                self.look(principal)
+            except HerdError as full:
+                return full
+        return None
 
     def _principal(self, headers: Headers) -> Principal | None:
         """Whose key the request brings; if it brings none, whom the server lets in without one."""

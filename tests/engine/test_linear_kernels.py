@@ -8,9 +8,10 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -294,25 +295,54 @@ def test_python_threads_take_turns(library: ctypes.CDLL) -> None:
     assert not wrong
 
 
-TASK = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int, ctypes.c_int)
+class Turn(ctypes.Structure):
+    _fields_ = [("team", ctypes.c_void_p), ("phase", ctypes.c_uint32), ("t", ctypes.c_int), ("nt", ctypes.c_int)]
+
+
+TASK = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.POINTER(Turn))
+MUCH = 1 << 40
+
+
+def run(library: ctypes.CDLL, team: int, work: int, counts: Sequence[int]) -> list[tuple[int, int]]:
+    """(phase, part) of a task's parts in the order in which they began and, again, ended."""
+    seen: list[tuple[int, int]] = []
+    part = library.herd_part
+    part.argtypes, part.restype = (ctypes.POINTER(Turn), ctypes.c_int, ctypes.c_int), ctypes.c_int
+
+    def task(_: object, turn: Any) -> None:
+        for phase, count in enumerate(counts):
+            last = -1
+            while (last := part(turn, count, last)) >= 0:
+                seen.append((phase, last))
+                time.sleep(0)
+                seen.append((phase, last))
+
+    library.herd_team_run.argtypes = (ctypes.c_void_p, TASK, ctypes.c_void_p, ctypes.c_int64)
+    library.herd_team_run(team, TASK(task), None, work)
+    return seen
+
+
+@pytest.mark.parametrize("work", [MUCH, 1])
+def test_parts_are_done_once_each_and_phases_one_after_the_other(library: ctypes.CDLL, work: int) -> None:
+    counts = [1, 5, 0, 2, 30, 1, 1, 7, 64] * 20
+    seen = run(library, kernels.team(4), work, counts)
+    assert sorted(seen) == sorted([(phase, part) for phase, n in enumerate(counts) for part in range(n)] * 2)
+    assert [phase for phase, _ in seen] == sorted(phase for phase, _ in seen)
 
 
 def test_a_team_runs_nested_and_alone_in_a_fork(library: ctypes.CDLL) -> None:
-    library.herd_team_run.argtypes = (ctypes.c_void_p, TASK, ctypes.c_void_p)
-    team, seen = kernels.team(4), []
-    inner = TASK(lambda _, t, nt: seen.append((t, nt)))
+    team, inner = kernels.team(4), []
 
-    def outer(_: object, t: int, nt: int) -> None:
-        seen.append((t, nt))
-        library.herd_team_run(team, inner, None)
+    def outer(_: object, turn: Any) -> None:
+        inner.append(run(library, team, MUCH, [2, 1]))
 
-    library.herd_team_run(team, TASK(outer), None)
-    assert sorted(seen) == sorted([(0, 4), (1, 4), (2, 4), (3, 4), *[(0, 1)] * 4])
+    alone = [(0, 0), (0, 0), (0, 1), (0, 1), (1, 0), (1, 0)]
+    run(library, team, MUCH, [])
+    library.herd_team_run(team, TASK(outer), None, MUCH)
+    assert inner and all(one == alone for one in inner)
     child = os.fork()
     if child == 0:
-        seen.clear()
-        library.herd_team_run(team, inner, None)
-        os._exit(seen != [(0, 1)])
+        os._exit(run(library, team, MUCH, [2, 1]) != alone)
     assert os.waitpid(child, 0)[1] == 0
 
 

@@ -51,7 +51,7 @@ def test_draws_invert_the_distribution(library: str, size: int) -> None:
             min_p=float(rng.choice([0, 0, 0.05, 0.5])),
         )
         u = rng.random(20)
-        got = native.draw(torch.from_numpy(np.tile(logits, (20, 1))), [s] * 20, u.tolist())
+        got = native.draw(torch.from_numpy(np.tile(logits, (20, 1))), range(20), [s] * 20, u.tolist())
         # Where the limit lies within rounding of a token's own share, either side will do.
         near = {min(s.top_p * (1 + e), 1.0) for e in (-1e-6, 0, 1e-6)} if s.top_p < 1 else {1.0}
         assert any(inverts(kept(logits, replace(s, top_p=top_p)), u, got) for top_p in near)
@@ -65,17 +65,18 @@ def inverts(p: np.ndarray, u: np.ndarray, tokens: list[int | None]) -> bool:
 def test_the_ends_of_the_distribution_are_reached(library: str) -> None:
     logits = torch.tensor([[-torch.inf, 0, 0, -torch.inf]])
     for s in (Sampling(), Sampling(top_p=0.999), Sampling(top_k=3), Sampling(min_p=0.1)):
-        assert native.draw(logits, [s], [0.0]) == [1]
-        assert native.draw(logits, [s], [np.nextafter(1.0, 0.0)]) == [2]
+        assert native.draw(logits, [0], [s], [0.0]) == [1]
+        assert native.draw(logits, [0], [s], [np.nextafter(1.0, 0.0)]) == [2]
     greedy = Sampling(temperature=0)
-    assert native.draw(torch.tensor([[1.0, 3, 3, 2]]), [greedy], [0.5]) == [1]
+    assert native.draw(torch.tensor([[1.0, 3, 3, 2]]), [0], [greedy], [0.5]) == [1]
 
 
 def test_rows_have_their_own_limits_and_broken_ones_are_reported(library: str) -> None:
     nan, inf = torch.nan, torch.inf
     logits = torch.tensor([[0.0, 9, 0], [0, nan, 9], [inf, 0, 0], [-inf] * 3, [5, 0, -inf]])
     limits = [Sampling(temperature=0), Sampling(), Sampling(temperature=0), Sampling(), Sampling(top_k=1)]
-    assert native.draw(logits, limits, [0.99] * 5) == [1, None, None, None, 0]
+    assert native.draw(logits, range(5), limits, [0.99] * 5) == [1, None, None, None, 0]
+    assert native.draw(logits, [4, 0], [limits[4], limits[0]], [0.99] * 2) == [0, 1]
 
 
 @best
@@ -86,7 +87,7 @@ def test_draws_follow_the_distribution(s: Sampling) -> None:
     logits = np.random.default_rng(3).standard_normal(12).astype(np.float32)
     n, p = 20_000, kept(logits, s)
     u = np.random.default_rng(4).random(n).tolist()
-    drawn = native.draw(torch.from_numpy(logits).expand(n, -1), [s] * n, u)
+    drawn = native.draw(torch.from_numpy(logits).expand(n, -1), range(n), [s] * n, u)
     counts = np.bincount(np.array(drawn), minlength=12)
     some = p > 0
     assert counts[~some].sum() == 0

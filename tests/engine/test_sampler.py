@@ -61,7 +61,7 @@ def test_filters_equal_those_of_transformers(size: int, temperature: float) -> N
 def test_draws_follow_the_distribution() -> None:
     rng, n = generator(Sampling(seed=1), 0), 20_000
     counts = torch.bincount(
-        torch.tensor([draw(LOGITS[None], [Sampling()], [rng.random()])[0] for _ in range(n)]), minlength=5
+        torch.tensor([draw(LOGITS[None], [0], [Sampling()], [rng.random()])[0] for _ in range(n)]), minlength=5
     )
     expected = LOGITS.exp() * n
     chi2 = ((counts - expected) ** 2 / expected).sum().item()
@@ -70,7 +70,7 @@ def test_draws_follow_the_distribution() -> None:
 
 def test_greedy_takes_the_lowest_of_equals() -> None:
     equals = torch.tensor([[0.0, 2.0, 2.0]])
-    assert draw(equals, [Sampling(temperature=0.0)], [0.0]) == [1]
+    assert draw(equals, [0], [Sampling(temperature=0.0)], [0.0]) == [1]
 
 
 def test_choices_of_one_seed_have_numbers_of_their_own() -> None:
@@ -98,8 +98,8 @@ samplings = st.builds(
 def test_a_row_draws_the_same_in_any_company(some: list[Sampling], size: int) -> None:
     logits = torch.randn(len(some), size, generator=torch.Generator().manual_seed(size)) * 3
     uniform = [generator(s, 0).random() for s in some]
-    together = draw(logits, some, uniform)
-    alone = [draw(logits[i : i + 1], [s], uniform[i : i + 1])[0] for i, s in enumerate(some)]
+    together = draw(logits, range(len(some)), some, uniform)
+    alone = [draw(logits, [i], [s], uniform[i : i + 1])[0] for i, s in enumerate(some)]
     assert together == alone
     table = probabilities(logits, [s if s.temperature else Sampling() for s in some])
     for i, s in enumerate(some):

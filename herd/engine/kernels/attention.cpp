@@ -154,6 +154,10 @@ void tile(const Shape& s, const Chunk& c, const Span& span, int layer, int kv, c
   }
 }
 
+int tiles(const Shape& s, const Span& span) {
+  return ((span.stop - span.start) * s.heads / s.kv_heads + TILE - 1) / TILE;
+}
+
 }  // namespace
 
 // Keys (turned) and values of the chunk's rows, from y to the cache. The row at an even position writes the values of
@@ -188,20 +192,18 @@ void write_cache(const Shape& s, const Chunk& c, int layer, uint16_t* cache, int
   }
 }
 
-// All rows' heads, from y and the cache to h [rows, heads · head]. Threads take tiles as they come, the longest
-// first; who computes a tile does not matter to its bits.
-void attend(const Shape& s, const Chunk& c, int layer, const uint16_t* cache, std::atomic<int>& next) {
-  const int G = s.heads / s.kv_heads;
-  int skipped = 0;
-  for (int i = 0, task = next++; i < c.spans; i++) {
-    const Span& span = c.span[i];
-    const int rows = (span.stop - span.start) * G, tiles = (rows + TILE - 1) / TILE;
-    for (; task < skipped + tiles * s.kv_heads; task = next++) {
-      const int first = (tiles - 1 - (task - skipped) / s.kv_heads) * TILE;
-      tile(s, c, span, layer, (task - skipped) % s.kv_heads, cache, first, std::min(first + TILE, rows));
-    }
-    skipped += tiles * s.kv_heads;
-  }
+int tiles(const Shape& s, const Chunk& c) {
+  int count = 0;
+  for (int i = 0; i < c.spans; i++) count += tiles(s, c.span[i]) * s.kv_heads;
+  return count;
+}
+
+// One tile of all rows' heads, from y and the cache to h [rows, heads · head]; of each span the longest come first.
+void attend(const Shape& s, const Chunk& c, int layer, const uint16_t* cache, int which) {
+  const Span* span = c.span;
+  for (int n; which >= (n = tiles(s, *span) * s.kv_heads); span++) which -= n;
+  const int first = (tiles(s, *span) - 1 - which / s.kv_heads) * TILE, rows = (span->stop - span->start) * s.heads / s.kv_heads;
+  tile(s, c, *span, layer, which % s.kv_heads, cache, first, std::min(first + TILE, rows));
 }
 
 }  // namespace herd

@@ -1,5 +1,5 @@
 // Each kernel alone with a team, for ctypes, and the check of a library when it is loaded.
-#include "herd_kernels.h"
+#include "layer.h"
 
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -10,26 +10,27 @@
 namespace {
 
 struct PackCall { const Weight* w; const void* const* rows; int is_bf16; };
-struct LinearCall { Team* team; const Weight* w; const float* x; int ldx, rows; void* act; float* y; int ldy; };
+struct LinearCall { const Weight* w; const float* x; int ldx, rows; void* act; float* y; int ldy; };
 
 }  // namespace
 
 void herd_pack_all(Team* team, const Weight* w, const void* const* rows, int is_bf16) {
   PackCall call = {w, rows, is_bf16};
-  herd_team_run(team, [](void* context, int t, int nt) {
+  herd_team_run(team, [](void* context, Turn* turn) {
     PackCall& c = *(PackCall*)context;
-    herd_pack(c.w, c.rows, c.is_bf16, t, nt);
-  }, &call);
+    const int parts = 16 * turn->nt;
+    herd::parts(*turn, parts, [&](int i) { herd_pack(c.w, c.rows, c.is_bf16, i, parts); });
+  }, &call, INT64_MAX);
 }
 
 void herd_linear_all(Team* team, const Weight* w, const float* x, int ldx, int rows, void* act, float* y, int ldy) {
-  LinearCall call = {team, w, x, ldx, rows, act, y, ldy};
-  herd_team_run(team, [](void* context, int t, int nt) {
+  LinearCall call = {w, x, ldx, rows, act, y, ldy};
+  herd_team_run(team, [](void* context, Turn* turn) {
     LinearCall& c = *(LinearCall*)context;
-    herd_prepare(c.w->kind, c.x, c.ldx, c.rows, c.w->k, c.act, t, nt);
-    herd_barrier(c.team, nt);
-    herd_linear(c.w, c.act, c.rows, c.y, c.ldy, 0, t, nt);
-  }, &call);
+    const int parts = 4 * turn->nt;
+    herd::parts(*turn, parts, [&](int i) { herd_prepare(c.w->kind, c.x, c.ldx, c.rows, c.w->k, c.act, i, parts); });
+    herd::parts(*turn, parts, [&](int i) { herd_linear(c.w, c.act, c.rows, c.y, c.ldy, 0, i, parts); });
+  }, &call, INT64_MAX);
 }
 
 int herd_init(void) {

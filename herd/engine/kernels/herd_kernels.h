@@ -1,9 +1,9 @@
 // The kernels' plain C interface. One source is compiled once per instruction set (AMX, AVX-512, AVX2) and Python
 // loads the file that this CPU can run, so nothing here is dispatched at run time.
 //
-// A kernel takes (t, nt): every thread t of a team of nt calls it with the same arguments, does its share and returns
-// without waiting. What one kernel writes may be read by the next only after herd_barrier. A result never depends on nt,
-// nor a row's result on how many rows there are.
+// A kernel takes (t, nt): it does part t of nt, for nt any number, and returns without waiting. What one kernel writes
+// may be read by the next only in a later phase. A result never depends on nt, nor a row's result on how many rows there
+// are.
 #pragma once
 #include <stddef.h>
 #include <stdint.h>
@@ -15,18 +15,24 @@ extern "C" {
 // ---- pool.cpp: a team of threads
 
 typedef struct Team Team;
-typedef void (*Task)(void* context, int t, int nt);
+// A thread in a task: which of how many, and the phase that it has come to.
+typedef struct Turn {
+  Team* team;
+  uint32_t phase;
+  int t, nt;
+} Turn;
+typedef void (*Task)(void* context, Turn* turn);
 
 Team* herd_team_new(int threads);  // threads - 1 are started: the caller of herd_team_run is thread 0
 void herd_team_free(Team* team);
 int herd_team_size(const Team* team);
-// Returns when every thread has. Callers from several threads take turns; a call from inside a task, or in a forked
-// child, runs alone (nt = 1).
-void herd_team_run(Team* team, Task task, void* context);
-// The same for so many multiply-adds: alone if they are few, or not many and others lately had the cores.
-void herd_team_work(Team* team, Task task, void* context, int64_t work);
-// Inside a task: waits until all nt threads are here. Spins some microseconds, then sleeps.
-void herd_barrier(Team* team, int nt);
+// Returns when the task is done, `work` multiply-adds or so: the caller goes through it, and as many others as come in
+// time, all by the same way through the same phases. Callers from several threads take turns. Little work, a call from
+// inside a task, or one in a forked child, is done by the caller alone.
+void herd_team_run(Team* team, Task task, void* context, int64_t work);
+// In a task, for a phase of parts 0 … count - 1 (at most 65,535), each of which is done once by whoever is free: ends part
+// `last` (-1: none yet) and returns another, or -1 when all are done. Until then those who find none left spin.
+int herd_part(Turn* turn, int count, int last);
 
 // ---- linear.cpp: y = x Wᵀ with W packed
 
@@ -51,10 +57,10 @@ void herd_unpack_rows(const Weight* w, const int64_t* rows, int count, float* ou
 
 // Activations as a kind of weight wants them: 64-byte aligned memory of herd_act_bytes bytes, opaque.
 size_t herd_act_bytes(int kind, int rows, int k);
-// x [rows,k] fp32 with row stride ldx. Threads share rows; with few rows it is cheaper that each thread prepares an act
-// of its own (t = 0, nt = 1) than that all wait for one.
+// x [rows,k] fp32 with row stride ldx. Parts share rows; with few rows it is cheaper that each thread prepares an act of
+// its own (t = 0, nt = 1) than that all wait for one.
 void herd_prepare(int kind, const float* x, int ldx, int rows, int k, void* act, int t, int nt);
-// y [rows,n] fp32 with row stride ldy; y += where add is not 0. Threads share outputs: each writes its own columns.
+// y [rows,n] fp32 with row stride ldy; y += where add is not 0. Parts share outputs.
 void herd_linear(const Weight* w, const void* act, int rows, float* y, int ldy, int add, int t, int nt);
 
 // ---- each alone, for ctypes: the whole team works

@@ -1,6 +1,6 @@
 // What a step's parts hand each other. native.py mirrors these structures.
 #pragma once
-#include <atomic>
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 
@@ -11,8 +11,21 @@ namespace herd {
 constexpr int FEW = 4;  // rows of which each thread prepares its own copy sooner than it waits for another's
 constexpr int BLOCK = 32;  // positions of a cache block; also the dims of one panel of values
 
-// Thread t of nt does the things from share(n, t, nt) up to share(n, t + 1, nt).
+// Part t of nt are the things from share(n, t, nt) up to share(n, t + 1, nt).
 static inline int share(int n, int t, int nt) { return int(int64_t(n) * t / nt); }
+
+// A phase: work(i) for each of its parts.
+template <typename Work>
+void parts(Turn& turn, int count, Work work) {
+  for (int i = -1; (i = herd_part(&turn, count, i)) >= 0;) work(i);
+}
+
+// A phase of n things in a few shares for each thread: work(first, behind the last).
+template <typename Work>
+void shares(Turn& turn, int n, Work work) {
+  const int count = std::min(n, 4 * turn.nt);
+  parts(turn, count, [&](int i) { work(share(n, i, count), share(n, i + 1, count)); });
+}
 
 struct Shape {
   int32_t dim, heads, kv_heads, head, ffn, layers;
@@ -59,9 +72,10 @@ struct Chunk {
   uint16_t *low;        // bf16 [Σ rows · rank] of any product's adapters
   // Scratch, which herd_layers lays out:
   float *y;             // [rows, widest output]
-  float *h;             // [rows, widest input], for each thread if rows ≤ FEW
-  uint8_t* act;         // room for any input's activations, for each thread if rows ≤ FEW
-  size_t h_size, act_size;  // of one h (numbers) and one act (bytes)
+  float *h;             // [rows, widest input]
+  uint8_t* act;         // room for any input's activations
+  uint8_t* own;         // an act and an h of FEW rows for each thread
+  size_t own_act, own_size;  // bytes of that act, and of both
   int32_t loras;        // of the layer at hand, as is `lora` then
 };
 
@@ -70,6 +84,7 @@ void gate(const float* gate_up, int ffn, float* y);
 void low_rank(const Chunk&, int product, const float* h, int k, int t, int nt);
 void add_low_rank(const Chunk&, int product, float* y, int ldy, int t, int nt);
 void write_cache(const Shape&, const Chunk&, int layer, uint16_t* cache, int t, int nt);
-void attend(const Shape&, const Chunk&, int layer, const uint16_t* cache, std::atomic<int>& next);
+int tiles(const Shape&, const Chunk&);  // of attention: its parts
+void attend(const Shape&, const Chunk&, int layer, const uint16_t* cache, int which);
 
 }  // namespace herd

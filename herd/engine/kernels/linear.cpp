@@ -284,7 +284,7 @@ void herd_prepare(int kind, const float* x, int ldx, int rows, int k, void* memo
 void herd_linear(const Weight* w, const void* memory, int rows, float* y, int ldy, int add, int t, int nt) {
   Act act(w->kind, rows, w->k, memory);
   Out out = {y, ldy, add};
-  Share mine = share(panels(w->n), HERD_AMX ? 2 : 1, t, nt);
+  Share mine = share(panels(w->n), HERD_AMX ? 2 : PANELS, t, nt);
 #if HERD_AMX
   if (w->kind == HERD_BF16) return multiply_tiles<Bf16>(*w, mine.from, mine.to, act, out);
   if (w->kind == HERD_INT8) return multiply_tiles<Int8>(*w, mine.from, mine.to, act, out);

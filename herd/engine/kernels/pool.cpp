@@ -1,15 +1,19 @@
-// A team of threads that stays alive between kernels.
+// A team of threads that stays alive between tasks.
 //
-// Waiting spins for about 50 µs, less than a kernel of a small model takes, then sleeps in the kernel (futex): cores are
-// shared with other processes, and an idle team must cost nothing.
+// Cores are shared with other processes, so a task goes through phases whose parts are taken by whoever is free: nobody
+// waits for a thread that is not there, but for the part that it was in the middle of. Between tasks threads spin for
+// about 50 µs, less than a kernel of a small model takes, then sleep in the kernel (futex): an idle team must cost
+// nothing. Within one they spin, then offer their core: one that sleeps is woken on the core of who wakes it, and both
+// go on by turns there while another core lies idle.
 #include "herd_kernels.h"
 
 #include <linux/futex.h>
+#include <pthread.h>
+#include <sched.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 #include <x86intrin.h>
 
-#include <algorithm>
 #include <atomic>
 #include <mutex>
 #include <system_error>
@@ -18,57 +22,71 @@
 
 namespace {
 
-const uint64_t SPIN = 100000;  // cycles of the time stamp counter
-// Multiply-adds that one thread has done before a second is awake, some 30 µs; and those, some 150 µs, for which it is not
-// worth while to wait for a thread whose core another process has.
-const int64_t LITTLE = 1 << 22, MUCH = 3 << 23;
-const uint64_t LATE = 8 * SPIN;
-const int ALONE = 200;  // tasks up to MUCH that one thread does when another came late
+const uint64_t SPIN = 100000;     // cycles of the time stamp counter
+const int64_t LITTLE = 1 << 22;   // multiply-adds that one thread has done before a second is awake, some 30 µs
+const int NUMBER = 32, DONE = 16;  // where the parts of a phase's word begin: its number, parts done, parts taken
 
-// A number that only grows, and those who sleep until it does.
-struct alignas(64) Phase {
-  std::atomic<uint32_t> value{0};
-  std::atomic<uint32_t> sleepers{0};
+thread_local bool inside = false;
 
-  // The cycles that it took.
-  uint64_t wait(uint32_t old) {
-    const uint64_t start = __rdtsc();
-    for (; __rdtsc() - start < SPIN; _mm_pause())
-      if (value.load(std::memory_order_acquire) != old) return __rdtsc() - start;
-    sleepers.fetch_add(1);
-    while (value.load() == old) syscall(SYS_futex, &value, FUTEX_WAIT_PRIVATE, old, nullptr, nullptr, 0);
-    sleepers.fetch_sub(1);
-    return __rdtsc() - start;
-  }
-  void advance() {
-    value.fetch_add(1);
-    if (sleepers.load()) syscall(SYS_futex, &value, FUTEX_WAKE_PRIVATE, INT32_MAX, nullptr, nullptr, 0);
-  }
-};
-
-thread_local bool inside = false, is_other = false;
+// Until is() holds.
+template <class Condition>
+void await(Condition is) {
+  for (const uint64_t start = __rdtsc(); !is();)
+    if (__rdtsc() - start < SPIN) _mm_pause();
+    else sched_yield();
+}
 
 }  // namespace
 
 struct Team {
-  Phase start, middle, end;
-  std::atomic<int> arrived{0}, working{0};
+  alignas(64) std::atomic<uint64_t> phase{0};
+  alignas(64) std::atomic<uint32_t> begun{0};  // tasks; only grows
+  std::atomic<uint32_t> sleepers{0};           // until it does
+  alignas(64) std::atomic<bool> open{false};   // whether others may still come
+  std::atomic<int> guests{0};                  // who did, and may be looking at the task
   Task task = nullptr;
   void* context = nullptr;
+  uint32_t first = 0;  // phase of the task
   std::mutex turn;
-  std::atomic<uint64_t> longest{0};  // cycles that thread 0 waited for others in this task
-  std::atomic<int> alone{0};         // tasks to come, as ALONE says
   std::vector<std::thread> others;
+  int core = -1;  // the caller's
   pid_t process = getpid();
 
+  void begin(Task what, void* with) {
+    task = what;
+    context = with;
+    first = uint32_t(phase.load() >> NUMBER);
+    open = true;
+    begun.fetch_add(1);
+    if (sleepers.load()) syscall(SYS_futex, &begun, FUTEX_WAKE_PRIVATE, INT32_MAX, nullptr, nullptr, 0);
+  }
+
   void work(int t) {
-    inside = is_other = true;
-    for (uint32_t seen = 0;; seen++) {
-      start.wait(seen);
-      if (!task) return;
-      task(context, t, (int)others.size() + 1);
-      if (working.fetch_sub(1) == 1) end.advance();
+    inside = true;
+    for (uint32_t seen = 0;;) {
+      for (const uint64_t start = __rdtsc(); begun.load(std::memory_order_acquire) == seen && __rdtsc() - start < SPIN;) _mm_pause();
+      sleepers.fetch_add(1);
+      while (begun.load() == seen) syscall(SYS_futex, &begun, FUTEX_WAIT_PRIVATE, seen, nullptr, nullptr, 0);
+      sleepers.fetch_sub(1);
+      guests.fetch_add(1);
+      seen = begun.load();
+      if (open.load()) {  // and so it stays until this guest has gone
+        if (!task) return;
+        Turn place{this, first, t, herd_team_size(this)};
+        task(context, &place);
+      }
+      guests.fetch_sub(1);
     }
+  }
+
+  // The kernel may wake threads on a core that is busy with the caller while others are idle.
+  void keep_off(int now) {
+    if (now == core) return;
+    core = now;
+    cpu_set_t all;
+    if (sched_getaffinity(0, sizeof all, &all) || CPU_COUNT(&all) < 2) return;
+    CPU_CLR(core, &all);
+    for (std::thread& other : others) pthread_setaffinity_np(other.native_handle(), sizeof all, &all);
   }
 };
 
@@ -86,8 +104,7 @@ void herd_team_free(Team* team) {
   if (team->process != getpid()) return;  // a forked child has no threads to join; the memory goes with it
   {
     std::lock_guard<std::mutex> lock(team->turn);
-    team->task = nullptr;
-    team->start.advance();
+    team->begin(nullptr, nullptr);
   }
   for (std::thread& other : team->others) other.join();
   delete team;
@@ -95,40 +112,30 @@ void herd_team_free(Team* team) {
 
 int herd_team_size(const Team* team) { return (int)team->others.size() + 1; }
 
-void herd_team_run(Team* team, Task task, void* context) {
-  if (inside || team->others.empty() || team->process != getpid()) return task(context, 0, 1);
+void herd_team_run(Team* team, Task task, void* context, int64_t work) {
+  if (work <= LITTLE || inside || team->others.empty() || team->process != getpid()) {
+    Turn alone{nullptr, 0, 0, 1};
+    return task(context, &alone);
+  }
   std::lock_guard<std::mutex> lock(team->turn);
-  int nt = herd_team_size(team);
-  team->task = task;
-  team->context = context;
-  team->working.store(nt - 1);
-  uint32_t ended = team->end.value.load();
-  team->start.advance();
+  team->keep_off(sched_getcpu());
+  team->begin(task, context);
+  Turn place{team, team->first, 0, herd_team_size(team)};
   inside = true;
-  task(context, 0, nt);
+  task(context, &place);
   inside = false;
-  team->longest = std::max(team->longest.load(), team->end.wait(ended));
+  team->open = false;
+  await([&] { return !team->guests.load(); });
 }
 
-void herd_team_work(Team* team, Task task, void* context, int64_t work) {
-  if (work <= LITTLE) return task(context, 0, 1);
-  if (work <= MUCH && team->alone > 0) {
-    team->alone--;
-    return task(context, 0, 1);
-  }
-  team->longest = 0;
-  herd_team_run(team, task, context);
-  if (work <= MUCH && team->longest > LATE) team->alone = ALONE;
-}
-
-void herd_barrier(Team* team, int nt) {
-  if (nt == 1) return;
-  uint32_t now = team->middle.value.load();
-  if (team->arrived.fetch_add(1) + 1 == nt) {
-    team->arrived.store(0);
-    team->middle.advance();
-  } else {
-    const uint64_t took = team->middle.wait(now);
-    if (!is_other) team->longest = std::max(team->longest.load(), took);
-  }
+int herd_part(Turn* turn, int count, int last) {
+  if (!turn->team || !count) return last + 1 < count ? last + 1 : -1;
+  std::atomic<uint64_t>& phase = turn->team->phase;
+  const uint64_t next = uint64_t(turn->phase + 1) << NUMBER;
+  if (last >= 0 && int(phase.fetch_add(1 << DONE) >> DONE & 0xffff) + 1 == count) phase.store(next);
+  for (uint64_t now = phase.load(); now >> NUMBER == turn->phase && int(now & 0xffff) < count;)
+    if (phase.compare_exchange_weak(now, now + 1)) return int(now & 0xffff);
+  await([&] { return phase.load(std::memory_order_acquire) >> NUMBER != turn->phase; });
+  turn->phase++;
+  return -1;
 }

@@ -11,13 +11,14 @@
 #include <functional>
 #include <vector>
 
-#include "herd_kernels.h"
+#include "layer.h"
 #include "simd.h"
 
 namespace herd {
 namespace {
 
 constexpr int STRETCH = 64;
+constexpr int COST = 64;  // multiply-adds of a product that take as long as a logit here, or so
 
 struct Candidate {
   float weight;
@@ -178,17 +179,19 @@ int draw(const float* x, int n, const Limits& limit, double u, Room& room) {
 
 struct Draws {
   const float* logits;
+  const int32_t* at;
   int rows, size;
   const Limits* limits;
   const double* u;
   int32_t* tokens;
 };
 
-void visit_draws(void* what, int t, int nt) {
+void visit_draws(void* what, Turn* turn) {
   static thread_local Room room;
   const Draws& d = *static_cast<Draws*>(what);
-  for (int r = t; r < d.rows; r += nt)
-    d.tokens[r] = draw(d.logits + size_t(r) * d.size, d.size, d.limits[r], d.u[r], room);
+  parts(*turn, d.rows, [&](int r) {
+    d.tokens[r] = draw(d.logits + size_t(d.at[r]) * d.size, d.size, d.limits[r], d.u[r], room);
+  });
 }
 
 struct Scores {
@@ -221,32 +224,31 @@ void score(const float* x, int n, int chosen, int k, float* values, int32_t* ids
   for (int i = 0; i < k; i++) values[1 + i] = x[ids[i]] - all;
 }
 
-void visit_scores(void* what, int t, int nt) {
+void visit_scores(void* what, Turn* turn) {
   const Scores& s = *static_cast<Scores*>(what);
-  for (int r = t; r < s.rows; r += nt)
+  parts(*turn, s.rows, [&](int r) {
     score(s.logits + size_t(r) * s.size, s.size, s.chosen[r], s.k, s.values + size_t(r) * (1 + s.k),
           s.ids + size_t(r) * s.k);
+  });
 }
 
 }  // namespace
 
 extern "C" {
 
-// A token for each row, by its own limits and its own uniform number; -1 where the logits are NaN or their largest
-// is not finite.
-void herd_draw(Team* team, const float* logits, int rows, int size, const Limits* limits, const double* u,
-               int32_t* tokens) {
-  Draws d{logits, rows, size, limits, u, tokens};
-  if (rows == 1) return visit_draws(&d, 0, 1);
-  herd_team_run(team, visit_draws, &d);
+// A token from each of the rows `at`, by its own limits and its own uniform number; -1 where the logits are NaN or their
+// largest is not finite.
+void herd_draw(Team* team, const float* logits, const int32_t* at, int rows, int size, const Limits* limits,
+               const double* u, int32_t* tokens) {
+  Draws d{logits, at, rows, size, limits, u, tokens};
+  herd_team_run(team, visit_draws, &d, int64_t(rows) * size * COST);
 }
 
 // Log-probabilities of one chosen token a row, and of the k best with their ids (of equals the lowest first).
 void herd_score(Team* team, const float* logits, int rows, int size, const int32_t* chosen, int k, float* values,
                 int32_t* ids) {
   Scores s{logits, rows, size, k, chosen, values, ids};
-  if (rows == 1) return visit_scores(&s, 0, 1);
-  herd_team_run(team, visit_scores, &s);
+  herd_team_run(team, visit_scores, &s, int64_t(rows) * size * COST);
 }
 
 }  // extern "C"
