@@ -33,7 +33,7 @@ import machine
 import numpy as np
 import serving
 from bodies import USER
-from serving import Reply, Server, request, send
+from serving import Kept, Reply, Server, request, send
 
 from herd.registry.registry import BUNDLED, Registry
 
@@ -186,13 +186,13 @@ class Load:
 
 async def generate(server: Server, rate: float, seconds: float, tokens: int) -> Load:
     """Requests at random times (Poisson), `rate` a second, whatever becomes of the earlier ones; the first fifth is not counted."""
-    rng = np.random.default_rng(1)
+    rng, kept = np.random.default_rng(1), Kept(server.port)
     since, began, done, statuses = server.log.stat().st_size, time.perf_counter(), 0, Counter[int]()
 
     async def client(i: int) -> None:
         nonlocal done
         body = {"model": "cria", "messages": USER, "max_tokens": tokens, "seed": i}
-        reply = await send(server.port, request("POST", "/v1/chat/completions", body))
+        reply = await kept.send(request("POST", "/v1/chat/completions", body, Connection="keep-alive"))
         at = time.perf_counter() - began
         if seconds / 5 < at <= seconds:
             statuses[reply.status] += 1
@@ -209,6 +209,7 @@ async def generate(server: Server, rate: float, seconds: float, tokens: int) -> 
             clients.create_task(client(i))
         await asyncio.sleep(max(seconds - (time.perf_counter() - began), 0))
         goodput = done / (0.8 * seconds)
+    kept.close()
     return Load(goodput, statuses, server.refusals(429, since))
 
 

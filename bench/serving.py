@@ -142,6 +142,37 @@ async def send(port: int, raw: bytes, patience: float = HUNG) -> Reply:
     return Reply(status, body if status else b"no answer", time.perf_counter() - began)
 
 
+class Kept:
+    """Connections that are kept, as the SDKs keep theirs: a request takes one that is free, or opens one."""
+
+    def __init__(self, port: int) -> None:
+        self.port = port
+        self.free: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = []
+
+    async def send(self, raw: bytes) -> Reply:
+        """A request without "Connection: close" whose answer has a Content-Length."""
+        began = time.perf_counter()
+        try:
+            async with asyncio.timeout(HUNG):
+                reader, writer = self.free.pop() if self.free else await self._open()
+                writer.write(raw)
+                head = await reader.readuntil(b"\r\n\r\n")
+                body = await reader.readexactly(int(head.lower().partition(b"content-length:")[2].split()[0]))
+        except TimeoutError:
+            return Reply(0, b"hung", time.perf_counter() - began)
+        except (OSError, EOFError) as error:
+            return Reply(0, type(error).__name__.encode(), time.perf_counter() - began)
+        self.free.append((reader, writer))
+        return Reply(int(head[9:12]), body, time.perf_counter() - began)
+
+    async def _open(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        return await asyncio.open_connection("127.0.0.1", self.port)
+
+    def close(self) -> None:
+        for _, writer in self.free:
+            writer.transport.abort()
+
+
 def probe(port: int) -> None:
     """Another user, until standard input closes: a short reply and a look at /health ten times a second."""
     body = {"model": "cria", "prompt": "Once upon a time", "max_tokens": 4}

@@ -7,6 +7,7 @@ import itertools
 import socket
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -50,7 +51,7 @@ class EngineClient:
         self._ids = itertools.count()
         self._streams: dict[str, _Stream] = {}
         self._queued: dict[str, _Stream] = {}  # those that have not started
-        self._coming: list[str] = []  # salts of requests that were admitted in this round of the loop
+        self._lines: Counter[str] = Counter()  # their number by salt, and of those admitted in this round of the loop
         self._models: dict[str, _Model] = {}
         self._leaving: dict[str, asyncio.Future[None]] = {}
         self._process: subprocess.Popen[bytes] | None = None
@@ -128,6 +129,7 @@ class EngineClient:
             return
         id = str(next(self._ids))
         self._streams[id] = self._queued[id] = stream
+        self._lines[salt] += 1
         ended = False
         try:
             await asyncio.shield(model.ready)
@@ -145,7 +147,7 @@ class EngineClient:
             yield Failed(str(error), "request_too_large", 413)
         finally:
             self._streams.pop(id, None)
-            self._queued.pop(id, None)
+            self._leave_queue(id)
             if stream.sent and not ended:
                 self._send({"op": "cancel", "id": id})
 
@@ -159,19 +161,26 @@ class EngineClient:
         The place is kept until the event loop's next round, in which `generate` takes it.
         """
         self.look(salt)
-        self._coming.append(salt)
-        asyncio.get_running_loop().call_soon(self._coming.remove, salt)
+        self._lines[salt] += 1
+        asyncio.get_running_loop().call_soon(self._leave_line, salt)
 
     def _find_place(self, salt: str, tokens: int) -> None:
         """Known here, so that a busy engine need not be asked. The rule is `herd.engine.waiting`'s."""
-        queued, most = self._queued.values(), self.max_queue
-        count, no_place = len(queued) + len(self._coming), False
-        if count >= most:
-            mine = sum(s.salt == salt for s in queued) + self._coming.count(salt)
-            no_place = mine >= most // 8 or count >= 2 * most
+        count, most = self._lines.total(), self.max_queue
+        no_place = count >= most and (self._lines[salt] >= most // 8 or count >= 2 * most)
+        queued = self._queued.values()
         if no_place or (queued and sum(s.tokens for s in queued) + tokens > MAX_QUEUE_TOKENS):
             message = f"the queue is full; try again in {self.retry_after} s"
             raise HerdError(message, code="queue_full", status=429)
+
+    def _leave_queue(self, id: str) -> None:
+        if stream := self._queued.pop(id, None):
+            self._leave_line(stream.salt)
+
+    def _leave_line(self, salt: str) -> None:
+        self._lines[salt] -= 1
+        if not self._lines[salt]:
+            del self._lines[salt]
 
     @property
     def retry_after(self) -> int:
@@ -291,7 +300,7 @@ class EngineClient:
     def _deliver(self, id: str, event: Event) -> None:
         if stream := self._streams.get(id):
             if isinstance(event, Started):
-                self._queued.pop(id, None)
+                self._leave_queue(id)
             stream.put_nowait(event)
             if isinstance(event, Usage):
                 now = asyncio.get_running_loop().time()

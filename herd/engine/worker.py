@@ -41,7 +41,7 @@ from herd.errors import HerdError
 from herd.protocol.types import Delta, Event, Failed, Request, Usage
 
 STATUS_EVERY = 0.25  # seconds, while busy
-HEARD_EVERY = 0.1  # seconds: the server would spend more time on each token than the engine
+HEARD_EVERY = 0.25  # seconds: the server would spend more time on each token than the engine
 LARGE = 64 << 10  # bytes of tools or of a format that take long to read, even where their grammar is known
 
 
