@@ -227,7 +227,9 @@ class Engine:
     def _draw(self, drawing: list[Piece], hidden: Tensor) -> None:
         """A token for each piece from its last row; while it is the one that was guessed, another from the next."""
         rows = [r for p in drawing for r in range(p.stop - 1 - len(p.draft), p.stop)]
-        logits = self.runner.logits(hidden if len(rows) == len(hidden) else hidden[rows])
+        if len(rows) < len(hidden):
+            hidden = torch.from_numpy(hidden.numpy()[rows])  # PyTorch would wake its threads for it
+        logits = self.runner.logits(hidden)
         starts = itertools.accumulate((1 + len(p.draft) for p in drawing), initial=0)
         turn = list(zip(drawing, starts, strict=False))  # pieces, and the rows of `logits` to draw from
         depth = 0

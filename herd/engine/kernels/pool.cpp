@@ -22,17 +22,18 @@
 
 namespace {
 
-const uint64_t SPIN = 100000;     // cycles of the time stamp counter
+const uint64_t SPIN = 100000, SOON = 20 * SPIN;  // cycles of the time stamp counter
 const int64_t LITTLE = 1 << 22;   // multiply-adds that one thread has done before a second is awake, some 30 µs
 const int NUMBER = 32, DONE = 16;  // where the parts of a phase's word begin: its number, parts done, parts taken
 
 thread_local bool inside = false;
 
-// Until is() holds.
+// Until is() holds, for so many cycles at most.
 template <class Condition>
-void await(Condition is) {
-  for (const uint64_t start = __rdtsc(); !is();)
-    if (__rdtsc() - start < SPIN) _mm_pause();
+void await(Condition is, uint64_t most = UINT64_MAX) {
+  const uint64_t start = __rdtsc();
+  for (uint64_t took = 0; !is() && took < most; took = __rdtsc() - start)
+    if (took < SPIN) _mm_pause();
     else sched_yield();
 }
 
@@ -64,7 +65,7 @@ struct Team {
   void work(int t) {
     inside = true;
     for (uint32_t seen = 0;;) {
-      for (const uint64_t start = __rdtsc(); begun.load(std::memory_order_acquire) == seen && __rdtsc() - start < SPIN;) _mm_pause();
+      await([&] { return begun.load(std::memory_order_acquire) != seen; }, SOON);
       sleepers.fetch_add(1);
       while (begun.load() == seen) syscall(SYS_futex, &begun, FUTEX_WAIT_PRIVATE, seen, nullptr, nullptr, 0);
       sleepers.fetch_sub(1);
