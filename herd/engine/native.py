@@ -29,6 +29,9 @@ from herd.protocol.types import Sampling
 # Rows that go through a layer together: what lies between its products stays in the last cache, or nearly.
 CHUNK = 512
 
+# Bytes of the cache that are there from the start, so that first prompts do not wait for pages.
+AT_ONCE = 64 << 20
+
 # The products of a layer, in the kernels' order, and the parts that each is made of.
 PRODUCTS = (("attn.q", "attn.k", "attn.v"), ("attn.o",), ("ffn.gate", "ffn.up"), ("ffn.down",))
 
@@ -116,7 +119,8 @@ class Native:
         return c.n_layers * c.n_kv_heads * 2 * BLOCK * -(-c.head_dim // 32) * 32 * 2
 
     def allocate(self, blocks: int) -> None:
-        self._cache = np.frombuffer(kernels.reserve(blocks * self.block_bytes), np.uint8).reshape(blocks, -1)
+        memory = kernels.reserve(blocks * self.block_bytes, at_once=AT_ONCE)
+        self._cache = np.frombuffer(memory, np.uint8).reshape(blocks, -1)
 
     def copy_block(self, source: int, target: int) -> None:
         self._cache[target] = self._cache[source]

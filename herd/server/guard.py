@@ -97,8 +97,7 @@ class Guard:
             await response(error, scope)(scope, receive, send_out)
         finally:
             seconds = time.perf_counter() - began
-            unmatched = path if path in REPLIES else "unmatched"
-            route = getattr(scope.get("route"), "path", unmatched)
+            route: str = path if path in REPLIES else getattr(scope.get("route"), "path", "unmatched")
             self.observe(scope["method"], route, status, seconds)
             log.log(
                 logging.WARNING if status >= 500 and route != "/ready" else logging.INFO,

@@ -12,6 +12,7 @@ import functools
 import mmap
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Literal, Protocol
@@ -26,6 +27,7 @@ Kind = Literal["bf16", "int8", "int4"]
 KINDS: tuple[Kind, ...] = ("bf16", "int8", "int4")  # in the order of herd_kernels.h's numbers
 GROUP = 32  # inputs that share an int4 scale
 REACHES = (-8.0, -8.7, -7.4, -6.8, 7.0)  # where a group's largest weight may come to lie among -8 … 7
+POPULATE_WRITE = 23  # of madvise, since Linux 5.14
 MAX_INPUTS = 65536  # that many products of 255 · 127 fit an int32
 
 AVX2 = ("avx2", "fma", "f16c")
@@ -138,14 +140,18 @@ def team(threads: int) -> int:
     return int(library().herd_team_new(threads))
 
 
-def reserve(size: int) -> mmap.mmap:
+def reserve(size: int, at_once: int = 0) -> mmap.mmap:
     """Zeroed memory on a page's boundary, in huge pages where it is large: streaming weights else waits for page tables.
 
-    Private, as shared memory, Python's default, has no huge pages.
+    Its pages come when they are first written to, but for the first `at_once` bytes. Private, as shared memory, Python's
+    default, has no huge pages.
     """
     memory = mmap.mmap(-1, max(size, 1), mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     if hasattr(mmap, "MADV_HUGEPAGE") and size >= 1 << 21:
         memory.madvise(mmap.MADV_HUGEPAGE)
+    if at_once and size:
+        with suppress(OSError):  # older kernels
+            memory.madvise(POPULATE_WRITE, 0, min(size, at_once))
     return memory
 
 
