@@ -296,7 +296,12 @@ def test_python_threads_take_turns(library: ctypes.CDLL) -> None:
 
 
 class Turn(ctypes.Structure):
-    _fields_ = [("team", ctypes.c_void_p), ("phase", ctypes.c_uint32), ("t", ctypes.c_int), ("nt", ctypes.c_int)]
+    _fields_ = [
+        ("team", ctypes.c_void_p),
+        ("phase", ctypes.c_uint32),
+        ("t", ctypes.c_int),
+        ("nt", ctypes.c_int),
+    ]
 
 
 TASK = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.POINTER(Turn))

@@ -61,7 +61,8 @@ def test_filters_equal_those_of_transformers(size: int, temperature: float) -> N
 def test_draws_follow_the_distribution() -> None:
     rng, n = generator(Sampling(seed=1), 0), 20_000
     counts = torch.bincount(
-        torch.tensor([draw(LOGITS[None], [0], [Sampling()], [rng.random()])[0] for _ in range(n)]), minlength=5
+        torch.tensor([draw(LOGITS[None], [0], [Sampling()], [rng.random()])[0] for _ in range(n)]),
+        minlength=5,
     )
     expected = LOGITS.exp() * n
     chi2 = ((counts - expected) ** 2 / expected).sum().item()
