@@ -10,7 +10,7 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 constexpr auto LONG = std::chrono::milliseconds(10);  // a task goes no further than the layer in which it has taken so long
-constexpr int64_t PART = 1 << 20;  // multiply-adds of a part of a product, some 10 µs
+constexpr int64_t PART = 1 << 22;  // multiply-adds of a part of a product, some 40 µs
 
 struct Visit {
   const Model& model;
@@ -22,7 +22,7 @@ struct Visit {
 
 // Parts of a product of so many rows.
 int pieces(const Weight& w, int rows, int threads) {
-  return int(std::clamp<int64_t>(int64_t(w.n) * w.k * rows / PART, threads, 16 * threads));
+  return int(std::clamp<int64_t>(int64_t(w.n) * w.k * rows / PART, threads, 8 * threads));
 }
 
 // One thread's way through a layer. With few rows each thread has an h and act of its own, which saves a phase for a product;

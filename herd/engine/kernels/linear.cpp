@@ -114,7 +114,8 @@ const int DISTANCE = 4096;  // bytes between what one block of rows computes wit
 
 // Panels [from, to). One block of rows reads them from front to back, which memory likes best, and prefetches as it goes; but
 // two at once for bf16, where each sum waits 6 cycles for its last product, too long for a single one to keep pace with the
-// caches. Where several blocks pass over two panels, they fetch the next two meanwhile, each its part.
+// caches. Where several blocks pass over two panels, they fetch the next two meanwhile, each its part; but the first of all,
+// for which nobody has.
 template <class K>
 void multiply(const Weight& w, int from, int to, const Act& act, Out out) {
   const int bytes = UNIT_BYTES[K::kind], count = units(w.k);
@@ -127,8 +128,9 @@ void multiply(const Weight& w, int from, int to, const Act& act, Out out) {
     int near = std::min(DISTANCE / wide, count * bytes);
     for (int b = 0, row = 0; b < blocks; b++) {
       size_t done = (size_t)b * lines * 64 * count;
-      Ahead ahead = {here + near, lines, count - near / bytes};
-      if (blocks > 1) ahead = {here + wide * panel_bytes + done, done < panel_bytes ? lines : 0, count};
+      Ahead ahead = {here + near, bytes / 64, count - near / bytes};
+      if (blocks > 1 && (b > 0 || panel > from))
+        ahead = {here + wide * panel_bytes + done, done < panel_bytes ? lines : 0, count};
       int r = (act.rows - row + blocks - b - 1) / (blocks - b);
       rows_block<K>(r, wide, w, panel, act, row, out, ahead);
       row += r;
