@@ -142,7 +142,7 @@ class Reply:
             self.watch.started(now - self.began)
         match event:
             case Delta(index, text, tokens, logprobs):
-                self._said(now)
+                self._said(now, len(tokens) or 1)
                 self.texts.setdefault(index, []).append(text)
                 if self.response is not None:
                     self.scores += logprobs
@@ -167,12 +167,12 @@ class Reply:
                 return False
         return True
 
-    def _said(self, now: float) -> None:
+    def _said(self, now: float, tokens: int = 1) -> None:
         if self.first is None:
             self.first = now
             self.watch.first(now - self.began)
         elif self.last is not None:
-            self.watch.next(now - self.last)
+            self.watch.next((now - self.last) / tokens)
         self.last = now
 
     def ms(self, until: float | None) -> float | None:

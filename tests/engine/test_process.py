@@ -83,6 +83,30 @@ def test_streams_cancels_dies_and_comes_back(model_dir: Path) -> None:
     with_client(work)
 
 
+def test_what_nobody_reads_along_comes_in_pieces_of_the_same_text(model_dir: Path) -> None:
+    sampling = replace(LONG.sampling, logprobs=1, max_tokens=300)
+    whole = replace(LONG, n=2, sampling=sampling)
+
+    def said(events: list[Event], index: int) -> tuple[str, list[int], list[int]]:
+        parts = [e for e in events if isinstance(e, Delta) and e.index == index]
+        scored = [one.id for e in parts for one in e.logprobs]
+        return "".join(e.text for e in parts), [t for e in parts for t in e.tokens], scored
+
+    async def work(client: EngineClient) -> None:
+        await client.load("t", model_dir)
+        pieces, stream = await reply(client, whole), await reply(client, replace(whole, stream=True))
+        for index in (0, 1):
+            assert said(pieces, index) == said(stream, index)
+            text, tokens, scored = said(pieces, index)
+            assert text and len(tokens) > 100 and tokens == scored
+        assert [type(e) for e in pieces if not isinstance(e, Delta)] == [
+            type(e) for e in stream if not isinstance(e, Delta)
+        ]
+        assert len(pieces) < len(stream) / 4
+
+    with_client(work)
+
+
 def test_another_model_is_loaded_while_one_streams_and_unloaded_when_it_is_done(model_dir: Path) -> None:
     async def work(client: EngineClient) -> None:
         await client.load("t", model_dir)

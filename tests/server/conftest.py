@@ -97,9 +97,11 @@ class FakeEngine:
             "metrics": {},
         }
 
-    def admit(self, salt: str) -> None:
+    def look(self, salt: str) -> None:
         if self.full:
             raise HerdError("the queue is full; try again later", code="queue_full", status=429)
+
+    admit = look
 
     async def generate(self, key: str, request: Request, *, salt: str) -> AsyncIterator[Event]:
         assert key in self.loaded
