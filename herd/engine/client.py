@@ -53,7 +53,7 @@ class EngineClient:
         self._queued: dict[str, _Stream] = {}  # those that have not started
         self._lines: Counter[str] = (
             Counter()
-        )  # their number by salt, and of those admitted in this round of the loop
+        )  # by salt: those, and who was admitted in this round of the loop
         self._models: dict[str, _Model] = {}
         self._leaving: dict[str, asyncio.Future[None]] = {}
         self._process: subprocess.Popen[bytes] | None = None

@@ -1,10 +1,9 @@
 // A team of threads that stays alive between tasks.
 //
 // Cores are shared with other processes, so a task goes through phases whose parts are taken by whoever is free: nobody
-// waits for a thread that is not there, but for the part that it was in the middle of. Between tasks threads spin for
-// about 50 µs, less than a kernel of a small model takes, then sleep in the kernel (futex): an idle team must cost
-// nothing. Within one they spin, then offer their core: one that sleeps is woken on the core of who wakes it, and both
-// go on by turns there while another core lies idle.
+// waits for a thread that is not there, but for the part that it was in the middle of. Who waits spins for some 40 µs, less
+// than a kernel of a small model takes, then offers its core round by round. It does not sleep (futex) but between tasks,
+// after a millisecond: an idle team must cost nothing, but who sleeps comes late.
 #include "herd_kernels.h"
 
 #include <linux/futex.h>
@@ -23,7 +22,7 @@
 namespace {
 
 const uint64_t SPIN = 100000, SOON = 20 * SPIN;  // cycles of the time stamp counter
-const int64_t LITTLE = 1 << 22;   // multiply-adds that one thread has done before a second is awake, some 30 µs
+const int64_t LITTLE = 1 << 22;  // multiply-adds that one thread has done before a second is awake, some 30 µs
 const int NUMBER = 32, DONE = 16;  // where the parts of a phase's word begin: its number, parts done, parts taken
 
 thread_local bool inside = false;
@@ -80,7 +79,7 @@ struct Team {
     }
   }
 
-  // The kernel may wake threads on a core that is busy with the caller while others are idle.
+  // Linux may wake threads on the caller's core while another lies idle, where both then go on by turns.
   void keep_off(int now) {
     if (now == core) return;
     core = now;
