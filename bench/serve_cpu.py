@@ -34,8 +34,8 @@ from shapes import SHAPES, checkpoint, options, products, weight_bytes
 from herd.model.config import Config
 
 PEERS = Path(__file__).parent / "peers"
-PREFILL, STREAMS, READING = 0.3  # seconds
-PROMPT = (128, 512, 2048), (1, 4, 16, 32), 32
+PREFILL, STREAMS, PROMPT = (128, 512, 2048), (1, 4, 16, 32), 32
+READING = 0.3  # seconds
 ANSWER = 300.0  # seconds that a child may take for one job
 
 
