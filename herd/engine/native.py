@@ -30,7 +30,7 @@ from herd.protocol.types import Sampling
 CHUNK = 512
 
 # Bytes of the cache that are there from the start, so that first prompts do not wait for pages.
-AT_ONCE = 64 << 20
+AT_ONCE = 16 << 20
 
 # The products of a layer, in the kernels' order, and the parts that each is made of.
 PRODUCTS = (("attn.q", "attn.k", "attn.v"), ("attn.o",), ("ffn.gate", "ffn.up"), ("ffn.down",))
