@@ -62,7 +62,7 @@ def draw(
     Temperature 0 takes the likeliest, the lowest id of equals. Else the row's uniform number of [0, 1) is inverted
     through the cumulative distribution in order of token id, so that nothing but the row and its number decides.
     """
-    if len(rows) < len(logits):
+    if list(rows) != list(range(len(logits))):
         logits = logits[list(rows)]
     table = logits.numpy()
     best = table.argmax(-1)  # of what is not a number, if there is any

@@ -76,7 +76,8 @@ def test_rows_have_their_own_limits_and_broken_ones_are_reported(library: str) -
     logits = torch.tensor([[0.0, 9, 0], [0, nan, 9], [inf, 0, 0], [-inf] * 3, [5, 0, -inf]])
     limits = [Sampling(temperature=0), Sampling(), Sampling(temperature=0), Sampling(), Sampling(top_k=1)]
     assert native.draw(logits, range(5), limits, [0.99] * 5) == [1, None, None, None, 0]
-    assert native.draw(logits, [4, 0], [limits[4], limits[0]], [0.99] * 2) == [0, 1]
+    order = [4, 1, 0, 3, 2]
+    assert native.draw(logits, order, [limits[i] for i in order], [0.99] * 5) == [0, None, 1, None, None]
 
 
 @best

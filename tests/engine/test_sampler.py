@@ -74,6 +74,12 @@ def test_greedy_takes_the_lowest_of_equals() -> None:
     assert draw(equals, [0], [Sampling(temperature=0.0)], [0.0]) == [1]
 
 
+def test_rows_are_drawn_in_the_order_asked_for() -> None:
+    logits = torch.eye(3)
+    for rows in ([2, 0, 1], [1], [0, 0, 2]):
+        assert draw(logits, rows, [Sampling(temperature=0.0)] * len(rows), [0.0] * len(rows)) == rows
+
+
 def test_choices_of_one_seed_have_numbers_of_their_own() -> None:
     first, second, again = (generator(Sampling(seed=4), i).random() for i in (0, 1, 0))
     assert first == again != second
