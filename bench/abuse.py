@@ -186,31 +186,43 @@ class Load:
 
 async def generate(server: Server, rate: float, seconds: float, tokens: int) -> Load:
     """Requests at random times (Poisson), `rate` a second, whatever becomes of the earlier ones; the first fifth is not counted."""
-    rng, kept = np.random.default_rng(1), Kept(server.port)
-    since, began, done, statuses = server.log.stat().st_size, time.perf_counter(), 0, Counter[int]()
+    loop, free = asyncio.get_running_loop(), list[Kept]()
+    due = np.cumsum(np.random.default_rng(1).exponential(1 / rate, int(2 * rate * seconds))).tolist()
+    bodies = ({"model": "cria", "messages": USER, "max_tokens": tokens, "seed": i} for i in itertools.count())
+    requests = [  # made beforehand: this process shares the server's CPUs
+        (at, request("POST", "/v1/chat/completions", next(bodies), Connection="keep-alive"))
+        for at in due
+        if at < seconds
+    ]
+    since, began, done, statuses = server.log.stat().st_size, loop.time(), 0, Counter[int]()
+    tasks, opened = set[asyncio.Task[None]](), list[asyncio.Transport]()
 
-    async def client(i: int) -> None:
+    def answered(status: int, body: bytes) -> None:
         nonlocal done
-        body = {"model": "cria", "messages": USER, "max_tokens": tokens, "seed": i}
-        reply = await kept.send(request("POST", "/v1/chat/completions", body, Connection="keep-alive"))
-        at = time.perf_counter() - began
-        if seconds / 5 < at <= seconds:
-            statuses[reply.status] += 1
-            if reply.status == 200:
-                done += json.loads(reply.body)["usage"]["completion_tokens"]
+        if seconds / 5 < loop.time() - began <= seconds:
+            statuses[status] += 1
+            if status == 200:
+                done += json.loads(body)["usage"]["completion_tokens"]
 
-    async with asyncio.TaskGroup() as clients:
-        due = 0.0
-        for i in itertools.count():
-            due += rng.exponential(1 / rate)
-            if due > seconds:
-                break
-            await asyncio.sleep(max(due - (time.perf_counter() - began), 0))
-            clients.create_task(client(i))
-        await asyncio.sleep(max(seconds - (time.perf_counter() - began), 0))
-        goodput = done / (0.8 * seconds)
-    kept.close()
-    return Load(goodput, statuses, server.refusals(429, since))
+    async def connect(raw: bytes) -> None:
+        try:
+            made = loop.create_connection(lambda: Kept(free, answered, raw), "127.0.0.1", server.port)
+            opened.append((await made)[0])
+        except OSError as error:
+            answered(0, str(error).encode())
+
+    def ask(raw: bytes) -> None:
+        if free:
+            free.pop().ask(raw, answered)
+        else:
+            tasks.add(asyncio.create_task(connect(raw)))
+
+    for at, raw in requests:
+        loop.call_at(began + at, ask, raw)
+    await asyncio.sleep(seconds)
+    for transport in opened:
+        transport.abort()
+    return Load(done / (0.8 * seconds), statuses, server.refusals(429, since))
 
 
 async def capacity(server: Server, count: int, tokens: int) -> float:

@@ -51,6 +51,7 @@ class EngineClient:
         self._ids = itertools.count()
         self._streams: dict[str, _Stream] = {}
         self._queued: dict[str, _Stream] = {}  # those that have not started
+        self._tokens = 0  # of their prompts
         self._lines: Counter[str] = (
             Counter()
         )  # by salt: those, and who was admitted in this round of the loop
@@ -120,11 +121,8 @@ class EngineClient:
         """
         model = self._models.get(key)
         stream = _Stream(salt, 0 if request.count else _estimate(request))
-        try:
-            if not request.count:
-                self._find_place(salt, stream.tokens)
-        except HerdError as error:
-            yield Failed(str(error), error.code, error.status)
+        if not request.count and (full := self.full(salt, stream.tokens)):
+            yield Failed(str(full), full.code, full.status, full.retry_after)
             return
         if model is None:
             yield Failed("this model is not loaded", "model_not_loaded", 503)
@@ -132,6 +130,7 @@ class EngineClient:
         id = str(next(self._ids))
         self._streams[id] = self._queued[id] = stream
         self._lines[salt] += 1
+        self._tokens += stream.tokens
         ended = False
         try:
             await asyncio.shield(model.ready)
@@ -153,30 +152,30 @@ class EngineClient:
             if stream.sent and not ended:
                 self._send({"op": "cancel", "id": id})
 
-    def look(self, salt: str) -> None:
-        """Raises HerdError 429 unless another request of `salt` has a place in the queue now."""
-        self._find_place(salt, 0)
-
     def admit(self, salt: str) -> None:
-        """The same for a request that is about to come.
-
-        The place is kept until the event loop's next round, in which `generate` takes it.
-        """
-        self.look(salt)
+        """Keep a place until the event loop's next round, in which `generate` takes it. Raises HerdError 429."""
+        if full := self.full(salt):
+            raise full
         self._lines[salt] += 1
         asyncio.get_running_loop().call_soon(self._leave_line, salt)
 
-    def _find_place(self, salt: str, tokens: int) -> None:
-        """Known here, so that a busy engine need not be asked. The rule is `herd.engine.waiting`'s."""
+    def full(self, salt: str, tokens: int = 0) -> HerdError | None:
+        """The 429 for another request of `salt`, if there is no place for it in the queue now.
+
+        Known here, so that a busy engine need not be asked. The rule is `herd.engine.waiting`'s. Returned and not raised:
+        a traceback's frames are garbage in cycles, and under an overload there are hundreds a second.
+        """
         count, most = self._lines.total(), self.max_queue
         no_place = count >= most and (self._lines[salt] >= most // 8 or count >= 2 * most)
-        queued = self._queued.values()
-        if no_place or (queued and sum(s.tokens for s in queued) + tokens > MAX_QUEUE_TOKENS):
-            message = f"the queue is full; try again in {self.retry_after} s"
-            raise HerdError(message, code="queue_full", status=429)
+        if no_place or (self._queued and self._tokens + tokens > MAX_QUEUE_TOKENS):
+            wait = self.retry_after
+            message = f"the queue is full; try again in {wait} s"
+            return HerdError(message, code="queue_full", status=429, retry_after=wait)
+        return None
 
     def _leave_queue(self, id: str) -> None:
         if stream := self._queued.pop(id, None):
+            self._tokens -= stream.tokens
             self._leave_line(stream.salt)
 
     def _leave_line(self, salt: str) -> None:

@@ -19,8 +19,7 @@ class LimitError(HerdError):
     """429; `retry_after`: the seconds until the limit's next period, None where waiting does not help."""
 
     def __init__(self, message: str, code: str, retry_after: float | None) -> None:
-        super().__init__(message, status=429, code=code)
-        self.retry_after = retry_after
+        super().__init__(message, status=429, code=code, retry_after=retry_after)
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,8 +27,8 @@ class UpstreamError(HerdError):
         retry_after: float | None = None,
         upstream: int | None = None,
     ) -> None:
-        super().__init__(message, status=status, code=code)
-        self.retryable, self.retry_after, self.upstream = retryable, retry_after, upstream
+        super().__init__(message, status=status, code=code, retry_after=retry_after)
+        self.retryable, self.upstream = retryable, upstream
 
     @classmethod
     def of(cls, event: Failed) -> Self:

@@ -98,8 +98,7 @@ class Reply:
 
     def fail(self, error: HerdError) -> None:
         """Let it end with this error, unless it has failed already."""
-        wait = getattr(error, "retry_after", None)
-        self.failed = self.failed or Failed(str(error), error.code, error.status, wait)
+        self.failed = self.failed or Failed(str(error), error.code, error.status, error.retry_after)
 
     @property
     def target(self) -> Target:

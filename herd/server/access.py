@@ -15,7 +15,7 @@ OPEN_FOLDERS = ("/web/", "/c/")
 # Method, path, and the scopes of which one is enough; the first that fits. "key": any key will do. "use": a key for
 # any route; the gateway checks the route's name, or the handler that what is asked for is the key's own.
 RULES = [
-    (method, re.compile(path), frozenset(scopes.split()))
+    (re.compile(method), re.compile(path), frozenset(scopes.split()))
     for method, path, scopes in (
         (".*", r"/v1/.*", "use"),
         ("GET", r"/api/status|/openapi\.json", "key"),
@@ -41,7 +41,7 @@ def is_open(method: str, path: str) -> bool:
 def needed(method: str, path: str) -> frozenset[str]:
     """The scopes of which a request needs one; what no rule names is for an admin."""
     for methods, paths, scopes in RULES:
-        if re.fullmatch(methods, method) and paths.fullmatch(path):
+        if methods.fullmatch(method) and paths.fullmatch(path):
             return scopes
     return ADMIN
 

@@ -35,7 +35,7 @@ from herd.server import anthropic, api, errors, leaderboard, openai, responses
 from herd.server.access import PAGES
 from herd.server.body import Fields
 from herd.server.engines import Engines, has_torch
-from herd.server.guard import Guard
+from herd.server.guard import Door, Guard
 from herd.server.local import LocalEngine
 from herd.server.metrics import Metrics
 from herd.server.runs import Scheduler
@@ -93,9 +93,10 @@ def create_app(settings: Settings, engines: Engines) -> FastAPI:
         await gateway.close()
         await asyncio.to_thread(store.close)
 
-    def look(principal: Principal) -> None:
-        if not gateway.reaches_out:  # else a reply need not be the engine's
-            engines.engine.look(principal.name or "")
+    def full(principal: Principal) -> HerdError | None:
+        if gateway.reaches_out:  # a reply need not be the engine's
+            return None
+        return engines.engine.full(principal.name or "")
 
     # FastAPI's own documentation pages load scripts from elsewhere; /openapi.json is the description.
     app = FastAPI(title="Herd", version=version("openherd"), lifespan=lifespan, docs_url=None, redoc_url=None)
@@ -106,7 +107,8 @@ def create_app(settings: Settings, engines: Engines) -> FastAPI:
         settings, keys, ledger, engines.registry, store, engines, metrics, gateway, reloader, scheduler,
         board, live, battles, Ballots(battles, store, board),
     )  # fmt: skip
-    app.add_middleware(Guard, settings=settings, keys=keys, observe=metrics.observe_http, look=look)
+    app.state.door = Door(settings, keys, metrics.observe_http, full)
+    app.add_middleware(Guard, door=app.state.door)
     errors.install(app)
     app.include_router(openai.router)
     app.include_router(anthropic.router)

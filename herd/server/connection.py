@@ -5,13 +5,18 @@ import json
 import resource
 import socket
 from http import HTTPStatus
+from typing import cast
 
 import httptools
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from fastapi import FastAPI
+from starlette.responses import Response
+from starlette.types import Scope
+from uvicorn._types import ASGI3Application
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from herd.errors import HerdError
 from herd.protocol.openai import encode_error
-from herd.server.guard import HEADER_BYTES, new_request_id
+from herd.server.guard import HEADER_BYTES, Door, new_request_id
 
 MAX_CONNECTIONS = 4096
 IDLE = 75  # seconds that a connection may rest between requests; most clients give up sooner
@@ -36,7 +41,8 @@ class Connection(HttpToolsProtocol):
     """uvicorn's HTTP/1.1 with limits: one connection too many gets a 503, and a peer that stalls is dropped.
 
     A reader that takes nothing for STALL seconds loses its connection, and so what was being made for it ends. A request
-    that is sent before the last one was answered is not read: the connection closes with the answer.
+    that is sent before the last one was answered is not read: the connection closes with the answer. What the door
+    turns away is answered here, in one write and without a task: under an overload that is nearly everything.
     """
 
     most, stall = MAX_CONNECTIONS, STALL
@@ -91,6 +97,25 @@ class Connection(HttpToolsProtocol):
         if [name for name, _ in self.headers].count(b"host") != 1 and self.parser.get_http_version() == "1.1":
             raise ValueError("it must have one Host header")
         super().on_headers_complete()
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
+        # A reader who is behind waits for its answer in a task, where that can be waited for.
+        door: Door = cast(FastAPI, app).state.door
+        if not self.flow.write_paused and (answer := door.answer(cast(Scope, cycle.scope))):
+            self._turn_away(cycle, answer)
+        else:
+            super()._start_asgi_task(cycle, app)
+
+    def _turn_away(self, cycle: RequestResponseCycle, answer: Response) -> None:
+        head = [b"%s: %s\r\n" % header for header in answer.raw_headers]
+        if not cycle.keep_alive:
+            head.append(b"connection: close\r\n")
+        body = b"" if cycle.scope["method"] == "HEAD" else answer.body
+        self.transport.write(b"".join((STATUS_LINE[answer.status_code], *head, b"\r\n", body)))
+        cycle.response_started = cycle.response_complete = True  # what comes of its body goes nowhere
+        if not cycle.keep_alive:
+            self.transport.close()
+        self.on_response_complete()
 
     def on_body(self, body: bytes) -> None:
         self._size = 0

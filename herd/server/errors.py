@@ -2,6 +2,7 @@
 
 import logging
 import math
+from collections.abc import Mapping
 from typing import TypeVar
 
 from fastapi import FastAPI, Request
@@ -17,7 +18,7 @@ from herd.protocol import Failed, ProtocolError, anthropic, openai
 log = logging.getLogger("herd.server")
 
 T = TypeVar("T")
-HEADERS = {401: {"WWW-Authenticate": "Bearer"}}
+NO_HEADERS: Mapping[str, str] = {}
 CODES = {404: "not_found", 405: "method_not_allowed"}  # of errors that Starlette raises
 
 
@@ -43,17 +44,18 @@ def speaks_anthropic(scope: Scope) -> bool:
     return path == "/v1/messages" or path.startswith("/v1/messages/")
 
 
-def response(error: HerdError, scope: Scope) -> JSONResponse:
-    """The error as the dialect of the request's path has it."""
+def response(error: HerdError, scope: Scope, headers: Mapping[str, str] = NO_HEADERS) -> JSONResponse:
+    """The error as the dialect of the request's path has it, with these headers and its own."""
     id = scope.get("state", {}).get("request_id")
     content = anthropic.encode_error(error, id) if speaks_anthropic(scope) else openai.encode_error(error)
-    headers = dict(HEADERS.get(error.status, {}))
-    wait = getattr(error, "retry_after", None)
+    own = dict(headers)
+    if error.status == 401:
+        own["WWW-Authenticate"] = "Bearer"
     if error.code == "budget_exhausted":  # no wait helps: the SDKs of both dialects do not retry then
-        headers["X-Should-Retry"] = "false"
-    elif wait or error.status == 429:
-        headers["Retry-After"] = str(math.ceil(wait or scope["app"].state.herd.engines.engine.retry_after))
-    return JSONResponse(content, error.status, headers)
+        own["X-Should-Retry"] = "false"
+    elif error.retry_after or error.status == 429:
+        own["Retry-After"] = str(math.ceil(error.retry_after or 1))
+    return JSONResponse(content, error.status, own)
 
 
 def install(app: FastAPI) -> None:

@@ -6,7 +6,7 @@ import uuid
 from collections.abc import Callable, Mapping
 from http.cookies import CookieError, SimpleCookie
 
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import MutableHeaders
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -38,73 +38,57 @@ CORS_SHOWN = ", ".join(
 )
 
 
-class Guard:
-    """ASGI middleware: request id, Host, Origin, key and its scopes, CORS, security headers, access log.
+class Door:
+    """Request id, Host, Origin, key and its scopes, CORS, security headers, access log: all that needs no body.
 
-    The key's `Principal` is in scope["state"]["principal"], except where no key is needed.
-
-    `observe(method, route, status, seconds)` is called once for each request. `look(principal)` raises HerdError where
+    `observe(method, route, status, seconds)` is called once for each request. `full(principal)` is the error where
     there is no place for a reply: an overload must cost little, and what comes behind this door costs most.
     """
 
     def __init__(
         self,
-        app: ASGIApp,
         settings: Settings,
         keys: Keys,
         observe: Callable[[str, str, int, float], None],
-        look: Callable[[Principal], None],
+        full: Callable[[Principal], HerdError | None],
     ) -> None:
-        self.app, self.settings, self.keys, self.observe, self.look = app, settings, keys, observe, look
+        self.settings, self.keys, self.observe, self.full = settings, keys, observe, full
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self.app(scope, receive, send)
-            return
-        headers, path = Headers(scope=scope), scope["path"]
+    def answer(self, scope: Scope) -> Response | None:
+        """The answer to a request that goes no further; that is all there is to do about it then.
+
+        For others the scope's state has `request_id`, `headers`, which every reply gets, and `principal`, except where
+        no key is needed.
+        """
+        began = time.perf_counter()
+        headers = {
+            name.decode("latin-1"): value.decode("latin-1") for name, value in reversed(scope["headers"])
+        }
         id = _request_id(headers.get("x-request-id", ""))
-        scope.setdefault("state", {})["request_id"] = id
-        extra = {"X-Request-Id": id, **self._cors(headers)}
+        extra = {**SECURITY_HEADERS, "X-Request-Id": id, **self._cors(headers)}
         if speaks_anthropic(scope):
             extra["Request-Id"] = id
-        began, status, began_reply = time.perf_counter(), 500, False
-
-        async def send_out(message: Message) -> None:
-            nonlocal status, began_reply
-            if message["type"] == "http.response.start":
-                status, began_reply = message["status"], True
-                out = MutableHeaders(scope=message)
-                for name, value in (SECURITY_HEADERS | extra).items():
-                    out.setdefault(name, value)
-            await send(message)
-
+        scope.setdefault("state", {}).update(request_id=id, headers=extra)
         try:
             refused = self._refusal(scope, headers)
-            if refused is not None:
-                await response(refused, scope)(scope, receive, send_out)
-            elif scope["method"] == "OPTIONS":
-                await Response(status_code=204)(scope, receive, send_out)
-            else:
-                await self.app(scope, receive, send_out)
-        except ClientDisconnect:  # in the middle of its body: there is nobody to answer
-            status = 499
         except Exception:
-            log.exception("request %s failed", extra["X-Request-Id"])
-            if began_reply:
-                raise
-            message = f"an error in Herd; its log has it as {extra['X-Request-Id']}"
-            error = HerdError(message, status=500, code="internal_error")
-            await response(error, scope)(scope, receive, send_out)
-        finally:
-            seconds = time.perf_counter() - began
-            route: str = path if path in REPLIES else getattr(scope.get("route"), "path", "unmatched")
-            self.observe(scope["method"], route, status, seconds)
-            log.log(
-                logging.WARNING if status >= 500 and route != "/ready" else logging.INFO,
-                "%s %s %d %.0f ms %s", scope["method"], route, status, seconds * 1000, extra["X-Request-Id"],
-            )  # fmt: skip
+            refused = failed(id)
+        if refused is None and scope["method"] != "OPTIONS":
+            return None
+        answer = response(refused, scope, extra) if refused else Response(status_code=204, headers=extra)
+        self.close(scope, answer.status_code, began)
+        return answer
 
-    def _refusal(self, scope: Scope, headers: Headers) -> HerdError | None:
+    def close(self, scope: Scope, status: int, began: float) -> None:
+        """Count a request that has its answer, and put it into the log."""
+        seconds, method, path = time.perf_counter() - began, scope["method"], scope["path"]
+        route: str = path if path in REPLIES else getattr(scope.get("route"), "path", "unmatched")
+        self.observe(method, route, status, seconds)
+        level = logging.WARNING if status >= 500 and route != "/ready" else logging.INFO
+        id = scope["state"]["request_id"]
+        log.log(level, "%s %s %d %.0f ms %s", method, route, status, seconds * 1000, id)
+
+    def _refusal(self, scope: Scope, headers: Mapping[str, str]) -> HerdError | None:
         host, path = headers.get("host", ""), scope["path"]
         size = sum(len(name) + len(value) for name, value in scope["headers"]) + len(scope["raw_path"])
         if len(scope["headers"]) > MAX_HEADERS or size > HEADER_BYTES:
@@ -121,7 +105,7 @@ class Guard:
             return HerdError("a path has no NUL byte")
         if access.is_open(scope["method"], path):
             return None
-        principal = self._principal(headers)
+        principal = self._principal(scope, headers)
         if principal is None:
             header = "x-api-key: <key>" if speaks_anthropic(scope) else "Authorization: Bearer <key>"
             message = f"this server asks for a key, one that is known and in force: send the header {header}"
@@ -129,18 +113,13 @@ class Guard:
         scope["state"]["principal"] = principal
         if refused := access.refusal(principal, scope["method"], path):
             return refused
-        if path in REPLIES and scope["method"] == "POST":
-            try:
-                self.look(principal)
-            except HerdError as full:
-                return full
-        return None
+        return self.full(principal) if path in REPLIES and scope["method"] == "POST" else None
 
-    def _principal(self, headers: Headers) -> Principal | None:
+    def _principal(self, scope: Scope, headers: Mapping[str, str]) -> Principal | None:
         """Whose key the request brings; if it brings none, whom the server lets in without one."""
         scheme, _, word = headers.get("authorization", "").partition(" ")
         given = [word.strip()] if scheme.lower() == "bearer" else []
-        given += headers.getlist("x-api-key")
+        given += [value.decode("latin-1") for name, value in scope["headers"] if name == b"x-api-key"]
         for secret in given:
             if found := self.keys.find(secret):
                 return found
@@ -152,7 +131,7 @@ class Guard:
             return found
         return None if given else self.keys.find("")
 
-    def _cors(self, headers: Headers) -> Mapping[str, str]:
+    def _cors(self, headers: Mapping[str, str]) -> Mapping[str, str]:
         origin = headers.get("origin")
         if origin is None or not self.settings.allows_origin(origin, headers.get("host", "")):
             return {}
@@ -165,6 +144,49 @@ class Guard:
             "Access-Control-Expose-Headers": CORS_SHOWN,
             "Vary": "Origin",
         }
+
+
+class Guard:
+    """ASGI middleware: the door, where the connection has not asked there yet, and errors that nobody has caught."""
+
+    def __init__(self, app: ASGIApp, door: Door) -> None:
+        self.app, self.door = app, door
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        if "request_id" not in scope.get("state", {}) and (refused := self.door.answer(scope)):
+            await refused(scope, receive, send)
+            return
+        began, status, began_reply = time.perf_counter(), 500, False
+
+        async def send_out(message: Message) -> None:
+            nonlocal status, began_reply
+            if message["type"] == "http.response.start":
+                status, began_reply = message["status"], True
+                out = MutableHeaders(scope=message)
+                for name, value in scope["state"]["headers"].items():
+                    out.setdefault(name, value)
+            await send(message)
+
+        try:
+            await self.app(scope, receive, send_out)
+        except ClientDisconnect:  # in the middle of its body: there is nobody to answer
+            status = 499
+        except Exception:
+            error = failed(scope["state"]["request_id"])
+            if began_reply:
+                raise
+            await response(error, scope)(scope, receive, send_out)
+        finally:
+            self.door.close(scope, status, began)
+
+
+def failed(id: str) -> HerdError:
+    """For the caller of a request that has met an error of ours, which is put into the log."""
+    log.exception("request %s failed", id)
+    return HerdError(f"an error in Herd; its log has it as {id}", status=500, code="internal_error")
 
 
 def _request_id(given: str) -> str:

@@ -56,7 +56,7 @@ class FakeEngine:
         self.delay = 0.0
         self.break_after: int | None = None
         self.fail: Failed | None = None
-        self.full = False
+        self.crowded = False
         self.load_error: Exception | None = None
         self.loaded: dict[str, tuple[Path, Path | None]] = {}
         self.log: list[tuple[str, str]] = []
@@ -97,11 +97,16 @@ class FakeEngine:
             "metrics": {},
         }
 
-    def look(self, salt: str) -> None:
-        if self.full:
-            raise HerdError("the queue is full; try again later", code="queue_full", status=429)
+    def full(self, salt: str) -> HerdError | None:
+        if self.crowded:
+            return HerdError(
+                "the queue is full; try again later", code="queue_full", status=429, retry_after=7
+            )
+        return None
 
-    admit = look
+    def admit(self, salt: str) -> None:
+        if full := self.full(salt):
+            raise full
 
     async def generate(self, key: str, request: Request, *, salt: str) -> AsyncIterator[Event]:
         assert key in self.loaded

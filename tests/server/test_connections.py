@@ -178,6 +178,37 @@ def test_a_body_that_is_not_http_is_answered_once(
     assert not [record for record in caplog.records if record.exc_info]
 
 
+def test_who_is_turned_away_may_ask_again(url: str, engine: Any, chat: Callable[..., Any]) -> None:
+    """On the same connection, whatever the length of the body that nobody reads."""
+    engine.crowded = True
+    with connect(url) as peer:
+        for content in (chat(), chat("x" * 300_000), chat()):
+            peer.sendall(request(content))
+            reply = http.client.HTTPResponse(peer)
+            reply.begin()
+            assert reply.status == 429 and json.loads(reply.read())["error"]["code"] == "queue_full"
+            assert reply.headers["X-Request-Id"].startswith("req_") and reply.headers["Retry-After"] == "7"
+        foreign = GET.replace(b"localhost", b"evil.example") + b"\r\n"
+        for sent, status in ((foreign.replace(b"GET", b"HEAD"), 421), (foreign, 421), (GET + b"\r\n", 200)):
+            peer.sendall(sent)
+            reply = http.client.HTTPResponse(peer, method=sent.split()[0].decode())
+            reply.begin()
+            assert reply.status == status and bool(reply.read()) == (sent[:4] != b"HEAD")
+        peer.sendall(request(chat()).replace(b"HTTP/1.1", b"HTTP/1.0"))
+        assert answer(peer)[0] == 429
+    assert not engine.requests
+
+
+def test_who_asks_on_and_on_without_reading_is_dropped(
+    url: str, engine: Any, chat: Callable[..., Any], patience: float
+) -> None:
+    engine.crowded, end = True, time.monotonic() + 10
+    with connect(url, 4096) as peer, pytest.raises(OSError):
+        while time.monotonic() < end:
+            peer.sendall(request(chat()))
+    assert httpx.get(f"{url}/health").status_code == 200
+
+
 def test_one_connection_too_many(
     url: str, monkeypatch: pytest.MonkeyPatch, wait_for: Callable[..., None]
 ) -> None:
