@@ -20,6 +20,7 @@ from herd.server.guard import HEADER_BYTES, Door, new_request_id
 
 MAX_CONNECTIONS = 4096
 IDLE = 75  # seconds that a connection may rest between requests; most clients give up sooner
+LINGER = 1.0  # seconds for a peer to take the answer to what was no request
 STALL = 20.0  # seconds for a request's headers to come, and for a reader to take something of what it is sent
 SEND_BUFFER = (
     128 * 1024
@@ -58,6 +59,7 @@ class Connection(HttpToolsProtocol):
             own.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
         if len(self.connections) > self.most:
             self._refuse(503, "too many connections; try again later", "too_many_connections")
+            self.transport.close()
         else:
             self._await_headers()
 
@@ -72,10 +74,9 @@ class Connection(HttpToolsProtocol):
         except httptools.HttpParserUpgrade as offer:  # it is not taken: HTTP/1.1 goes on
             self.parser, rest = httptools.HttpRequestParser(self), data[offer.args[0] :]
         except httptools.HttpParserError as error:
-            if not self._deaf:
-                reason = error.__context__ or error  # what a method below has found
-                self._refuse(400, f"not an HTTP request: {reason!s:.200}", "invalid_http")
-        if self._size > HEADER_BYTES and not self.transport.is_closing():
+            reason = error.__context__ or error  # what a method below has found
+            self._refuse(400, f"not an HTTP request: {reason!s:.200}", "invalid_http")
+        if self._size > HEADER_BYTES:
             message = f"the request's headers are over {HEADER_BYTES >> 10} KiB"
             self._refuse(431, message, "headers_too_large")
         self._await_headers()
@@ -148,6 +149,8 @@ class Connection(HttpToolsProtocol):
 
     def _await_headers(self) -> None:
         """A request's headers have their time to come; so has the rest of a body that nobody will read any more."""
+        if self._deaf:
+            return
         if self._running and self._waiting:
             self._waiting.cancel()
             self._waiting = None
@@ -155,8 +158,7 @@ class Connection(HttpToolsProtocol):
             self._waiting = self.loop.call_later(self.stall, self._headers_late)
 
     def _headers_late(self) -> None:
-        if not self.transport.is_closing():
-            self._refuse(408, f"no whole request came in {self.stall:g} seconds", "request_timeout")
+        self._refuse(408, f"no whole request came in {self.stall:g} seconds", "request_timeout")
 
     def _watch(self, unread: int) -> None:
         """Drop the connection unless fewer than `unread` bytes are left to be sent when the time is over."""
@@ -173,6 +175,9 @@ class Connection(HttpToolsProtocol):
         self._unread = self.loop.call_later(self.stall, late)
 
     def _refuse(self, status: int, message: str, code: str) -> None:
+        """Answer, and drop what still comes: a socket that is closed with something unread takes the answer with it."""
+        if self._deaf or self.transport.is_closing():
+            return
         if not (self._running and self.cycle.response_started):
             body = json.dumps(encode_error(HerdError(message, status=status, code=code))).encode()
             lines = [
@@ -184,5 +189,8 @@ class Connection(HttpToolsProtocol):
         if self._running:  # a body that is no HTTP, behind good headers
             self.cycle.disconnected = True  # its answer was given: what the application says goes nowhere
             self.cycle.message_event.set()
-        self.transport.close()
-        self._watch(self.transport.get_write_buffer_size())
+        self._deaf = True
+        self.transport.write_eof()
+        if self._waiting:
+            self._waiting.cancel()
+        self._waiting = self.loop.call_later(LINGER, self.transport.abort)
