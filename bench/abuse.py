@@ -22,7 +22,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from importlib.metadata import version
@@ -38,6 +38,7 @@ from serving import Kept, Reply, Server, request, send
 from herd.registry.registry import BUNDLED, Registry
 
 LEAK = 48.0  # MiB that a second pass over the same bodies may add
+TICK = 0.005  # seconds between two looks of the generator, in which requests leave and answers are read
 CLEAN = 5.0  # seconds after which no place may still be taken by a client that has gone
 
 
@@ -184,44 +185,25 @@ class Load:
     refusals: list[float]
 
 
-async def generate(server: Server, rate: float, seconds: float, tokens: int) -> Load:
+def generate(server: Server, rate: float, seconds: float, tokens: int) -> Load:
     """Requests at random times (Poisson), `rate` a second, whatever becomes of the earlier ones; the first fifth is not counted."""
-    loop, free = asyncio.get_running_loop(), list[Kept]()
-    due = np.cumsum(np.random.default_rng(1).exponential(1 / rate, int(2 * rate * seconds))).tolist()
-    bodies = ({"model": "cria", "messages": USER, "max_tokens": tokens, "seed": i} for i in itertools.count())
-    requests = [  # made beforehand: this process shares the server's CPUs
-        (at, request("POST", "/v1/chat/completions", next(bodies), Connection="keep-alive"))
-        for at in due
-        if at < seconds
-    ]
-    since, began, done, statuses = server.log.stat().st_size, loop.time(), 0, Counter[int]()
-    tasks, opened = set[asyncio.Task[None]](), list[asyncio.Transport]()
-
-    def answered(status: int, body: bytes) -> None:
-        nonlocal done
-        if seconds / 5 < loop.time() - began <= seconds:
-            statuses[status] += 1
-            if status == 200:
-                done += json.loads(body)["usage"]["completion_tokens"]
-
-    async def connect(raw: bytes) -> None:
-        try:
-            made = loop.create_connection(lambda: Kept(free, answered, raw), "127.0.0.1", server.port)
-            opened.append((await made)[0])
-        except OSError as error:
-            answered(0, str(error).encode())
-
-    def ask(raw: bytes) -> None:
-        if free:
-            free.pop().ask(raw, answered)
-        else:
-            tasks.add(asyncio.create_task(connect(raw)))
-
-    for at, raw in requests:
-        loop.call_at(began + at, ask, raw)
-    await asyncio.sleep(seconds)
-    for transport in opened:
-        transport.abort()
+    due = np.cumsum(np.random.default_rng(1).exponential(1 / rate, int(2 * rate * seconds)))
+    bodies = ({"model": "cria", "messages": USER, "max_tokens": tokens, "seed": i} for i in range(len(due)))
+    raw = deque(  # made beforehand: this process shares the server's CPUs
+        request("POST", "/v1/chat/completions", body, Connection="keep-alive") for body in bodies
+    )
+    kept, since, began = Kept(server.port), server.log.stat().st_size, time.perf_counter()
+    done, sent, statuses = 0, 0, Counter[int]()
+    while (now := time.perf_counter() - began) < seconds:
+        for _ in range(sent, sent := int(np.searchsorted(due, now))):
+            kept.ask(raw.popleft())
+        for status, body in kept.answers():
+            if now > seconds / 5:
+                statuses[status] += 1
+                if status == 200:
+                    done += json.loads(body)["usage"]["completion_tokens"]
+        time.sleep(TICK)
+    kept.close()
     return Load(done / (0.8 * seconds), statuses, server.refusals(429, since))
 
 
@@ -241,7 +223,7 @@ def overload(server: Server, seconds: float) -> list[str]:
     runs, problems = [], []
     for times in (1, 10):
         with watched(server, f"load × {times}: {times * rate:.0f} requests a second, {tokens} tokens") as row:
-            run = asyncio.run(generate(server, times * rate, seconds, tokens))
+            run = generate(server, times * rate, seconds, tokens)
             row.statuses = Counter({f"× {status}": n for status, n in run.statuses.items()})
         runs.append(run)
         if bad := {s: n for s, n in run.statuses.items() if s not in (200, 429)}:

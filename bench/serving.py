@@ -6,13 +6,14 @@ import asyncio
 import json
 import os
 import re
+import selectors
 import socket
 import subprocess
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -142,37 +143,41 @@ async def send(port: int, raw: bytes, patience: float = HUNG) -> Reply:
     return Reply(status, body if status else b"no answer", time.perf_counter() - began)
 
 
-class Kept(asyncio.Protocol):
-    """A connection that is kept, as the SDKs keep theirs. It costs its process little: that shares the server's CPUs.
+class Kept:
+    """Connections that are kept, as the SDKs keep theirs. They cost little: their process shares the server's CPUs."""
 
-    `free`: those of this server that have no request. `done(status, body)`: what to call for the answer; status 0 is
-    none.
-    """
+    def __init__(self, port: int) -> None:
+        self.port = port
+        self.free: list[socket.socket] = []
+        self.busy = selectors.DefaultSelector()
 
-    def __init__(self, free: list[Kept], done: Callable[[int, bytes], None], raw: bytes) -> None:
-        self.free, self.done, self.raw = free, done, raw
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = cast(asyncio.Transport, transport)
-        self.ask(self.raw, self.done)
-
-    def ask(self, raw: bytes, done: Callable[[int, bytes], None]) -> None:
+    def ask(self, raw: bytes) -> None:
         """Send a request without "Connection: close" whose answer has a Content-Length."""
-        self.done, self.answer = done, b""
-        self.transport.write(raw)
+        connection = self.free.pop() if self.free else socket.create_connection(("127.0.0.1", self.port))
+        connection.sendall(raw)
+        self.busy.register(connection, selectors.EVENT_READ, bytearray())
 
-    def data_received(self, data: bytes) -> None:
-        self.answer += data
-        head, end, body = self.answer.partition(b"\r\n\r\n")
-        if end and len(body) >= int(head.lower().partition(b"content-length:")[2].split(None, 1)[0]):
-            self.free.append(self)
-            self.done(int(head[9:12]), body)
+    def answers(self) -> Iterator[tuple[int, bytes]]:
+        """Status and body of those that have come; status 0 of connections that have closed instead."""
+        for key, _ in self.busy.select(0):
+            connection, answer = cast(socket.socket, key.fileobj), key.data
+            answer += (piece := connection.recv(1 << 16))
+            head, end, body = answer.partition(b"\r\n\r\n")
+            whole = end and len(body) >= int(head.lower().partition(b"content-length:")[2].split(None, 1)[0])
+            if whole or not piece:
+                self.busy.unregister(connection)
+                if whole:
+                    self.free.append(connection)
+                yield (int(head[9:12]), bytes(body)) if whole else (0, b"closed")
 
-    def connection_lost(self, exc: Exception | None) -> None:
-        if self in self.free:
-            self.free.remove(self)
-        else:
-            self.done(0, str(exc or "closed").encode())
+    def close(self) -> None:
+        """All of them; what is not answered is dropped."""
+        for connection in [
+            *self.free,
+            *(cast(socket.socket, key.fileobj) for key in self.busy.get_map().values()),
+        ]:
+            connection.close()
+        self.busy.close()
 
 
 def probe(port: int) -> None:

@@ -184,6 +184,11 @@ class EngineClient:
             del self._lines[salt]
 
     @property
+    def in_flight(self) -> int:
+        """Requests that wait or run."""
+        return len(self._streams)
+
+    @property
     def retry_after(self) -> int:
         """Seconds after which a request that is refused now may be taken: for Retry-After."""
         return min(max(round(len(self._queued) * self._gap), RETRY[0]), RETRY[1])

@@ -18,6 +18,7 @@ from herd.errors import HerdError
 from herd.registry.home import lock
 from herd.registry.registry import Registry
 from herd.server.engines import Engines
+from herd.server.loop import runner
 from herd.server.settings import Settings
 
 if TYPE_CHECKING:
@@ -117,17 +118,20 @@ def serve(
     gc.disable()  # until all is imported
     with lock(settings.home), bind(settings.host, settings.port) as listener:
         settings = replace(settings, port=listener.getsockname()[1])
-        asyncio.run(_serve(settings, listener, say, started))
+        engine = EngineClient()
+        with runner(lambda: engine.in_flight) as loop:
+            loop.run(_serve(settings, engine, listener, say, started))
 
 
 async def _serve(
     settings: Settings,
+    engine: EngineClient,
     listener: socket.socket,
     say: Callable[[str], None],
     started: Callable[[Settings], None],
 ) -> None:
     registry = Registry(settings.home)
-    engines = Engines(EngineClient(), registry, memory=settings.memory, keep_alive=settings.keep_alive)
+    engines = Engines(engine, registry, memory=settings.memory, keep_alive=settings.keep_alive)
     engines.start()
     # A round of the loop for who looks after the child, one for the child, which then imports PyTorch beside FastAPI here.
     await asyncio.sleep(0)
