@@ -25,8 +25,6 @@ IN_MEMORY = 16 << 20  # bytes of an answer; more go to a temporary file
 class NoEngine:
     """An engine that is never asked: commands change what is kept, and generate nothing."""
 
-    retry_after = 1
-
     def status(self) -> dict[str, Any]:
         return {"state": "stopped", "running": 0, "waiting": 0, "metrics": {}}
 

@@ -52,9 +52,8 @@ class EngineClient:
         self._streams: dict[str, _Stream] = {}
         self._queued: dict[str, _Stream] = {}  # those that have not started
         self._tokens = 0  # of their prompts
-        self._lines: Counter[str] = (
-            Counter()
-        )  # by salt: those, and who was admitted in this round of the loop
+        # By salt: those, and who was admitted in this round of the loop.
+        self._lines: Counter[str] = Counter()
         self._models: dict[str, _Model] = {}
         self._leaving: dict[str, asyncio.Future[None]] = {}
         self._process: subprocess.Popen[bytes] | None = None
