@@ -10,12 +10,11 @@ LONGEST = 0.02  # seconds that an event may wait for that; nobody sees text come
 
 
 class Moderated(selectors.DefaultSelector):
-    """Lets events gather, as network cards spare their hosts interrupts: WAKING seconds for each reply in flight.
+    """Lets events gather once there are no more, as network cards spare their hosts interrupts.
 
-    A reply alone waits for less than a token of a small model; of many, each takes its time anyway.
+    WAKING seconds for each reply in flight: one alone waits for less than a token of a small model, and of many each
+    takes its time anyway.
     """
-
-    _looked = 0.0
 
     def __init__(self, in_flight: Callable[[], int]) -> None:
         super().__init__()
@@ -23,14 +22,13 @@ class Moderated(selectors.DefaultSelector):
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
         if timeout is None or timeout > 0:
-            pause = min(WAKING * self.in_flight(), LONGEST)
-            rest = min(self._looked + pause - time.monotonic(), LONGEST if timeout is None else timeout)
-            if rest > 0:
-                time.sleep(rest)
-                timeout = None if timeout is None else timeout - rest
-        events = super().select(timeout)
-        self._looked = time.monotonic()
-        return events
+            if events := super().select(0):
+                return events
+            pause = min(WAKING * self.in_flight(), LONGEST, timeout or LONGEST)
+            if pause:
+                time.sleep(pause)
+                timeout = timeout and timeout - pause
+        return super().select(timeout)
 
 
 def runner(in_flight: Callable[[], int]) -> asyncio.Runner:
