@@ -188,6 +188,7 @@ class Load:
 def generate(server: Server, rate: float, seconds: float, tokens: int) -> Load:
     """Requests at random times (Poisson), `rate` a second, whatever becomes of the earlier ones; the first fifth is not counted."""
     due = np.cumsum(np.random.default_rng(1).exponential(1 / rate, int(2 * rate * seconds)))
+    due = due[due < seconds]
     bodies = ({"model": "cria", "messages": USER, "max_tokens": tokens, "seed": i} for i in range(len(due)))
     raw = deque(  # made beforehand: this process shares the server's CPUs
         request("POST", "/v1/chat/completions", body, Connection="keep-alive") for body in bodies

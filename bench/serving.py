@@ -161,7 +161,11 @@ class Kept:
         """Status and body of those that have come; status 0 of connections that have closed instead."""
         for key, _ in self.busy.select(0):
             connection, answer = cast(socket.socket, key.fileobj), key.data
-            answer += (piece := connection.recv(1 << 16))
+            try:
+                piece = connection.recv(1 << 16)
+            except OSError:
+                piece = b""
+            answer += piece
             head, end, body = answer.partition(b"\r\n\r\n")
             whole = end and len(body) >= int(head.lower().partition(b"content-length:")[2].split(None, 1)[0])
             if whole or not piece:

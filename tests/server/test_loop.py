@@ -55,7 +55,7 @@ def test_of_many_events_gather_and_none_waits_for_long() -> None:
         began = time.monotonic()
         taken, longest = loop.run(looks(200, 0.001))
         took = time.monotonic() - began
-    assert taken <= took / LONGEST + 2 and longest < 0.25
+    assert taken <= 2 * took / LONGEST + 2 and longest < 0.25
 
 
 def test_timers_come_in_time() -> None:
