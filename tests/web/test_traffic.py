@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import threading
 import time
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -66,13 +67,21 @@ def test_one_line_alone_has_all_its_percentiles(full: FakeServer, visit: Open) -
     expect(chart(page, "How many")).to_have_accessible_name(re.compile(f"{mine} requests"))
 
 
-def test_traffic_is_live_and_keeps_its_place(full: FakeServer, visit: Open) -> None:
-    page = visit("/traffic")
+@pytest.mark.parametrize("size", [DESKTOP, PHONE], ids=["desktop", "phone"])
+def test_traffic_is_live_and_keeps_its_place(full: FakeServer, visit: Open, size: dict[str, int]) -> None:
+    held = full.state.held["GET /api/traffic"] = threading.Event()
+    page = visit("/traffic", size=size)
+    page.evaluate("new Promise(done => setTimeout(done, 300))")  # what is shown meanwhile is painted
+    held.set()
     expect(chart(page, "How many")).to_have_accessible_name(re.compile("140 requests"))
-    full.state.gateway.keep("One more", "Yes", ago=1)
+    lines = page.get_by_role("group", name="Lines").get_by_role("button")
+    before = lines.all_inner_texts()
+    assert len(before) == 3
+    full.state.gateway.keep("One more", "Yes", ago=1, target=before[-1])  # now it is busier than another
     page.evaluate(ASK)
     expect(chart(page, "How many")).to_have_accessible_name(re.compile("141 requests"))
-    assert page.evaluate(SHIFTS) < 0.01
+    assert lines.all_inner_texts() == before
+    assert page.evaluate(SHIFTS) < 0.001
 
 
 def test_dragging_zooms_and_reset_takes_it_back(full: FakeServer, visit: Open) -> None:

@@ -21,15 +21,17 @@ export function Traffic() {
   const turn = (patch) => go(address("/traffic", { ...asked, ...patch }));
   const names = applications.use();
   useEffect(() => { readApplications(); }, []);
+  const question = JSON.stringify([by, range, asked.since, asked.until]);
   const read = async () => {
     const time = span(asked);
     const query = `since=${time.since}&until=${time.until}&by=${by}`;
     const [series, whole, findings] = await Promise.all([
       get(`traffic?${query}&step=${time.step}`), get(`traffic?${query}&step=${time.until - time.since}`), get("findings")]);
-    return { time, by, rows: series.data, totals: series.totals ?? { requests: 0 }, whole: whole.data, findings: findings.data, at: new Date() };
+    return { time, by, asked: question, rows: series.data, totals: series.totals ?? { requests: 0 }, whole: whole.data, findings: findings.data, at: new Date() };
   };
-  const { data, error, busy, load } = useReading(read, JSON.stringify([by, range, asked.since, asked.until]), asked.until ? 0 : 5);
-  const shown = useMemo(() => data && drawn(data, only, share), [data, only, share, names]);
+  const { data, error, busy, load } = useReading(read, question, asked.until ? 0 : 5);
+  const places = useMemo(() => new Map(), [data?.asked]);
+  const shown = useMemo(() => data && drawn(data, only, share, places), [data, only, share, names]);
   const empty = data && !data.totals.requests;
   const link = (group, start, finish) => address("/conversations", { [data.by]: data.by === "provider" ? null : group, since: start ?? data.time.since, until: start == null ? data.time.until : start + data.time.step, finish });
   const zoom = (from, to) => { const { since, until } = span({ since: from, until: Math.max(to, from + 60) }); turn({ range: null, since, until }); };
@@ -38,7 +40,7 @@ export function Traffic() {
     <div class="sheet traffic" tabindex="0" role="region" aria-label="Traffic" aria-busy=${String(busy)}>
       <${Controls} ...${{ asked, by, range, turn, share, setShare, data }} />
       ${error && html`<${Failed} error=${error} kept=${data ? "What is shown was read before." : "Requests go on, and are counted."} retry=${load} />`}
-      ${data ? html`<${Findings} data=${data.findings} changed=${load} />` : !error && html`<${Bones} what="the traffic" heights=${[42]} />`}
+      ${(data || !error) && html`<${Findings} data=${data?.findings} changed=${load} />`}
       ${empty ? html`<${Empty} all=${range === "30d" && !asked.until} turn=${turn} />` : (data || !error) && html`
         <${Legend} ...${{ data, only, turn }} lines=${shown?.lines} />
         <div class="charts">${charts.map((chart) => html`<div key=${chart.name}>${data

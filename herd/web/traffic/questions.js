@@ -21,11 +21,14 @@ export const QUESTIONS = [
 
 export const called = (group) => (group ? named(group) : "none");
 
-/** What the charts draw of what was read: `groups` (all, the busiest first), their `lines`, `times`, and the `charts`. */
-export function drawn({ time, rows, totals, whole }, only, share) {
-  const groups = [...whole].sort((a, b) => b.requests - a.requests);
+/** What the charts draw of what was read: `groups` (all, the busiest first), their `lines`, `times`, and the `charts`. `places` (group → place) is kept from one reading to the next, so that no line changes its place while somebody looks. */
+export function drawn({ time, rows, totals, whole }, only, share, places) {
+  const busiest = [...whole].sort((a, b) => b.requests - a.requests);
+  for (const { group } of busiest) if (!places.has(group)) places.set(group, places.size);
+  const placed = (rows) => [...rows].sort((a, b) => places.get(a.group) - places.get(b.group));
+  const groups = placed(busiest);
   const worn = new Map(); // colour → how many lines have it
-  const lines = groups.slice(0, MOST).map(({ group }) => {
+  const lines = placed(busiest.slice(0, MOST)).map(({ group }) => {
     const paint = colour(group ?? "");
     worn.set(paint, (worn.get(paint) ?? -1) + 1);
     return { name: called(group), group, colour: paint, dash: DASHES[worn.get(paint) % DASHES.length] };
