@@ -40,3 +40,5 @@ class Engine:
         self.ids.clear()
         while not self.engine.idle:
             self.engine.step()
+        while self.engine.rest():  # as the engine's process does while nothing is asked
+            pass

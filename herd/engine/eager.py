@@ -51,6 +51,9 @@ class Eager:
         shape = (c.n_layers, (blocks + 1) * BLOCK, c.n_kv_heads, c.head_dim)
         self.k, self.v = _zeros(shape, self.dtype), _zeros(shape, self.dtype)
 
+    def rest(self) -> bool:
+        return False
+
     @property
     def block_bytes(self) -> int:
         c = self.config

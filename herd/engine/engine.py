@@ -133,6 +133,10 @@ class Engine:
     def idle(self) -> bool:
         return not (self._jobs or self._events)
 
+    def rest(self) -> bool:
+        """For moments when the engine is idle: see `Runner.rest`."""
+        return self.runner.rest()
+
     @property
     def cache_bytes(self) -> int:
         """What the cache takes once it is full."""

@@ -29,8 +29,9 @@ from herd.protocol.types import Sampling
 # Rows that go through a layer together: what lies between its products stays in the last cache, or nearly.
 CHUNK = 512
 
-# Bytes of the cache that are there from the start, so that first prompts do not wait for pages.
-AT_ONCE = 16 << 20
+# Bytes of the cache that have their pages from the start, so that a first prompt does not wait for them; and how many
+# more than were ever used may get theirs while nothing is asked.
+AT_ONCE, AHEAD = 16 << 20, 64 << 20
 
 # The products of a layer, in the kernels' order, and the parts that each is made of.
 PRODUCTS = (("attn.q", "attn.k", "attn.v"), ("attn.o",), ("ffn.gate", "ffn.up"), ("ffn.down",))
@@ -103,7 +104,7 @@ class Native:
             (),
         )  # what _loras found last, and for what
         self._room, self._room_rows = kernels.reserve(0), 0
-        self._cache = np.empty((0, 0), np.uint8)
+        self.allocate(0)
 
     @property
     def weight_bytes(self) -> int:
@@ -119,8 +120,24 @@ class Native:
         return c.n_layers * c.n_kv_heads * 2 * BLOCK * -(-c.head_dim // 32) * 32 * 2
 
     def allocate(self, blocks: int) -> None:
-        memory = kernels.reserve(blocks * self.block_bytes, at_once=AT_ONCE)
-        self._cache = np.frombuffer(memory, np.uint8).reshape(blocks, -1)
+        self._memory = kernels.reserve(blocks * self.block_bytes)
+        whole = np.frombuffer(self._memory, np.uint8, blocks * self.block_bytes)
+        self._cache = whole.reshape(blocks, self.block_bytes)
+        self._used = self._there = 0  # bytes of it, from its beginning, that were ever used, and that have pages
+        self._have(AT_ONCE)
+
+    def _have(self, size: int) -> None:
+        """Get pages for so much of the cache: threads that meet them in a step would each make all of them."""
+        size = min(-(-size // kernels.HUGE) * kernels.HUGE, self._cache.nbytes)
+        if size > self._there:
+            kernels.populate(self._memory, self._there, size)
+            self._there = size
+
+    def rest(self) -> bool:
+        if self._there >= min(self._used + AHEAD, self._cache.nbytes):
+            return False
+        self._have(self._there + kernels.HUGE)
+        return True
 
     def copy_block(self, source: int, target: int) -> None:
         self._cache[target] = self._cache[source]
@@ -141,6 +158,7 @@ class Native:
             first = piece[0].start
             chunk.ids, chunk.x = ids.buffer_info()[0] + 8 * first, x.data_ptr() + 4 * c.dim * first
             held.append(self._fill(chunk, piece))
+        self._have(self._used)
         layer, room, cache = 0, self._scratch(min(rows, CHUNK)), self._cache.ctypes.data
         while layer < c.n_layers:
             between()
@@ -173,6 +191,7 @@ class Native:
             table.extend(s.blocks[:needed])
         if min(table) < 0 or max(table) >= len(self._cache):
             raise HerdError("a span names a block that was not allocated")
+        self._used = max(self._used, (max(table) + 1) * self.block_bytes)
         chunk.rows, chunk.spans = spans[-1].stop - first, len(spans)
         chunk.span, chunk.blocks = bounds.buffer_info()[0], table.buffer_info()[0]
         chunk.angles = self._angles.ctypes.data

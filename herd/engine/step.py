@@ -57,6 +57,10 @@ class Runner(Protocol):
         """Make room for keys and values of so many blocks, in memory that is only taken when it is written."""
         ...
 
+    def rest(self) -> bool:
+        """Do ahead, for a fraction of a millisecond, what steps would else have to wait for; False where nothing is left."""
+        ...
+
     @property
     def block_bytes(self) -> int: ...
 

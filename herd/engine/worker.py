@@ -76,6 +76,8 @@ class Worker:
                 self._leave(key)
             if all(engine.idle for engine in self.engines.values()):
                 self._tell(at_once=True)
+                while self.inbox.empty() and any(engine.rest() for engine in self.engines.values()):
+                    pass
                 self.inbox.get()()
             self._handle()
             for name, engine in list(self.engines.items()):

@@ -123,6 +123,7 @@ def product(packed: PackedWeight, x: Tensor, threads: int, ld: int = 0, add: Ten
             ld,
             add is not None,
             t,
+            t + 1,
             threads,
         )
     return out

@@ -27,6 +27,7 @@ Kind = Literal["bf16", "int8", "int4"]
 KINDS: tuple[Kind, ...] = ("bf16", "int8", "int4")  # in the order of herd_kernels.h's numbers
 GROUP = 32  # inputs that share an int4 scale
 REACHES = (-8.0, -8.7, -7.4, -6.8, 7.0)  # where a group's largest weight may come to lie among -8 … 7
+HUGE = 2 << 20  # bytes of a huge page
 POPULATE_WRITE = 23  # of madvise, since Linux 5.14
 MAX_INPUTS = 65536  # that many products of 255 · 127 fit an int32
 
@@ -78,7 +79,7 @@ def declare(library: ctypes.CDLL) -> None:
         "herd_unpack_rows": (None, (pointer, pointer, integer, pointer, integer)),
         "herd_act_bytes": (size, (integer, integer, integer)),
         "herd_prepare": (None, (integer, pointer, integer, integer, integer, pointer, integer, integer)),
-        "herd_linear": (None, (pointer, pointer, integer, pointer, integer, integer, integer, integer)),
+        "herd_linear": (None, (pointer, pointer, integer, pointer, integer, integer, integer, integer, integer)),
         "herd_linear_all": (None, (pointer, pointer, pointer, integer, integer, pointer, pointer, integer)),
     }
     for name, (result, arguments) in functions.items():
@@ -140,19 +141,22 @@ def team(threads: int) -> int:
     return int(library().herd_team_new(threads))
 
 
-def reserve(size: int, at_once: int = 0) -> mmap.mmap:
+def reserve(size: int) -> mmap.mmap:
     """Zeroed memory on a page's boundary, in huge pages where it is large: streaming weights else waits for page tables.
 
-    Its pages come when they are first written to, but for the first `at_once` bytes. Private, as shared memory, Python's
+    Its pages come when they are first written to, or are asked for (`populate`). Private, as shared memory, Python's
     default, has no huge pages.
     """
     memory = mmap.mmap(-1, max(size, 1), mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    if hasattr(mmap, "MADV_HUGEPAGE") and size >= 1 << 21:
+    if hasattr(mmap, "MADV_HUGEPAGE") and size >= HUGE:
         memory.madvise(mmap.MADV_HUGEPAGE)
-    if at_once and size:
-        with suppress(OSError):  # older kernels
-            memory.madvise(POPULATE_WRITE, 0, min(size, at_once))
     return memory
+
+
+def populate(memory: mmap.mmap, start: int, stop: int) -> None:
+    """Have the pages of bytes [start, stop) now, where the system can do that; start is on a page's boundary."""
+    with suppress(OSError):  # older kernels
+        memory.madvise(POPULATE_WRITE, start, stop - start)
 
 
 def address(memory: mmap.mmap) -> int:

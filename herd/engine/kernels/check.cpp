@@ -29,7 +29,7 @@ void herd_linear_all(Team* team, const Weight* w, const float* x, int ldx, int r
     LinearCall& c = *(LinearCall*)context;
     const int parts = 4 * turn->nt;
     herd::parts(*turn, parts, [&](int i) { herd_prepare(c.w->kind, c.x, c.ldx, c.rows, c.w->k, c.act, i, parts); });
-    herd::parts(*turn, parts, [&](int i) { herd_linear(c.w, c.act, c.rows, c.y, c.ldy, 0, i, parts); });
+    herd::parts(*turn, parts, [&](int i) { herd_linear(c.w, c.act, c.rows, c.y, c.ldy, 0, i, i + 1, parts); });
   }, &call, INT64_MAX);
 }
 
@@ -52,7 +52,7 @@ int herd_init(void) {
     herd_weight_at(&w, kind, n, k, aligned(memory));
     herd_pack(&w, of.data(), 0, 0, 1);
     herd_prepare(kind, x.data(), k, rows, k, aligned(act), 0, 1);
-    herd_linear(&w, aligned(act), rows, y.data(), n, 0, 0, 1);
+    herd_linear(&w, aligned(act), rows, y.data(), n, 0, 0, 1, 1);
     for (int64_t j = 0; j < n; j++) {
       herd_unpack_rows(&w, &j, 1, row.data(), k);
       for (int r = 0; r < rows; r++) {

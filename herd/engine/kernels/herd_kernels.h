@@ -60,8 +60,8 @@ size_t herd_act_bytes(int kind, int rows, int k);
 // x [rows,k] fp32 with row stride ldx. Parts share rows; with few rows it is cheaper that each thread prepares an act of
 // its own (t = 0, nt = 1) than that all wait for one.
 void herd_prepare(int kind, const float* x, int ldx, int rows, int k, void* act, int t, int nt);
-// y [rows,n] fp32 with row stride ldy; y += where add is not 0. Parts share outputs.
-void herd_linear(const Weight* w, const void* act, int rows, float* y, int ldy, int add, int t, int nt);
+// y [rows,n] fp32 with row stride ldy; y += where add is not 0. Parts, here from t up to `end`, share outputs.
+void herd_linear(const Weight* w, const void* act, int rows, float* y, int ldy, int add, int t, int end, int nt);
 
 // ---- each alone, for ctypes: the whole team works
 

@@ -10,7 +10,8 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 constexpr auto LONG = std::chrono::milliseconds(10);  // a task goes no further than the layer in which it has taken so long
-constexpr int64_t PART = 1 << 22;  // multiply-adds of a part of a product, some 40 µs
+constexpr int64_t PART = 1 << 21;  // multiply-adds of a product's part in the mean, some 20 µs
+constexpr int64_t FINE = 1024;         // of these its parts are made
 
 struct Visit {
   const Model& model;
@@ -20,9 +21,13 @@ struct Visit {
   const Clock::time_point began = Clock::now();
 };
 
-// Parts of a product of so many rows.
-int pieces(const Weight& w, int rows, int threads) {
-  return int(std::clamp<int64_t>(int64_t(w.n) * w.k * rows / PART, threads, 8 * threads));
+// A phase: y [rows, n] = or += from Wᵀ. Where there are more parts than threads they become ever smaller, so that all
+// threads end at once (trapezoid self-scheduling, Tzen & Ni, 1993).
+void multiply(Turn& turn, const Weight& w, const void* act, int rows, float* y, bool add) {
+  const int nt = turn.nt, few = int(std::min<int64_t>(int64_t(w.n) * w.k * rows / PART, 8 * nt));
+  const int n = few < 2 * nt ? nt : few;
+  const auto begin = [&](int i) { return n == nt ? int64_t(share(FINE, i, n)) : FINE - FINE * (n - i) * (n - i) / (n * n); };
+  parts(turn, n, [&](int i) { herd_linear(&w, act, rows, y, w.n, add, int(begin(i)), int(begin(i + 1)), int(FINE)); });
 }
 
 // One thread's way through a layer. With few rows each thread has an h and act of its own, which saves a phase for a product;
@@ -45,12 +50,12 @@ struct Way {
       for (int r = share(c.rows, t, nt); r < share(c.rows, t + 1, nt); r++) fill(size_t(r));
       herd_prepare(w.kind, from, w.k, c.rows, w.k, act, t, nt);
     };
-    const int shares = std::min(c.rows, 4 * turn.nt), n = pieces(w, c.rows, turn.nt);
+    const int shares = std::min(c.rows, 4 * turn.nt);
     float* y = add ? c.x : c.y;
     if (few) prepare(0, 1);
     else parts(turn, shares, [&](int i) { prepare(i, shares); });
     if (c.loras) parts(turn, turn.nt, [&](int i) { low_rank(c, which, from, w.k, i, turn.nt); });
-    parts(turn, n, [&](int i) { herd_linear(&w, act, c.rows, y, w.n, add, i, n); });
+    multiply(turn, w, act, c.rows, y, add);
     if (c.loras) parts(turn, turn.nt, [&](int i) { add_low_rank(c, which, y, w.n, i, turn.nt); });
   }
 
@@ -127,9 +132,9 @@ struct Head {
 void visit_head(void* what, Turn* turn) {
   const Head& v = *static_cast<Head*>(what);
   const Weight& w = *v.weight;
-  const int n = pieces(w, v.rows, turn->nt), shares = std::min(v.rows, 4 * turn->nt);
+  const int shares = std::min(v.rows, 4 * turn->nt);
   parts(*turn, shares, [&](int i) { herd_prepare(w.kind, v.h, w.k, v.rows, w.k, v.act, i, shares); });
-  parts(*turn, n, [&](int i) { herd_linear(&w, v.act, v.rows, v.y, w.n, 0, i, n); });
+  multiply(*turn, w, v.act, v.rows, v.y, false);
 }
 
 }  // namespace

@@ -283,10 +283,11 @@ void herd_prepare(int kind, const float* x, int ldx, int rows, int k, void* memo
   }
 }
 
-void herd_linear(const Weight* w, const void* memory, int rows, float* y, int ldy, int add, int t, int nt) {
+void herd_linear(const Weight* w, const void* memory, int rows, float* y, int ldy, int add, int t, int end, int nt) {
   Act act(w->kind, rows, w->k, memory);
   Out out = {y, ldy, add};
-  Share mine = share(panels(w->n), HERD_AMX ? 2 : PANELS, t, nt);
+  const auto begin = [&](int part) { return share(panels(w->n), HERD_AMX ? 2 : PANELS, part, nt).from; };
+  Share mine = {begin(t), begin(end)};
 #if HERD_AMX
   if (w->kind == HERD_BF16) return multiply_tiles<Bf16>(*w, mine.from, mine.to, act, out);
   if (w->kind == HERD_INT8) return multiply_tiles<Int8>(*w, mine.from, mine.to, act, out);
