@@ -26,8 +26,9 @@ from herd.model.config import Config
 from herd.model.llama import Llama
 from herd.protocol.types import Sampling
 
-# Rows that go through a layer together: what lies between its products stays in the last cache, or nearly.
-CHUNK = 512
+# Rows that go through a layer together, so that what lies between its products stays in the second cache; and through one
+# of more bytes than the last cache may hold, which each of these pieces reads from memory.
+CHUNK, LARGE_CHUNK, LARGE = 128, 512, 16 << 20
 
 # Bytes of the cache that have their pages from the start, so that a first prompt does not wait for them; and how many
 # more than were ever used may get theirs while nothing is asked.
@@ -95,6 +96,7 @@ class Native:
             for name in ("attn_norm", "ffn_norm"):
                 self._vectors.append(_vector(block.get_parameter(f"{name}.weight")))
                 setattr(layer, name, self._vectors[-1].ctypes.data)
+        self.chunk = CHUNK if sum(p.bytes for p in self._packed) <= LARGE * c.n_layers else LARGE_CHUNK
         shape = Shape(c.dim, c.n_heads, c.n_kv_heads, c.head_dim, c.ffn_dim, c.n_layers, c.norm_eps)
         structs = self._embed.struct, self._head.struct
         self._model = ctypes.byref(Model(shape, layers, *structs, self._vectors[0].ctypes.data))
@@ -151,7 +153,7 @@ class Native:
             return x
         if min(tokens) < 0 or max(tokens) >= c.vocab_size:
             raise HerdError("a token id is outside the vocabulary")
-        ids, pieces = array("q", tokens), _pieces(spans)
+        ids, pieces = array("q", tokens), _pieces(spans, self.chunk)
         self._turn(max(s.past + s.stop - s.start for s in spans))
         chunks, held = (Chunk * len(pieces))(), []
         for chunk, piece in zip(chunks, pieces, strict=True):
@@ -159,7 +161,7 @@ class Native:
             chunk.ids, chunk.x = ids.buffer_info()[0] + 8 * first, x.data_ptr() + 4 * c.dim * first
             held.append(self._fill(chunk, piece))
         self._have(self._used)
-        layer, room, cache = 0, self._scratch(min(rows, CHUNK)), self._cache.ctypes.data
+        layer, room, cache = 0, self._scratch(min(rows, self.chunk)), self._cache.ctypes.data
         while layer < c.n_layers:
             between()
             layer = self._lib.herd_layers(self._team, self._model, chunks, len(chunks), layer, room, cache)
@@ -302,12 +304,12 @@ def _parts(adapter: Adapter, config: Config) -> _Parts:
     return _Parts(table, np.array(layers, np.int64), held)
 
 
-def _pieces(spans: Sequence[Span]) -> list[Sequence[Span]]:
-    """Spans, cut so that each piece of the step has at most CHUNK rows."""
-    if spans[-1].stop <= CHUNK:
+def _pieces(spans: Sequence[Span], most: int) -> list[Sequence[Span]]:
+    """Spans, cut so that each piece of the step has at most so many rows."""
+    if spans[-1].stop <= most:
         return [spans]
     pieces: list[list[Span]] = [[]]
-    room = CHUNK
+    room = most
     for s in spans:
         start = s.start
         while start < s.stop:
@@ -317,7 +319,7 @@ def _pieces(spans: Sequence[Span]) -> list[Sequence[Span]]:
             start = stop
             if not room:
                 pieces.append([])
-                room = CHUNK
+                room = most
     return [piece for piece in pieces if piece]
 
 

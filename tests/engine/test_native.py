@@ -171,7 +171,7 @@ def test_positions_past_8192_are_exact() -> None:
 def test_a_row_does_not_depend_on_schedule_blocks_or_threads(kind: str, data: st.DataObject) -> None:
     """Random lengths, cuts, orders, company and blocks: every state has the bits that its sequence alone gives."""
     runner = _runner("cria", kind, data.draw(st.sampled_from([1, 2])))
-    native.CHUNK = data.draw(st.sampled_from([5, 64, 512]))
+    runner.chunk = data.draw(st.sampled_from([5, 64, 512]))
     lengths = data.draw(st.lists(st.integers(1, 90), min_size=1, max_size=5))
     blocks = np.random.default_rng(data.draw(st.integers(0, 99))).permutation(63).tolist()
     sequences = [tokens(runner.config, n, seed) for seed, n in enumerate(lengths)]
@@ -189,7 +189,7 @@ def test_a_row_does_not_depend_on_schedule_blocks_or_threads(kind: str, data: st
         for i, s in zip(owners, spans, strict=True):
             got[i].append(states[s.start : s.stop])
     one = _runner("cria", kind, 1)
-    native.CHUNK = 512
+    runner.chunk = native.CHUNK
     for ids, states in zip(sequences, got, strict=True):
         expected = whole(one, ids)
         assert torch.equal(torch.cat(states), expected)
