@@ -17,7 +17,7 @@ from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_ext import build_ext
 
 ROOM = Path("herd/engine/kernels")
-AVX2 = ["-mavx2", "-mfma", "-mf16c"]
+AVX2 = ["-mavx2", "-mfma", "-mf16c", "-mprfchw"]
 VNNI = [*AVX2, *(f"-mavx512{part}" for part in ("f", "bw", "vl", "dq", "vnni"))]
 AVX512 = [*VNNI, "-mavx512bf16"]
 AMX = [*AVX512, "-mamx-tile", "-mamx-int8", "-mamx-bf16"]

@@ -39,20 +39,19 @@ inline float from_bf16(uint16_t h) {
   return x;
 }
 
-// x to q = round(x · 127 / absmax), ties to even; returns absmax / 127. NaN for a row with a NaN or infinity in it (as
-// integers their bits are above all numbers'), 0 for one too small to divide by.
-inline float quantise(const float* x, int k, int8_t* q) {
+// For codes q = round(x · 127 / absmax), ties to even. scale: absmax / 127; NaN for a row with a NaN or infinity in it (as
+// integers their bits are above all numbers'), whose codes may be anything, 0 for one too small to divide by.
+struct Scale { float scale, inverse; };
+inline Scale scale_of(const float* x, int k) {
   uint32_t top = 0;
   for (int i = 0; i < k; i++) top = std::max(top, bits(x[i]) & 0x7fffffff);
   float absmax;
   memcpy(&absmax, &top, 4);
-  if (top >= 0x7f800000 || absmax < 1e-30f) {
-    memset(q, 0, k);
-    return top >= 0x7f800000 ? __builtin_nanf("") : 0;
-  }
-  float inverse = 127 / absmax;
-  for (int i = 0; i < k; i++) q[i] = (int8_t)bits(x[i] * inverse + 12582912.f);  // 1.5 · 2²³: rounds in the last bits
-  return absmax / 127;
+  if (top >= 0x7f800000 || absmax < 1e-30f) return {top >= 0x7f800000 ? __builtin_nanf("") : 0, 0};
+  return {absmax / 127, 127 / absmax};
+}
+inline void codes(const float* x, int count, float inverse, int8_t* q) {
+  for (int i = 0; i < count; i++) q[i] = (int8_t)bits(x[i] * inverse + 12582912.f);  // 1.5 · 2²³: rounds in the last bits
 }
 
 struct Share { int from, to; };

@@ -8,8 +8,6 @@
 // memory (2 operations a byte at int8), and some tens of rows by the multipliers.
 #include "inner.h"
 
-#include <vector>
-
 #if defined(HERD_EMULATE_AMX)
 #include "emulate_amx.h"
 #define HERD_AMX 1
@@ -250,15 +248,19 @@ size_t herd_act_bytes(int kind, int rows, int k) { return Act(kind, rows, k, nul
 void herd_prepare(int kind, const float* x, int ldx, int rows, int k, void* memory, int t, int nt) {
   Act act(kind, rows, k, memory);
   Share mine = share(rows, 1, t, nt);
-  int padded = units(k) * UNIT;
-  std::vector<int8_t> codes(padded + 4);
   for (int row = mine.from; row < mine.to; row++) {
     const float* from = x + (size_t)row * ldx;
-    if (kind != HERD_BF16) act.scale[row] = quantise(from, k, codes.data());
+    for (int u = 0; u < units(k); u++) __builtin_prefetch(act.at(row, u), 1);  // other cores have read what is there
+    const Scale of = kind == HERD_BF16 ? Scale{} : scale_of(from, k);
+    if (kind != HERD_BF16) act.scale[row] = of.scale;
     for (int u = 0; u < units(k); u++) {
       uint8_t* to = act.at(row, u);
-      const int8_t* q = &codes[u * UNIT];
       int count = std::min(UNIT, k - u * UNIT);
+      alignas(64) int8_t q[UNIT];
+      if (kind != HERD_BF16) {
+        if (count < UNIT) memset(q, 0, UNIT);
+        codes(from + u * UNIT, count, of.inverse, q);
+      }
       if (kind == HERD_INT4) {
         memcpy(to, q, UNIT);
         for (int g = 0; g < 2; g++) {

@@ -76,7 +76,9 @@ void pack_panel(const Weight& w, const void* const* rows, bool is_bf16, uint8_t*
     } else {
       int8_t* q = (int8_t*)row.data();
       int32_t sum = 0;
-      ((float*)w.scale)[first + c] = quantise(x.data(), padded, q);
+      const Scale of = scale_of(x.data(), padded);
+      ((float*)w.scale)[first + c] = of.scale;
+      codes(x.data(), padded, of.inverse, q);
       for (int i = 0; i < padded; i++) sum += q[i];
       ((int32_t*)w.sum)[first + c] = 128 * sum;
     }
