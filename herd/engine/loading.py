@@ -23,7 +23,7 @@ from herd.model.chat import ChatTemplate
 from herd.model.tokenizer import Tokenizer
 
 MAX_LEN = 8192  # positions a sequence, unless the model has fewer
-CACHE_BYTES = 4 << 30  # of keys and values at most; memory is taken as they fill
+CACHE_BYTES = 4 << 30  # of keys and values at most; memory is taken as they fill, and a little ahead
 CACHE_SHARE = 0.5  # of the memory that is free once the weights are there
 SLOTS = 64
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import copy
 import ctypes
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -229,6 +231,24 @@ def test_a_copied_block_serves_as_well() -> None:
     expected = runner.hidden(ids, [Span(0, 60, 0, [3, 4])], nothing)
     runner.copy_block(4, 9)
     assert torch.equal(runner.hidden(ids[40:], [Span(0, 20, 40, [3, 9])], nothing), expected[40:])
+
+
+def resident() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+@best
+def test_the_cache_takes_memory_as_it_fills_and_a_little_ahead() -> None:
+    runner = Native(random_llama("cria"), "int8")
+    before, mega = resident(), 1 << 20
+    runner.allocate(8192)
+    assert runner.block_bytes * 8192 == 256 * mega
+    assert resident() - before < 24 * mega
+    for block, most in ((0, 64), (1023, 96), (8191, 256)):
+        runner.hidden([1], [Span(0, 1, 0, [block])], nothing)
+        while runner.rest():
+            pass
+        assert most - 2 <= (resident() - before) / mega <= most + 8
 
 
 # --- attention alone
