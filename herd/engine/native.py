@@ -125,7 +125,7 @@ class Native:
         self._memory = kernels.reserve(blocks * self.block_bytes)
         whole = np.frombuffer(self._memory, np.uint8, blocks * self.block_bytes)
         self._cache = whole.reshape(blocks, self.block_bytes)
-        self._used = self._there = 0  # bytes of it, from its beginning, that were ever used, and that have pages
+        self._used = self._there = 0  # bytes from its beginning that were ever used; that have pages
         self._have(AT_ONCE)
 
     def _have(self, size: int) -> None:

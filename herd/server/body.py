@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NoReturn, TypeVar
 
 from fastapi import Request
+from starlette.requests import ClientDisconnect
 
 from herd.errors import HerdError
 from herd.nearest import nearest
@@ -16,6 +17,7 @@ from herd.protocol.fields import Field
 from herd.server.settings import MAX_BODY
 
 BODY_SECONDS = 30.0
+LEAVING = 3  # rounds of the loop after which a client is known to have left that did so behind its request
 LONG_BODY = 128 * 1024
 MAX_DROPPED = 16 * MAX_BODY
 MAX_DEPTH = 64
@@ -26,7 +28,7 @@ _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 
 
 async def read(request: Request) -> bytes:
-    """The body. Raises HerdError 413 if it is over MAX_BODY, 408 if it is slow.
+    """The body. Raises HerdError 413 if it is over MAX_BODY, 408 if it is slow; ClientDisconnect if nobody waits for an answer.
 
     A body that is somewhat too large is read to its end and dropped, since a client that is still sending when the
     connection closes sees a reset instead of the answer.
@@ -48,6 +50,10 @@ async def read(request: Request) -> bytes:
         raise HerdError(message, status=408, code="request_timeout") from None
     if size > MAX_BODY:
         raise _too_large()
+    for _ in range(LEAVING):
+        await asyncio.sleep(0)
+    if await request.is_disconnected():
+        raise ClientDisconnect
     return bytes(body)
 
 

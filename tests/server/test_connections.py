@@ -270,3 +270,13 @@ def test_many_connect_and_drop(url: str) -> None:
             if i % 3:
                 peer.sendall(GET if i % 3 == 1 else GET + b"\r\n")
     assert httpx.get(f"{url}/health", timeout=20).status_code == 200
+
+
+def test_nothing_is_begun_for_who_left_behind_the_request(
+    url: str, engine: Any, chat: Callable[..., Any]
+) -> None:
+    for stream in (True, False) * 10:
+        with connect(url) as peer:
+            peer.send(request(chat(stream=stream)), getattr(socket, "MSG_MORE", 0))  # goes with the end
+    assert httpx.post(f"{url}/v1/chat/completions", json=chat()).status_code == 200
+    assert len(engine.requests) == 1

@@ -79,7 +79,7 @@ def declare(library: ctypes.CDLL) -> None:
         "herd_unpack_rows": (None, (pointer, pointer, integer, pointer, integer)),
         "herd_act_bytes": (size, (integer, integer, integer)),
         "herd_prepare": (None, (integer, pointer, integer, integer, integer, pointer, integer, integer)),
-        "herd_linear": (None, (pointer, pointer, integer, pointer, integer, integer, integer, integer, integer)),
+        "herd_linear": (None, (pointer, pointer, integer, pointer, *[integer] * 5)),
         "herd_linear_all": (None, (pointer, pointer, pointer, integer, integer, pointer, pointer, integer)),
     }
     for name, (result, arguments) in functions.items():

@@ -10,8 +10,8 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 constexpr auto LONG = std::chrono::milliseconds(10);  // a task goes no further than the layer in which it has taken so long
-constexpr int64_t PART = 1 << 21;  // multiply-adds of a product's part in the mean, some 20 µs
-constexpr int64_t FINE = 1024;         // of these its parts are made
+constexpr int64_t PART = 1 << 21;  // multiply-adds of a part of a product, in the mean; some 20 µs
+constexpr int64_t FINE = 1024;     // in these shares of a product parts are measured
 
 struct Visit {
   const Model& model;
@@ -24,10 +24,9 @@ struct Visit {
 // A phase: y [rows, n] = or += from Wᵀ. Where there are more parts than threads they become ever smaller, so that all
 // threads end at once (trapezoid self-scheduling, Tzen & Ni, 1993).
 void multiply(Turn& turn, const Weight& w, const void* act, int rows, float* y, bool add) {
-  const int nt = turn.nt, few = int(std::min<int64_t>(int64_t(w.n) * w.k * rows / PART, 8 * nt));
-  const int n = few < 2 * nt ? nt : few;
-  const auto begin = [&](int i) { return n == nt ? int64_t(share(FINE, i, n)) : FINE - FINE * (n - i) * (n - i) / (n * n); };
-  parts(turn, n, [&](int i) { herd_linear(&w, act, rows, y, w.n, add, int(begin(i)), int(begin(i + 1)), int(FINE)); });
+  const int64_t nt = turn.nt, most = std::min(int64_t(w.n) * w.k * rows / PART, 8 * nt), n = most < 2 * nt ? nt : most;
+  const auto begin = [&](int64_t i) { return int(n == nt ? FINE * i / n : FINE - FINE * (n - i) * (n - i) / (n * n)); };
+  parts(turn, int(n), [&](int i) { herd_linear(&w, act, rows, y, w.n, add, begin(i), begin(i + 1), FINE); });
 }
 
 // One thread's way through a layer. With few rows each thread has an h and act of its own, which saves a phase for a product;
