@@ -21,16 +21,15 @@ export function Traffic() {
   const turn = (patch) => go(address("/traffic", { ...asked, ...patch }));
   const names = applications.use();
   useEffect(() => { readApplications(); }, []);
-  const question = JSON.stringify([by, range, asked.since, asked.until]);
   const read = async () => {
     const time = span(asked);
     const query = `since=${time.since}&until=${time.until}&by=${by}`;
     const [series, whole, findings] = await Promise.all([
       get(`traffic?${query}&step=${time.step}`), get(`traffic?${query}&step=${time.until - time.since}`), get("findings")]);
-    return { time, by, asked: question, rows: series.data, totals: series.totals ?? { requests: 0 }, whole: whole.data, findings: findings.data, at: new Date() };
+    return { time, by, rows: series.data, totals: series.totals ?? { requests: 0 }, whole: whole.data, findings: findings.data, at: new Date() };
   };
-  const { data, error, busy, load } = useReading(read, question, asked.until ? 0 : 5);
-  const places = useMemo(() => new Map(), [data?.asked]);
+  const { data, error, busy, load, asked: answered } = useReading(read, JSON.stringify([by, range, asked.since, asked.until]), asked.until ? 0 : 5);
+  const places = useMemo(() => new Map(), [answered]);
   const shown = useMemo(() => data && drawn(data, only, share, places), [data, only, share, names]);
   const empty = data && !data.totals.requests;
   const link = (group, start, finish) => address("/conversations", { [data.by]: data.by === "provider" ? null : group, since: start ?? data.time.since, until: start == null ? data.time.until : start + data.time.step, finish });
