@@ -117,8 +117,20 @@ GROUPS = {  # Herd first, then its peers at the same precision
     "8 bits": (("herd", "int8"), ("llama_cpp", "q8_0"), ("openvino", "int8")),
     "4 bits": (("herd", "int4"), ("llama_cpp", "q4_0"), ("openvino", "int4")),
 }
-# The peers that were the best of some row in the last whole run: all that --quick runs.
-BEST = {("transformers", "bf16"), ("openvino", "int8"), ("openvino", "int4")}
+# The rows in which a peer was the best, at some shape, in the last whole run: all that --quick asks of it.
+_READING, _FEW, _MANY = (
+    ("prefill 128", "prefill 512", "prefill 2,048"),
+    ("decode, 1", "decode, 4"),
+    ("decode, 16", "decode, 32"),
+)
+BEST: dict[tuple[str, str], tuple[str, ...]] = {
+    ("llama_cpp", "f16"): ("prefill 128", *_FEW, *_MANY, "mixed"),
+    ("llama_cpp", "q8_0"): _FEW,
+    ("llama_cpp", "q4_0"): (*_FEW, "mixed"),
+    ("transformers", "bf16"): (*_READING, *_MANY, "mixed"),
+    ("openvino", "int8"): (*_READING, *_FEW, *_MANY, "mixed"),
+    ("openvino", "int4"): (*_READING, *_FEW, *_MANY, "mixed"),
+}
 
 
 def prompts(count: int, length: int, vocab: int, seed: int) -> list[list[int]]:
@@ -216,34 +228,37 @@ def convert(python: str, folder: Path, systems: list[System]) -> None:
 def measure(name: str, args: argparse.Namespace, limits: machine.Limits) -> dict[str, Any]:
     config, plan, quick = SHAPES[name], PLANS[name], args.quick
     folder = checkpoint(name, args.cache).parent
-    groups = {
-        title: [System(*key) for key in keys if not quick or key[0] == "herd" or key in BEST]
-        for title, keys in GROUPS.items()
-    }
+    groups = {title: [System(*key) for key in keys] for title, keys in GROUPS.items()}
     systems = [s for group in groups.values() for s in group]
     convert(args.peers, folder, systems)
     rounds = 1 if quick else args.rounds or plan.rounds
-    cases: list[Callable[[System, int], None]] = [
-        lambda s, seed, n=n: prefill(s, n, config.vocab_size, seed)  # type: ignore[misc]
+    cases: dict[str, Callable[[System, int], None]] = {
+        f"prefill {n:,}": lambda s, seed, n=n: prefill(s, n, config.vocab_size, seed)  # type: ignore[misc]
         for n in PREFILL
-    ] + [
-        lambda s, seed, n=n: decode(s, n, plan.steps, config.vocab_size, seed)  # type: ignore[misc]
+    }
+    cases |= {
+        f"decode, {n}": lambda s, seed, n=n: decode(s, n, plan.steps, config.vocab_size, seed)  # type: ignore[misc]
         for n in STREAMS
-    ]
+    }
+
+    def asked(s: System, case: str) -> bool:
+        return not quick or s.name == "herd" or case in BEST[s.name, s.precision]
+
     load = arrivals(plan, config.vocab_size)
     try:
         for s in systems:
             s.start(sys.executable if s.name == "herd" else args.peers, folder)
-            for case in (cases[0], cases[4]):
-                case(s, 0)  # warm up
+            for case in ("prefill 128", "decode, 4"):
+                cases[case](s, 0)  # warm up
             s.results.clear()
         for i in range(rounds):
             for j, case in enumerate(cases):
                 at = (i + j) % len(systems)
-                for s in systems[at:] + systems[:at]:
-                    case(s, i + 1)
+                for s in [s for s in systems[at:] + systems[:at] if asked(s, case)]:
+                    cases[case](s, i + 1)
         for s in systems:
-            mixed(s, load)
+            if asked(s, "mixed"):
+                mixed(s, load)
     finally:
         for s in systems:
             s.stop()
