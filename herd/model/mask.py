@@ -48,8 +48,13 @@ def prefix(lengths: Tensor, total: int) -> Mask:
 
 def attention(q: Tensor, k: Tensor, v: Tensor, allowed: Tensor | None, *, is_causal: bool = False) -> Tensor:
     """Softmax attention with grouped key-value heads: q [B,H,T,D], k and v [B,K,S,D] → [B,H,T,D]."""
+    shared = q.shape[1] // k.shape[1]
+    if shared > 1 and allowed is not None and q.is_cuda:
+        # Of CUDA's kernels only the slowest takes both a mask and fewer keys than queries.
+        k, v = (x.repeat_interleave(shared, dim=1) for x in (k, v))
+        shared = 1
     return F.scaled_dot_product_attention(
-        q, k, v, attn_mask=allowed, is_causal=is_causal, enable_gqa=q.shape[1] != k.shape[1]
+        q, k, v, attn_mask=allowed, is_causal=is_causal, enable_gqa=shared > 1
     )
 
 

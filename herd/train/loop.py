@@ -121,6 +121,8 @@ class Trainer:
         self.heldout = Shards.open(recipe.heldout) if recipe.heldout else None
         self.step, self.tokens = 0, 0
         self.anneal_from: int | None = None
+        self._ahead: Batch | None = None  # the next step's, made while the device computes
+        self._served = self.loader.state()  # without it
         if found := checkpoint.checkpoints(out):
             self._restore(found[-1])
 
@@ -132,6 +134,7 @@ class Trainer:
         if self.anneal_from is not None:  # it ends where it was to end, whatever the recipe says
             self.recipe = replace(self.recipe, steps=state["steps"])
         self.loader.load_state(state["loader"])
+        self._served = self.loader.state()
 
     def anneal(self, steps: int) -> None:
         """End here: the rate falls to the floor over so many steps from where it began to fall, or from now."""
@@ -147,13 +150,15 @@ class Trainer:
                 "tokens": self.tokens,
                 "anneal_from": self.anneal_from,
                 "steps": self.recipe.steps,
-                "loader": self.loader.state(),
+                "loader": self._served,
                 "recipe": _identity(self.recipe),
             }
             checkpoint.save(self.out, self.step, self.model, self.optimizers, state, self.recipe.keep)
 
-    def _parts(self, batch: Batch) -> Iterator[Batch]:
-        """The batch in `accumulate` parts of equal rows."""
+    def _parts(self) -> Iterator[Batch]:
+        """The next batch in `accumulate` parts of equal rows."""
+        batch = self._ahead or self.loader.next()
+        self._ahead, self._served = None, self.loader.state()
         size = -(-batch.tokens.shape[0] // self.recipe.accumulate)
         for at in range(0, batch.tokens.shape[0], size):
             yield Batch(
@@ -163,13 +168,15 @@ class Trainer:
     def train_step(self) -> dict[str, float]:
         """One optimizer step; its mean loss in nats a label, gradient norm and rate."""
         o = self.recipe.optimizer
-        total, labels = 0.0, 0
-        for part in self._parts(self.loader.next()):
+        losses, labels = [], 0
+        for part in self._parts():
             loss, count = self.objective.loss(self.model, part)
             loss.backward()  # type: ignore[no-untyped-call]
-            total, labels = total + loss.item(), labels + count
+            losses.append(loss.detach())
+            labels += count
+        self._ahead = self.loader.next()
         labels = int(self.ranks.sum(labels))
-        total = self.ranks.sum(total)
+        total = self.ranks.sum(sum(loss.item() for loss in losses))
         parameters = [p for p in self.model.parameters() if p.grad is not None]
         for p in parameters:
             if self.ranks.world > 1:
@@ -209,7 +216,8 @@ class Trainer:
                 torch.from_numpy(a).to(self.ranks.device)
                 for a in (batch.tokens, batch.labels, batch.docs, batch.positions)
             )
-            h = self.model.hidden(tokens, positions, attend(document(docs)))
+            # Not the compiled one, which would be compiled again for these rows.
+            h = Llama.hidden(self.model, tokens, positions, attend(document(docs)))
             bits += nll(h.flatten(0, 1), self.model.head_weight, labels.flatten()) / 0.6931471805599453
             count += int(size[labels[labels >= 0].cpu()].sum())
         return bits / max(1, count)

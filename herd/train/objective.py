@@ -46,12 +46,13 @@ class NextToken:
 class _HeadLoss(torch.autograd.Function):
     """Sum of cross-entropy of h·Wᵀ against labels, logits made and consumed a chunk of rows at a time.
 
-    The gradients are computed in the forward pass. Products take CHUNK rows, which keeps them efficient; the softmax
-    takes SOFTMAX_ROWS, so that its passes in fp32 stay in the cache. h: [N,C], weight: [V,C], labels: [N].
+    The gradients are computed in the forward pass. Products take CHUNK rows, which keeps them efficient; on a CPU the
+    softmax takes SOFTMAX_ROWS, so that its passes in fp32 stay in the cache. h: [N,C], weight: [V,C], labels: [N].
     """
 
     CHUNK = 1024
     SOFTMAX_ROWS = 64
+    CHUNK_CUDA = 8192  # few launches, and at most some gigabytes of logits
 
     @staticmethod
     def forward(ctx: Any, h: Tensor, weight: Tensor, labels: Tensor) -> Tensor:
@@ -61,11 +62,14 @@ class _HeadLoss(torch.autograd.Function):
         total = torch.zeros((), dtype=torch.float32, device=h.device)
         dstates = torch.empty_like(states)
         dw = torch.zeros_like(weight, dtype=torch.float32)
-        for at in range(0, len(keep), _HeadLoss.CHUNK):
-            rows = slice(at, at + _HeadLoss.CHUNK)
+        chunk, softmax_rows = _HeadLoss.CHUNK, _HeadLoss.SOFTMAX_ROWS
+        if h.is_cuda:
+            chunk = softmax_rows = _HeadLoss.CHUNK_CUDA
+        for at in range(0, len(keep), chunk):
+            rows = slice(at, at + chunk)
             x = states[rows]
             logits = x @ w.T
-            small = (torch.split(t, _HeadLoss.SOFTMAX_ROWS) for t in (logits, targets[rows]))
+            small = (torch.split(t, softmax_rows) for t in (logits, targets[rows]))
             for z, target in zip(*small, strict=True):
                 p = F.softmax(z, dim=-1, dtype=torch.float32)
                 total -= p.gather(1, target).clamp_(min=1e-38).log_().sum()
