@@ -96,6 +96,13 @@ def new_model(recipe: Recipe, tokenizer: Tokenizer) -> Llama:
     return model
 
 
+def products(recipe: Recipe, device: torch.device) -> torch.dtype:
+    """What activations are computed in: the recipe's type, but fp32 on a CPU that can only emulate bf16, slowly."""
+    has = torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()  # type: ignore[no-untyped-call]
+    emulated = device.type == "cpu" and not has
+    return torch.float32 if recipe.dtype == "float32" or emulated else torch.bfloat16
+
+
 class Trainer:
     """One run of a recipe in `out`; `run` goes on from the last checkpoint there."""
 
@@ -105,7 +112,7 @@ class Trainer:
         self.ranks = Ranks.join()
         self.tokenizer = Tokenizer.load(recipe.model.tokenizer or recipe.model.init)
         self.model = new_model(recipe, self.tokenizer).to(self.ranks.device).train()
-        self.model.dtype = torch.bfloat16 if recipe.dtype == "bfloat16" else torch.float32
+        self.model.dtype = products(recipe, self.ranks.device)
         if recipe.compile:
             self.model.hidden = torch.compile(self.model.hidden, dynamic=False)  # type: ignore[method-assign]
         self.optimizers = optimizers(self.model, recipe)

@@ -21,7 +21,7 @@ from herd.model.files import write_tensors
 from herd.model.llama import Llama
 from herd.model.mask import document
 from herd.train import checkpoint
-from herd.train.loop import Trainer, train
+from herd.train.loop import Trainer, products, train
 from herd.train.objective import NextToken, cross_entropy
 from herd.train.optim import flops_per_token, scale_at
 from herd.train.plot import read_metrics
@@ -191,7 +191,8 @@ def test_packed_loss_is_the_models_own(recipe: Path, tmp_path: Path):
     batch = loader.next()
     loss, count = NextToken("x").loss(trainer.model, batch)
     tokens, labels, docs, positions = (
-        torch.from_numpy(a) for a in (batch.tokens, batch.labels, batch.docs, batch.positions)
+        torch.from_numpy(a).to(trainer.ranks.device)
+        for a in (batch.tokens, batch.labels, batch.docs, batch.positions)
     )
     logits = trainer.model(tokens, document(docs), positions)
     expected = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="sum")
@@ -240,3 +241,12 @@ def test_missing_recipe_and_bad_override(recipe: Path, tmp_path: Path):
         Recipe.load(tmp_path / "none.toml")
     with pytest.raises(HerdError, match="key=value"):
         Recipe.load(recipe, ("steps",))
+
+
+def test_bf16_is_not_emulated(recipe: Path, monkeypatch: pytest.MonkeyPatch):
+    cpu, asked = torch.device("cpu"), Recipe.load(recipe, ("dtype=bfloat16",))
+    for has, expected in ((True, torch.bfloat16), (False, torch.float32)):
+        monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda has=has: has)
+        assert products(asked, cpu) == expected
+        assert products(asked, torch.device("cuda")) == torch.bfloat16
+        assert products(Recipe.load(recipe), cpu) == torch.float32
