@@ -1,4 +1,4 @@
-"""What scale buys: one recipe, scaling.toml, at three sizes and three amounts of text, and a picture of the loss.
+"""What scale buys: cria's pretraining recipe at three sizes and three amounts of text, and a picture of the loss.
 
     python recipes/cria/scaling.py OUT PICTURE.png [SIZE …]
 
@@ -20,12 +20,12 @@ from herd.train.loop import train
 from herd.train.plot import read_metrics
 from herd.train.recipe import Recipe
 
-RECIPE = Path(__file__).with_name("scaling.toml")
+RECIPE = Path(__file__).with_name("pretrain.toml")
 STEPS = (122, 244, 488)  # of 8,192 tokens
 SIZES = {
     "small": ("dim=64", "layers=3", "heads=1", "kv_heads=1", "ffn=176"),
     "middle": ("dim=128", "layers=4", "heads=2", "kv_heads=1", "ffn=352"),
-    "large": (),
+    "cria": (),
 }
 
 
@@ -56,7 +56,7 @@ def until(step: int) -> tuple[Callable[[dict[str, Any]], None], Callable[[], boo
 
 
 def run(size: str, out: Path) -> None:
-    recipe = Recipe.load(RECIPE, tuple(f"model.{change}" for change in SIZES[size]))
+    recipe = Recipe.load(RECIPE, ("compile=false", *(f"model.{change}" for change in SIZES[size])))
     for step in STEPS:
         branch = out / f"{size}-{step}"
         start = branch / f"step-{step:06}"
