@@ -42,7 +42,8 @@ class Eager:
         self.model = model.eval().requires_grad_(False)
         self.config = model.config
         self.dtype = model.dtype or model.embed.weight.dtype
-        self.invariant = torch.backends.cpu.get_cpu_capability() in ("AVX2", "AVX512")  # where it was measured
+        # Where it was measured.
+        self.invariant = torch.backends.cpu.get_cpu_capability() in ("AVX2", "AVX512")
         self.k = self.v = torch.empty(0)
         self._linears = {n: m for n, m in model.named_modules() if isinstance(m, Linear | Packed | Quantised)}
 
