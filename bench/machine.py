@@ -9,6 +9,7 @@ import mmap
 import os
 import platform
 import time
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,15 +52,43 @@ def measure() -> Limits:
     bandwidth = READ / min(best(data.sum), best(words.sum), best(data.amax))
     bf16 = int8 = 0.0
     for m, k, n in ((512, 2048, 8192), (2048, 2048, 2048), (1024, 4096, 4096)):
-        a, b = torch.randn(m, k).bfloat16(), torch.randn(n, k).bfloat16()
-        packed = torch.ops.mkldnn._reorder_linear_weight(b) if torch.backends.mkldnn.is_available() else None  # type: ignore[no-untyped-call]
-        ways = [lambda a=a, b=b: torch.mm(a, b.t())]  # type: ignore[misc]
-        if packed is not None:
-            ways.append(lambda a=a, w=packed: torch.ops.mkldnn._linear_pointwise(a, w, None, "none", [], ""))  # type: ignore[misc]
-        bf16 = max(bf16, *(2 * m * k * n / best(way, 0.7) for way in ways))
-        x, w = (torch.randint(-128, 127, shape, dtype=torch.int8) for shape in ((m, k), (k, n)))
-        int8 = max(int8, 2 * m * k * n / best(lambda x=x, w=w: torch._int_mm(x, w), 0.7))  # type: ignore[misc]
+        bf16 = max(bf16, *(2 * m * k * n / best(way, 0.7) for way in bf16_ways(m, k, n)))
+        int8 = max(int8, *(2 * m * k * n / best(way, 0.7) for way in int8_ways(m, k, n)))
     return Limits(bandwidth, bf16, int8)
+
+
+def bf16_ways(m: int, k: int, n: int) -> list[Callable[[], object]]:
+    """Products [m,k] [k,n] of bf16 numbers; where the CPU can only emulate those, of the same in fp32."""
+    a, b = torch.randn(m, k).bfloat16(), torch.randn(n, k).bfloat16()
+    try:
+        packed = torch.ops.mkldnn._reorder_linear_weight(b)  # type: ignore[no-untyped-call]
+    except RuntimeError:
+        a, b = a.float(), b.float()
+        return [lambda: torch.mm(a, b.t())]
+    return [
+        lambda: torch.mm(a, b.t()),
+        lambda: torch.ops.mkldnn._linear_pointwise(a, packed, None, "none", [], ""),
+    ]
+
+
+def int8_ways(m: int, k: int, n: int) -> list[Callable[[], object]]:
+    """Products of int8 numbers: oneDNN's; FBGEMM's where there is no VNNI, which oneDNN's need."""
+    if "avx512_vnni" in flags():
+        x, w = (torch.randint(-128, 127, shape, dtype=torch.int8) for shape in ((m, k), (k, n)))
+        return [lambda: torch._int_mm(x, w)]
+    torch.backends.quantized.engine = "fbgemm"
+    with warnings.catch_warnings(action="ignore"):  # torch's own, that they go to another package
+        a = torch.quantize_per_tensor(torch.randn(m, k), 0.05, 128, torch.quint8)
+        b = torch.quantize_per_tensor(torch.randn(n, k), 0.05, 0, torch.qint8)
+    packed = torch.ops.quantized.linear_prepack(b, None)
+    return [lambda: torch.ops.quantized.linear(a, packed, 1.0, 0)]
+
+
+def flags() -> list[str]:
+    """What /proc/cpuinfo says the CPU can do."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.is_file() else []
+    return next((line.split() for line in lines if line.startswith("flags")), [])
 
 
 def describe() -> str:
@@ -69,9 +98,8 @@ def describe() -> str:
     if info.is_file():
         lines = info.read_text().splitlines()
         name = next((x.partition(":")[2].strip() for x in lines if x.startswith("model name")), name)
-        flags = next((x.split() for x in lines if x.startswith("flags")), [])
         known = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_int8")
-        name += f" ({', '.join(f for f in known if f in flags)})"
+        name += f" ({', '.join(f for f in known if f in flags())})"
     return f"{name}, {os.cpu_count()} cores, {torch.get_num_threads()} threads"
 
 
