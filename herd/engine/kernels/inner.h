@@ -40,11 +40,9 @@ INLINE I loadu(const void* p) { return _mm512_loadu_si512(p); }
 INLINE F floats(I x) { return _mm512_cvtepi32_ps(x); }
 INLINE F halves(const void* p) { return _mm512_cvtph_ps(_mm256_load_si256((const __m256i*)p)); }
 INLINE I minus(I x, I y) { return _mm512_sub_epi32(x, y); }
-INLINE F plus(F x, F y) { return _mm512_add_ps(x, y); }
 INLINE F times(F x, F y) { return _mm512_mul_ps(x, y); }
 INLINE F fma(F x, F y, F z) { return _mm512_fmadd_ps(x, y, z); }
 INLINE F loadf(const float* p) { return _mm512_loadu_ps(p); }
-INLINE void store(float* p, F x) { _mm512_storeu_ps(p, x); }
 #else
 struct F { __m256 a, b; };
 struct I { __m256i a, b; };
@@ -58,11 +56,9 @@ INLINE F halves(const void* p) {
   return {_mm256_cvtph_ps(_mm_load_si128((const __m128i*)p)), _mm256_cvtph_ps(_mm_load_si128((const __m128i*)p + 1))};
 }
 INLINE I minus(I x, I y) { return {_mm256_sub_epi32(x.a, y.a), _mm256_sub_epi32(x.b, y.b)}; }
-INLINE F plus(F x, F y) { return {_mm256_add_ps(x.a, y.a), _mm256_add_ps(x.b, y.b)}; }
 INLINE F times(F x, F y) { return {_mm256_mul_ps(x.a, y.a), _mm256_mul_ps(x.b, y.b)}; }
 INLINE F fma(F x, F y, F z) { return {_mm256_fmadd_ps(x.a, y.a, z.a), _mm256_fmadd_ps(x.b, y.b, z.b)}; }
 INLINE F loadf(const float* p) { return {_mm256_loadu_ps(p), _mm256_loadu_ps(p + 8)}; }
-INLINE void store(float* p, F x) { _mm256_storeu_ps(p, x.a), _mm256_storeu_ps(p + 8, x.b); }
 #endif
 
 // ---- inner products of R rows with P panels over one unit; `step` adds to accumulators kept in registers
@@ -75,10 +71,11 @@ INLINE I quad(const uint8_t* p) {
 }
 
 struct Bf16 {
+  template <int>
   using Acc = F;
   static constexpr int kind = HERD_BF16, R = 8;
   template <int R, int N, class Near>
-  static INLINE void step(Acc (&acc)[R][N], const uint8_t* w, size_t apart, const uint8_t* a, size_t stride, const int32_t*, size_t, Near near) {
+  static INLINE void step(F (&acc)[R][N], const uint8_t* w, size_t apart, const uint8_t* a, size_t stride, const int32_t*, size_t, Near near) {
     _Pragma("GCC unroll 16") for (int i = 0; i < PAIRS; i++) {
       near(i);
       I line[N];
@@ -89,14 +86,15 @@ struct Bf16 {
       });
     }
   }
-  static INLINE F finish(Acc acc, const Weight&, int, float) { return acc; }
+  static INLINE F finish(F acc, const Weight&, int, float) { return acc; }
 };
 
 struct Int8 {
+  template <int>
   using Acc = I;
   static constexpr int kind = HERD_INT8, R = 8;
   template <int R, int N, class Near>
-  static INLINE void step(Acc (&acc)[R][N], const uint8_t* w, size_t apart, const uint8_t* a, size_t stride, const int32_t*, size_t, Near near) {
+  static INLINE void step(I (&acc)[R][N], const uint8_t* w, size_t apart, const uint8_t* a, size_t stride, const int32_t*, size_t, Near near) {
     each<QUADS>([&](auto i) FLAT {
       near(i);
       I line[N];
@@ -107,16 +105,17 @@ struct Int8 {
       });
     });
   }
-  static INLINE F finish(Acc acc, const Weight& w, int n, float scale) {
+  static INLINE F finish(I acc, const Weight& w, int n, float scale) {
     return times(times(floats(minus(acc, loadu(w.sum + n))), loadf(w.scale + n)), splat(scale));
   }
 };
 
 struct Int4 {
+  template <int>
   using Acc = F;
   static constexpr int kind = HERD_INT4, R = 6;
   template <int R, int N, class Near>
-  static INLINE void step(Acc (&acc)[R][N], const uint8_t* w, size_t apart, const uint8_t* a, size_t stride, const int32_t* sums, size_t groups, Near near) {
+  static INLINE void step(F (&acc)[R][N], const uint8_t* w, size_t apart, const uint8_t* a, size_t stride, const int32_t* sums, size_t groups, Near near) {
     const I mask = splat(0x0f0f0f0f);
     for (int g = 0; g < 2; g++) {
       I part[R][N];
@@ -144,20 +143,21 @@ struct Int4 {
     }
     near(8);
   }
-  static INLINE F finish(Acc acc, const Weight&, int, float scale) { return times(acc, splat(scale)); }
+  static INLINE F finish(F acc, const Weight&, int, float scale) { return times(acc, splat(scale)); }
 };
 #else
-INLINE __m256i half(const uint8_t* p, int i) { return _mm256_load_si256((const __m256i*)p + i); }
+INLINE __m256i load(const uint8_t* p, int i) { return _mm256_load_si256((const __m256i*)p + i); }
 
 struct Bf16 {
+  template <int>
   using Acc = F;
-  static constexpr int kind = HERD_BF16, R = 3;
+  static constexpr int kind = HERD_BF16, R = 4;
   template <int R, int N, class Near>
-  static INLINE void step(Acc (&acc)[R][N], const uint8_t* w, size_t, const uint8_t* a, size_t stride, const int32_t*, size_t, Near near) {
+  static INLINE void step(F (&acc)[R][N], const uint8_t* w, size_t, const uint8_t* a, size_t stride, const int32_t*, size_t, Near near) {
     const __m256i top = _mm256_set1_epi32(0xffff0000);
     for (int i = 0; i < PAIRS; i++) {
       near(i);
-      __m256i x = half(w + i * 64, 0), y = half(w + i * 64, 1);
+      __m256i x = load(w + i * 64, 0), y = load(w + i * 64, 1);
       F even = {(__m256)_mm256_slli_epi32(x, 16), (__m256)_mm256_slli_epi32(y, 16)};
       F odd = {(__m256)_mm256_and_si256(x, top), (__m256)_mm256_and_si256(y, top)};
       each<R>([&](auto r) FLAT {
@@ -166,64 +166,83 @@ struct Bf16 {
       });
     }
   }
-  static INLINE F finish(Acc acc, const Weight&, int, float) { return acc; }
+  static INLINE F finish(F acc, const Weight&, int, float) { return acc; }
 };
 
+// Sums of C · 4 outputs, each in 2 parts. Of more than two rows only half a panel's fit the registers: it is passed twice.
+template <int C>
+struct Sums { __m256i v[C]; };
+
 struct Int8 {
-  struct Acc { __m256i v[4]; };  // 4 outputs each, as 2 parts
-  static constexpr int kind = HERD_INT8, R = 3;
-  template <int R, int N, class Near>
-  static INLINE void step(Acc (&acc)[R][N], const uint8_t* w, size_t, const uint8_t* a, size_t stride, const int32_t*, size_t, Near near) {
+  static constexpr int kind = HERD_INT8, R = 6;
+  template <int R>
+  using Acc = Sums<R <= 2 ? 4 : 2>;
+  template <int R, int N, int C, class Near>
+  static INLINE void step(Sums<C> (&acc)[R][N], const uint8_t* w, size_t, const uint8_t* a, size_t stride, const int32_t*, size_t, Near near) {
     for (int i = 0; i < QUADS; i++) {
       near(i);
-      each<4>([&](auto j) FLAT {
-        __m256i line = _mm256_cvtepi8_epi16(_mm_load_si128((const __m128i*)(w + i * 64) + j));
-        each<R>([&](auto r) FLAT {
-          int64_t x;
-          memcpy(&x, a + r * stride + i * 8, 8);
-          acc[r][0].v[j] = _mm256_add_epi32(acc[r][0].v[j], _mm256_madd_epi16(line, _mm256_set1_epi64x(x)));
+      __m256i line[C];
+      each<C>([&](auto j) FLAT { line[j] = _mm256_cvtepi8_epi16(_mm_load_si128((const __m128i*)(w + i * 64) + j)); });
+      each<R>([&](auto r) FLAT {
+        int64_t x;
+        memcpy(&x, a + r * stride + i * 8, 8);
+        each<C>([&](auto j) FLAT {
+          acc[r][0].v[j] = _mm256_add_epi32(acc[r][0].v[j], _mm256_madd_epi16(line[j], _mm256_set1_epi64x(x)));
+          asm volatile("" : "+x"(acc[r][0].v[j]));
         });
       });
     }
   }
-  static INLINE __m256i join(__m256i x, __m256i y) {
-    return _mm256_permute4x64_epi64(_mm256_hadd_epi32(x, y), _MM_SHUFFLE(3, 1, 2, 0));
+  static INLINE __m256 half(__m256i x, __m256i y, const Weight& w, int n, float scale) {
+    __m256i sum = _mm256_permute4x64_epi64(_mm256_hadd_epi32(x, y), _MM_SHUFFLE(3, 1, 2, 0));
+    return _mm256_mul_ps(_mm256_mul_ps(_mm256_cvtepi32_ps(sum), _mm256_loadu_ps(w.scale + n)), _mm256_set1_ps(scale));
   }
-  static INLINE F finish(Acc acc, const Weight& w, int n, float scale) {
-    I sum = {join(acc.v[0], acc.v[1]), join(acc.v[2], acc.v[3])};
-    return times(times(floats(sum), loadf(w.scale + n)), splat(scale));
+  static INLINE __m256 finish(Sums<2> acc, const Weight& w, int n, float scale) {
+    return half(acc.v[0], acc.v[1], w, n, scale);
+  }
+  static INLINE F finish(Sums<4> acc, const Weight& w, int n, float scale) {
+    return {half(acc.v[0], acc.v[1], w, n, scale), half(acc.v[2], acc.v[3], w, n + 8, scale)};
   }
 };
 
 struct Int4 {
+  template <int>
   using Acc = F;
-  static constexpr int kind = HERD_INT4, R = 3;
+  static constexpr int kind = HERD_INT4, R = 4;
   template <int R, int N, class Near>
-  static INLINE void step(Acc (&acc)[R][N], const uint8_t* w, size_t, const uint8_t* a, size_t stride, const int32_t* sums, size_t groups, Near near) {
+  static INLINE void step(F (&acc)[R][N], const uint8_t* w, size_t, const uint8_t* a, size_t stride, const int32_t* sums, size_t groups, Near near) {
     const __m256i mask = _mm256_set1_epi8(15), ones = _mm256_set1_epi16(1);
     for (int g = 0; g < 2; g++) {
-      __m256i part[R][2];  // 16 bits are enough for a group: 8 × 2 × 15 × 127
-      each<R>([&](auto r) FLAT { part[r][0] = part[r][1] = _mm256_setzero_si256(); });
-      for (int i = 0; i < 4; i++) near(g * 4 + i), each<2>([&](auto h) FLAT {
-        __m256i both = half(w + 64 + g * 256 + i * 64, h);
-        __m256i low = _mm256_and_si256(both, mask), high = _mm256_and_si256(_mm256_srli_epi16(both, 4), mask);
+      // 16 bits are enough for a group's half with the other's 8s: 16 · 8 · 127 + 16 · 8 · 127.
+      __m256i part[R][2];
+      each<R>([&](auto r) FLAT { part[r][0] = part[r][1] = _mm256_set1_epi32(sums[r * groups + g] & 0xffff); });
+      for (int i = 0; i < 4; i++) {
+        near(g * 4 + i);
+        __m256i low[2], high[2];
+        each<2>([&](auto h) FLAT {
+          __m256i both = load(w + 64 + g * 256 + i * 64, h);
+          low[h] = _mm256_and_si256(both, mask), high[h] = _mm256_and_si256(_mm256_srli_epi16(both, 4), mask);
+        });
         each<R>([&](auto r) FLAT {
           int32_t x[2];
           memcpy(x, a + r * stride + g * 32 + i * 4, 4);
           memcpy(x + 1, a + r * stride + g * 32 + i * 4 + 16, 4);
-          part[r][h] = _mm256_add_epi16(part[r][h], _mm256_maddubs_epi16(low, _mm256_set1_epi32(x[0])));
-          part[r][h] = _mm256_add_epi16(part[r][h], _mm256_maddubs_epi16(high, _mm256_set1_epi32(x[1])));
+          each<2>([&](auto h) FLAT {
+            part[r][h] = _mm256_add_epi16(part[r][h], _mm256_maddubs_epi16(low[h], _mm256_set1_epi32(x[0])));
+            part[r][h] = _mm256_add_epi16(part[r][h], _mm256_maddubs_epi16(high[h], _mm256_set1_epi32(x[1])));
+            asm volatile("" : "+x"(part[r][h]));
+          });
         });
-      });
+      }
       F scale = halves(w + g * 32);
       each<R>([&](auto r) FLAT {
         I sum = {_mm256_madd_epi16(part[r][0], ones), _mm256_madd_epi16(part[r][1], ones)};
-        acc[r][0] = fma(floats(minus(sum, splat(-sums[r * groups + g]))), scale, acc[r][0]);
+        acc[r][0] = fma(floats(sum), scale, acc[r][0]);
       });
     }
     near(8);
   }
-  static INLINE F finish(Acc acc, const Weight&, int, float scale) { return times(acc, splat(scale)); }
+  static INLINE F finish(F acc, const Weight&, int, float scale) { return times(acc, splat(scale)); }
 };
 #endif
 

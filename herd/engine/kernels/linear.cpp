@@ -58,12 +58,18 @@ struct Act {
 
 // ---- blocks of rows and panels
 
-void put(float* y, F value, int count, int add) {
-  if (count >= PANEL) return store(y, add ? plus(loadf(y), value) : value);
-  float lanes[PANEL];
-  store(lanes, value);
+void put(float* y, herd::F value, int count, int add) {
+  if (count >= herd::W) return herd::store(y, add ? herd::add(herd::load(y), value) : value);
+  float lanes[herd::W];
+  herd::store(lanes, value);
   for (int i = 0; i < count; i++) y[i] = add ? y[i] + lanes[i] : lanes[i];
 }
+#ifndef __AVX512F__
+void put(float* y, F value, int count, int add) {
+  put(y, value.a, count, add);
+  put(y + herd::W, value.b, count - herd::W, add);
+}
+#endif
 
 struct Out {
   float* y;
@@ -81,24 +87,28 @@ template <class K, int R, int N>
 void block(const Weight& w, int panel, const Act& act, int row, Out out, Ahead ahead) {
   int count = units(w.k);
   size_t apart = (size_t)count * UNIT_BYTES[K::kind], groups = (size_t)count * 2;
-  const uint8_t* data = w.data + panel * apart;
-  const uint8_t* a = act.at(row, 0);
-  const int32_t* sums = act.sums + row * groups;
-  typename K::Acc acc[R][N];
-  each<R>([&](auto r) FLAT { each<N>([&](auto p) FLAT { acc[r][p] = typename K::Acc{}; }); });
-  for (int u = 0; u < count; u++) {
-    if (u == ahead.jump) ahead.next += (N - 1) * apart;
-    K::step(acc, data, apart, a, act.stride, sums, groups, [&](int i) FLAT {
-      if (i < ahead.lines) each<N>([&](auto p) FLAT { _mm_prefetch((const char*)ahead.next + p * apart + i * 64, _MM_HINT_T0); });
-    });
-    ahead.next += ahead.lines * 64;
-    data += UNIT_BYTES[K::kind], a += UNIT * act.width, sums += 2;
+  using Acc = typename K::template Acc<R>;
+  constexpr int width = sizeof(K::finish(Acc{}, w, 0, 0)) / 4;  // outputs that a pass over the panel makes
+  for (int first = 0; first < PANEL; first += width, ahead.lines = 0) {
+    const uint8_t* data = w.data + panel * apart + first * 4;
+    const uint8_t* a = act.at(row, 0);
+    const int32_t* sums = act.sums + row * groups;
+    Acc acc[R][N];
+    each<R>([&](auto r) FLAT { each<N>([&](auto p) FLAT { acc[r][p] = Acc{}; }); });
+    for (int u = 0; u < count; u++) {
+      if (u == ahead.jump) ahead.next += (N - 1) * apart;
+      K::step(acc, data, apart, a, act.stride, sums, groups, [&](int i) FLAT {
+        if (i < ahead.lines) each<N>([&](auto p) FLAT { _mm_prefetch((const char*)ahead.next + p * apart + i * 64, _MM_HINT_T0); });
+      });
+      ahead.next += ahead.lines * 64;
+      data += UNIT_BYTES[K::kind], a += UNIT * act.width, sums += 2;
+    }
+    each<R>([&](auto r) FLAT { each<N>([&](auto p) FLAT {
+      int n = (panel + p) * PANEL + first;
+      float scale = K::kind == HERD_BF16 ? 1 : act.scale[row + r];
+      put(out.y + (size_t)(row + r) * out.ld + n, K::finish(acc[r][p], w, n, scale), w.n - n, out.add);
+    }); });
   }
-  each<R>([&](auto r) FLAT { each<N>([&](auto p) FLAT {
-    int n = (panel + p) * PANEL;
-    float scale = K::kind == HERD_BF16 ? 1 : act.scale[row + r];
-    put(out.y + (size_t)(row + r) * out.ld + n, K::finish(acc[r][p], w, n, scale), w.n - n, out.add);
-  }); });
 }
 
 template <class K, int R = K::R>
@@ -204,7 +214,7 @@ void square(int steps, const uint8_t* a0, const uint8_t* a1, const uint8_t* b0, 
 template <class K>
 void put_tile(const Tile sums, const Weight& w, int panel, const Act& act, int row, Out out) {
   for (int r = 0; r < std::min(16, act.rows - row); r++) {
-    typename K::Acc acc;
+    typename K::template Acc<1> acc;
     memcpy(&acc, sums[r], 64);
     float scale = K::kind == HERD_BF16 ? 1 : act.scale[row + r];
     put(out.y + (size_t)(row + r) * out.ld + panel * PANEL, K::finish(acc, w, panel * PANEL, scale), w.n - panel * PANEL, out.add);
