@@ -20,42 +20,39 @@
 namespace herd {
 namespace {
 
-constexpr int ROWS = W == 16 ? 12 : 2;  // of a group, which a panel product computes: 24 (8) accumulators
+constexpr int ROWS = W == 16 ? 12 : 4;  // of a group, which a panel product computes: 24 (8) accumulators
 constexpr int TILE = 4 * ROWS;          // rows that share what they read of a block
 constexpr int STEP = 4;                 // blocks that a row takes at a time
 constexpr int KEYS = STEP * BLOCK;
-constexpr int N = 32 / W;               // vectors of a panel's row
 constexpr int WIDEST = 1024;            // of heads, as Config allows
 constexpr float NEVER = -1e30f;         // a masked score: its weight is 0
 
 // C = fade C + A B, or A B without fade; B goes on in the next block after `each` pairs. ahead: what to fetch
 // meanwhile.
 template <int R>
-void panel(const uint16_t* a, int lda, const uint16_t* const* b, const uint16_t* const* ahead, int offset, int pairs,
+void panel(const Left* a, int lda, const uint16_t* const* b, const uint16_t* const* ahead, int offset, int pairs,
            int each, const float* fade, float* c, int ldc) {
-  F acc[R][N];
-  for (int r = 0; r < R; r++)
-    for (int v = 0; v < N; v++) acc[r][v] = fade ? mul(load(c + r * ldc + v * W), set1(fade[r])) : set1(0);
-  for (; pairs > 0; pairs -= each, a += 2 * each, b++, ahead++) {
-    const uint16_t *line = *b + offset, *next = *ahead + offset;
-    for (int j = 0; j < std::min(pairs, each); j++, line += 64, next += 64) {
-      _mm_prefetch(reinterpret_cast<const char*>(next), _MM_HINT_T1);
-      _mm_prefetch(reinterpret_cast<const char*>(next + 32), _MM_HINT_T1);
-      I bv[N];
-      for (int v = 0; v < N; v++) bv[v] = loadi(line + v * 2 * W);
-      for (int r = 0; r < R; r++) {
-        uint32_t pair;
-        std::memcpy(&pair, a + r * lda + 2 * j, 4);
-        const I av = set1i(pair);
-        for (int v = 0; v < N; v++) acc[r][v] = dot2(acc[r][v], av, bv[v]);
+  for (int column = 0; column < 32; column += 2 * W, c += 2 * W, offset += 4 * W) {
+    F acc[R][2];
+    for (int r = 0; r < R; r++)
+      for (int v = 0; v < 2; v++) acc[r][v] = fade ? mul(load(c + r * ldc + v * W), set1(fade[r])) : set1(0);
+    for (int i = 0; i * each < pairs; i++) {
+      const uint16_t *line = b[i] + offset, *next = ahead[i] + offset;
+      const Left* pair = a + 2 * i * each;
+      for (int j = std::min(pairs - i * each, each); j > 0; j--, line += 64, next += 64, pair += 2) {
+        _mm_prefetch(reinterpret_cast<const char*>(next), _MM_HINT_T1);
+        if (W == 16) _mm_prefetch(reinterpret_cast<const char*>(next + 32), _MM_HINT_T1);
+        const Right right[2] = {herd::right(line), herd::right(line + 2 * W)};
+        for (int r = 0; r < R; r++)
+          for (int v = 0; v < 2; v++) acc[r][v] = dot2(acc[r][v], pair + r * lda, right[v]);
       }
     }
+    for (int r = 0; r < R; r++)
+      for (int v = 0; v < 2; v++) store(c + r * ldc + v * W, acc[r][v]);
   }
-  for (int r = 0; r < R; r++)
-    for (int v = 0; v < N; v++) store(c + r * ldc + v * W, acc[r][v]);
 }
 
-using Panel = void (*)(const uint16_t*, int, const uint16_t* const*, const uint16_t* const*, int, int, int,
+using Panel = void (*)(const Left*, int, const uint16_t* const*, const uint16_t* const*, int, int, int,
                        const float*, float*, int);
 template <int... R>
 constexpr Panel pick(int rows, std::integer_sequence<int, R...>) {
@@ -63,8 +60,9 @@ constexpr Panel pick(int rows, std::integer_sequence<int, R...>) {
   return all[rows - 1];
 }
 
-// x [head] to bf16 [wide], filled up with zeros.
-void round(const float* x, int head, int wide, uint16_t* y) {
+// x [head] to bf16 [wide], filled up with zeros; as fp32 where products take it so.
+template <typename To>
+void round(const float* x, int head, int wide, To* y) {
   alignas(64) float filled[WIDEST];
   std::memcpy(filled, x, size_t(head) * 4);
   std::memset(filled + head, 0, size_t(wide - head) * 4);
@@ -72,7 +70,8 @@ void round(const float* x, int head, int wide, uint16_t* y) {
 }
 
 // The same of x with x[i], x[i + head/2] turned by the row's angles, in fp32.
-void rotate(const float* x, const float* angles, int head, int wide, uint16_t* y) {
+template <typename To>
+void rotate(const float* x, const float* angles, int head, int wide, To* y) {
   alignas(64) float turned[WIDEST];
   const int half = head / 2;
   const float *cosine = angles, *sine = angles + half;
@@ -87,10 +86,10 @@ void rotate(const float* x, const float* angles, int head, int wide, uint16_t* y
 // Rows [first, last) of the span's heads, token by token, that share key-value head kv.
 void tile(const Shape& s, const Chunk& c, const Span& span, int layer, int kv, const uint16_t* cache, int first,
           int last) {
-  alignas(64) static thread_local uint16_t q[TILE * WIDEST];
+  alignas(64) static thread_local Left q[TILE * WIDEST];
   alignas(64) static thread_local float out[TILE * WIDEST];
   alignas(64) float score[ROWS][KEYS], now[W], fade[W];
-  alignas(64) uint16_t p[ROWS][KEYS];
+  alignas(64) Left p[ROWS][KEYS];
   struct { alignas(64) float highest[W], total[ROWS][W]; } groups[TILE / ROWS];
   const int G = s.heads / s.kv_heads, D = s.head, wide = s.wide(), rows = last - first;
   const F scale = set1(LOG2E / std::sqrt(float(D)));
@@ -138,7 +137,7 @@ void tile(const Shape& s, const Chunk& c, const Span& span, int layer, int kv, c
         for (int j = 0; j < end; j += 32) {
           for (int v = j; v < j + 32; v += W) store(score[i] + v, exp2_rough(fma(load(score[i] + v), scale, shift)));
           bf16x32(score[i] + j, p[i] + j);
-          for (int v = j; v < j + 32; v += 2 * W) total = dot2(total, loadi(p[i] + v), set1i(0x3f803f80));
+          total = total32(total, p[i] + j);
         }
         store(g.total[i], total);
       }

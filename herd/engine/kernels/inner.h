@@ -71,6 +71,7 @@ INLINE I quad(const uint8_t* p) {
 }
 
 struct Bf16 {
+  using Left = uint16_t;
   template <int>
   using Acc = F;
   static constexpr int kind = HERD_BF16, R = 8;
@@ -149,6 +150,7 @@ struct Int4 {
 INLINE __m256i load(const uint8_t* p, int i) { return _mm256_load_si256((const __m256i*)p + i); }
 
 struct Bf16 {
+  using Left = float;
   template <int>
   using Acc = F;
   static constexpr int kind = HERD_BF16, R = 4;

@@ -284,12 +284,7 @@ void herd_prepare(int kind, const float* x, int ldx, int rows, int k, void* memo
       } else {
         alignas(64) float x[UNIT] = {};
         memcpy(x, from + u * UNIT, count * sizeof(float));
-        for (int i = 0; i < 2; i++) {
-          alignas(64) uint16_t half[32];
-          herd::bf16x32(x + i * 32, half);
-          if (act.width == 2) memcpy(to + i * (tiled(kind) ? 1024 : 64), half, 64);
-          else for (int j = 0; j < 32; j++) ((float*)to)[i * 32 + j] = from_bf16(half[j]);
-        }
+        for (int i = 0; i < 2; i++) herd::bf16x32(x + i * 32, (Bf16::Left*)(to + i * (tiled(kind) ? 1024 : 32 * act.width)));
       }
     }
   }

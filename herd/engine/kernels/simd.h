@@ -39,10 +39,16 @@ static inline F max(F a, F b) { return _mm512_max_ps(a, b); }
 static inline F min(F a, F b) { return _mm512_min_ps(a, b); }
 static inline I both(I a, I b) { return _mm512_and_si512(a, b); }
 static inline F floats(I v) { return _mm512_castsi512_ps(v); }
+static inline I bits(F v) { return _mm512_castps_si512(v); }
 static inline I high(I v) { return _mm512_slli_epi32(v, 16); }
+static inline I low(I v) { return _mm512_srli_epi32(v, 16); }
+static inline I plus(I a, I b) { return _mm512_add_epi32(a, b); }
+static inline F or_nan(F v, F of) { return _mm512_mask_mov_ps(v, _mm512_cmp_ps_mask(of, of, _CMP_UNORD_Q), of); }
+static inline void narrow(I v, uint16_t* p) { _mm256_storeu_si256((__m256i*)p, _mm512_cvtepi32_epi16(v)); }
 static inline float sum(F v) { return _mm512_reduce_add_ps(v); }
 static inline float highest(F v) { return _mm512_reduce_max_ps(v); }
 static inline F scale2(F v, F n) { return _mm512_scalef_ps(v, n); }
+static inline F scale2_down(F v, F n) { return scale2(v, n); }
 static inline F nearest(F v) { return _mm512_roundscale_ps(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
 static inline uint32_t above(F a, F b) { return _mm512_cmp_ps_mask(a, b, _CMP_GT_OQ); }
 static inline uint32_t least(F a, F b) { return _mm512_cmp_ps_mask(a, b, _CMP_GE_OQ); }
@@ -67,7 +73,14 @@ static inline F max(F a, F b) { return _mm256_max_ps(a, b); }
 static inline F min(F a, F b) { return _mm256_min_ps(a, b); }
 static inline I both(I a, I b) { return _mm256_and_si256(a, b); }
 static inline F floats(I v) { return _mm256_castsi256_ps(v); }
+static inline I bits(F v) { return _mm256_castps_si256(v); }
 static inline I high(I v) { return _mm256_slli_epi32(v, 16); }
+static inline I low(I v) { return _mm256_srli_epi32(v, 16); }
+static inline I plus(I a, I b) { return _mm256_add_epi32(a, b); }
+static inline F or_nan(F v, F of) { return _mm256_blendv_ps(v, of, _mm256_cmp_ps(of, of, _CMP_UNORD_Q)); }
+static inline void narrow(I v, uint16_t* p) {
+  _mm_storeu_si128((__m128i*)p, _mm_packus_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1)));
+}
 static inline F nearest(F v) { return _mm256_round_ps(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
 static inline uint32_t above(F a, F b) { return uint32_t(_mm256_movemask_ps(_mm256_cmp_ps(a, b, _CMP_GT_OQ))); }
 static inline uint32_t least(F a, F b) { return uint32_t(_mm256_movemask_ps(_mm256_cmp_ps(a, b, _CMP_GE_OQ))); }
@@ -89,6 +102,11 @@ static inline F scale2(F v, F n) {
   const F b = floats(_mm256_slli_epi32(_mm256_add_epi32(rest, bias), 23));
   return mul(mul(v, a), b);
 }
+// The same for n up to 127, and 0 from -127 down.
+static inline F scale2_down(F v, F n) {
+  const I i = _mm256_cvtps_epi32(max(n, set1(-127.0f)));
+  return mul(v, floats(_mm256_slli_epi32(_mm256_add_epi32(i, set1i(127)), 23)));
+}
 #endif
 
 #ifdef __AVX512BF16__
@@ -99,14 +117,43 @@ static inline void bf16x32(const float* x, uint16_t* y) {
   const __m512bh v = _mm512_cvtne2ps_pbh(load(x + 16), load(x));
   std::memcpy(y, &v, 64);
 }
+
+// A product's operands as they are kept, numbers of bf16, and as registers hold W pairs of the right one.
+using Left = uint16_t;
+using Right = I;
+static inline Right right(const uint16_t* p) { return loadi(p); }
+static inline F dot2(F acc, const Left* a, Right b) {
+  uint32_t pair;
+  std::memcpy(&pair, a, 4);
+  return dot2(acc, set1i(pair), b);
+}
+// acc and 32 numbers.
+static inline F total32(F acc, const Left* p) { return dot2(acc, loadi(p), set1i(0x3f803f80)); }
 #else
+static inline I top(I v) { return both(v, set1i(0xffff0000u)); }
 static inline F dot2(F acc, I a, I b) {
-  const I top = set1i(0xffff0000u);
   acc = fma(floats(high(a)), floats(high(b)), acc);
-  return fma(floats(both(a, top)), floats(both(b, top)), acc);
+  return fma(floats(top(a)), floats(top(b)), acc);
+}
+// To the nearest that bf16 has, ties to even; NaN stays NaN.
+static inline F rounded(F v) {
+  const I u = bits(v), half = plus(both(low(u), set1i(1)), set1i(0x7fff));
+  return or_nan(floats(top(plus(u, half))), v);
 }
 static inline void bf16x32(const float* x, uint16_t* y) {
-  for (int i = 0; i < 32; i++) y[i] = bf16(x[i]);
+  for (int i = 0; i < 32; i += W) narrow(low(bits(rounded(load(x + i)))), y + i);
+}
+static inline void bf16x32(const float* x, float* y) {
+  for (int i = 0; i < 32; i += W) store(y + i, rounded(load(x + i)));
+}
+
+using Left = float;
+struct Right { F even, odd; };
+static inline Right right(const uint16_t* p) { return {floats(high(loadi(p))), floats(top(loadi(p)))}; }
+static inline F dot2(F acc, const Left* a, Right b) { return fma(set1(a[1]), b.odd, fma(set1(a[0]), b.even, acc)); }
+static inline F total32(F acc, const Left* p) {
+  for (int i = 0; i < 32; i += W) acc = add(acc, load(p + i));
+  return acc;
 }
 #endif
 
@@ -128,7 +175,7 @@ static inline F exp2_rough(F x) {
   const F n = nearest(x), f = sub(x, n);
   F p = fma(set1(0x1.c2a218p-5f), f, set1(0x1.f00c4ep-3f));
   p = fma(p, f, set1(0x1.62f5fap-1f));
-  return scale2(fma(p, f, set1(1.0f)), n);
+  return scale2_down(fma(p, f, set1(1.0f)), n);
 }
 
 constexpr float LOG2E = 1.44269504088896341f;
