@@ -32,23 +32,25 @@ constexpr float NEVER = -1e30f;         // a masked score: its weight is 0
 template <int R>
 void panel(const Left* a, int lda, const uint16_t* const* b, const uint16_t* const* ahead, int offset, int pairs,
            int each, const float* fade, float* c, int ldc) {
-  for (int column = 0; column < 32; column += 2 * W, c += 2 * W, offset += 4 * W) {
-    F acc[R][2];
+  constexpr int V = R <= 2 ? 32 / W : 2;  // vectors at once
+  for (int column = 0; column < 32; column += V * W, c += V * W, offset += 2 * V * W) {
+    F acc[R][V];
     for (int r = 0; r < R; r++)
-      for (int v = 0; v < 2; v++) acc[r][v] = fade ? mul(load(c + r * ldc + v * W), set1(fade[r])) : set1(0);
+      for (int v = 0; v < V; v++) acc[r][v] = fade ? mul(load(c + r * ldc + v * W), set1(fade[r])) : set1(0);
     for (int i = 0; i * each < pairs; i++) {
       const uint16_t *line = b[i] + offset, *next = ahead[i] + offset;
       const Left* pair = a + 2 * i * each;
       for (int j = std::min(pairs - i * each, each); j > 0; j--, line += 64, next += 64, pair += 2) {
         _mm_prefetch(reinterpret_cast<const char*>(next), _MM_HINT_T1);
-        if (W == 16) _mm_prefetch(reinterpret_cast<const char*>(next + 32), _MM_HINT_T1);
-        const Right right[2] = {herd::right(line), herd::right(line + 2 * W)};
+        if (V * W == 32) _mm_prefetch(reinterpret_cast<const char*>(next + 32), _MM_HINT_T1);
+        Right both[V];
+        for (int v = 0; v < V; v++) both[v] = right(line + v * 2 * W);
         for (int r = 0; r < R; r++)
-          for (int v = 0; v < 2; v++) acc[r][v] = dot2(acc[r][v], pair + r * lda, right[v]);
+          for (int v = 0; v < V; v++) acc[r][v] = dot2(acc[r][v], pair + r * lda, both[v]);
       }
     }
     for (int r = 0; r < R; r++)
-      for (int v = 0; v < 2; v++) store(c + r * ldc + v * W, acc[r][v]);
+      for (int v = 0; v < V; v++) store(c + r * ldc + v * W, acc[r][v]);
   }
 }
 

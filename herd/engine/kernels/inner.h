@@ -12,12 +12,6 @@
 
 namespace {
 
-#ifdef __AVX512F__
-constexpr int PANELS = 2;
-#else
-constexpr int PANELS = 1;
-#endif
-
 // f(0) … f(N - 1) with constants, so that arrays indexed by them become registers.
 template <class F, int... i>
 INLINE void each_of(F f, std::integer_sequence<int, i...>) {
@@ -61,7 +55,8 @@ INLINE F fma(F x, F y, F z) { return {_mm256_fmadd_ps(x.a, y.a, z.a), _mm256_fma
 INLINE F loadf(const float* p) { return {_mm256_loadu_ps(p), _mm256_loadu_ps(p + 8)}; }
 #endif
 
-// ---- inner products of R rows with P panels over one unit; `step` adds to accumulators kept in registers
+// ---- inner products of R rows with N panels over one unit; `step` adds to accumulators kept in registers. together: panels
+// to take at once for so many rows
 
 #ifdef __AVX512F__
 INLINE I quad(const uint8_t* p) {
@@ -75,6 +70,7 @@ struct Bf16 {
   template <int>
   using Acc = F;
   static constexpr int kind = HERD_BF16, R = 8;
+  static constexpr int together(int) { return 2; }
   template <int R, int N, class Near>
   static INLINE void step(F (&acc)[R][N], const uint8_t* w, size_t apart, const uint8_t* a, size_t stride, const int32_t*, size_t, Near near) {
     _Pragma("GCC unroll 16") for (int i = 0; i < PAIRS; i++) {
@@ -94,6 +90,7 @@ struct Int8 {
   template <int>
   using Acc = I;
   static constexpr int kind = HERD_INT8, R = 8;
+  static constexpr int together(int rows) { return rows > R ? 2 : 1; }
   template <int R, int N, class Near>
   static INLINE void step(I (&acc)[R][N], const uint8_t* w, size_t apart, const uint8_t* a, size_t stride, const int32_t*, size_t, Near near) {
     each<QUADS>([&](auto i) FLAT {
@@ -115,6 +112,7 @@ struct Int4 {
   template <int>
   using Acc = F;
   static constexpr int kind = HERD_INT4, R = 6;
+  static constexpr int together(int rows) { return rows > R ? 2 : 1; }
   template <int R, int N, class Near>
   static INLINE void step(F (&acc)[R][N], const uint8_t* w, size_t apart, const uint8_t* a, size_t stride, const int32_t* sums, size_t groups, Near near) {
     const I mask = splat(0x0f0f0f0f);
@@ -154,17 +152,20 @@ struct Bf16 {
   template <int>
   using Acc = F;
   static constexpr int kind = HERD_BF16, R = 4;
+  static constexpr int together(int rows) { return rows == 1 ? 2 : 1; }
   template <int R, int N, class Near>
-  static INLINE void step(F (&acc)[R][N], const uint8_t* w, size_t, const uint8_t* a, size_t stride, const int32_t*, size_t, Near near) {
+  static INLINE void step(F (&acc)[R][N], const uint8_t* w, size_t apart, const uint8_t* a, size_t stride, const int32_t*, size_t, Near near) {
     const __m256i top = _mm256_set1_epi32(0xffff0000);
     for (int i = 0; i < PAIRS; i++) {
       near(i);
-      __m256i x = load(w + i * 64, 0), y = load(w + i * 64, 1);
-      F even = {(__m256)_mm256_slli_epi32(x, 16), (__m256)_mm256_slli_epi32(y, 16)};
-      F odd = {(__m256)_mm256_and_si256(x, top), (__m256)_mm256_and_si256(y, top)};
-      each<R>([&](auto r) FLAT {
-        const float* pair = (const float*)(a + r * stride) + i * 2;
-        acc[r][0] = fma(odd, splat(pair[1]), fma(even, splat(pair[0]), acc[r][0]));
+      each<N>([&](auto p) FLAT {
+        __m256i x = load(w + p * apart + i * 64, 0), y = load(w + p * apart + i * 64, 1);
+        F even = {(__m256)_mm256_slli_epi32(x, 16), (__m256)_mm256_slli_epi32(y, 16)};
+        F odd = {(__m256)_mm256_and_si256(x, top), (__m256)_mm256_and_si256(y, top)};
+        each<R>([&](auto r) FLAT {
+          const float* pair = (const float*)(a + r * stride) + i * 2;
+          acc[r][p] = fma(odd, splat(pair[1]), fma(even, splat(pair[0]), acc[r][p]));
+        });
       });
     }
   }
@@ -177,6 +178,7 @@ struct Sums { __m256i v[C]; };
 
 struct Int8 {
   static constexpr int kind = HERD_INT8, R = 6;
+  static constexpr int together(int) { return 1; }
   template <int R>
   using Acc = Sums<R <= 2 ? 4 : 2>;
   template <int R, int N, int C, class Near>
@@ -211,6 +213,7 @@ struct Int4 {
   template <int>
   using Acc = F;
   static constexpr int kind = HERD_INT4, R = 4;
+  static constexpr int together(int) { return 1; }
   template <int R, int N, class Near>
   static INLINE void step(F (&acc)[R][N], const uint8_t* w, size_t, const uint8_t* a, size_t stride, const int32_t* sums, size_t groups, Near near) {
     const __m256i mask = _mm256_set1_epi8(15), ones = _mm256_set1_epi16(1);

@@ -114,22 +114,23 @@ void block(const Weight& w, int panel, const Act& act, int row, Out out, Ahead a
 template <class K, int R = K::R>
 void rows_block(int r, int wide, const Weight& w, int panel, const Act& act, int row, Out out, Ahead ahead) {
   if (r == R && wide == 1) return block<K, R, 1>(w, panel, act, row, out, ahead);
-  if (r == R) return block<K, R, PANELS>(w, panel, act, row, out, ahead);
+  if constexpr (K::together(1) == 2 || K::together(2 * K::R) == 2)
+    if (r == R) return block<K, R, 2>(w, panel, act, row, out, ahead);
   if constexpr (R > 1) rows_block<K, R - 1>(r, wide, w, panel, act, row, out, ahead);
 }
 
 const int DISTANCE = 4096;  // bytes between what one block of rows computes with and what it prefetches, all panels together
 
 // Panels [from, to). One block of rows reads them from front to back, which memory likes best, and prefetches as it goes; but
-// two at once for bf16, where each sum waits 6 cycles for its last product, too long for a single one to keep pace with the
-// caches. Where several blocks pass over two panels, they fetch the next two meanwhile, each its part; but the first of all,
+// two at once for bf16, where each sum waits some cycles for its last product, too long for a single one to keep pace with
+// the caches. Where several blocks pass over panels, they fetch the next ones meanwhile, each its part; but the first of all,
 // for which nobody has.
 template <class K>
 void multiply(const Weight& w, int from, int to, const Act& act, Out out) {
   const int bytes = UNIT_BYTES[K::kind], count = units(w.k);
   size_t panel_bytes = (size_t)count * bytes;
   int blocks = (act.rows + K::R - 1) / K::R, lines = (bytes / 64 + blocks - 1) / blocks;
-  const int together = blocks > 1 || K::kind == HERD_BF16 ? PANELS : 1;
+  const int together = K::together(act.rows);
   for (int panel = from, wide; panel < to; panel += wide) {
     wide = panel + together <= to ? together : 1;
     const uint8_t* here = w.data + panel * panel_bytes;
@@ -293,7 +294,7 @@ void herd_prepare(int kind, const float* x, int ldx, int rows, int k, void* memo
 void herd_linear(const Weight* w, const void* memory, int rows, float* y, int ldy, int add, int t, int end, int nt) {
   Act act(w->kind, rows, w->k, memory);
   Out out = {y, ldy, add};
-  const auto begin = [&](int part) { return share(panels(w->n), HERD_AMX ? 2 : PANELS, part, nt).from; };
+  const auto begin = [&](int part) { return share(panels(w->n), 2, part, nt).from; };
   Share mine = {begin(t), begin(end)};
 #if HERD_AMX
   if (w->kind == HERD_BF16) return multiply_tiles<Bf16>(*w, mine.from, mine.to, act, out);
