@@ -23,7 +23,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -227,11 +227,14 @@ def convert(python: str, folder: Path, systems: list[System]) -> None:
 
 def measure(name: str, args: argparse.Namespace, limits: machine.Limits) -> dict[str, Any]:
     config, plan, quick = SHAPES[name], PLANS[name], args.quick
+    if quick:
+        plan = replace(plan, rounds=1, requests=plan.requests // 3)
     folder = checkpoint(name, args.cache).parent
     groups = {title: [System(*key) for key in keys] for title, keys in GROUPS.items()}
     systems = [s for group in groups.values() for s in group]
+    began = time.perf_counter()
     convert(args.peers, folder, systems)
-    rounds = 1 if quick else args.rounds or plan.rounds
+    rounds = args.rounds or plan.rounds
     cases: dict[str, Callable[[System, int], None]] = {
         f"prefill {n:,}": lambda s, seed, n=n: prefill(s, n, config.vocab_size, seed)  # type: ignore[misc]
         for n in PREFILL
@@ -244,20 +247,26 @@ def measure(name: str, args: argparse.Namespace, limits: machine.Limits) -> dict
     def asked(s: System, case: str) -> bool:
         return not quick or s.name == "herd" or case in BEST[s.name, s.precision]
 
+    def told(what: str) -> None:
+        print(f"{time.perf_counter() - began:5.0f} s  {name}: {what}", file=sys.stderr, flush=True)
+
     load = arrivals(plan, config.vocab_size)
     try:
         for s in systems:
+            told(f"{s.title} starts")
             s.start(sys.executable if s.name == "herd" else args.peers, folder)
             for case in ("prefill 128", "decode, 4"):
                 cases[case](s, 0)  # warm up
             s.results.clear()
         for i in range(rounds):
             for j, case in enumerate(cases):
+                told(f"round {i + 1} of {rounds}, {case}")
                 at = (i + j) % len(systems)
                 for s in [s for s in systems[at:] + systems[:at] if asked(s, case)]:
                     cases[case](s, i + 1)
         for s in systems:
             if asked(s, "mixed"):
+                told(f"mixed load, {s.title}")
                 mixed(s, load)
     finally:
         for s in systems:
@@ -276,7 +285,11 @@ def measure(name: str, args: argparse.Namespace, limits: machine.Limits) -> dict
 def main() -> None:
     parser = options(__doc__)
     parser.add_argument("--peers", default=sys.executable, metavar="PYTHON")
-    parser.add_argument("--quick", action="store_true", help="one round, Herd and each row's best peer")
+    parser.add_argument(
+        "--quick",
+        action="store_true",
+        help="one round, a third of the mixed load, Herd and each row's best peer",
+    )
     parser.add_argument("--rounds", type=int, metavar="N", help="in place of each shape's own number")
     parser.add_argument("--json", type=Path, metavar="FILE", help="all numbers, too")
     args = parser.parse_args()

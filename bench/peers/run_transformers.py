@@ -1,5 +1,7 @@
 """transformers: bf16, SDPA attention, a dynamic cache, a batch that is formed of what waits when the last one ends.
 
+Where the CPU could only emulate products of bf16, the same weights in fp32, which is several times faster there.
+
 The loop is `generate`'s without what greedy decoding does not need; it cannot admit a request while others run.
 """
 
@@ -15,9 +17,9 @@ MAX_BATCH = 32
 class Engine:
     def __init__(self, folder: str, precision: str, threads: int) -> None:
         torch.set_num_threads(threads)
-        model = transformers.LlamaForCausalLM.from_pretrained(Path(folder) / "hf", dtype=torch.bfloat16)
-        self.model = model.eval()
-        self.versions = f"transformers {version('transformers')}, torch {torch.__version__}"
+        dtype = torch.bfloat16 if torch.ops.mkldnn._is_mkldnn_bf16_supported() else torch.float32
+        self.model = transformers.LlamaForCausalLM.from_pretrained(Path(folder) / "hf", dtype=dtype).eval()
+        self.versions = f"transformers {version('transformers')} in {dtype}, torch {torch.__version__}"
         self.waiting: list[tuple[int, list[int], int]] = []
         self.running: list[tuple[int, int]] = []  # id, tokens that it still wants
 
