@@ -41,18 +41,12 @@ INLINE F loadf(const float* p) { return _mm512_loadu_ps(p); }
 struct F { __m256 a, b; };
 struct I { __m256i a, b; };
 INLINE F splat(float x) { return {_mm256_set1_ps(x), _mm256_set1_ps(x)}; }
-INLINE I splat(int32_t x) { return {_mm256_set1_epi32(x), _mm256_set1_epi32(x)}; }
-INLINE I loadu(const void* p) {
-  return {_mm256_loadu_si256((const __m256i*)p), _mm256_loadu_si256((const __m256i*)p + 1)};
-}
 INLINE F floats(I x) { return {_mm256_cvtepi32_ps(x.a), _mm256_cvtepi32_ps(x.b)}; }
 INLINE F halves(const void* p) {
   return {_mm256_cvtph_ps(_mm_load_si128((const __m128i*)p)), _mm256_cvtph_ps(_mm_load_si128((const __m128i*)p + 1))};
 }
-INLINE I minus(I x, I y) { return {_mm256_sub_epi32(x.a, y.a), _mm256_sub_epi32(x.b, y.b)}; }
 INLINE F times(F x, F y) { return {_mm256_mul_ps(x.a, y.a), _mm256_mul_ps(x.b, y.b)}; }
 INLINE F fma(F x, F y, F z) { return {_mm256_fmadd_ps(x.a, y.a, z.a), _mm256_fmadd_ps(x.b, y.b, z.b)}; }
-INLINE F loadf(const float* p) { return {_mm256_loadu_ps(p), _mm256_loadu_ps(p + 8)}; }
 #endif
 
 // ---- inner products of R rows with N panels over one unit; `step` adds to accumulators kept in registers. together: panels
@@ -146,6 +140,8 @@ struct Int4 {
 };
 #else
 INLINE __m256i load(const uint8_t* p, int i) { return _mm256_load_si256((const __m256i*)p + i); }
+// Row after row: GCC would begin all of them before it ends the first, for which 16 registers are not enough.
+INLINE void settle(__m256i& x) { asm volatile("" : "+x"(x)); }
 
 struct Bf16 {
   using Left = float;
@@ -192,7 +188,7 @@ struct Int8 {
         memcpy(&x, a + r * stride + i * 8, 8);
         each<C>([&](auto j) FLAT {
           acc[r][0].v[j] = _mm256_add_epi32(acc[r][0].v[j], _mm256_madd_epi16(line[j], _mm256_set1_epi64x(x)));
-          asm volatile("" : "+x"(acc[r][0].v[j]));
+          settle(acc[r][0].v[j]);
         });
       });
     }
@@ -218,8 +214,7 @@ struct Int4 {
   static INLINE void step(F (&acc)[R][N], const uint8_t* w, size_t, const uint8_t* a, size_t stride, const int32_t* sums, size_t groups, Near near) {
     const __m256i mask = _mm256_set1_epi8(15), ones = _mm256_set1_epi16(1);
     for (int g = 0; g < 2; g++) {
-      // 16 bits are enough for a group's half with the other's 8s: 16 · 8 · 127 + 16 · 8 · 127.
-      __m256i part[R][2];
+      __m256i part[R][2];  // 16 bits are enough for half a group and the 8s of all of it: 16 · 8 · 127 + 16 · 8 · 127
       each<R>([&](auto r) FLAT { part[r][0] = part[r][1] = _mm256_set1_epi32(sums[r * groups + g] & 0xffff); });
       for (int i = 0; i < 4; i++) {
         near(g * 4 + i);
@@ -235,7 +230,7 @@ struct Int4 {
           each<2>([&](auto h) FLAT {
             part[r][h] = _mm256_add_epi16(part[r][h], _mm256_maddubs_epi16(low[h], _mm256_set1_epi32(x[0])));
             part[r][h] = _mm256_add_epi16(part[r][h], _mm256_maddubs_epi16(high[h], _mm256_set1_epi32(x[1])));
-            asm volatile("" : "+x"(part[r][h]));
+            settle(part[r][h]);
           });
         });
       }

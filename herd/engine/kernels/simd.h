@@ -118,7 +118,7 @@ static inline void bf16x32(const float* x, uint16_t* y) {
   std::memcpy(y, &v, 64);
 }
 
-// A product's operands as they are kept, numbers of bf16, and as registers hold W pairs of the right one.
+// A product's left operand as it is kept, numbers of bf16, and the right one's W pairs as registers hold them.
 using Left = uint16_t;
 using Right = I;
 static inline Right right(const uint16_t* p) { return loadi(p); }
@@ -135,10 +135,10 @@ static inline F dot2(F acc, I a, I b) {
   acc = fma(floats(high(a)), floats(high(b)), acc);
   return fma(floats(top(a)), floats(top(b)), acc);
 }
-// To the nearest that bf16 has, ties to even; NaN stays NaN.
+// To the nearest that bf16 has, ties to even; NaN stays NaN, as v + v sets one of the bits that are kept.
 static inline F rounded(F v) {
   const I u = bits(v), half = plus(both(low(u), set1i(1)), set1i(0x7fff));
-  return or_nan(floats(top(plus(u, half))), v);
+  return or_nan(floats(top(plus(u, half))), add(v, v));
 }
 static inline void bf16x32(const float* x, uint16_t* y) {
   for (int i = 0; i < 32; i += W) narrow(low(bits(rounded(load(x + i)))), y + i);
