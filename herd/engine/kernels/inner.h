@@ -140,8 +140,9 @@ struct Int4 {
 };
 #else
 INLINE __m256i load(const uint8_t* p, int i) { return _mm256_load_si256((const __m256i*)p + i); }
-// Row after row: GCC would begin all of them before it ends the first, for which 16 registers are not enough.
-INLINE void settle(__m256i& x) { asm volatile("" : "+x"(x)); }
+// Row after row: GCC would begin all of them before it ends the first, for which 16 registers are not enough. (Nor does it
+// keep sums in registers that a function takes by reference, even inlined.)
+#define SETTLE(x) asm volatile("" : "+x"(x))
 
 struct Bf16 {
   using Left = float;
@@ -188,7 +189,7 @@ struct Int8 {
         memcpy(&x, a + r * stride + i * 8, 8);
         each<C>([&](auto j) FLAT {
           acc[r][0].v[j] = _mm256_add_epi32(acc[r][0].v[j], _mm256_madd_epi16(line[j], _mm256_set1_epi64x(x)));
-          settle(acc[r][0].v[j]);
+          SETTLE(acc[r][0].v[j]);
         });
       });
     }
@@ -230,7 +231,7 @@ struct Int4 {
           each<2>([&](auto h) FLAT {
             part[r][h] = _mm256_add_epi16(part[r][h], _mm256_maddubs_epi16(low[h], _mm256_set1_epi32(x[0])));
             part[r][h] = _mm256_add_epi16(part[r][h], _mm256_maddubs_epi16(high[h], _mm256_set1_epi32(x[1])));
-            settle(part[r][h]);
+            SETTLE(part[r][h]);
           });
         });
       }
