@@ -36,7 +36,6 @@ from herd.model.config import Config
 PEERS = Path(__file__).parent / "peers"
 PREFILL, STREAMS, PROMPT = (128, 512, 2048), (1, 4, 16, 32), 32
 READING = 0.3  # seconds
-REST = 0.5  # seconds in which the threads of the engine before stop spinning
 ANSWER = 300.0  # seconds that a child may take for one job
 
 
@@ -264,7 +263,6 @@ def measure(name: str, args: argparse.Namespace, limits: machine.Limits) -> dict
                 told(f"round {i + 1} of {rounds}, {case}")
                 at = (i + j) % len(systems)
                 for s in [s for s in systems[at:] + systems[:at] if asked(s, case)]:
-                    time.sleep(REST)
                     cases[case](s, i + 1)
         for s in systems:
             if asked(s, "mixed"):
