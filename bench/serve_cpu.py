@@ -117,16 +117,16 @@ GROUPS = {  # Herd first, then its peers at the same precision
     "8 bits": (("herd", "int8"), ("llama_cpp", "q8_0"), ("openvino", "int8")),
     "4 bits": (("herd", "int4"), ("llama_cpp", "q4_0"), ("openvino", "int4")),
 }
-# The rows in which a peer was the best, at some shape, in the last whole run: all that --quick asks of it.
+# The rows in which a peer was the best, at some shape, in the whole runs of docs/benchmarks.md: all that --quick asks of it.
 _READING, _FEW, _MANY = (
     ("prefill 128", "prefill 512", "prefill 2,048"),
     ("decode, 1", "decode, 4"),
     ("decode, 16", "decode, 32"),
 )
 BEST: dict[tuple[str, str], tuple[str, ...]] = {
-    ("llama_cpp", "f16"): ("prefill 128", *_FEW, *_MANY, "mixed"),
-    ("llama_cpp", "q8_0"): _FEW,
-    ("llama_cpp", "q4_0"): (*_FEW, "mixed"),
+    ("llama_cpp", "f16"): (*_READING, *_FEW, *_MANY, "mixed"),
+    ("llama_cpp", "q8_0"): (*_FEW, "decode, 16"),
+    ("llama_cpp", "q4_0"): ("prefill 128", *_FEW, *_MANY, "mixed"),
     ("transformers", "bf16"): (*_READING, *_MANY, "mixed"),
     ("openvino", "int8"): (*_READING, *_FEW, *_MANY, "mixed"),
     ("openvino", "int4"): (*_READING, *_FEW, *_MANY, "mixed"),
