@@ -62,7 +62,7 @@ def bf16_ways(m: int, k: int, n: int) -> list[Callable[[], object]]:
     a, b = torch.randn(m, k).bfloat16(), torch.randn(n, k).bfloat16()
     try:
         packed = torch.ops.mkldnn._reorder_linear_weight(b)  # type: ignore[no-untyped-call]
-    except RuntimeError:
+    except (AttributeError, RuntimeError):  # no oneDNN, or only emulated there
         a, b = a.float(), b.float()
         return [lambda: torch.mm(a, b.t())]
     return [
@@ -73,7 +73,7 @@ def bf16_ways(m: int, k: int, n: int) -> list[Callable[[], object]]:
 
 def int8_ways(m: int, k: int, n: int) -> list[Callable[[], object]]:
     """Products of int8 numbers: oneDNN's; FBGEMM's where there is no VNNI, which oneDNN's need."""
-    if "avx512_vnni" in flags():
+    if "avx512_vnni" in flags() or "fbgemm" not in torch.backends.quantized.supported_engines:
         x, w = (torch.randint(-128, 127, shape, dtype=torch.int8) for shape in ((m, k), (k, n)))
         return [lambda: torch._int_mm(x, w)]
     torch.backends.quantized.engine = "fbgemm"
