@@ -73,7 +73,7 @@ class Eager:
         for cache in (self.k, self.v):
             cache[:, new] = cache[:, old]
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def hidden(self, tokens: Sequence[int], spans: Sequence[Span], between: Callable[[], None]) -> Tensor:
         pad = [0] * (-len(tokens) % ROWS)
         positions = [p for s in spans for p in range(s.past, s.past + s.stop - s.start)]
@@ -88,7 +88,7 @@ class Eager:
             h = self.model.hidden(ids, torch.tensor([positions + pad]), attend)
         return h[0, : len(tokens)].float()
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def logits(self, hidden: Tensor) -> Tensor:
         padded = F.pad(hidden.to(self.dtype), (0, 0, 0, -len(hidden) % ROWS))
         return self.model.head(padded)[: len(hidden)].float()

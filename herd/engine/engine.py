@@ -153,7 +153,6 @@ class Engine:
 
     # --- a step
 
-    @torch.inference_mode()
     def step(self) -> list[tuple[str, Event]]:
         """Admit, run one forward pass, and return what happened since the last step."""
         for choice in self.scheduler.admit():

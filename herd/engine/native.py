@@ -124,7 +124,7 @@ class Native:
     def allocate(self, blocks: int) -> None:
         self._memory = kernels.reserve(blocks * self.block_bytes)
         whole = np.frombuffer(self._memory, np.uint8, blocks * self.block_bytes)
-        self._cache = whole.reshape(blocks, self.block_bytes)
+        self._cache, self._cache_at = whole.reshape(blocks, self.block_bytes), whole.ctypes.data
         self._used = self._there = 0  # bytes from its beginning that were ever used; that have pages
         self._have(AT_ONCE)
 
@@ -161,7 +161,7 @@ class Native:
             chunk.ids, chunk.x = ids.buffer_info()[0] + 8 * first, x.data_ptr() + 4 * c.dim * first
             held.append(self._fill(chunk, piece))
         self._have(self._used)
-        layer, room, cache = 0, self._scratch(min(rows, self.chunk)), self._cache.ctypes.data
+        layer, room, cache = 0, self._scratch(min(rows, self.chunk)), self._cache_at
         while layer < c.n_layers:
             between()
             layer = self._lib.herd_layers(self._team, self._model, chunks, len(chunks), layer, room, cache)
@@ -196,7 +196,7 @@ class Native:
         self._used = max(self._used, (max(table) + 1) * self.block_bytes)
         chunk.rows, chunk.spans = spans[-1].stop - first, len(spans)
         chunk.span, chunk.blocks = bounds.buffer_info()[0], table.buffer_info()[0]
-        chunk.angles = self._angles.ctypes.data
+        chunk.angles = self._angles_at
         return bounds, table, self._loras(chunk, spans) if any(s.adapter for s in spans) else None
 
     def _turn(self, positions: int) -> None:
@@ -207,6 +207,7 @@ class Native:
             self._angles = np.concatenate(
                 (self._angles, np.hstack((np.cos(at), np.sin(at))).astype(np.float32))
             )
+            self._angles_at = self._angles.ctypes.data
 
     # --- adapters
 
