@@ -18,7 +18,7 @@ from herd.model.llama import Llama
 from herd.model.tokenizer import Tokenizer
 
 SHAPES = {
-    "cria": Config(8192, 256, 5, 4, 2, 64, 704, max_positions=4096),
+    "cria": Config(8192, 384, 6, 6, 2, 64, 896, max_positions=4096),
     "llama-125m": Config(32_000, 576, 30, 9, 3, 64, 1536, max_positions=4096),  # MobileLLM-125M's
     "llama-3.2-1b": Config(
         128_256, 2048, 16, 32, 8, 64, 8192, max_positions=131_072, rope_scaling=RopeScaling(32.0)

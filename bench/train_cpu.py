@@ -1,10 +1,11 @@
 """How fast Herd pretrains on this CPU, beside `transformers.Trainer` and a loop in nanoGPT's manner, in one run.
 
-    python bench/train_cpu.py [--shape cria] [--shape llama-125m] [--rounds 5]
+    python bench/train_cpu.py [--shape cria-cpu] [--shape llama-125m] [--rounds 5]
 
-The same rows of random tokens for all (each row one document), bf16 products on fp32 weights, AdamW, gradient
-clipping; each system eager and compiled. Rounds are interleaved, so that all meet the same machine; medians are
-printed, and Herd's best beside the best of the others. llama-125m is MobileLLM-125M's shape (Liu et al. 2024).
+The same rows of random tokens for all (each row one document), fp32 weights, products in bf16 (in fp32 where the CPU can
+only emulate that), AdamW, gradient clipping; each system eager and compiled. Rounds are interleaved, so that all meet the
+same machine; medians are printed, and Herd's best beside the best of the others. cria-cpu is the shape of
+recipes/cria-cpu, llama-125m MobileLLM-125M's (Liu et al. 2024).
 """
 
 from __future__ import annotations
@@ -28,12 +29,13 @@ from herd.model import hf
 from herd.model.config import Config
 from herd.model.llama import Llama
 from herd.model.tokenizer import train_bpe
-from herd.train.loop import Trainer
+from herd.train.loop import Trainer, emulates_bf16
 from herd.train.recipe import Model, Recipe, Source
 
 LENGTH = 512
+BF16 = not emulates_bf16(torch.device("cpu"))
 SHAPES = {  # configuration, rows a step, steps a round
-    "cria": (Config(8192, 256, 5, 4, 2, 64, 704), 16, 4),
+    "cria-cpu": (Config(8192, 256, 5, 4, 2, 64, 704), 16, 4),
     "llama-125m": (Config(32_000, 576, 30, 9, 3, 64, 1536), 4, 2),
 }
 Round = Callable[[int], list[float]]  # seconds of each of so many steps
@@ -84,9 +86,10 @@ def systems(c: Config, batch: int, folder: Path) -> dict[str, Round]:
     for compiled in (False, True):
         how = "compiled" if compiled else "eager"
         built[f"Herd, {how}"] = herd_round(c, rows, batch, folder, compiled=compiled)
-        peer = hf_trainer.Peer(c, rows, batch, folder / "trainer", compiled=compiled)
+        peer = hf_trainer.Peer(c, rows, batch, folder / "trainer", bf16=BF16, compiled=compiled)
         built[f"transformers.Trainer, {how}"] = peer.run
-        built[f"nanoGPT-style loop, {how}"] = timed(plain_loop.stepper(c, batches, LENGTH, compiled=compiled))
+        loop = plain_loop.stepper(c, batches, LENGTH, bf16=BF16, compiled=compiled)
+        built[f"nanoGPT-style loop, {how}"] = timed(loop)
     return built
 
 
@@ -116,7 +119,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     args = parser.parse_args()
     print(
-        f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads, bf16 on fp32 weights"
+        f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads,"
+        f" {'bf16' if BF16 else 'fp32'} on fp32 weights"
     )
     print(
         f"herd {version('openherd')}, torch {torch.__version__}, transformers {transformers.__version__},"

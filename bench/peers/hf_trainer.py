@@ -1,4 +1,4 @@
-"""A peer of bench/train_cpu.py: `transformers.Trainer` on LlamaForCausalLM, bf16, SDPA attention, fused AdamW."""
+"""A peer of bench/train_cpu.py: `transformers.Trainer` on LlamaForCausalLM, SDPA attention, fused AdamW."""
 
 import time
 from pathlib import Path
@@ -25,12 +25,15 @@ class _Clock(transformers.TrainerCallback):  # type: ignore[misc]
 class Peer:
     """A Trainer that goes on with the same model; `run(steps)` gives the seconds of each step but the first."""
 
-    def __init__(self, config: Config, rows: Tensor, batch: int, folder: Path, *, compiled: bool) -> None:
+    def __init__(
+        self, config: Config, rows: Tensor, batch: int, folder: Path, *, bf16: bool, compiled: bool
+    ) -> None:
         """rows: [N,T] token ids."""
         model = transformers.LlamaForCausalLM(transformers.LlamaConfig(**config.to_hf()))
         model.config.use_cache = False
         self.data = [{"input_ids": row, "labels": row} for row in rows]
-        self.model, self.batch, self.folder, self.compiled = model, batch, folder, compiled
+        self.model, self.batch, self.folder = model, batch, folder
+        self.bf16, self.compiled = bf16, compiled
 
     def run(self, steps: int) -> list[float]:
         clock = _Clock()
@@ -38,7 +41,7 @@ class Peer:
             output_dir=str(self.folder),
             max_steps=steps + 1,
             per_device_train_batch_size=self.batch,
-            bf16=True,
+            bf16=self.bf16,
             use_cpu=True,
             optim="adamw_torch_fused",
             torch_compile=self.compiled,

@@ -1,7 +1,7 @@
 """A peer of bench/train_cpu.py: a Llama and a training loop in nanoGPT's manner.
 
-One file of plain modules, fp32 weights under bf16 autocast, torch's own attention, the loss over whole logits, fused
-AdamW, torch.compile if asked for.
+One file of plain modules, fp32 weights, torch's own attention, the loss over whole logits, fused AdamW; bf16 autocast
+and torch.compile if asked for.
 """
 
 from collections.abc import Callable
@@ -70,7 +70,7 @@ class Model(nn.Module):
 
 
 def stepper(
-    config: Config, rows: Callable[[], Tensor], length: int, *, compiled: bool
+    config: Config, rows: Callable[[], Tensor], length: int, *, bf16: bool, compiled: bool
 ) -> Callable[[], float]:
     """A function that trains one step on rows() [B,T+1] and returns the loss."""
     model = Model(config, length)
@@ -79,7 +79,7 @@ def stepper(
 
     def step() -> float:
         batch = rows()
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
             loss = run(batch[:, :-1].contiguous(), batch[:, 1:].contiguous())
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)

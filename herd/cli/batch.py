@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import queue
@@ -14,7 +15,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 from urllib.parse import urlsplit
 
 import click
@@ -28,6 +29,13 @@ URLS = ("/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/respon
 FIELDS = {"custom_id": str, "method": str, "url": str, "body": dict}
 MAX_LINE = 8 * 1024 * 1024  # bytes; the server takes bodies of half as many
 MAX_SHOWN = 20  # problems of a file that are named
+# A server of our own: it ends when its standard input does, and so with this process, whatever ends that.
+OWN = """
+import os, signal, sys, threading
+from herd.cli import main
+threading.Thread(target=lambda: (sys.stdin.read(), os.kill(os.getpid(), signal.SIGTERM)), daemon=True).start()
+main()
+"""
 
 
 class Line(NamedTuple):
@@ -47,17 +55,22 @@ def batch(file: Path, out: Path, parallel: int) -> int:
     What OUT has already is not asked again, so that a batch that was stopped goes on. The status is 1 if a request failed.
     """
     asked = _check(file)
-    done = _resume(out, asked)
-    with _server() as server, bars() as bar:
-        total = len(asked)
-        failed = _run(server, file, out, done, total, parallel, lambda n: bar("requests", n, total))
-    summary = {"requests": len(asked), "failed": failed, "already_done": len(done), "out": str(out)}
+    with _alone(out):
+        done = _resume(out, asked)
+        before = len(done)
+        with out.open("ab") as stream, _server() as server, bars() as bar:
+            total = len(asked)
+            _run(server, file, stream, done, total, parallel, lambda n: bar("requests", n, total))
+    failed = sum(status != 200 for status in done.values())
+    summary = {"requests": len(asked), "failed": failed, "already_done": before, "out": str(out)}
     emit(summary, f"{len(asked)} requests, {failed} failed; answers in {out}")
     return 1 if failed else 0
 
 
 def _check(file: Path) -> dict[str, int]:
     """The line number of each custom_id. Raises HerdError that names the lines that are wrong."""
+    if not file.is_file():
+        raise HerdError(f"{file}: not a file that can be read twice; write it to one first")
     asked: dict[str, int] = {}
     problems: list[str] = []
     for number, line in _lines(file):
@@ -115,16 +128,35 @@ def _parse(line: bytes) -> Line:
     return Line(value["custom_id"], value["url"], value["body"])
 
 
-def _resume(out: Path, asked: Mapping[str, int]) -> set[str]:
-    """The requests that `out` has an answer to. Lines to be asked again, or half written, leave the file.
+@contextmanager
+def _alone(out: Path) -> Iterator[None]:
+    """Nobody else answers to `out` meanwhile. Raises HerdError if somebody does, or it cannot be written."""
+    if out.exists() and not out.is_file():
+        raise HerdError(f"{out}: not a file; choose another --out")
+    try:
+        held = out.with_name(out.name + ".lock").open("wb")
+        out.open("ab").close()
+    except OSError as error:
+        raise HerdError(f"{out}: {error.strerror}; choose another --out") from None
+    with held:
+        try:
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise HerdError(f"{out}: another batch is writing it; wait for it, or stop it") from None
+        try:
+            yield
+        finally:
+            Path(held.name).unlink(missing_ok=True)
+
+
+def _resume(out: Path, asked: Mapping[str, int]) -> dict[str, int]:
+    """The requests that `out` has an answer to, and its status. Lines to be asked again, or half written, leave the file.
 
     Raises HerdError if it holds something else, and so belongs to something else.
     """
-    if not out.exists():
-        return set()
-    done: set[str] = set()
-    with whole(out) as stream:
-        for number, line in _lines(out):
+    done: dict[str, int] = {}
+    with out.open("rb") as lines, whole(out) as stream:
+        for number, line in enumerate(lines, 1):
             try:
                 value = json.loads(line)
                 id, status = value["custom_id"], (value["response"] or {}).get("status_code")
@@ -136,9 +168,10 @@ def _resume(out: Path, asked: Mapping[str, int]) -> set[str]:
             if id not in asked:
                 wrong = f"{out}: line {number} answers {id!r:.80}, which is not asked; choose another --out"
                 raise HerdError(wrong)
-            final = status is not None and status < 500 and status not in BUSY
-            if final and line.endswith(b"\n") and id not in done:
-                done.add(id)
+            if not isinstance(status, int) or status >= 500 or status in BUSY:
+                continue
+            if line.endswith(b"\n") and id not in done:
+                done[id] = status
                 stream.write(line)
     return done
 
@@ -149,9 +182,11 @@ def _server() -> Iterator[Server]:
     if server := Server.running():
         yield server
         return
-    command = [sys.executable, "-m", "herd", "up", "--host", "127.0.0.1", "--port", "0"]
     # A process group of its own: Ctrl-C is for this process, which then ends it.
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, process_group=0)
+    command = [sys.executable, "-c", OWN, "up", "--host", "127.0.0.1", "--port", "0"]
+    process = subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, process_group=0
+    )
     try:
         assert process.stdout is not None
         words = process.stdout.readline().split()
@@ -164,43 +199,48 @@ def _server() -> Iterator[Server]:
         process.wait()
 
 
-def _run(server: Server, file: Path, out: Path, done: set[str], total: int, parallel: int, show: Any) -> int:
-    """Ask what is not done; how many failed. Answers are written as they come, each line whole."""
-    todo = (line for _, text in _lines(file) if (line := _parse(text)).custom_id not in done)
+def _run(
+    server: Server, file: Path, out: IO[bytes], done: dict[str, int], total: int, parallel: int, show: Any
+) -> None:
+    """Ask what is not done, which is noted there. Answers are written as they come, each line whole."""
+    before = set(done)
+    todo = (line for _, text in _lines(file) if (line := _parse(text)).custom_id not in before)
     next_of_them = threading.Lock()
-    answers: queue.SimpleQueue[dict[str, Any] | Exception] = queue.SimpleQueue()
+    answers: queue.SimpleQueue[dict[str, Any] | Exception | None] = queue.SimpleQueue()
 
     def work() -> None:
         try:
             while True:
                 with next_of_them:
                     line = next(todo, None)
+                answers.put(line and _ask(server, line))
                 if line is None:
                     return
-                answers.put(_ask(server, line))
         except Exception as error:
             answers.put(error)
 
     # Daemons: when this process ends early they end with it, and the server drops what they asked.
     for _ in range(parallel):
         threading.Thread(target=work, daemon=True).start()
-    finished, failed = len(done), 0
-    show(finished)
-    with out.open("ab") as stream:
-        while finished < total:
-            answer = answers.get()
-            if isinstance(answer, HerdError):
-                left = f"{finished} of {total} are done, the same command goes on from there"
-                raise HerdError(f"{answer}; {left}")
-            if isinstance(answer, Exception):
-                raise answer
-            stream.write(json.dumps(answer, ensure_ascii=False).encode() + b"\n")
-            stream.flush()
-            finished += 1
-            failed += answer["response"]["status_code"] != 200
-            show(finished)
-        os.fsync(stream.fileno())
-    return failed
+    show(len(done))
+    idle = 0
+    while len(done) < total:
+        answer = answers.get()
+        idle += answer is None
+        if idle == parallel:
+            answer = HerdError(f"{file} was changed meanwhile")
+        if isinstance(answer, HerdError):
+            left = f"{len(done)} of {total} are done, the same command goes on from there"
+            raise HerdError(f"{answer}; {left}")
+        if isinstance(answer, Exception):
+            raise answer
+        if answer:
+            # Half of a surrogate pair stays what it is in JSON, an escape.
+            out.write(json.dumps(answer, ensure_ascii=False).encode(errors="backslashreplace") + b"\n")
+            out.flush()
+            done[answer["custom_id"]] = answer["response"]["status_code"]
+            show(len(done))
+    os.fsync(out.fileno())
 
 
 def _ask(server: Server, line: Line) -> dict[str, Any]:

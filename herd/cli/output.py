@@ -78,9 +78,14 @@ def facts(pairs: Mapping[str, object]) -> None:
 
 @contextmanager
 def whole(out: Path | None) -> Iterator[IO[bytes]]:
-    """A file to write that appears whole or not at all; standard output without a name."""
+    """A file to write that appears whole or not at all; standard output without a name. A device is written as it is."""
     if out is None:
         yield sys.stdout.buffer
+        return
+    out = out.resolve()  # what a link points to is replaced, not the link
+    if out.exists() and not out.is_file():
+        with out.open("wb") as file:
+            yield file
         return
     part = out.with_name(out.name + ".part")
     try:

@@ -51,7 +51,7 @@ class EngineClient:
         self._ids = itertools.count()
         self._streams: dict[str, _Stream] = {}
         self._queued: dict[str, _Stream] = {}  # those that have not started
-        self._tokens = 0  # of their prompts
+        self._tokens: Counter[str] = Counter()  # of their prompts, by salt
         # By salt: those, and who was admitted in this round of the loop.
         self._lines: Counter[str] = Counter()
         self._models: dict[str, _Model] = {}
@@ -129,7 +129,7 @@ class EngineClient:
         id = str(next(self._ids))
         self._streams[id] = self._queued[id] = stream
         self._lines[salt] += 1
-        self._tokens += stream.tokens
+        self._tokens[salt] += stream.tokens
         ended = False
         try:
             await asyncio.shield(model.ready)
@@ -166,7 +166,11 @@ class EngineClient:
         """
         count, most = self._lines.total(), self.max_queue
         no_place = count >= most and (self._lines[salt] >= most // 8 or count >= 2 * most)
-        if no_place or (self._queued and self._tokens + tokens > MAX_QUEUE_TOKENS):
+        all_tokens, mine = self._tokens.total() + tokens, self._tokens[salt] + tokens
+        too_long = all_tokens > MAX_QUEUE_TOKENS and (
+            mine > MAX_QUEUE_TOKENS // 8 or all_tokens > 2 * MAX_QUEUE_TOKENS
+        )
+        if no_place or (self._queued and too_long):
             wait = self.retry_after
             message = f"the queue is full; try again in {wait} s"
             return HerdError(message, code="queue_full", status=429, retry_after=wait)
@@ -174,7 +178,9 @@ class EngineClient:
 
     def _leave_queue(self, id: str) -> None:
         if stream := self._queued.pop(id, None):
-            self._tokens -= stream.tokens
+            self._tokens[stream.salt] -= stream.tokens
+            if not self._tokens[stream.salt]:
+                del self._tokens[stream.salt]
             self._leave_line(stream.salt)
 
     def _leave_line(self, salt: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
@@ -41,6 +42,8 @@ def encode(
 
     A chat's special-token names are text; a completion's are parsed, since its whole prompt is the caller's own.
     """
+    if request.count:  # of what is too long, too
+        context = sys.maxsize
     try:
         prompt = _read(request, tokenizer, template, context)
     except RecursionError:
@@ -50,7 +53,7 @@ def encode(
     # An embedding has no reply, nor has a prompt that is only scored.
     room = request.kind != "embedding" and request.sampling.max_tokens != 0
     if len(prompt.ids) + room > context:
-        raise too_long(str(len(prompt.ids)), context)
+        raise too_long(len(prompt.ids), context, room)
     format = grammars.of(request.format, wait=wait) if request.format else None
     source = prompt.calls.source(format) if prompt.calls else format
     return replace(prompt, grammar=grammars.compile(source, wait=wait)) if source else prompt
@@ -72,10 +75,10 @@ def _read(request: Request, tokenizer: Tokenizer, template: ChatTemplate | None,
     return Prompt(list(request.prompt))
 
 
-def too_long(count: str, context: int) -> HerdError:
+def too_long(count: object, context: int, room: bool = True) -> HerdError:
+    reply = ", which must hold the reply too" if room else ""
     return HerdError(
-        f"the prompt has {count} tokens and the model's context is {context}, which must hold the reply too;"
-        " shorten the prompt",
+        f"the prompt has {count} tokens and the model's context is {context}{reply}; shorten the prompt",
         code="context_length_exceeded",
     )
 

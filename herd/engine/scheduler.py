@@ -48,6 +48,8 @@ class Scheduler:
         self.waiting = Waiting()
         self.running: list[Choice] = []
         self.totals = dict.fromkeys(COUNTED, 0)
+        self._steps = 0  # that read prompts
+        self._read: dict[str, int] = {}  # the last of them that read one of a key's
         self._adapters: WeakKeyDictionary[Adapter, int] = WeakKeyDictionary()
         self._adapter_ids = itertools.count(1)
 
@@ -132,7 +134,7 @@ class Scheduler:
         self.waiting.ahead.appendleft(choice)
 
     def plan(self) -> list[Piece]:
-        """All replies that need one token, then prompts in order of arrival up to the chunk.
+        """All replies that need one token, then prompts up to the chunk: keys in turn, a key's in order of arrival.
 
         With only prompts to read, nobody waits for the step's end, and they can be cancelled between its layers.
         """
@@ -140,22 +142,32 @@ class Scheduler:
         replies = undone.count(1)
         guessing = replies == len(undone) and self.pace.draft(replies, 1.0) > 0
         alone = not replies and not any(c.job.scored for c in self.running)
-        room = self.pace.chunk_alone if alone else self.pace.room(replies)
+        if replies < len(undone):
+            undone = self._share(undone, self.pace.chunk_alone if alone else self.pace.room(replies))
         batch, row = [], 0
         for choice, n in zip(self.running, undone, strict=True):
             assert choice.table
-            guess = []
-            if n > 1:
-                n = min(n, room)
-                room -= n
-            elif guessing:
-                guess = self._draft(choice, replies)
+            guess = self._draft(choice, replies) if guessing else []
             if n:
                 stop = row + n + len(guess)
                 blocks, adapter = choice.table.blocks, choice.job.adapter
                 batch.append(Piece(row, stop, choice.done, blocks, adapter, choice=choice, draft=guess))
                 row = stop
         return batch
+
+    def _share(self, undone: list[int], room: int) -> list[int]:
+        """Rows of each: one of a reply; of prompts up to `room`, first those of keys that had none for longest."""
+        rows, last = list(undone), self._read
+        self._steps += 1
+        prompts = [i for i, n in enumerate(undone) if n > 1]
+        for i in sorted(prompts, key=lambda i: last.get(self.running[i].job.salt, 0)):
+            rows[i] = min(undone[i], room)
+            room -= rows[i]
+            if rows[i]:
+                self._read[self.running[i].job.salt] = self._steps
+        waiting = {self.running[i].job.salt for i in prompts}
+        self._read = {salt: step for salt, step in self._read.items() if salt in waiting}
+        return rows
 
     def _draft(self, choice: Choice, replies: int) -> list[int]:
         """A guess of what the reply goes on with, where one pays and blocks are there."""

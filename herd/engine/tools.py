@@ -114,7 +114,8 @@ class Calls:
             tools = tuple(tool for tool in tools if tool.name == request.tool_name)
         style = style_of(template)
         forced = request.tool_choice == "required"
-        parallel = request.parallel_tool_calls and style.parallel
+        named = forced and request.tool_name is not None  # just the call that was asked for
+        parallel = request.parallel_tool_calls and style.parallel and not named
         return cls(style, tools, forced, parallel, None if forced else request.format)
 
     @property

@@ -28,11 +28,15 @@ class Waiting:
         return chain(self.ahead, *self.lines.values())
 
     def full(self, salt: str, tokens: int, most: int, most_tokens: int) -> bool:
-        """Whether a request must be refused: no more places, and this caller has its eighth of them."""
-        mine = len(self.lines.get(salt, ()))
+        """Whether a request must be refused: no more room, in places or tokens, and this caller has its eighth of it."""
+        line = self.lines.get(salt, ())
         queued = len(self)
-        no_place = queued >= most and (mine >= most // 8 or queued >= 2 * most)
-        return no_place or (queued > 0 and self.tokens + tokens > most_tokens)
+        if queued >= most and (len(line) >= most // 8 or queued >= 2 * most):
+            return True
+        if not queued or self.tokens + tokens <= most_tokens:
+            return False
+        mine = tokens + sum(len(c.tokens) for c in line)
+        return mine > most_tokens // 8 or self.tokens + tokens > 2 * most_tokens
 
     def add(self, choice: Choice) -> None:
         self.lines.setdefault(choice.job.salt, deque()).append(choice)

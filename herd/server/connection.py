@@ -118,6 +118,10 @@ class Connection(HttpToolsProtocol):
             self.transport.close()
         self.on_response_complete()
 
+    def on_message_complete(self) -> None:
+        self.cycle.more_body = False
+        super().on_message_complete()
+
     def on_body(self, body: bytes) -> None:
         self._size = 0
         super().on_body(body)
@@ -151,10 +155,13 @@ class Connection(HttpToolsProtocol):
         """A request's headers have their time to come; so has the rest of a body that nobody will read any more."""
         if self._deaf:
             return
-        if self._running and self._waiting:
-            self._waiting.cancel()
-            self._waiting = None
-        elif not self._running and self._waiting is None:
+        # Turned away, and wholly read: the connection rests.
+        resting = self.cycle is not None and not (self._running or self.cycle.more_body or self._size)
+        if self._running or resting:
+            if self._waiting:
+                self._waiting.cancel()
+                self._waiting = None
+        elif self._waiting is None:
             self._waiting = self.loop.call_later(self.stall, self._headers_late)
 
     def _headers_late(self) -> None:

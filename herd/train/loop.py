@@ -96,10 +96,15 @@ def new_model(recipe: Recipe, tokenizer: Tokenizer) -> Llama:
     return model
 
 
-def products(recipe: Recipe, device: torch.device) -> torch.dtype:
-    """What activations are computed in: the recipe's type, but fp32 on a CPU that can only emulate bf16, slowly."""
+def emulates_bf16(device: torch.device) -> bool:
+    """Whether products in bf16 are slower there than in fp32."""
     has = torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()  # type: ignore[no-untyped-call]
-    emulated = device.type == "cpu" and not has
+    return device.type == "cpu" and not has
+
+
+def products(recipe: Recipe, device: torch.device) -> torch.dtype:
+    """What activations are computed in: the recipe's type, but fp32 where bf16 is only emulated."""
+    emulated = emulates_bf16(device)
     return torch.float32 if recipe.dtype == "float32" or emulated else torch.bfloat16
 
 

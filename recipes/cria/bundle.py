@@ -1,6 +1,6 @@
 """Put a trained cria where Herd carries it.
 
-    python recipes/cria/bundle.py BASE_RUN CHAT_RUN SCALING.png CARD VERSION [metric=value …]
+    python recipes/cria/bundle.py SCALING.png CARD VERSION [metric=value …]
 
 The registry writes the card's digest, in a home of its own; the version's directory is then copied into the package,
 and a lineage record written beside it: which data went in, under which recipes.
@@ -11,32 +11,35 @@ import shutil
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from herd.data.shards import Shards
 from herd.registry import ModelEntry, Registry, lineage
 from herd.registry.registry import BUNDLED
-from herd.train.checkpoint import checkpoints
 from herd.train.plot import draw, read_metrics
 from herd.train.recipe import Recipe
 
+BUILD = Path("build/cria")
+STAGES = {"pretrain": BUILD / "run-base", "chat": BUILD / "run-chat", "talk": BUILD / "run-talk"}
 SAMPLING = {"do_sample": True, "temperature": 0.6, "top_p": 0.9}  # what suits a small model
 
 
-def plot(base: Path, chat: Path, picture: Path) -> None:
-    """Both runs' loss, one after the other; of the first, up to the checkpoint that the second began from."""
-    last = int(checkpoints(base)[-1].name.removeprefix("step-"))
-    lines = read_metrics(base / "metrics.jsonl")[:last]
-    done = lines[-1]
-    later = read_metrics(chat / "metrics.jsonl")
-    lines += [x | {n: x[n] + done[n] for n in ("step", "tokens")} for x in later]
+def plot(picture: Path) -> None:
+    """The runs' loss, one after the other."""
+    lines: list[dict[str, Any]] = []
+    for run in STAGES.values():
+        done = lines[-1] if lines else {"step": 0, "tokens": 0}
+        lines += [
+            x | {n: x[n] + done[n] for n in ("step", "tokens")} for x in read_metrics(run / "metrics.jsonl")
+        ]
     joined = picture.with_suffix(".jsonl")
     joined.write_text("\n".join(map(json.dumps, lines)))
-    draw(joined, picture, f"cria: text, then conversations from {done['tokens']:,} tokens on")
+    draw(joined, picture, "cria: text, then conversations, then short answers")
     joined.unlink()
 
 
 def record(entry: ModelEntry) -> None:
-    recipes = {name: Recipe.load(f"recipes/cria/{name}.toml") for name in ("pretrain", "chat")}
+    recipes = {name: Recipe.load(f"recipes/cria/{name}.toml") for name in STAGES}
     sources = {(s.path, s.source): s for recipe in recipes.values() for s in recipe.data}.values()
     shutil.rmtree(BUNDLED / "lineage", ignore_errors=True)
     lineage.record(
@@ -49,16 +52,16 @@ def record(entry: ModelEntry) -> None:
         outputs=[{"kind": "model", "ref": entry.ref, "digest": entry.digest}],
         config={name: recipe.to_json() for name, recipe in recipes.items()},
         seed=recipes["pretrain"].seed,
-        device="cpu",
+        device="cuda, then cpu",
         metrics=entry.metrics,
     )
 
 
-def main(base: str, chat: str, scaling: str, card: str, version: str, *metrics: str) -> None:
+def main(scaling: str, card: str, version: str, *metrics: str) -> None:
     with tempfile.TemporaryDirectory() as scratch:
         directory = Path(scratch) / "cria"
-        shutil.copytree(Path(chat) / "final", directory)
-        plot(Path(base), Path(chat), directory / "loss.png")
+        shutil.copytree(STAGES["talk"] / "final", directory)
+        plot(directory / "loss.png")
         shutil.copy(scaling, directory / "scaling.png")
         shutil.copy(card, directory / "README.md")
         settings = json.loads((directory / "generation_config.json").read_text()) | SAMPLING

@@ -8,11 +8,11 @@ from dataclasses import asdict
 
 import click
 
-from herd.cli.output import console, emit, json_option, note
+from herd.cli.output import console, emit, json_option, note, printable
 from herd.cli.probe.chat import CHAT
 from herd.cli.probe.check import MALFORMED, Check, Group, Result, Server, accepted, run
 from herd.cli.probe.errors import ERRORS, MODELS
-from herd.cli.probe.finding import Broken, Refused, Unreachable
+from herd.cli.probe.finding import Broken, NoAnswer, Refused, Unreachable
 from herd.cli.probe.load import LOAD
 from herd.cli.probe.messages import MESSAGES
 from herd.cli.probe.older import COMPLETIONS, EMBEDDINGS
@@ -49,7 +49,9 @@ def probe(
     wanted = chosen(groups, only)
     server = connect(Wire(url, {}, timeout), model, key, dialect)
     tokens = sum(check.tokens for group in groups for check in group.checks if check.full_name in wanted)
-    note(f"{len(wanted)} checks of {server.model} at {url}; they ask for at most about {tokens:,} tokens")
+    note(
+        f"{len(wanted)} checks of {printable(server.model)} at {url}; they ask for at most about {tokens:,} tokens"
+    )
     began, results = time.monotonic(), []
     for result in run(server, groups, lambda check: check.full_name in wanted):
         results.append(result)
@@ -94,6 +96,10 @@ def connect(wire: Wire, model: str | None, key: str | None, dialect: str) -> Ser
     except Unreachable as error:
         raise HerdError(f"no server at {wire.host} ({error})") from None
     except (Broken, Refused, *MALFORMED) as error:
+        if isinstance(error, NoAnswer):
+            raise HerdError(
+                f"{path}: {error}; is this a server of OpenAI's or Anthropic's dialect?"
+            ) from None
         if model is None:
             raise HerdError(f"{path} lists no models ({error}); name one: --model NAME") from None
         entries = {}

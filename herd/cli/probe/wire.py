@@ -65,7 +65,7 @@ class Wire:
         answer = self._call(method, path, body, headers)
         if answer.status == 429:
             wait = answer.headers.get("retry-after", "1")
-            time.sleep(min(int(wait), MAX_WAIT) if wait.isdecimal() else 1)
+            time.sleep(min(int(wait[:9]), MAX_WAIT) if wait.isdecimal() else 1)
             answer = self._call(method, path, body, headers)
         return answer
 
@@ -107,11 +107,15 @@ class Wire:
         """The connection of a request under way. A watchdog cuts it at the deadline, whatever is read then."""
         kind = HTTPSConnection if self.secure else HTTPConnection
         connection, late = kind(self.host, self.port, timeout=self.timeout), threading.Event()
+        sockets: list[
+            socket.socket
+        ] = []  # http.client forgets its own where the answer ends with the connection
 
         def cut() -> None:
             late.set()
-            with suppress(OSError, AttributeError):  # closed meanwhile
-                connection.sock.shutdown(socket.SHUT_RDWR)
+            with suppress(OSError):  # closed meanwhile
+                for own in sockets:
+                    own.shutdown(socket.SHUT_RDWR)
 
         watchdog = threading.Timer(self.timeout, cut)
         watchdog.daemon = True
@@ -121,6 +125,7 @@ class Wire:
         connected = False
         try:
             connection.connect()
+            sockets.append(connection.sock)
             connected = True
             connection.request(method, self.root + path, data, given)
             yield connection

@@ -1,6 +1,6 @@
-"""What scale buys: cria's pretraining recipe at three sizes and three amounts of text, and a picture of the loss.
+"""What scale buys: pretrain.toml at three sizes and three amounts of text, and a picture of the loss.
 
-    python recipes/cria/scaling.py OUT PICTURE.png [SIZE …]
+    python recipes/cria-cpu/scaling.py OUT PICTURE.png [SIZE …]
 
 Each size is trained at the recipe's stable rate; at each of STEPS the run branches, and the branch's rate falls to
 zero over another quarter of the steps, so that every point is a finished model. Stopped, it goes on where it was.
