@@ -4,6 +4,7 @@ import base64
 import struct
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
 from itertools import accumulate
 from typing import Any
 
@@ -128,9 +129,16 @@ def encode_error(error: HerdError | Failed) -> dict[str, Any]:
 
 
 def encode_models(routes: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
-    """The list of models; each of `routes` has "id" and "created" (unix seconds)."""
-    models = [{"id": r["id"], "object": "model", "created": r["created"], "owned_by": "herd"} for r in routes]
-    return {"object": "list", "data": models}
+    """The list of models, for clients of OpenAI and of Anthropic; each of `routes` has "id" and "created" (unix seconds)."""
+    models = [_model(r["id"], r["created"]) for r in routes]
+    first, last = (models[0]["id"], models[-1]["id"]) if models else (None, None)
+    return {"object": "list", "data": models, "has_more": False, "first_id": first, "last_id": last}
+
+
+def _model(id: str, created: int) -> dict[str, Any]:
+    made = datetime.fromtimestamp(created, UTC).isoformat().replace("+00:00", "Z")
+    anthropic = {"type": "model", "display_name": id, "created_at": made, "lifecycle": "active"}
+    return {"id": id, "object": "model", "created": created, "owned_by": "herd", **anthropic}
 
 
 def _head(

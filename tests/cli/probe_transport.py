@@ -93,7 +93,9 @@ class Transport(BaseHTTPRequestHandler):
         """Faults of the whole server; whether there was one."""
         if self.bad("hang"):
             self.script.closing.wait(20)
-        elif self.bad("drip"):
+        elif self.bad("drip") or self.bad("drip body"):
+            if self.bad("drip body"):
+                self.wfile.write(b"HTTP/1.0 200 OK\r\nContent-Type: application/json\r\n\r\n")
             while not self.script.closing.wait(0.02):
                 self.wfile.write(b"H")
                 self.wfile.flush()

@@ -138,6 +138,57 @@ def test_goes_on_where_it_was_killed(asked: list[Any], tmp_path: Path) -> None:
     assert run(["batch", str(file), "--out", str(out)]) == 0 and not asked
 
 
+def test_failures_of_a_run_before_count(
+    asked: list[Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file, out = write(tmp_path / "in.jsonl", line("good"), line("bad", status=400)), tmp_path / "out.jsonl"
+    for done in (0, 2):
+        assert run(["batch", str(file), "--out", str(out), "--json"]) == 1
+        said = json.loads(capsys.readouterr().out)
+        assert (said["failed"], said["already_done"]) == (1, done)
+
+
+def test_answers_of_any_size_are_kept(asked: list[Any], tmp_path: Path) -> None:
+    file, out = write(tmp_path / "in.jsonl", line("a"), line("b")), tmp_path / "out.jsonl"
+    assert run(["batch", str(file), "--out", str(out)]) == 0
+    first, second = map(json.loads, out.read_text().splitlines())
+    first["response"]["body"] = "x" * (9 << 20)
+    out.write_text(json.dumps(first) + "\n" + json.dumps(second) + "\n")
+    asked.clear()
+    assert run(["batch", str(file), "--out", str(out)]) == 0 and not asked
+
+
+def test_half_a_surrogate_pair_stays_what_it_is(asked: list[Any], tmp_path: Path) -> None:
+    file, out = write(tmp_path / "in.jsonl", line("\ud800", text="\udfff é")), tmp_path / "out.jsonl"
+    assert run(["batch", str(file), "--out", str(out)]) == 0
+    assert answers(out)["\ud800"]["body"]["echo"]["text"] == "\udfff é" and "é" in out.read_text()
+    asked.clear()
+    assert run(["batch", str(file), "--out", str(out)]) == 0 and not asked
+
+
+def test_places_that_will_not_do(
+    asked: list[Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file, out = write(tmp_path / "in.jsonl", line("a")), tmp_path / "out.jsonl"
+    os.mkfifo(tmp_path / "pipe")
+    with (tmp_path / "out.jsonl.lock").open("wb") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        cases = [(file, out, "another batch is writing it"), (file, tmp_path / "no" / "out", "choose another --out"),
+                 (file, tmp_path / "pipe", "not a file"), (tmp_path / "pipe", out, "cannot be read twice")]  # fmt: skip
+        for source, target, reason in cases:
+            assert run(["batch", str(source), "--out", str(target)]) == 1
+            assert reason.replace("cannot be", "not a file that can be") in capsys.readouterr().err
+    assert not asked and (tmp_path / "pipe").is_fifo()
+
+
+def test_a_link_stays_a_link(asked: list[Any], tmp_path: Path) -> None:
+    file, out = write(tmp_path / "in.jsonl", line("a")), tmp_path / "out.jsonl"
+    (tmp_path / "link").symlink_to(out)
+    for _ in range(2):
+        assert run(["batch", str(file), "--out", str(tmp_path / "link")]) == 0
+    assert (tmp_path / "link").is_symlink() and set(answers(out)) == {"a"}
+
+
 def test_ctrl_c(asked: list[Any], tmp_path: Path) -> None:
     file = write(tmp_path / "in.jsonl", *[line(f"r{i}", n=i, slow=0.05 if i < 8 else 30) for i in range(16)])
     out = tmp_path / "out.jsonl"
@@ -229,3 +280,35 @@ def test_without_a_server_one_is_started_and_stopped(
     assert (found["b"]["status_code"], found["b"]["body"]["error"]["code"]) == (404, "model_not_found")
     with (tmp_path / "home" / "lock").open() as lock:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # its server has ended
+
+
+@pytest.mark.slow
+def test_a_server_of_its_own_ends_with_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny: Path
+) -> None:
+    from herd.registry import Registry
+
+    monkeypatch.setenv("HERD_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("HERD_PORT", "1")
+    Registry(tmp_path / "home").add(tiny, "tiny", kind="model")
+    body = {"model": "tiny", "prompt": "the quick", "max_tokens": 20}
+    file, out = (
+        write(tmp_path / "in", *[line(f"r{i}", "/v1/completions", **body) for i in range(3000)]),
+        tmp_path / "out",
+    )
+    command = [sys.executable, "-m", "herd", "batch", str(file), "--out", str(out), "--parallel", "1"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE)
+    end = time.monotonic() + 60
+    while not (out.exists() and out.stat().st_size) and time.monotonic() < end:
+        time.sleep(0.05)
+    process.kill()
+    process.communicate()
+    with (tmp_path / "home" / "lock").open() as lock:
+        while True:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except OSError:
+                assert time.monotonic() < end
+                time.sleep(0.05)
+    assert 0 < len(out.read_bytes().splitlines()) < 3000

@@ -51,6 +51,31 @@ def test_a_full_queue_still_has_a_place_for_a_key_that_is_not_in_it(
         one.step()
 
 
+def test_tokens_are_shared_by_keys_as_places_are(engine: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine_module, "MAX_WAITING_TOKENS", 800)
+    one = engine(slots=1)
+    for i in range(3):
+        one.submit(f"many{i}", ask(tuple([5] * 350), max_tokens=1), salt="many")
+    one.submit("long", ask(tuple([6] * 150), max_tokens=1), salt="few")
+    for i in range(3):
+        one.submit(f"short{i}", ask(tuple([7] * 40), max_tokens=1), salt="few")
+    refused = {id for id, e in one.step() if isinstance(e, Failed)}
+    assert refused == {"many2", "long", "short2"}  # an eighth is 100
+    while not one.idle:
+        one.step()
+
+
+def test_prompts_of_keys_are_read_in_turn(engine: Make) -> None:
+    one = engine(slots=8, budget=64)
+    for i in range(6):
+        one.submit(f"many{i}", ask(tuple([5 + i] * 400), max_tokens=1), salt="many")
+    one.submit("few", ask(tuple([50] * 60), max_tokens=1), salt="few")
+    ended = []
+    while not one.idle:
+        ended += [id for id, event in one.step() if isinstance(event, Finished)]
+    assert ended == ["few", *(f"many{i}" for i in range(6))]
+
+
 def test_what_is_cancelled_while_it_waits_leaves_the_line(engine: Make) -> None:
     one = engine(slots=1)
     for id, salt in (("a", "x"), ("b", "x"), ("c", "y")):
@@ -107,5 +132,8 @@ def test_a_count_is_answered_while_the_queue_is_full(model_dir: Path, engine: Ma
     (whole,) = [e for _, e in one.step() if isinstance(e, Started)]
     one.submit("n", count)
     assert ("n", Started(whole.prompt_tokens)) in one.take()
+    long = Request("", "completion", prompt="a " * 9000, count=True)  # whether it fits is what is asked
+    one.submit("l", long)
+    assert any(isinstance(e, Started) and e.prompt_tokens > one.context for _, e in one.take())
     while not one.idle:
         assert not any(id == "n" and isinstance(e, Finished) for id, e in one.step())

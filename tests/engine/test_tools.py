@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -288,8 +289,10 @@ def test_forced_calls_are_valid_by_grammar_alone(family: str, talk: Callable[...
 def test_a_named_tool_is_the_one_that_is_called(talk: Callable[..., list[Reply]]) -> None:
     for name in BY_NAME:
         request = chat(tools=tuple(BY_NAME.values()), tool_choice="required", tool_name=name, n=2)
-        for event in talk(HERMES, request)[0].events:
-            assert not isinstance(event, Called) or event.call.name == name
+        (reply,) = talk(HERMES, request)
+        calls = Counter(event.index for event in reply.events if isinstance(event, Called))
+        assert all(call.name == name for call in called(reply))
+        assert set(calls.values()) == {1}  # just what was asked for
 
 
 def test_a_cut_call_is_not_given_out(talk: Callable[..., list[Reply]]) -> None:

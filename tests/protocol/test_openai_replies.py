@@ -4,6 +4,7 @@ import json
 from typing import Any
 
 import pytest
+from anthropic.types import ModelInfo
 from openai.types import Completion, Model
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
@@ -238,3 +239,10 @@ def test_models() -> None:
     assert models["object"] == "list"
     parsed = [Model.model_validate_json(wire(model), strict=True) for model in models["data"]]
     assert [(m.id, m.created, m.object) for m in parsed] == [("cria", 1700, "model"), ("cria@1", 0, "model")]
+    theirs = [ModelInfo.model_validate_json(wire(model), strict=True) for model in models["data"]]
+    assert [(m.id, m.created_at.timestamp(), m.type) for m in theirs] == [
+        ("cria", 1700, "model"),
+        ("cria@1", 0, "model"),
+    ]
+    assert (models["first_id"], models["last_id"], models["has_more"]) == ("cria", "cria@1", False)
+    assert encode_models([])["first_id"] is None

@@ -199,6 +199,26 @@ def test_who_is_turned_away_may_ask_again(url: str, engine: Any, chat: Callable[
     assert not engine.requests
 
 
+def test_who_was_turned_away_may_rest(
+    url: str, engine: Any, chat: Callable[..., Any], patience: float
+) -> None:
+    engine.crowded = True
+    with connect(url) as peer:
+        for sent in (request(chat()), GET.replace(b"localhost", b"evil.example") + b"\r\n"):
+            peer.sendall(sent)
+            reply = http.client.HTTPResponse(peer)
+            reply.begin()
+            assert reply.status in (429, 421) and reply.read()
+            peer.settimeout(2 * patience)
+            with pytest.raises(TimeoutError):  # nothing comes that was not asked for
+                peer.recv(1)
+            peer.settimeout(10)
+        peer.sendall(GET + b"\r\n")
+        reply = http.client.HTTPResponse(peer)
+        reply.begin()
+        assert reply.status == 200
+
+
 def test_who_asks_on_and_on_without_reading_is_dropped(
     url: str, engine: Any, chat: Callable[..., Any], patience: float
 ) -> None:
