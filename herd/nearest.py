@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 def nearest(word: str, choices: Iterable[str]) -> str | None:
     """The choice most like `word`, or None when nothing is close."""
-    return next(iter(difflib.get_close_matches(word, list(choices), 1, 0.5)), None)
+    return next(iter(difflib.get_close_matches(word, list(choices), 1)), None)
 
 
 def hint(word: str, choices: Iterable[str], otherwise: str) -> str:

@@ -1,4 +1,4 @@
-"""`herd pull`: a model from the Hugging Face hub into the registry."""
+"""`herd pull`: a model or an adapter, from the Hugging Face hub or a directory, into the registry."""
 
 import os
 import re
@@ -24,24 +24,28 @@ ALLOWED = ["*.safetensors", "*.json", "*.jinja", "tokenizer.model", "README.md",
 @click.option("--name", help="What to call it here (default: the repository's own name).")
 @json_option
 def pull(repo: str, name: str | None) -> None:
-    """Fetch REPO (owner/name, or owner/name@revision) from the Hugging Face hub.
+    """Fetch REPO (owner/name, or owner/name@revision) from the Hugging Face hub, or copy a directory that is here.
 
-    A broken connection is taken up where it broke, and finished files are not fetched again. HF_TOKEN, HF_HOME,
+    A model is a directory in Hugging Face's form, an adapter (LoRA) one in PEFT's, whose base must be here. A broken connection is taken up where it broke, and finished files are not fetched again. HF_TOKEN, HF_HOME,
     HF_ENDPOINT and HF_HUB_OFFLINE are honoured.
     """
-    repo, _, revision = repo.partition("@")
+    local = Path(repo).expanduser().resolve()
+    here = any((local / file).is_file() for file in ("config.json", "adapter_config.json"))
+    repo, _, revision = (str(local), "", "") if here else repo.partition("@")
     name = name or default_name(repo)
     if not NAME.fullmatch(name):
         raise HerdError(f"{name!r} cannot be a model's name; give one of a-z, 0-9, '.', '_', '-' with --name")
-    snapshot = _fetch(repo, revision or None)
-    commit, registry = snapshot.name, Registry(home())
+    if here and (local / "config.json").is_file():
+        _check_shape(repo, local / "config.json")
+    snapshot = local if here else _fetch(repo, revision or None)
+    commit, registry = None if here else snapshot.name, Registry(home())
     with tempfile.TemporaryDirectory() as folder:
         chosen = Path(folder)
         for file in sorted(snapshot.iterdir()):  # an older fetch by another program may have left more there
             if any(file.match(pattern) for pattern in ALLOWED):
                 (chosen / file.name).symlink_to(file.resolve())
         base = _base(repo, chosen, registry)
-        about = f"{repo} at {commit[:12]}"
+        about = f"{repo} at {commit[:12]}" if commit else repo
         kind = "adapter" if base else "model"
         entry = registry.add(chosen, name, kind=kind, base=base, licence=_licence(chosen), description=about)
     lineage.record(

@@ -49,14 +49,16 @@ def compiled(tokenizer: Any, source: str, limits: str) -> Any:
         matcher.compute_bitmask()  # the first step builds what the others use
     if matcher.is_error():
         why = _reason(matcher.get_error())
-        raise HerdError(f"the grammar cannot be compiled: {why}", code="invalid_grammar")
+        what = "the schema, or a tool's," if limits == "schema" else "the grammar"
+        raise HerdError(f"{what} cannot be compiled: {why}", code="invalid_grammar")
     return matcher
 
 
 def _reason(error: str) -> str:
     """The compiler's message, on one line and without the grammar's text."""
     lines = [line.strip() for line in error.splitlines() if not re.match(r"\s*(\d+ \||\^+\s*$|$)", line)]
-    return re.sub(r"^at \d+\(\d+\): ", "", " ".join(lines))[:300] or "it does not compile"
+    text = re.sub(r"^at \d+\(\d+\): | ?<non-verbose/>", "", " ".join(lines))
+    return text.partition(" Enable ")[0][:300] or "it does not compile"  # of its own options
 
 
 def _answer(request: dict[str, Any]) -> dict[str, Any]:
@@ -86,7 +88,9 @@ def _converted(text: str) -> str:
 
     try:
         return str(any_to_lark(text))
-    except Exception as error:  # whatever a converter may meet, too deep a nesting included
+    except RecursionError:
+        raise HerdError("the grammar is nested too deep") from None
+    except Exception as error:  # whatever a converter may meet
         raise HerdError(f"the grammar is neither Lark nor GBNF: {_reason(str(error))}") from None
 
 

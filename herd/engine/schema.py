@@ -6,6 +6,7 @@ The keywords are those of draft 2020-12, with `definitions` and lists of `items`
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from decimal import Decimal
 from typing import Any
@@ -31,6 +32,8 @@ COUNTS = frozenset({"minItems", "maxItems", "minProperties", "maxProperties", "m
 BOUNDS = frozenset({"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf"})
 APPLICATORS = frozenset({"anyOf", "oneOf", "allOf", "$ref"})
 SILENT = frozenset({"$defs", "definitions"})  # constrain nothing by being there
+# Looking around, words' edges and references back, where no backslash stands before.
+NOT_REGULAR = re.compile(r"(?<!\\)(?:\\\\)*(\(\?<?[=!]|\\[bBk1-9])")
 FORMATS = frozenset("duration ipv4 ipv6 uuid uri".split())  # the compiler's own
 TYPES = frozenset("null boolean integer number string array object".split())
 _LEAP = r"([0-9]{2}(0[48]|[2468][048]|[13579][26])|([2468][048]|[13579][26]|0[48])00)-02-29"
@@ -72,9 +75,16 @@ def clean(schema: Any, where: str, base: str = "#") -> Any:
         raise _refused(where, f"has {size} bytes; at most {MAX_BYTES} are compiled")
     walk = _Walk(where, base)
     cleaned = walk.schema(schema, "#", 0)
+    following = {path.removesuffix("/$ref"): unquote(target) for target, path in walk.references}
     for target, path in walk.references:
         if unquote(target) not in walk.places:
             raise walk.wrong(path, f"{target!r} is not a schema of this document")
+        place, passed = unquote(target), set[str]()
+        while place in following and place not in passed:
+            passed.add(place)
+            place = following[place]
+        if place in passed:
+            raise walk.wrong(path, "leads back to itself")
     if not walk.mixed:
         for place in walk.objects:
             place["additionalProperties"] = False
@@ -192,6 +202,8 @@ class _Walk:
                 raise self.wrong(path, "must be a regular expression")
             if len(value) > MAX_PATTERN:
                 raise self.wrong(path, f"has {len(value)} characters; at most {MAX_PATTERN} are compiled")
+            if found := NOT_REGULAR.search(value):
+                raise self.wrong(path, f"has {found[1]!r}, which no grammar can hold a reply to")
         elif key == "format":
             if not isinstance(value, str) or value not in {*FORMATS, *PATTERNS, *INTEGERS, "float", "double"}:
                 known = ", ".join(sorted({*FORMATS, *PATTERNS}))

@@ -20,7 +20,7 @@ from herd.protocol.types import Format, Request, Tool
 
 MAX_TOOLS = 128
 MAX_CALLS = 16  # of a reply
-NAME = re.compile(r"[a-zA-Z_][a-zA-Z0-9_.-]{0,63}")
+NAME = re.compile(r"[a-zA-Z_][a-zA-Z0-9_-]{0,63}")
 PYTHON_TAG = "<|python_tag|>"
 _PYTHONIC = re.compile(r"\[\w*func\w*\(")  # a template that explains calls as [function_name(…
 _ONLY_ONE = "single tool"  # Llama's templates refuse to render several calls of a message
@@ -103,7 +103,9 @@ class Calls:
         names = [tool.name for tool in tools]
         for i, name in enumerate(names):
             if not NAME.fullmatch(name):
-                raise _wrong(f"tools[{i}]: the name {name!r:.80} must be 1 to 64 letters, digits, _, . or -")
+                raise _wrong(
+                    f"tools[{i}]: the name {name!r:.80} must be at most 64 letters, digits, _ and -, a letter or _ first"
+                )
             if name in names[:i]:
                 raise _wrong(f"tools[{i}]: the name {name!r} is there twice")
         for tool in tools:

@@ -205,7 +205,7 @@ def items(value: Any, where: str, most: int) -> list[Any]:
     if not isinstance(value, list):
         raise bad(where, "must be a list")
     if len(value) > most:
-        raise bad(where, f"has {len(value):,} {where.rpartition('.')[2]}; at most {most:,} are taken")
+        raise bad(where, f"has {len(value):,} entries; at most {most:,} are taken")
     return value
 
 

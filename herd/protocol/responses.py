@@ -163,6 +163,8 @@ def _input(whole: Given, notes: Notes) -> tuple[Message, ...]:
     """Items as messages: thoughts and calls belong to the assistant's message that they stand beside."""
     if isinstance(whole.get("input"), str):
         return (Message("user", whole["input"]),)
+    if not isinstance(whole.get("input"), list):
+        raise bad("input", "must be a string or a list of items")
     messages: list[Message] = []
     for where, item in whole.listed("input", fields.MAX_MESSAGES):
         kind = fields.mapping(item, where).get("type", "message")

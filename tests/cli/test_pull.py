@@ -85,6 +85,24 @@ def test_what_cannot_run_is_refused_before_its_weights(filled: Any, shell: Shell
     assert [name for name, _ in filled.asked] == ["config.json"]
 
 
+def test_a_directory_that_is_here(hub: Any, shell: Shell, tiny: Path, tmp_path: Path) -> None:
+    from herd.model import hf, lora
+
+    done = shell("pull", str(tiny), "--name", "mine", "--json")
+    assert done.returncode == 0 and json.loads(done.stdout)["ref"] == "mine@1", done.stderr
+    assert (tmp_path / "herd" / "models" / "mine" / "1" / "model.safetensors").is_file() and not hub.asked
+    model = hf.load(tiny)
+    lora.add_lora(model, rank=2)
+    lora.save_peft(model, tmp_path / "tuned", base="somebody/mine")
+    done = shell("pull", str(tmp_path / "tuned"))
+    assert done.returncode == 0 and "tuned@1" in done.stdout, done.stderr
+    assert "adapter" in shell("show", "tuned").stdout
+    (tmp_path / "odd").mkdir()
+    (tmp_path / "odd" / "config.json").write_text('{"model_type": "mamba"}')
+    done = shell("pull", str(tmp_path / "odd"))
+    assert done.returncode == 1 and done.stderr.count("\n") == 1 and "mamba" in done.stderr
+
+
 def test_pickled_weights_are_refused(filled: Any, shell: Shell) -> None:
     del filled.files["model.safetensors"]
     done = shell("pull", filled.repo)
