@@ -20,7 +20,12 @@ from herd.train.plot import draw, read_metrics
 from herd.train.recipe import Recipe
 
 BUILD = Path("build/cria")
-STAGES = {"pretrain": BUILD / "run-base", "chat": BUILD / "run-chat", "talk": BUILD / "run-talk"}
+STAGES = {
+    "pretrain": BUILD / "run-base",
+    "chat": BUILD / "run-chat",
+    "talk": BUILD / "run-talk",
+    "talk_more": BUILD / "run-talk-more",
+}
 SAMPLING = {"do_sample": True, "temperature": 0.6, "top_p": 0.9}  # what suits a small model
 
 
@@ -60,7 +65,7 @@ def record(entry: ModelEntry) -> None:
 def main(scaling: str, card: str, version: str, *metrics: str) -> None:
     with tempfile.TemporaryDirectory() as scratch:
         directory = Path(scratch) / "cria"
-        shutil.copytree(STAGES["talk"] / "final", directory)
+        shutil.copytree(STAGES["talk_more"] / "final", directory)
         plot(directory / "loss.png")
         shutil.copy(scaling, directory / "scaling.png")
         shutil.copy(card, directory / "README.md")
