@@ -133,9 +133,10 @@ def _alone(out: Path) -> Iterator[None]:
     """Nobody else answers to `out` meanwhile. Raises HerdError if somebody does, or it cannot be written."""
     if out.exists() and not out.is_file():
         raise HerdError(f"{out}: not a file; choose another --out")
+    place = out.resolve()
     try:
-        held = out.with_name(out.name + ".lock").open("wb")
-        out.open("ab").close()
+        place.open("ab").close()
+        held = place.with_name(place.name + ".lock").open("wb")
     except OSError as error:
         raise HerdError(f"{out}: {error.strerror}; choose another --out") from None
     with held:

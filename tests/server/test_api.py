@@ -174,7 +174,9 @@ def test_lineage_links_parents_and_votes(client: TestClient, home: Path, tmp_pat
     labels = {node["id"]: node["label"] for node in graph["nodes"]}
     assert {(labels[a], labels[b]) for a, b in graph["edges"]} == {
         ("cria@1", "cria@2"), ("votes", "cria@2"),
-        *((data, "cria@1") for data in ("stories", "storybooks", "books", "wikipedia", "story_chats", "dialogues")),
+        *((data, "cria@1") for data in (
+            "stories", "storybooks", "books", "wikipedia", "textbooks", "story_chats", "dialogues",
+        )),
     }  # fmt: skip
 
 

@@ -112,7 +112,7 @@ def test_a_hundred_thousand_messages(client: TestClient, engine: Any) -> None:
     body = {"model": "cria", "messages": [{"role": "user", "content": "a"}] * 100_000}
     reply = client.post("/v1/chat/completions", json=body)
     check(reply, 400)
-    assert "100,000 messages" in reply.json()["error"]["message"] and not engine.requests
+    assert "100,000 entries" in reply.json()["error"]["message"] and not engine.requests
 
 
 def test_unknown_names(client: TestClient, chat: Callable[..., Any]) -> None:
