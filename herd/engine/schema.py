@@ -79,11 +79,11 @@ def clean(schema: Any, where: str, base: str = "#") -> Any:
     for target, path in walk.references:
         if unquote(target) not in walk.places:
             raise walk.wrong(path, f"{target!r} is not a schema of this document")
-        place, passed = unquote(target), set[str]()
-        while place in following and place not in passed:
-            passed.add(place)
-            place = following[place]
-        if place in passed:
+        at, passed = unquote(target), set[str]()
+        while at in following and at not in passed:
+            passed.add(at)
+            at = following[at]
+        if at in passed:
             raise walk.wrong(path, "leads back to itself")
     if not walk.mixed:
         for place in walk.objects:
