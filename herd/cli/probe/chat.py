@@ -8,14 +8,14 @@ from functools import partial
 from typing import Any
 
 from herd.cli.probe.check import STORY, Group, Server
-from herd.cli.probe.finding import Broken, Ignored, Refused, quote
+from herd.cli.probe.finding import Broken, Ignored, Refused, Untested, quote
 from herd.cli.probe.reply import Chat, at
 from herd.cli.probe.schema import json_schema, one_of, shape
 from herd.cli.probe.shared import limit_check, stops
 
 CHAT = Group("chat", "openai", Chat.path)
 BIASED = 1000  # an id that about every vocabulary has
-LINES = "Write this line ten times: I like the sea."
+REPEAT = "Write this again and again: red red red red red red red red"
 REASONS = ("stop", "length", "tool_calls", "content_filter", "function_call")
 SCRIPTS = "Grüße, 世界! עברית 🐑👩\u200d👩\u200d👧 e\u0301 \U00020000"
 LOST = "\N{REPLACEMENT CHARACTER}"
@@ -145,8 +145,11 @@ def logit_bias(server: Server) -> str:
 
 
 def _penalty(server: Server, name: str) -> str:
-    plain, other = (server.chat(LINES, 64, **{name: value}).text for value in (0, 2))
-    Ignored.when(plain == other, f"{name} 2 changes nothing in {len(plain.split())} words")
+    plain, other = (server.chat(REPEAT, 64, **{name: value}).text for value in (0, 2))
+    words = plain.split()
+    if plain == other and len(set(words)) == len(words):
+        raise Untested("the reply repeats no word, so there was nothing to change")
+    Ignored.when(plain == other, f"{name} 2 changes nothing in {len(words)} words")
     return f"{name} 2 changes the reply: {_variety(plain)} became {_variety(other)}"
 
 
