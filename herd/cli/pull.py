@@ -26,8 +26,9 @@ ALLOWED = ["*.safetensors", "*.json", "*.jinja", "tokenizer.model", "README.md",
 def pull(repo: str, name: str | None) -> None:
     """Fetch REPO (owner/name, or owner/name@revision) from the Hugging Face hub, or copy a directory that is here.
 
-    A model is a directory in Hugging Face's form, an adapter (LoRA) one in PEFT's, whose base must be here. A broken connection is taken up where it broke, and finished files are not fetched again. HF_TOKEN, HF_HOME,
-    HF_ENDPOINT and HF_HUB_OFFLINE are honoured.
+    A model is a directory in Hugging Face's form, an adapter (LoRA) one in PEFT's, whose base must be here. A broken
+    connection is taken up where it broke, and finished files are not fetched again. HF_TOKEN, HF_HOME, HF_ENDPOINT and
+    HF_HUB_OFFLINE are honoured.
     """
     local = Path(repo).expanduser().resolve()
     here = any((local / file).is_file() for file in ("config.json", "adapter_config.json"))

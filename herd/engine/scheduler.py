@@ -157,10 +157,10 @@ class Scheduler:
 
     def _share(self, undone: list[int], room: int) -> list[int]:
         """Rows of each: one of a reply; of prompts up to `room`, first those of keys that had none for longest."""
-        rows, last = list(undone), self._read
+        rows = list(undone)
         self._steps += 1
         prompts = [i for i, n in enumerate(undone) if n > 1]
-        for i in sorted(prompts, key=lambda i: last.get(self.running[i].job.salt, 0)):
+        for i in sorted(prompts, key=lambda i: self._read.get(self.running[i].job.salt, 0)):
             rows[i] = min(undone[i], room)
             room -= rows[i]
             if rows[i]:

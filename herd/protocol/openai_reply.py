@@ -128,6 +128,9 @@ def encode_error(error: HerdError | Failed) -> dict[str, Any]:
     return {"error": {"message": message, "type": kind, "param": param, "code": error.code}}
 
 
+LAST = 253_402_300_799  # the end of the year 9999, in unix seconds
+
+
 def encode_models(routes: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     """The list of models, for clients of OpenAI and of Anthropic; each of `routes` has "id" and "created" (unix seconds)."""
     models = [_model(r["id"], r["created"]) for r in routes]
@@ -136,7 +139,8 @@ def encode_models(routes: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def _model(id: str, created: int) -> dict[str, Any]:
-    made = datetime.fromtimestamp(created, UTC).isoformat().replace("+00:00", "Z")
+    seconds = min(max(created, 0), LAST)  # a provider may say anything
+    made = datetime.fromtimestamp(seconds, UTC).isoformat().replace("+00:00", "Z")
     anthropic = {"type": "model", "display_name": id, "created_at": made, "lifecycle": "active"}
     return {"id": id, "object": "model", "created": created, "owned_by": "herd", **anthropic}
 

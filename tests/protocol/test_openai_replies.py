@@ -246,3 +246,5 @@ def test_models() -> None:
     ]
     assert (models["first_id"], models["last_id"], models["has_more"]) == ("cria", "cria@1", False)
     assert encode_models([])["first_id"] is None
+    odd = encode_models([{"id": "x", "created": made} for made in (-5, 10**30)])["data"]
+    assert [m["created_at"][:4] for m in odd] == ["1970", "9999"]

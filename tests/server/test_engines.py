@@ -45,7 +45,8 @@ def test_without_a_model_the_server_starts(start: Callable[..., TestClient], hom
     for file in (home / "models" / "cria" / "1").iterdir():
         file.unlink()
     client = start()
-    assert client.get("/v1/models").json()["data"] == []
+    none = {"object": "list", "data": [], "has_more": False, "first_id": None, "last_id": None}
+    assert client.get("/v1/models").json() == none
     assert "herd pull" in client.get("/ready").json()["reason"]
     assert client.get("/api/status").json()["default_route"] is None
 

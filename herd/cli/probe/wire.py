@@ -107,9 +107,8 @@ class Wire:
         """The connection of a request under way. A watchdog cuts it at the deadline, whatever is read then."""
         kind = HTTPSConnection if self.secure else HTTPConnection
         connection, late = kind(self.host, self.port, timeout=self.timeout), threading.Event()
-        sockets: list[
-            socket.socket
-        ] = []  # http.client forgets its own where the answer ends with the connection
+        # http.client forgets its own where the answer ends with the connection.
+        sockets: list[socket.socket] = []
 
         def cut() -> None:
             late.set()
