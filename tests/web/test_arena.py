@@ -104,7 +104,10 @@ def test_cards_are_equal_and_nothing_jumps(server: FakeServer, visit: Open, size
     before: Any = boxes()
     there = page.evaluate("performance.now()")  # what was asked for, cards and votes, has its place
     answered(page)
-    assert page.evaluate(SHIFTS.replace("all.reduce", f"all.filter((s) => s.startTime > {there}).reduce")) < 0.001
+    assert (
+        page.evaluate(SHIFTS.replace("all.reduce", f"all.filter((s) => s.startTime > {there}).reduce"))
+        < 0.001
+    )
     after: Any = boxes()
     assert after[0]["y"] == after[1]["y"]  # a long answer pushes nothing
     assert after[0]["width"] == after[1]["width"] > 300
