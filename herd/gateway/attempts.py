@@ -225,6 +225,8 @@ async def _settle(
     cost = 0 if usage is None else reply.table.cost(reply.target, usage)
     reply.cost += cost
     kept = done and not reply.asked.count
+    if kept:
+        reply.took = took
     said = str(failure) if failure and reply.keep == "text" else None  # it may quote the prompt
     await gateway.ledger.settle(
         booked, state=state, usage=usage, cost=cost, status=status, code=failure.code if failure else None,

@@ -3,7 +3,7 @@ one unaccounted for: what was made here is made again, and what a provider may h
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -11,17 +11,49 @@ from typing import TYPE_CHECKING, Any
 from herd.errors import HerdError
 from herd.gateway.config import LOCAL
 from herd.gateway.keys import ANYBODY, Principal
+from herd.gateway.provider import Chunk
 from herd.gateway.redact import redact_row
 from herd.gateway.reply import Reply, generation
-from herd.protocol import Request
+from herd.protocol import Event, Finished, Request, Usage
 from herd.store.background import claim_background, end_background, put_background
 
 if TYPE_CHECKING:
     from herd.gateway.gateway import Gateway
 
 MAX_BACKGROUND = 256
+MAX_TOLD = 32  # replies that have ended, and whose events can still be read
 REMOTE = "a provider may have been asked and paid for it already"
 REDACTED = "what was asked is not kept as it was said"
+
+
+class Told:
+    """The events of a reply as they come, for any number of readers: each begins with the first."""
+
+    def __init__(self, reply: Reply) -> None:
+        self.reply = reply
+        self._events: list[Event] = []
+        self._ended, self._news = False, asyncio.Event()
+
+    def add(self, *events: Event) -> None:
+        self._events += events
+        self._wake()
+
+    def end(self) -> None:
+        self._ended = True
+        self._wake()
+
+    def _wake(self) -> None:
+        self._news.set()
+        self._news = asyncio.Event()
+
+    async def read(self) -> AsyncGenerator[Event, None]:
+        read = 0
+        while read < len(self._events) or not self._ended:
+            if read == len(self._events):
+                await self._news.wait()
+            else:
+                yield self._events[read]
+                read += 1
 
 
 class Background:
@@ -32,6 +64,7 @@ class Background:
         self.principal: Callable[[str], Principal | None] = lambda id: ANYBODY
         self._replies: dict[str, Reply] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._told: dict[str, Told] = {}  # the oldest first
 
     async def run(self, reply: Reply) -> None:
         """Let the reply be made; that it will be is durable when this returns. Raises HerdError 429 if many are."""
@@ -44,11 +77,20 @@ class Background:
         except BaseException:
             del self._replies[reply.id]
             raise
+        if reply.asked.stream:
+            self._told[reply.id] = Told(reply)
         self._start(reply)
 
     def get(self, id: str) -> Reply | None:
         """The reply of this id, if it is still being made here."""
         return self._replies.get(id)
+
+    def told(self, id: str) -> Told | None:
+        """The events of a reply that was begun here to be streamed, unless it ended long ago."""
+        return self._told.get(id)
+
+    def forget(self, id: str) -> None:
+        self._told.pop(id, None)
 
     async def cancel(self, id: str) -> None:
         """Stop a reply that is made here; returns when what was said is kept."""
@@ -117,10 +159,28 @@ class Background:
         self._tasks[reply.id] = asyncio.create_task(self._make(reply))
 
     async def _make(self, reply: Reply) -> None:
+        told = self._told.get(reply.id)
         try:
-            await self._gateway.finish(reply)
+            async for event in self._gateway.events(reply):
+                if told and not isinstance(event, Chunk):
+                    told.add(event)
+        except asyncio.CancelledError:
+            if told:
+                told.add(Finished(0, "cancelled"), reply.used(True) or Usage(0, 0))
+            raise
         finally:
             del self._replies[reply.id], self._tasks[reply.id]
+            if told:
+                told.end()
+                self._retire(reply)
             if reply.kept:
                 with suppress(HerdError):  # `resume` looks after it then, and after what could not be kept
                     await self._gateway.store.write(partial(end_background, id=reply.id))
+
+    def _retire(self, reply: Reply) -> None:
+        """Keep the events of the last few that have ended, for who was cut off; of none whose text is not kept."""
+        if reply.keep != "text":
+            self.forget(reply.id)
+        ended = [id for id in self._told if id not in self._replies]
+        for id in ended[:-MAX_TOLD]:
+            self.forget(id)

@@ -77,6 +77,7 @@ class Reply:
     alarm: "Alarm" = field(init=False)
     committed: bool = False  # something of it may have been sent
     kept: int = 0  # of its choices
+    took: float | None = None  # milliseconds until it was complete
     failed: Failed | None = None
 
     def __post_init__(self) -> None:
@@ -174,6 +175,11 @@ class Reply:
             self.watch.next((now - self.last) / tokens)
         self.last = now
 
+    @property
+    def ended_at(self) -> float:
+        """Unix seconds: when it was complete, or now."""
+        return self.created + (self.took or self.ms(time.perf_counter()) or 0.0) / 1000
+
     def ms(self, until: float | None) -> float | None:
         """Milliseconds since it began."""
         return None if until is None else round((until - self.began) * 1000, 3)
@@ -240,7 +246,7 @@ def generation(reply: Reply, index: int = 0) -> dict[str, Any]:
         "cost": reply.cost if index == 0 else 0,
         "queue_ms": reply.ms(reply.started),
         "first_token_ms": reply.ms(reply.first),
-        "total_ms": reply.ms(time.perf_counter()),
+        "total_ms": reply.took or reply.ms(time.perf_counter()),
         "finish": told.get(index, unfinished),
         "error": reply.failed.message if reply.failed else None,
         "key": reply.key,

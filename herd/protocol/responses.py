@@ -116,8 +116,6 @@ def decode_response(body: Mapping[str, Any]) -> Asked:
     store, background, stream = given.flag("store", True), given.flag("background"), given.flag("stream")
     if background and not store:
         raise bad("background", 'needs "store": true: its reply is fetched later')
-    if background and stream:
-        raise unsupported("stream", "cannot be combined with background: poll GET /v1/responses/{id}")
     given.part("stream_options", PARTS["stream options"], {})
     effort = fields.effort(notes, given.part("reasoning", PARTS["reasoning"], {}), "effort")
     fields.metadata(given)

@@ -20,25 +20,27 @@ _NULL = ("error", "incomplete_details", "completed_at", "usage", "max_tool_calls
 class ResponseStream:
     """The events of one response, numbered. The last one holds the whole response; `response` is it, once it is there.
 
-    shown: the fields of the request that the response repeats. created: unix seconds.
+    shown: the fields of the request that the response repeats. created: unix seconds. clock: what they are at its end.
     """
 
-    def __init__(self, id: str, created: float, shown: Mapping[str, Any]) -> None:
-        self.id, self.created, self.shown = id, created, shown
+    def __init__(self, id: str, created: float, shown: Mapping[str, Any], clock: Callable[[], float]) -> None:
+        self.id, self.created, self.shown, self._clock = id, created, shown, clock
         self.response: dict[str, Any] | None = None
         self._items: list[dict[str, Any]] = []
         self._item: dict[str, Any] | None = None  # the message, or the thoughts, being written
         self._number = 0
         self._reason = "error"
 
+    def queued(self) -> list[dict[str, Any]]:
+        """The first events of a response in the background, which may have to wait before it is started."""
+        return self._begin("queued", "created", "queued")
+
     def encode(self, event: Event) -> list[dict[str, Any]]:
         """The stream's events for one of ours, none to several."""
         match event:
             case Started():
-                begun = _response(self.id, self.created, self.shown, "in_progress")
-                return [
-                    self._event(f"response.{step}", response=begun) for step in ("created", "in_progress")
-                ]
+                steps = ("in_progress",) if self._number else ("created", "in_progress")
+                return self._begin("in_progress", *steps)
             case Delta(text=text, logprobs=logprobs) if text or logprobs:
                 scores = [chat_logprob(item) for item in logprobs]
                 opened = self._open(_message)
@@ -66,6 +68,10 @@ class ResponseStream:
     def _event(self, type: str, **fields: Any) -> dict[str, Any]:
         self._number += 1
         return {"type": type, "sequence_number": self._number - 1, **fields}
+
+    def _begin(self, status: str, *steps: str) -> list[dict[str, Any]]:
+        begun = _response(self.id, self.created, self.shown, status)
+        return [self._event(f"response.{step}", response=begun) for step in steps]
 
     def _part(self) -> dict[str, Any]:
         assert self._item is not None
@@ -126,7 +132,9 @@ class ResponseStream:
     def _end(self, status: str, **fields: Any) -> list[dict[str, Any]]:
         if self._item is not None:
             self._item["status"] = "incomplete"
-        self.response = _response(self.id, self.created, self.shown, status, output=self._items, **fields)
+        self.response = _response(
+            self.id, self.created, self.shown, status, output=self._items, ended=self._clock(), **fields
+        )
         kind = "incomplete" if status == "cancelled" else status  # a stream has no event for the former
         return [self._event(f"response.{kind}", response=self.response)]
 
@@ -186,7 +194,7 @@ def _response(
     status: str,
     *,
     output: Iterable[Mapping[str, Any]] = (),
-    ended: float | None = None,
+    ended: float = 0.0,
     why: str = "length",
     **more: Mapping[str, Any] | None,
 ) -> dict[str, Any]:
@@ -204,7 +212,7 @@ def _response(
         **more,
     }
     if status == "completed":
-        whole["completed_at"] = int(created if ended is None else ended)
+        whole["completed_at"] = int(ended)
     if status == "incomplete":
         reason = "content_filter" if why == "content_filter" else "max_output_tokens"
         whole["incomplete_details"] = {"reason": reason}

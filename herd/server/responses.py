@@ -2,6 +2,8 @@
 
 import asyncio
 import re
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query, Request
@@ -18,6 +20,7 @@ from herd.server import body
 from herd.server.answer import asked_of, conversation, send
 from herd.server.errors import not_found
 from herd.server.state import State, principal, state
+from herd.server.stream import EventStream
 
 router = APIRouter(prefix="/v1/responses")
 ITEM = re.compile(r"[a-z]+_([0-9a-f]{32})(?:_\w+)?")  # its response's id is in an item's
@@ -47,10 +50,12 @@ async def create(request: Request) -> Response:
         reply.response = kept
     if asked.background:
         await here.gateway.background.run(reply)
+        if canonical.stream:
+            return _stream(here, reply.id)
         return JSONResponse(dialect.encode_stored(generation(reply), "queued"))
 
     def stream(whole: Canonical, id: str, *_: Any) -> dialect.ResponseStream:
-        return dialect.ResponseStream(id, reply.created, kept["shown"])
+        return dialect.ResponseStream(id, reply.created, kept["shown"], lambda: reply.ended_at)
 
     def encode(whole: Canonical, events: list[Event], id: str, *_: Any) -> dict[str, Any]:
         made = stream(whole, id)
@@ -69,19 +74,24 @@ async def retrieve(
     include: Include = (),
     stream: bool = False,
     starting_after: int | None = None,
-) -> JSONResponse:
-    if stream or starting_after is not None:
-        name = "stream" if stream else "starting_after"
-        raise ProtocolError(f"{name} is not supported here: poll without it", name, "unsupported_field")
+) -> Response:
+    """A response as it is now; with `stream` the events of one in the background, after the one of that number."""
     _check(include)
-    return JSONResponse(dialect.encode_stored(*await _found(request, id)))
+    if starting_after is not None and not stream:
+        raise ProtocolError('starting_after needs "stream": true', "starting_after")
+    row, status = await _found(request, id)
+    if stream:
+        return _stream(state(request), id, -1 if starting_after is None else starting_after)
+    return JSONResponse(dialect.encode_stored(row, status))
 
 
 @router.delete("/{id}")
 async def delete(request: Request, id: str) -> dict[str, Any]:
     """Forget the text of a response; what continues it keeps its own."""
     await _ended(request, id)
-    await asyncio.to_thread(state(request).store.forget, id)
+    here = state(request)
+    here.gateway.background.forget(id)
+    await asyncio.to_thread(here.store.forget, id)
     return {"id": id, "object": "response", "deleted": True}
 
 
@@ -117,6 +127,34 @@ async def input_items(
     page = items[:limit]
     ends = {"first_id": page[0]["id"], "last_id": page[-1]["id"]} if page else {"first_id": "", "last_id": ""}
     return {"object": "list", "data": page, **ends, "has_more": len(items) > limit}
+
+
+def _stream(here: State, id: str, after: int = -1) -> EventStream:
+    """The events of a response in the background. It goes on, however many read it or leave."""
+    told = here.gateway.background.told(id)
+    if told is None:
+        message = (
+            "stream: the events of this response are not there: it was not begun in the background with stream,"
+            " or ended long ago, or its server has started again since; fetch it without stream"
+        )
+        raise ProtocolError(message, "stream", "events_not_kept")
+    reply = told.reply
+    assert reply.response is not None
+    codec = dialect.ResponseStream(id, reply.created, reply.response["shown"], lambda: reply.ended_at)
+
+    def new(made: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        return [one for one in made if one["sequence_number"] > after]
+
+    async def events() -> AsyncGenerator[dict[str, Any] | str | bytes, None]:
+        for one in new(codec.queued()):
+            yield one
+        async with aclosing(told.read()) as read:
+            async for event in read:
+                for one in new(codec.encode(event)):
+                    yield one
+        yield "[DONE]"
+
+    return EventStream(events(), named=True, headers={"X-Herd-Generation": id})
 
 
 def _refers(given: dict[str, Any]) -> bool:

@@ -154,7 +154,7 @@ def chunks(request: Request, events: list[Event]) -> None:
         "temperature": 1.0,
         "top_p": 1.0,
     }
-    response = responses.ResponseStream("resp_1", 1.0, shown)
+    response = responses.ResponseStream("resp_1", 1.0, shown, lambda: 2.0)
     for event in events:
         for made in chat.encode(event):
             ChatCompletionChunk.model_validate_json(json.dumps(made), strict=True)
@@ -190,7 +190,7 @@ def test_a_signature_stays_with_its_thoughts() -> None:
         content = anthropic.encode_message(request, reply, "m")["content"]
         assert [(b["thinking"], b["signature"]) for b in content[:-1]] == [("One.", "s1"), ("Two.", "s2")]
     shown = responses.decode_response({"model": "r", "input": "x"}).shown
-    response = responses.ResponseStream("resp_1", 1.0, shown)
+    response = responses.ResponseStream("resp_1", 1.0, shown, lambda: 2.0)
     for event in got:
         response.encode(event)
     assert response.response is not None

@@ -311,7 +311,6 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"truncation": "auto"}, "truncation"),
     ({"conversation": "x"}, "conversation"),
     ({"background": True, "store": False}, "background"),
-    ({"background": True, "stream": True}, "stream"),
     ({"metadata": {"a": 1}}, "metadata"),
     ({"instructions": 1}, "instructions"),
     ({"previous_response_id": 1}, "previous_response_id"),

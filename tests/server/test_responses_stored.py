@@ -120,3 +120,58 @@ def test_another_key_knows_nothing_of_it(start: Callable[..., TestClient]) -> No
     assert again.status_code == 400 and id in again.json()["error"]["message"]
     assert by("root").get(f"/v1/responses/{id}").status_code == 404
     assert one.get(f"/v1/responses/{id}").json()["id"] == id
+
+
+def test_the_background_is_streamed(api: openai.OpenAI, engine: Any, wait_for: Callable[..., None]) -> None:
+    engine.words, engine.delay = tuple(f"{i} " for i in range(10)), 0.02
+    with api.responses.create(model="cria", input="Hi", background=True, stream=True) as stream:
+        first = [event for event, _ in zip(stream, range(6), strict=False)]
+    assert [event.type for event in first[:3]] == [
+        "response.created",
+        "response.queued",
+        "response.in_progress",
+    ]
+    id = first[0].response.id  # type: ignore[union-attr]
+    for _ in range(2):  # while it is made, though its reader has left, and when it has ended
+        rest = list(api.responses.retrieve(id, stream=True, starting_after=first[-1].sequence_number))
+        assert [event.sequence_number for event in (*first, *rest)] == list(range(len(first) + len(rest)))
+        last = rest[-1]
+        assert last.type == "response.completed" and last.response.output_text == "".join(engine.words)
+        deltas = [e.delta for e in (*first, *rest) if e.type == "response.output_text.delta"]
+        assert "".join(deltas) == "".join(engine.words)
+        wait_for(lambda: api.responses.retrieve(id).status == "completed")
+    assert last.response == api.responses.retrieve(id)
+    with api.responses.stream(model="cria", input="Hi", background=True) as helped:
+        assert helped.get_final_response().output_text == "".join(engine.words)
+    with api.responses.stream(response_id=id) as helped:
+        assert helped.get_final_response().output_text == last.response.output_text
+    api.responses.delete(id)
+    with pytest.raises(openai.NotFoundError):
+        api.responses.retrieve(id, stream=True)
+
+
+def test_a_stream_of_the_background_ends_with_it(api: openai.OpenAI, engine: Any) -> None:
+    engine.words, engine.delay = ("word ",) * 10_000, 0.02
+    with api.responses.create(model="cria", input="Hi", background=True, stream=True) as stream:
+        first = next(iter(stream))
+        api.responses.cancel(first.response.id)  # type: ignore[union-attr]
+        *_, last = stream
+    assert last.type == "response.incomplete" and last.response.status == "cancelled"
+    engine.fail = Failed("the queue is full", "queue_full", 429)
+    *_, last = api.responses.create(model="cria", input="Hi", background=True, stream=True)
+    assert last.type == "response.failed" and "queue is full" in last.response.error.message  # type: ignore[union-attr]
+
+
+def test_what_is_not_streamed_from_the_background(api: openai.OpenAI, monkeypatch: Any) -> None:
+    plain = api.responses.create(model="cria", input="Hi")
+    with pytest.raises(openai.BadRequestError, match="not begun in the background") as caught:
+        api.responses.retrieve(plain.id, stream=True)
+    assert caught.value.param == "stream"
+    with pytest.raises(openai.BadRequestError, match="starting_after needs"):
+        api.responses.retrieve(plain.id, extra_query={"starting_after": 1})
+    monkeypatch.setattr("herd.gateway.background.MAX_TOLD", 1)
+    asked: Any = {"model": "cria", "input": "Hi", "background": True, "stream": True}
+    old, new = ([*api.responses.create(**asked)][-1].response.id for _ in range(2))
+    assert [*api.responses.retrieve(new, stream=True)][-1].type == "response.completed"
+    with pytest.raises(openai.BadRequestError, match="ended long ago"):
+        api.responses.retrieve(old, stream=True)
