@@ -32,8 +32,10 @@ COUNTS = frozenset({"minItems", "maxItems", "minProperties", "maxProperties", "m
 BOUNDS = frozenset({"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf"})
 APPLICATORS = frozenset({"anyOf", "oneOf", "allOf", "$ref"})
 SILENT = frozenset({"$defs", "definitions"})  # constrain nothing by being there
-# Looking around, words' edges and references back, where no backslash stands before.
-NOT_REGULAR = re.compile(r"(?<!\\)(?:\\\\)*(\(\?<?[=!]|\\[bBk1-9])")
+# Looking around, words' edges and references back: after no backslash, and not among a class's characters.
+NOT_REGULAR = re.compile(
+    r"(?s:[^\\\[(]|\((?!\?<?[=!])|\\[^bBk1-9]|\[(?:[^\\\]]|\\.)*\])*(\(\?<?[=!]|\\[bBk1-9])"
+)
 FORMATS = frozenset("duration ipv4 ipv6 uuid uri".split())  # the compiler's own
 TYPES = frozenset("null boolean integer number string array object".split())
 _LEAP = r"([0-9]{2}(0[48]|[2468][048]|[13579][26])|([2468][048]|[13579][26]|0[48])00)-02-29"
@@ -202,7 +204,7 @@ class _Walk:
                 raise self.wrong(path, "must be a regular expression")
             if len(value) > MAX_PATTERN:
                 raise self.wrong(path, f"has {len(value)} characters; at most {MAX_PATTERN} are compiled")
-            if found := NOT_REGULAR.search(value):
+            if found := NOT_REGULAR.match(value):
                 raise self.wrong(path, f"has {found[1]!r}, which no grammar can hold a reply to")
         elif key == "format":
             if not isinstance(value, str) or value not in {*FORMATS, *PATTERNS, *INTEGERS, "float", "double"}:
