@@ -8,7 +8,7 @@ Every engine is a process of its own, driven without HTTP, one at a time, on all
 all meet the same machine; medians are printed, with their share of what this machine measured in this run can do.
 
 Prefill: tokens a second of one prompt. Decode: tokens a second of all streams together, greedy, after prompts of 32
-tokens, with the head's logits and the choice of the token in it. Mixed: prompts that arrive at random (Poisson) while
+tokens (8 with --quick), with the head's logits and the choice of the token in it. Mixed: prompts that arrive at random (Poisson) while
 others run; time to first token, and time between tokens. Herd's speculation is off: random weights repeat themselves.
 """
 
@@ -34,14 +34,14 @@ from shapes import SHAPES, checkpoint, options, products, weight_bytes
 from herd.model.config import Config
 
 PEERS = Path(__file__).parent / "peers"
-PREFILL, STREAMS, PROMPT = (128, 512, 2048), (1, 4, 16, 32), 32
+PREFILL, STREAMS = (128, 512, 2048), (1, 4, 16, 32)
 READING = 0.3  # seconds
 ANSWER = 300.0  # seconds that a child may take for one job
 
 
 @dataclass(frozen=True)
 class Plan:
-    """rounds and steps of decoding; and the mixed load: so many requests a second, prompts, new tokens."""
+    """rounds, and the steps and prompts of decoding; and the mixed load: so many requests a second, prompts, new tokens."""
 
     rounds: int
     steps: int
@@ -49,6 +49,7 @@ class Plan:
     rate: float
     longest: int
     new: int
+    prompt: int = 32
 
 
 PLANS = {
@@ -159,8 +160,9 @@ def prefill(system: System, length: int, vocab: int, seed: int) -> None:
     system.results.setdefault(f"prefill {length:,}", []).append(statistics.median(rates))
 
 
-def decode(system: System, streams: int, steps: int, vocab: int, seed: int) -> None:
-    if answer := system.ask(job="fixed", prompts=prompts(streams, PROMPT, vocab, seed), steps=steps):
+def decode(system: System, streams: int, plan: Plan, vocab: int, seed: int) -> None:
+    rows = prompts(streams, plan.prompt, vocab, seed)
+    if answer := system.ask(job="fixed", prompts=rows, steps=plan.steps):
         rate = answer["tokens"] / answer["rest"]
         system.results.setdefault(f"decode, {streams}", []).append(rate)
 
@@ -228,7 +230,7 @@ def convert(python: str, folder: Path, systems: list[System]) -> None:
 def measure(name: str, args: argparse.Namespace, limits: machine.Limits) -> dict[str, Any]:
     config, plan, quick = SHAPES[name], PLANS[name], args.quick
     if quick:
-        plan = replace(plan, rounds=1, requests=plan.requests // 3)
+        plan = replace(plan, rounds=1, requests=plan.requests // 3, prompt=8)
     folder = checkpoint(name, args.cache).parent
     groups = {title: [System(*key) for key in keys] for title, keys in GROUPS.items()}
     systems = [s for group in groups.values() for s in group]
@@ -240,7 +242,7 @@ def measure(name: str, args: argparse.Namespace, limits: machine.Limits) -> dict
         for n in PREFILL
     }
     cases |= {
-        f"decode, {n}": lambda s, seed, n=n: decode(s, n, plan.steps, config.vocab_size, seed)  # type: ignore[misc]
+        f"decode, {n}": lambda s, seed, n=n: decode(s, n, plan, config.vocab_size, seed)  # type: ignore[misc]
         for n in STREAMS
     }
 
@@ -288,7 +290,7 @@ def main() -> None:
     parser.add_argument(
         "--quick",
         action="store_true",
-        help="one round, a third of the mixed load, Herd and each row's best peer",
+        help="one round, shorter prompts before replies, a third of the mixed load, Herd and each row's best peer",
     )
     parser.add_argument("--rounds", type=int, metavar="N", help="in place of each shape's own number")
     parser.add_argument("--json", type=Path, metavar="FILE", help="all numbers, too")
