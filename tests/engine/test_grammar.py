@@ -98,7 +98,9 @@ def leaves() -> st.SearchStrategy[Any]:
         st.fixed_dictionaries(
             {
                 "type": st.just("string"),
-                "pattern": st.sampled_from(["^[a-z]{2,5}$", "^é+$", r"\d{2}", "^a|b$", r"^\w+$", r"^[(?=\]]+$"]),
+                "pattern": st.sampled_from(
+                    ["^[a-z]{2,5}$", "^é+$", r"\d{2}", "^a|b$", r"^\w+$", r"^[(?=\]]+$"]
+                ),
             }
         ),
         st.fixed_dictionaries(
