@@ -10,6 +10,7 @@ from torch import Tensor
 
 from herd.protocol.types import Sampling
 
+COLD = 1e-6  # temperatures below it count as 0: no number holds what some would make of logits
 _FIRST = 1024  # tokens sorted at first for a nucleus; a whole sort only if they are not enough
 
 
@@ -59,8 +60,8 @@ def draw(
 ) -> list[int | None]:
     """One token from each of these rows of logits [n,V]; None where the highest is not a number or infinite.
 
-    Temperature 0 takes the likeliest, the lowest id of equals. Else the row's uniform number of [0, 1) is inverted
-    through the cumulative distribution in order of token id, so that nothing but the row and its number decides.
+    A temperature below COLD takes the likeliest, the lowest id of equals. Else the row's uniform number of [0, 1) is
+    inverted through the cumulative distribution in order of token id, so that nothing but the row and its number decides.
     """
     if list(rows) != list(range(len(logits))):
         logits = logits[list(rows)]
@@ -68,7 +69,7 @@ def draw(
     best = table.argmax(-1)  # of what is not a number, if there is any
     finite = np.isfinite(table[np.arange(len(best)), best])
     tokens: list[int | None] = best.tolist()
-    warm = [i for i, s in enumerate(samplings) if s.temperature > 0]
+    warm = [i for i, s in enumerate(samplings) if s.temperature >= COLD]
     if warm:
         some = logits if len(warm) == len(tokens) else logits[warm]
         sums = probabilities(some, [samplings[i] for i in warm]).cumsum(-1).numpy()

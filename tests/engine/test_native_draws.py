@@ -71,6 +71,13 @@ def test_the_ends_of_the_distribution_are_reached(library: str) -> None:
     assert native.draw(torch.tensor([[1.0, 3, 3, 2]]), [0], [greedy], [0.5]) == [1]
 
 
+@pytest.mark.parametrize("temperature", [5e-324, 1e-40, 1e-7])
+def test_temperatures_that_no_number_can_hold_are_none(library: str, temperature: float) -> None:
+    logits = torch.tensor([[1.0, 3, 2, 0]])
+    for limits in ({}, {"top_p": 0.9}, {"top_k": 2}, {"min_p": 0.1}):
+        assert native.draw(logits, [0], [Sampling(temperature=temperature, **limits)], [0.99]) == [1]
+
+
 def test_rows_have_their_own_limits_and_broken_ones_are_reported(library: str) -> None:
     nan, inf = torch.nan, torch.inf
     logits = torch.tensor([[0.0, 9, 0], [0, nan, 9], [inf, 0, 0], [-inf] * 3, [5, 0, -inf]])

@@ -74,6 +74,14 @@ def test_greedy_takes_the_lowest_of_equals() -> None:
     assert draw(equals, [0], [Sampling(temperature=0.0)], [0.0]) == [1]
 
 
+@pytest.mark.parametrize("temperature", [5e-324, 1e-40, 1e-7])
+def test_temperatures_that_no_number_can_hold_are_none(temperature: float) -> None:
+    for limits in ({}, {"top_p": 0.9}, {"top_k": 2}, {"min_p": 0.1}):
+        assert draw(LOGITS[None], [0], [Sampling(temperature=temperature, **limits)], [0.99]) == [
+            int(LOGITS.argmax())
+        ]
+
+
 def test_rows_are_drawn_in_the_order_asked_for() -> None:
     logits = torch.eye(3)
     for rows in ([2, 0, 1], [1], [0, 0, 2]):

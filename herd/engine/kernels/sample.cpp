@@ -90,6 +90,8 @@ struct Room {
   std::vector<Candidate> found, ranked;
 };
 
+const double COLD = 1e-6;  // as in sampler.py
+
 struct Limits {
   double temperature, top_p, min_p, top_k;
 };
@@ -109,7 +111,7 @@ int invert(const float* w, int n, const std::vector<Stretch>& stretches, double 
 int draw(const float* x, int n, const Limits& limit, double u, Room& room) {
   float peak;
   const int greedy = best(x, n, &peak);
-  if (greedy < 0 || limit.temperature <= 0) return greedy;
+  if (greedy < 0 || limit.temperature < COLD) return greedy;
   const int stretches = (n + STRETCH - 1) / STRETCH;
   room.w.resize(size_t(n) + W);
   room.stretches.resize(size_t(stretches));
