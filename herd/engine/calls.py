@@ -75,8 +75,8 @@ class CallText:
 
     @property
     def cut(self) -> bool:
-        """A call has begun and is not whole."""
-        return self.calling and self._depth > 0
+        """A call has begun and is not whole. (In Python's form its name comes before its bracket.)"""
+        return self.calling and (self._depth > 0 or (self._key is None and bool(self._text.strip(" \n,[]"))))
 
     def push(self, token: int) -> str:
         return self._read(self._decoder.push(token))

@@ -56,7 +56,7 @@ class Choice:
     """One reply: its tokens, its place in the cache, its own randomness and the text it may show."""
 
     def __init__(self, job: Job, index: int, tokenizer: Tokenizer, context: int) -> None:
-        wanted = job.request.sampling.max_tokens
+        wanted = 0 if job.embedded else job.request.sampling.max_tokens
         room = context - len(job.prompt.ids)
         self.job, self.index, self.tokenizer = job, index, tokenizer
         self.tokens = list(job.prompt.ids)
@@ -109,7 +109,7 @@ class Choice:
         text = ""
         reason: FinishReason | None = None
         if token in stop:
-            reason = "stop"
+            reason = "error" if self.matcher and self.matcher.broken else "stop"
         else:
             text = self.text.push(token)
             if not (self.calls and self.calls.calling):
@@ -172,7 +172,7 @@ def token_logprob(tokenizer: Tokenizer, logits: Tensor, token: int, k: int) -> T
     value, best = sampler.logprobs(logits, token, k)
 
     def entry(id: int, logprob: float, top: tuple[TokenLogprob, ...] = ()) -> TokenLogprob:
-        raw = tokenizer.token_bytes(id) if id < tokenizer.vocab_size else b""
+        raw = tokenizer.token_bytes(id)
         return TokenLogprob(raw.decode("utf-8", errors="replace"), id, raw, logprob, top)
 
     return entry(token, value, tuple(entry(i, p) for i, p in best))

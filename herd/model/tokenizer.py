@@ -185,11 +185,11 @@ class Tokenizer:
         return [e.ids for e in self._backend.encode_batch_fast(list(texts), add_special_tokens=False)]
 
     def token_bytes(self, token: int) -> bytes:
-        """The bytes that one token stands for (a special token: its name)."""
-        return self._bytes[token]
+        """The bytes that one token stands for (a special token: its name); none for what only pads a model's vocabulary."""
+        return self._bytes[token] if token < len(self._bytes) else b""
 
     def decode_bytes(self, ids: Iterable[int]) -> bytes:
-        return b"".join(self._bytes[i] for i in ids)
+        return b"".join(self.token_bytes(i) for i in ids)
 
     def decode(self, ids: Iterable[int]) -> str:
         """Text of `ids`; bytes that are not UTF-8 become U+FFFD."""

@@ -22,7 +22,7 @@ Make = Callable[..., Engine]
 LONG = "She saw a big tree, and the tree said: hello. " * 6
 
 
-def vector(engine: Engine, text: str = LONG) -> tuple[float, ...]:
+def vector(engine: Engine, text: str | tuple[int, ...] = LONG) -> tuple[float, ...]:
     engine.submit("v", Request("", "embedding", prompt=text))
     events: list[Event] = []
     while not engine.idle:
@@ -97,3 +97,18 @@ def test_a_bias_beyond_the_vocabulary_is_refused(engine: Make, config: Config) -
     assert failed.status == 400 and "logit_bias" in failed.message
     last = {str(config.vocab_size - 1): 1.0}
     assert run(engine(), replace(request, sampling=Sampling(logit_bias=last, max_tokens=1)))[0].usage
+
+
+def test_an_embedding_is_not_guessed_on(engine: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    ids = (*range(20, 37), *range(20, 36))  # its end has been there before
+    whole, cut = vector(engine(), ids), engine()
+    monkeypatch.setattr(Pace, "draft", lambda *_: 4)
+    monkeypatch.setattr(Pace, "learn", lambda *_: None)
+    cut.pace.chunk_alone = 32  # one row is left for the second step
+    assert vector(cut, ids) == pytest.approx(whole, abs=1e-6)
+
+
+def test_a_vocabulary_wider_than_the_tokenizer(engine: Make, config: Config) -> None:
+    wide = engine(model=make_model(replace(config, vocab_size=config.vocab_size + 24)))
+    (reply,) = run(wide, ask(logit_bias={str(config.vocab_size + 3): 100.0}, logprobs=2))
+    assert reply.usage and reply.text == "" and len(reply.tokens) == 12

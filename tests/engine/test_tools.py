@@ -195,6 +195,12 @@ def test_a_call_as_its_family_writes_it_is_accepted_and_read(
     assert found == expected[: 1 if family == "llama" else 2]
 
 
+@pytest.mark.parametrize("end, cut", [("", True), ("]", False), ("]\n", False)])
+def test_a_name_without_its_bracket_is_a_call_that_is_cut(end: str, cut: bool) -> None:
+    _, found, reader = read(calls_of(FAMILIES["pythonic"]), ["[do-nothing()", end or ", get_wea"])
+    assert [name for name, _ in found] == ["do-nothing"] and reader.cut == cut
+
+
 def make_zeros(words: Tokenizer) -> Any:
     import torch
 
