@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import AsyncGenerator
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -21,6 +22,7 @@ MAX_QUEUE = 256  # requests that have not started
 MAX_QUEUE_TOKENS = 1 << 20  # of their prompts, by estimate
 RETRY = (1, 60)  # seconds that a refused caller is asked to wait: least, most
 PATIENCE = 5.0  # seconds that a process has to end by itself
+DEATHS = 3  # of processes that were loading a model: then nobody loads it again
 BACKOFF = (0.1, 30.0)  # seconds before a dead process is started again: at first, at most
 
 
@@ -56,6 +58,7 @@ class EngineClient:
         self._lines: Counter[str] = Counter()
         self._models: dict[str, _Model] = {}
         self._leaving: dict[str, asyncio.Future[None]] = {}
+        self._deaths: Counter[str] = Counter()  # by the key that was being loaded
         self._process: subprocess.Popen[bytes] | None = None
         self._writer: asyncio.StreamWriter | None = None
         self._supervisor: asyncio.Task[None] | None = None
@@ -93,6 +96,8 @@ class EngineClient:
         Keys whose model and weights are the same share them; each may have an adapter of its own.
         """
         model = self._models.get(key)
+        if deadly := self._deadly(key):
+            raise deadly
         if model is None:
             adapter = str(adapter_dir) if adapter_dir else None
             load = {"op": "load", "key": key, "model": str(model_dir), "adapter": adapter, "weights": weights}
@@ -124,7 +129,10 @@ class EngineClient:
             yield Failed(str(full), full.code, full.status, full.retry_after)
             return
         if model is None:
-            yield Failed("this model is not loaded", "model_not_loaded", 503)
+            why = self._deadly(key) or HerdError(
+                "this model is not loaded", status=503, code="model_not_loaded"
+            )
+            yield Failed(str(why), why.code, why.status)
             return
         id = str(next(self._ids))
         self._streams[id] = self._queued[id] = stream
@@ -218,25 +226,36 @@ class EngineClient:
 
     async def _supervise(self) -> None:
         """Keep a process alive, with growing pauses while it dies before it has loaded anything."""
-        pause = BACKOFF[0]
+        pause, again = BACKOFF[0], False
         while True:
+            up = False
             try:
                 healthy = await self._read(await self._spawn())
+                up = self._up.is_set()
+            except OSError:  # no descriptors or no memory left, for now
+                if not again:
+                    raise
+                healthy = False
             finally:
                 await self._reap()
+            again = True
+            if up:
+                self._count_death()
             self._lost("the engine process ended unexpectedly and is starting again; try again")
             pause = BACKOFF[0] if healthy else min(2 * pause, BACKOFF[1])
             await asyncio.sleep(pause)
 
     async def _spawn(self) -> asyncio.StreamReader:
         ours, theirs = socket.socketpair()
-        with theirs:
+        with theirs, ExitStack() as undo:
+            undo.callback(ours.close)
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "herd.engine", str(theirs.fileno())],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
                 process_group=0,  # a terminal's Ctrl-C is for the server, which ends this in good order
             )
+            undo.pop_all()
         reader, self._writer = await asyncio.open_connection(sock=ours, limit=frames.MAX_FRAME)
         return reader
 
@@ -265,6 +284,22 @@ class EngineClient:
                 process.kill()
                 await asyncio.to_thread(process.wait)
 
+    def _count_death(self) -> None:
+        """Note which model was being loaded, the first that is not there yet, and give up on one that ends every process."""
+        key = next((key for key, model in self._models.items() if not model.ready.done()), None)
+        if key is not None:
+            self._deaths[key] += 1
+            if deadly := self._deadly(key):
+                _refuse(self._models.pop(key).ready, deadly)
+
+    def _deadly(self, key: str) -> HerdError | None:
+        if self._deaths[key] < DEATHS:
+            return None
+        message = (
+            f"loading this model ended the engine process {DEATHS} times; start the server again to try anew"
+        )
+        return HerdError(message, status=503, code="model_unreadable")
+
     def _lost(self, reason: str) -> None:
         """Fail what was running, and let models wait for the next process."""
         self._status = {}
@@ -291,6 +326,7 @@ class EngineClient:
                 loaded = self._models.get(message["key"])
                 if loaded and not loaded.ready.done():
                     loaded.info = message["info"]
+                    self._deaths.pop(message["key"], None)
                     loaded.ready.set_result(None)
             case "refused":
                 if refused := self._models.get(message["key"]):

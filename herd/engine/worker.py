@@ -138,7 +138,19 @@ class Worker:
             elif type(event) is Delta and id not in self.streamed:
                 self.held[id] = []
         if out:
-            self._send(frames.events(out))
+            self._send_events(out)
+
+    def _send_events(self, events: list[tuple[str, Event]]) -> None:
+        """Send them in as many messages as they need; a reply with an event that is too long for one fails."""
+        try:
+            return self._send(frames.events(events))
+        except ValueError as error:
+            (id, _), half = events[0], len(events) // 2
+            if not half:
+                self.on_cancel({"id": id})
+                return self._send(frames.events([(id, Failed(str(error), "reply_too_large", 400))]))
+        self._send_events(events[:half])
+        self._send_events(events[half:])
 
     def _release(self, id: str, out: list[tuple[str, Event]]) -> None:
         """Put what is held of a reply at the end of `out`, as one event for each choice."""
@@ -200,7 +212,7 @@ class Worker:
             lora = load_adapter(engine.runner.config, adapter) if adapter else None
         except HerdError as error:
             self._refuse(key, str(error), error.code, error.status)
-        except (Exception, MemoryError) as error:
+        except BaseException as error:  # a panic of a library in Rust is no Exception
             reason = f"{model} cannot be loaded: {type(error).__name__}: {error}".splitlines()[0]
             self._refuse(key, reason, "model_unreadable", 500)
         else:
@@ -215,7 +227,9 @@ class Worker:
         self.engines[name] = engine
         self.keys[key] = name, adapter
         self.readers.setdefault(name, Readers())
-        self.leaving.discard(key)
+        if key in self.leaving:  # it was to go, and was asked for again before it had
+            self.leaving.discard(key)
+            self._send({"op": "unloaded", "key": key})
         runner = engine.runner
         info = {
             "context": engine.context,
@@ -260,7 +274,7 @@ class Worker:
             except NotCompiled:
                 readers.compile(partial(read, wait=True), salt)
                 return
-            except Exception as error:  # a tokenizer that fails in its own way
+            except BaseException as error:  # a tokenizer that fails in its own way
                 reason = f"the prompt cannot be read ({type(error).__name__})"
                 prepared = [Failed(reason, "invalid_prompt", 400)]
             self.inbox.put(lambda: self._read(engine, id, prepared))
@@ -278,6 +292,7 @@ class Worker:
         key = self.requests.pop(id, None)
         if id in self.unread:
             self.unread.discard(id)
+            self.streamed.discard(id)
         elif key in self.keys:
             self.engines[self.keys[key][0]].cancel(id)
 

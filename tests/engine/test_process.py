@@ -6,19 +6,26 @@ import asyncio
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
-from collections.abc import Awaitable, Callable
-from contextlib import aclosing
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import aclosing, suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from herd.engine import frames
-from herd.engine.client import EngineClient
+from herd.engine.client import DEATHS, EngineClient
+from herd.engine.eager import Eager
+from herd.engine.engine import Engine
+from herd.engine.worker import Worker
 from herd.errors import HerdError
+from herd.model.llama import Llama
+from herd.model.tokenizer import Tokenizer
 from herd.protocol import Delta, Event, Failed, Message, Request, Sampling, Started, Usage
 from herd.protocol.types import Format, Tool
 
@@ -261,3 +268,93 @@ def _zombie(pid: int) -> bool:
 def test_the_client_needs_no_torch() -> None:
     code = "import sys, herd.engine.client; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_a_model_that_ends_every_process_is_given_up(model_dir: Path, tmp_path: Path) -> None:
+    endless = tmp_path / "endless"
+    endless.mkdir()
+    os.mkfifo(endless / "config.json")  # its reader waits until the process is killed
+
+    async def work(client: EngineClient) -> None:
+        await client.load("t", model_dir)
+        loading = asyncio.create_task(client.load("endless", endless))
+        seen: list[object] = []
+        while not loading.done():
+            process = client._process
+            if client._up.is_set() and process and process not in seen and client._models["t"].ready.done():
+                seen.append(process)
+                process.kill()
+            await asyncio.sleep(0.01)
+        assert len(seen) == DEATHS
+        for again in (loading, client.load("endless", endless)):
+            with pytest.raises(HerdError, match="ended the engine process") as refused:
+                await again
+            assert refused.value.status == 503
+        failed = (await reply(client, CHAT, "endless"))[-1]
+        assert isinstance(failed, Failed) and "ended the engine process" in failed.message
+        assert isinstance((await reply(client, CHAT))[-1], Usage)  # the others go on
+
+    with_client(work)
+
+
+def test_a_process_that_cannot_be_started_is_tried_again(
+    model_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def work(client: EngineClient) -> None:
+        await client.load("t", model_dir)
+        spawn, failures = client._spawn, iter([OSError("too many open files")] * 2)
+
+        async def fails() -> asyncio.StreamReader:
+            for failure in failures:
+                raise failure
+            return await spawn()
+
+        monkeypatch.setattr(client, "_spawn", fails)
+        assert client._process
+        client._process.kill()
+        await until(lambda: not client._up.is_set())
+        assert isinstance((await reply(client, CHAT))[-1], Usage)
+        assert next(failures, None) is None
+
+    with_client(work)
+
+
+@pytest.fixture
+def worker() -> Iterator[tuple[Worker, Callable[[], list[dict[str, Any]]]]]:
+    """A worker without its threads, and what it has sent."""
+    ours, theirs = socket.socketpair()
+    ours.setblocking(False)
+
+    def sent() -> list[dict[str, Any]]:
+        lines = b""
+        with suppress(BlockingIOError):
+            while part := ours.recv(1 << 20):
+                lines += part
+        return [frames.unpack(line) for line in lines.splitlines()]
+
+    with ours, theirs:
+        yield Worker(theirs), sent
+
+
+def test_events_too_long_for_one_message(worker: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    here, sent = worker
+    monkeypatch.setattr(frames, "MAX_FRAME", 500)
+    said = [("a", Delta(i, "x" * 100, (i,))) for i in range(12)]
+    here.streamed |= {"a", "b"}
+    here._emit([*said, ("b", Delta(0, "y" * 600, (1,))), ("a", Usage(1, 12))])
+    got = [event for message in sent() for event in frames.read_events(message)]
+    assert [event for id, event in got if id == "a"] == [*(event for _, event in said), Usage(1, 12)]
+    (failed,) = (event for id, event in got if id == "b")
+    assert isinstance(failed, Failed) and failed.code == "reply_too_large"
+
+
+def test_a_model_asked_for_again_before_it_has_gone_has_gone_and_come(
+    worker: Any, tokenizer: Tokenizer, model: Llama
+) -> None:
+    here, sent = worker
+    engine = Engine(Eager(model), tokenizer, None)
+    here._loaded("k", "engine", engine, None)
+    here.requests["1"] = "k"
+    here.on_unload({"key": "k"})
+    here._loaded("k", "engine", engine, None)
+    assert [message["op"] for message in sent()] == ["loaded", "unloaded", "loaded"] and not here.leaving
