@@ -55,7 +55,7 @@ class BuildKernels(build_ext):
         try:
             subprocess.run(command, check=True, capture_output=True, text=True)
         except (OSError, subprocess.CalledProcessError) as error:
-            first = (getattr(error, "stderr", "") or str(error)).strip().splitlines()[0]
+            first = (getattr(error, "stderr", "") or str(error)).strip().partition("\n")[0]
             return f"{target.name}: {first}"
         return None
 

@@ -217,7 +217,7 @@ class PackedWeight:
         )
 
     def rows(self, ids: Sequence[int] | Tensor) -> Tensor:
-        index = torch.as_tensor(ids, dtype=torch.int64)
+        index = torch.as_tensor(ids, dtype=torch.int64).contiguous()
         if len(index) and not (0 <= int(index.min()) and int(index.max()) < self.n):
             raise IndexError(f"rows are 0 to {self.n - 1}")
         out = torch.empty(len(index), self.k)

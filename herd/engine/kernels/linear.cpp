@@ -292,6 +292,7 @@ void herd_prepare(int kind, const float* x, int ldx, int rows, int k, void* memo
 }
 
 void herd_linear(const Weight* w, const void* memory, int rows, float* y, int ldy, int add, int t, int end, int nt) {
+  if (!rows) return;
   Act act(w->kind, rows, w->k, memory);
   Out out = {y, ldy, add};
   const auto begin = [&](int part) { return share(panels(w->n), 2, part, nt).from; };
