@@ -8,8 +8,9 @@ Every engine is a process of its own, driven without HTTP, one at a time, on all
 all meet the same machine; medians are printed, with their share of what this machine measured in this run can do.
 
 Prefill: tokens a second of one prompt. Decode: tokens a second of all streams together, greedy, after prompts of 32
-tokens (8 with --quick), with the head's logits and the choice of the token in it. Mixed: prompts that arrive at random (Poisson) while
-others run; time to first token, and time between tokens. Herd's speculation is off: random weights repeat themselves.
+tokens (8 with --quick), with the head's logits and the choice of the token in it. Mixed: prompts that arrive at
+random (Poisson) while others run; time to first token, and time between tokens. Herd's speculation is off: random
+weights repeat themselves.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ ANSWER = 300.0  # seconds that a child may take for one job
 
 @dataclass(frozen=True)
 class Plan:
-    """rounds, and the steps and prompts of decoding; and the mixed load: so many requests a second, prompts, new tokens."""
+    """rounds; the mixed load: so many requests a second, longest prompt, new tokens; decoding: steps, length of prompts."""
 
     rounds: int
     steps: int

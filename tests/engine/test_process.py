@@ -312,7 +312,7 @@ def test_a_process_that_cannot_be_started_is_tried_again(
         monkeypatch.setattr(client, "_spawn", fails)
         assert client._process
         client._process.kill()
-        await until(lambda: not client._up.is_set())
+        await until(lambda: not client._models["t"].ready.done())
         assert isinstance((await reply(client, CHAT))[-1], Usage)
         assert next(failures, None) is None
 
