@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import ctypes
+import fcntl
+import os
+import subprocess
 from collections.abc import Callable, Iterator, Sequence
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -113,18 +118,54 @@ def run(engine: Engine, *requests: Request) -> list[Reply]:
     return [Reply(e) for e in events.values()]
 
 
+ROOM = Path(kernels.__file__).parent
 RUNNABLE = [name for name, needs in kernels.FEATURES.items() if set(needs) <= kernels.cpu_flags()]
+EMULATED = {"vnni": ["-DHERD_NO_BF16"], "avx512": [], "amx": ["-DHERD_EMULATE_AMX"]}
 
 
-@pytest.fixture(params=RUNNABLE)
-def library(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """Each library that this CPU can run."""
-    if kernels.available() is None:
+@pytest.fixture(scope="session")
+def emulated(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], ctypes.CDLL]:
+    """A library for which this CPU lacks instructions: its source with them in plain C. One for all test processes."""
+    folder = tmp_path_factory.getbasetemp()
+    folder = (folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder) / "emulated"
+    folder.mkdir(exist_ok=True)
+
+    @cache
+    def library(name: str) -> ctypes.CDLL:
+        target, here = folder / f"libherd_{name}.so", Path(__file__).parent
+        flags = ["-std=c++17", "-O1", "-ffp-contract=off", "-fPIC", "-shared", "-pthread", "-Wno-psabi"]
+        flags += ["-mavx2", "-mfma", "-mf16c", f"-I{here}", "-include", "emulate_avx512.h", *EMULATED[name]]
+        with (folder / name).open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not target.exists():
+                sources = [str(p) for p in ROOM.glob("*.cpp")]
+                command = [os.environ.get("CXX", "c++"), *flags, *sources, "-o", str(target)]
+                subprocess.run(command, check=True, capture_output=True)
+        found = ctypes.CDLL(str(target))
+        kernels.declare(found)
+        assert found.herd_init() == 0
+        return found
+
+    return library
+
+
+@pytest.fixture(
+    params=[*RUNNABLE, *(pytest.param(n, marks=pytest.mark.slow) for n in EMULATED if n not in RUNNABLE)]
+)
+def library(
+    request: pytest.FixtureRequest,
+    emulated: Callable[[str], ctypes.CDLL],
+    monkeypatch: pytest.MonkeyPatch,
+) -> Iterator[ctypes.CDLL]:
+    """Each library in turn is the one in use: those that this CPU runs, and the others emulated."""
+    name = request.param
+    if not list(ROOM.glob("*.so")):
         pytest.skip("the kernels are not built")
-    caches = (kernels.choose, kernels.team, native.library)
-    monkeypatch.setenv("HERD_KERNELS", request.param)
-    for cache in caches:
-        cache.cache_clear()
-    yield request.param
-    for cache in caches:
-        cache.cache_clear()
+    found = kernels.load(name) if name in RUNNABLE else emulated(name)
+    monkeypatch.setattr(kernels, "choose", lambda: (name, found, ""))
+    caches = (kernels.team, native.library)
+    for each in caches:
+        each.cache_clear()
+    yield found
+    for each in caches:
+        each.cache_clear()

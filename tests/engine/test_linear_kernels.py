@@ -1,4 +1,4 @@
-"""Packed products against integers and float64, in every library that this CPU runs, AMX as plain C among them."""
+"""Packed products against integers and float64, in every library."""
 
 from __future__ import annotations
 
@@ -24,11 +24,7 @@ from herd.engine import kernels
 from herd.engine.kernels import KINDS, Kind, PackedWeight, PlainWeight
 from herd.errors import HerdError
 
-from .conftest import RUNNABLE
-
 ROOT = Path(__file__).parents[2]
-AMX_FLAGS = ["-mavx2", "-mfma", "-mf16c", *(f"-mavx512{p}" for p in ("f", "bw", "vl", "dq", "vnni", "bf16"))]
-EVERY = [*RUNNABLE, *(["emulated amx"] if "avx512" in RUNNABLE else [])]
 SHAPES = [
     (1, 16, 64),
     (3, 33, 40),
@@ -51,45 +47,6 @@ def build(folder: Path, **env: str) -> subprocess.CompletedProcess[str]:
         str(folder / "t"),
     ]
     return subprocess.run(command, cwd=ROOT, env=os.environ | env, capture_output=True, text=True)
-
-
-@pytest.fixture(scope="session")
-def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("kernels")
-    result = build(folder)
-    assert result.returncode == 0, result.stderr
-    return folder / "herd" / "engine" / "kernels"
-
-
-@pytest.fixture(scope="session")
-def emulated(built: Path) -> Path:
-    """The AMX source with its tile instructions in plain C: it needs AVX-512 still."""
-    target = built / "libherd_emulated.so"
-    sources = sorted(str(p) for p in (ROOT / "herd/engine/kernels").glob("*.cpp"))
-    include = f"-I{ROOT / 'tests/engine'}"
-    flags = ["-std=c++17", "-O2", "-ffp-contract=off", "-fPIC", "-shared", "-pthread", "-DHERD_EMULATE_AMX"]
-    command = [os.environ.get("CXX", "c++"), *flags, include, *AMX_FLAGS, *sources, "-o", str(target)]
-    subprocess.run(command, check=True, capture_output=True)
-    return target
-
-
-@pytest.fixture(params=EVERY)
-def library(
-    request: pytest.FixtureRequest, built: Path, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[ctypes.CDLL]:
-    """Each library in turn is the one in use."""
-    if not list(built.glob("*.so")):
-        pytest.skip("no compiler here")
-    if request.param == "emulated amx":
-        found = ctypes.CDLL(str(request.getfixturevalue("emulated")))
-        kernels.declare(found)
-        assert found.herd_init() == 0
-    else:
-        found = kernels.load(request.param, built)
-    monkeypatch.setattr(kernels, "choose", lambda: (request.param, found, ""))
-    kernels.team.cache_clear()
-    yield found
-    kernels.team.cache_clear()
 
 
 def values(rows: int, n: int, k: int, seed: int = 0) -> tuple[Tensor, Tensor]:

@@ -133,7 +133,7 @@ def distance(got: Tensor, expected: Tensor) -> float:
 
 @pytest.mark.parametrize("shape", ["cria", "llama-3.2", "llama-3.1", "tiny"])
 @pytest.mark.parametrize("kind", KINDS)
-def test_states_and_logits_are_those_of_float64(library: str, shape: str, kind: str) -> None:
+def test_states_and_logits_are_those_of_float64(library: ctypes.CDLL, shape: str, kind: str) -> None:
     """Each first token sees one key, so nothing is rounded but what the reference rounds too. Later ones have bf16
     weights in softmax, after which 8-bit roundings fall the other way now and then."""
     model = random_llama(shape)
@@ -278,7 +278,7 @@ def attention(
 
 @pytest.mark.parametrize("size", [16, 48, 64, 128, 256])
 @pytest.mark.parametrize("rows", [1, 31, 33, 150])
-def test_attention(library: str, size: int, rows: int) -> None:
+def test_attention(library: ctypes.CDLL, size: int, rows: int) -> None:
     rng = np.random.default_rng(size + rows)
     for heads, kv_heads, scale in ((4, 4, 1.0), (6, 2, 3.0), (5, 1, 0.1)):
         qkv = (scale * rng.standard_normal((rows, (heads + 2 * kv_heads) * size))).astype(np.float32)
@@ -288,7 +288,7 @@ def test_attention(library: str, size: int, rows: int) -> None:
         assert np.array_equal(attention(qkv, heads, kv_heads, cuts)[0], got)
 
 
-def test_attention_to_4096_keys_and_to_one_among_them(library: str) -> None:
+def test_attention_to_4096_keys_and_to_one_among_them(library: ctypes.CDLL) -> None:
     rng = np.random.default_rng(0)
     qkv = rng.standard_normal((4096, 4 * 64)).astype(np.float32)
     qkv[:, :128] *= 0.01  # queries that hardly prefer any key
@@ -301,7 +301,7 @@ def test_attention_to_4096_keys_and_to_one_among_them(library: str) -> None:
     assert np.allclose(got[4095, :64], qkv[77, 192:], rtol=2**-8)
 
 
-def test_attention_of_huge_scores(library: str) -> None:
+def test_attention_of_huge_scores(library: ctypes.CDLL) -> None:
     """Scores up to 1e9: softmax is then the choice of the highest, and never NaN."""
     qkv = (1e4 * np.random.default_rng(1).standard_normal((100, 3 * 64))).astype(np.float32)
     got, expected = attention(qkv, 1, 1)
@@ -326,7 +326,7 @@ def random_adapter(config: Config, parts: Sequence[str], rank: int, seed: int) -
 ALL = ("q", "k", "v", "o", "gate", "up", "down")
 
 
-def test_an_adapter_is_its_merged_weights(library: str) -> None:
+def test_an_adapter_is_its_merged_weights(library: ctypes.CDLL) -> None:
     model = random_llama("cria")
     adapters = [
         random_adapter(model.config, ALL, 8, 1),

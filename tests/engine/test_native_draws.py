@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 from dataclasses import replace
 
 import numpy as np
@@ -40,7 +41,7 @@ def random_logits(rng: np.random.Generator, size: int, style: int) -> np.ndarray
 
 
 @pytest.mark.parametrize("size", [1, 2, 17, 340, 8192, 40000])
-def test_draws_invert_the_distribution(library: str, size: int) -> None:
+def test_draws_invert_the_distribution(library: ctypes.CDLL, size: int) -> None:
     rng = np.random.default_rng(size)
     for turn in range(24):
         logits = random_logits(rng, size, turn % 3)
@@ -62,7 +63,7 @@ def inverts(p: np.ndarray, u: np.ndarray, tokens: list[int | None]) -> bool:
     return bool(((p[tokens] > 0) & (end - p[tokens] <= u + 1e-5) & (u <= end + 1e-5)).all())
 
 
-def test_the_ends_of_the_distribution_are_reached(library: str) -> None:
+def test_the_ends_of_the_distribution_are_reached(library: ctypes.CDLL) -> None:
     logits = torch.tensor([[-torch.inf, 0, 0, -torch.inf]])
     for s in (Sampling(), Sampling(top_p=0.999), Sampling(top_k=3), Sampling(min_p=0.1)):
         assert native.draw(logits, [0], [s], [0.0]) == [1]
@@ -72,13 +73,13 @@ def test_the_ends_of_the_distribution_are_reached(library: str) -> None:
 
 
 @pytest.mark.parametrize("temperature", [5e-324, 1e-40, 1e-7])
-def test_temperatures_that_no_number_can_hold_are_none(library: str, temperature: float) -> None:
+def test_temperatures_that_no_number_can_hold_are_none(library: ctypes.CDLL, temperature: float) -> None:
     logits = torch.tensor([[1.0, 3, 2, 0]])
     for limits in ({}, {"top_p": 0.9}, {"top_k": 2}, {"min_p": 0.1}):
         assert native.draw(logits, [0], [Sampling(temperature=temperature, **limits)], [0.99]) == [1]
 
 
-def test_rows_have_their_own_limits_and_broken_ones_are_reported(library: str) -> None:
+def test_rows_have_their_own_limits_and_broken_ones_are_reported(library: ctypes.CDLL) -> None:
     nan, inf = torch.nan, torch.inf
     logits = torch.tensor([[0.0, 9, 0], [0, nan, 9], [inf, 0, 0], [-inf] * 3, [5, 0, -inf]])
     limits = [Sampling(temperature=0), Sampling(), Sampling(temperature=0), Sampling(), Sampling(top_k=1)]
@@ -103,7 +104,7 @@ def test_draws_follow_the_distribution(s: Sampling) -> None:
     assert chi2 < 33  # of 11 degrees of freedom at most: exceeded once in 1,800 runs, but the seed is fixed
 
 
-def test_logprobs(library: str) -> None:
+def test_logprobs(library: ctypes.CDLL) -> None:
     rng = np.random.default_rng(0)
     for size, k in ((1, 5), (30, 20), (1000, 0), (40000, 20)):
         logits = torch.from_numpy(np.stack([random_logits(rng, size, style) for style in range(3)]))
