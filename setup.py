@@ -4,6 +4,7 @@ They are plain shared libraries loaded by ctypes, so one wheel serves every Pyth
 `python setup.py build_ext --inplace` builds them into a checkout; CXX names the compiler.
 """
 
+import hashlib
 import os
 import platform
 import shutil
@@ -80,12 +81,13 @@ def kernels() -> list[Extension]:
         print("herd: no C++ compiler, so no CPU kernels; PyTorch serves instead", file=sys.stderr)
         return []
     sources, headers = ([str(p) for p in sorted(ROOM.glob(f"*.{kind}"))] for kind in ("cpp", "h"))
+    digest = hashlib.sha256(b"".join(Path(p).read_bytes() for p in sorted(sources + headers))).hexdigest()
     return [
         Extension(
             f"herd.engine.kernels.libherd_{name}",
             sources,
             depends=headers,
-            extra_compile_args=flags,
+            extra_compile_args=[*flags, f'-DHERD_SOURCES="{digest}"'],
             optional=True,
         )
         for name, flags in (("amx", AMX), ("avx512", AVX512), ("vnni", VNNI), ("avx2", AVX2))

@@ -24,6 +24,9 @@ from herd.engine import kernels
 from herd.engine.kernels import KINDS, Kind, PackedWeight, PlainWeight
 from herd.errors import HerdError
 
+from .conftest import RUNNABLE
+
+best = pytest.mark.skipif(not RUNNABLE or kernels.available() is None, reason="no kernels here")
 ROOT = Path(__file__).parents[2]
 SHAPES = [
     (1, 16, 64),
@@ -370,6 +373,15 @@ def test_a_library_that_computes_wrongly_is_passed_over(fresh: None, monkeypatch
     monkeypatch.setattr(kernels, "load", broken)
     assert kernels.available() is None
     assert kernels.describe().count("computes wrongly") == len(kernels.FEATURES)
+
+
+@best
+def test_a_library_of_other_sources_is_passed_over(fresh: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert kernels.built_from(kernels.load(RUNNABLE[0])) == kernels.sources() != ""
+    monkeypatch.setattr(kernels, "sources", lambda: "of tomorrow")
+    monkeypatch.delenv("HERD_KERNELS", raising=False)
+    assert kernels.available() is None
+    assert "python setup.py build_ext --inplace" in kernels.describe()
 
 
 @pytest.mark.parametrize("compiler", ["/nowhere/c++", "false"])

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import hashlib
 import mmap
 import os
 from collections.abc import Sequence
@@ -23,6 +24,7 @@ from torch import Tensor
 
 from herd.errors import HerdError
 
+ROOM = Path(__file__).parent
 Kind = Literal["bf16", "int8", "int4"]
 KINDS: tuple[Kind, ...] = ("bf16", "int8", "int4")  # in the order of herd_kernels.h's numbers
 GROUP = 32  # inputs that share an int4 scale
@@ -55,11 +57,13 @@ class Weight(ctypes.Structure):
     ]
 
 
-def load(name: str, folder: Path = Path(__file__).parent) -> ctypes.CDLL:
-    """One instruction set's library, checked. OSError: not built, not for this CPU, or it computes wrongly."""
+def load(name: str) -> ctypes.CDLL:
+    """One instruction set's library, checked. OSError: not built, of other sources, not for this CPU, computes wrongly."""
     if missing := set(FEATURES[name]) - cpu_flags():
         raise OSError(f"this CPU has no {', '.join(sorted(missing))}")
-    library = ctypes.CDLL(str(folder / f"libherd_{name}.so"))
+    library = ctypes.CDLL(str(ROOM / f"libherd_{name}.so"))
+    if sources() not in ("", built_from(library)):
+        raise OSError("built from other sources; `python setup.py build_ext --inplace` builds it again")
     declare(library)
     if library.herd_init() != 0:
         raise OSError("it may not run here, or computes wrongly")
@@ -85,6 +89,20 @@ def declare(library: ctypes.CDLL) -> None:
     for name, (result, arguments) in functions.items():
         function = getattr(library, name)
         function.restype, function.argtypes = result, arguments
+
+
+@cache
+def sources() -> str:
+    """What names the sources in this folder, as setup.py has it; "" where a wheel has brought none."""
+    files = sorted([*ROOM.glob("*.cpp"), *ROOM.glob("*.h")])
+    return hashlib.sha256(b"".join(f.read_bytes() for f in files)).hexdigest() if files else ""
+
+
+def built_from(library: ctypes.CDLL) -> str:
+    try:
+        return (ctypes.c_char * 64).in_dll(library, "herd_sources").value.decode()
+    except ValueError:  # it is older than that name
+        return ""
 
 
 @cache

@@ -7,6 +7,10 @@
 #include <cmath>
 #include <vector>
 
+#ifdef HERD_SOURCES
+const char herd_sources[] = HERD_SOURCES;
+#endif
+
 namespace {
 
 struct PackCall { const Weight* w; const void* const* rows; int is_bf16; };

@@ -68,6 +68,7 @@ void herd_linear(const Weight* w, const void* act, int rows, float* y, int ldy, 
 // Returns 0, or 1 if this file's products differ from plain C (a wrong CPU or compiler): do not use it then.
 // On Linux asks for permission to use AMX tiles; call it before any other function.
 int herd_init(void);
+extern const char herd_sources[];  // a hash of the sources that it was built from, where setup.py built it
 void herd_pack_all(Team* team, const Weight* w, const void* const* rows, int is_bf16);
 void herd_linear_all(Team* team, const Weight* w, const float* x, int ldx, int rows, void* act, float* y, int ldy);
 
