@@ -36,9 +36,9 @@ class _Model:
 
 
 class _Stream(asyncio.Queue[Event]):
-    """Events of one request, which is `sent` to the process once its model is there, and in time starts."""
+    """Events of one request, which is `sent` (when, 0.0: not yet) once its model is there, and in time starts."""
 
-    sent = False
+    sent = 0.0
 
     def __init__(self, salt: str, tokens: int) -> None:
         super().__init__()
@@ -113,7 +113,10 @@ class EngineClient:
 
     async def unload(self, key: str) -> None:
         """Give a model's memory back once its replies have ended; returns then. Unknown keys are none to unload."""
-        if self._models.pop(key, None) and self._writer:
+        model = self._models.pop(key, None)
+        if model:
+            _refuse(model.ready, HerdError("unloaded before it was there", status=503, code="model_not_loaded"))
+        if model and self._writer:
             gone = self._leaving[key] = _future()
             self._send({"op": "unload", "key": key})
             await gone
@@ -141,7 +144,7 @@ class EngineClient:
         ended = False
         try:
             await asyncio.shield(model.ready)
-            stream.sent = True
+            stream.sent = asyncio.get_running_loop().time()
             self._send({"op": "submit", "key": key, "id": id, "request": request.to_json(), "salt": salt})
             while not ended:
                 event = await stream.get()
@@ -324,7 +327,9 @@ class EngineClient:
                     self._send(model.load)
             case "loaded":
                 loaded = self._models.get(message["key"])
-                if loaded and not loaded.ready.done():
+                if not loaded:  # unloaded meanwhile, when there was nothing to unload yet
+                    self._send({"op": "unload", "key": message["key"]})
+                elif not loaded.ready.done():
                     loaded.info = message["info"]
                     self._deaths.pop(message["key"], None)
                     loaded.ready.set_result(None)
@@ -351,7 +356,8 @@ class EngineClient:
             stream.put_nowait(event)
             if isinstance(event, Usage):
                 now = asyncio.get_running_loop().time()
-                self._gap += 0.1 * (min(now - self._ended, RETRY[1]) - self._gap)
+                gap = now - max(self._ended, stream.sent)  # not the time in which nobody asked for anything
+                self._gap += 0.1 * (min(gap, RETRY[1]) - self._gap)
                 self._ended = now
 
 

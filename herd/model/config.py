@@ -8,15 +8,16 @@ from typing import Any
 
 from herd.errors import HerdError
 
+WIDEST = 1 << 16  # inputs of a product: so many of 255 · 127 fit an int32
 # Far above any Llama (405B: vocabulary 128,256, dim 16,384, 126 layers): a hostile file cannot ask for more.
 _LIMITS = {
     "vocab_size": 1 << 20,
-    "dim": 1 << 16,
+    "dim": WIDEST,
     "n_layers": 1024,
-    "n_heads": 1024,
-    "n_kv_heads": 1024,
+    "n_heads": 512,
+    "n_kv_heads": 512,
     "head_dim": 1024,
-    "ffn_dim": 1 << 19,
+    "ffn_dim": WIDEST,
     "max_positions": 1 << 24,
 }
 
@@ -58,6 +59,10 @@ class Config:
         if self.n_heads % self.n_kv_heads:
             raise HerdError(
                 f"config: {self.n_heads} heads cannot share {self.n_kv_heads} key-value heads evenly"
+            )
+        if self.n_heads * self.head_dim > WIDEST:
+            raise HerdError(
+                f"config: {self.n_heads} heads of {self.head_dim} are more than {WIDEST} numbers together"
             )
         if self.head_dim % 2:
             raise HerdError(f"config: head_dim is {self.head_dim}; rotary embedding needs an even number")

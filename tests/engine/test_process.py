@@ -132,6 +132,19 @@ def test_another_model_is_loaded_while_one_streams_and_unloaded_when_it_is_done(
     with_client(work)
 
 
+def test_a_model_that_is_unloaded_while_it_loads_goes(model_dir: Path) -> None:
+    async def work(client: EngineClient) -> None:
+        loading = asyncio.create_task(client.load("t", model_dir))
+        await asyncio.sleep(0)
+        await client.unload("t")
+        with pytest.raises(HerdError, match="unloaded"):
+            await loading
+        await client.load("u", model_dir, weights="fp32")  # after it, by the same thread
+        await until(lambda: ["fp32" in engine for engine in client.status()["metrics"]] == [True])
+
+    with_client(work)
+
+
 def test_what_cannot_be_loaded_says_why(model_dir: Path, tmp_path: Path) -> None:
     async def work(client: EngineClient) -> None:
         for directory, word in ((tmp_path / "none", "config.json"), (broken, "safetensors")):

@@ -81,6 +81,8 @@ CASES = {
     "other architecture": (lambda p: config(p, architectures=["EvilForCausalLM"]), "EvilForCausalLM"),
     "bias": (lambda p: config(p, attention_bias=True), "attention_bias"),
     "absurd size": (lambda p: config(p, vocab_size=1 << 20, hidden_size=1 << 15), "weights"),
+    "many heads": (lambda p: config(p, num_attention_heads=1024), "n_heads"),
+    "wide heads": (lambda p: config(p, num_attention_heads=512, head_dim=1024), "heads of 1024"),
     "negative size": (lambda p: config(p, hidden_size=-5), "dim"),
     "text for a number": (lambda p: config(p, hidden_size="16"), "config"),
     "nested JSON": (lambda p: (p / "config.json").write_text("[" * 100_000), "JSON"),

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from herd.errors import HerdError
+from herd.model.config import WIDEST
 
 ROOM = Path(__file__).parent
 Kind = Literal["bf16", "int8", "int4"]
@@ -31,7 +32,6 @@ GROUP = 32  # inputs that share an int4 scale
 REACHES = (-8.0, -8.7, -7.4, -6.8, 7.0)  # where a group's largest weight may come to lie among -8 … 7
 HUGE = 2 << 20  # bytes of a huge page
 POPULATE_WRITE = 23  # of madvise, since Linux 5.14
-MAX_INPUTS = 65536  # that many products of 255 · 127 fit an int32
 
 AVX2 = ("avx2", "fma", "f16c")
 VNNI = (*AVX2, *(f"avx512{part}" for part in ("f", "bw", "vl", "dq", "_vnni")))  # as Ice Lake has it
@@ -182,8 +182,8 @@ def address(memory: mmap.mmap) -> int:
 
 
 def checked(weight: Tensor) -> Tensor:
-    if weight.ndim != 2 or not 0 < weight.shape[1] <= MAX_INPUTS or weight.shape[0] == 0:
-        raise ValueError(f"a weight is [outputs, inputs ≤ {MAX_INPUTS}], this one {list(weight.shape)}")
+    if weight.ndim != 2 or not 0 < weight.shape[1] <= WIDEST or weight.shape[0] == 0:
+        raise ValueError(f"a weight is [outputs, inputs ≤ {WIDEST}], this one {list(weight.shape)}")
     weight = weight.detach().cpu()
     return (weight if weight.dtype == torch.bfloat16 else weight.float()).contiguous()
 
