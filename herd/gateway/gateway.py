@@ -240,11 +240,11 @@ class Gateway:
     async def _end(self, reply: Reply) -> None:
         """Count a reply that has ended, and keep what is not kept yet."""
         failed = reply.failed
-        counts = failed is None or reply.background or not reply.was_turned_away(failed.status)
-        if not reply.asked.count:
-            reply.watch.ended(reply, time.perf_counter() - reply.began, counts)
+        turned_away = failed and not reply.background and reply.was_turned_away(failed.status)
+        counts = not (turned_away or reply.asked.count)
+        reply.watch.ended(reply, time.perf_counter() - reply.began, counts)
         try:
-            if counts and not reply.asked.count:
+            if counts:
                 await self.keep(reply)
         except HerdError as error:  # a full disk, say: a reply that is not kept is not called complete
             reply.fail(error)

@@ -47,7 +47,7 @@ class Watch(Protocol):
     def next(self, gap: float) -> None: ...
     def finished(self, reason: str) -> None: ...
     def ended(self, reply: "Reply", seconds: float, counts: bool) -> None:
-        """`counts`: it was not turned away before it started."""
+        """`counts`: it was a reply, not turned away before it started, and not only a count of tokens."""
 
 
 @dataclass

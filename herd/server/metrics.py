@@ -113,13 +113,14 @@ class _Watch:
     def __init__(self, route: _Route) -> None:
         self._route, self._gauge = route, route.waiting
         self._gauge.inc()
+        self._queued: float | None = None
         self.next = route.between.observe
 
     def started(self, after: float) -> None:
         self._gauge.dec()
         self._gauge = self._route.running
         self._gauge.inc()
-        self._route.queued.observe(after)
+        self._queued = after
 
     def first(self, after: float) -> None:
         self._route.first_token.observe(after)
@@ -130,6 +131,8 @@ class _Watch:
     def ended(self, reply: "Reply", seconds: float, counts: bool) -> None:
         self._gauge.dec()
         if counts:
+            if self._queued is not None:
+                self._route.queued.observe(self._queued)
             self._route.whole.observe(seconds)
             self._route.prompt_tokens.inc(reply.prompt_tokens)
             self._route.generation_tokens.inc(reply.completion_tokens)

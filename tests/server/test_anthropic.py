@@ -130,6 +130,9 @@ def test_counting_keeps_nothing(claude: anthropic.Anthropic, client: TestClient,
     (request,) = engine.requests
     assert request.count and len(request.messages) == 2
     assert client.get("/api/generations").json().get("data") in (None, [])
+    metrics = claude.get("/metrics", cast_to=str)
+    for name in ("num_requests_running", "num_requests_waiting", "request_queue_time_seconds_count"):
+        assert f'\nvllm:{name}{{model_name="cria"}} 0.0\n' in metrics, name
 
 
 @pytest.mark.parametrize(
