@@ -114,9 +114,11 @@ class EngineClient:
     async def unload(self, key: str) -> None:
         """Give a model's memory back once its replies have ended; returns then. Unknown keys are none to unload."""
         model = self._models.pop(key, None)
-        if model:
-            _refuse(model.ready, HerdError("unloaded before it was there", status=503, code="model_not_loaded"))
-        if model and self._writer:
+        if model is None:
+            return
+        early = HerdError("the model was unloaded before it was there", status=503, code="model_not_loaded")
+        _refuse(model.ready, early)
+        if self._writer:
             gone = self._leaving[key] = _future()
             self._send({"op": "unload", "key": key})
             await gone
