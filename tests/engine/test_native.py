@@ -166,11 +166,12 @@ def test_positions_past_8192_are_exact() -> None:
     assert distance(got[8290:], expected) < 0.01
 
 
-@best
 @pytest.mark.parametrize("kind", KINDS)
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
-def test_a_row_does_not_depend_on_schedule_blocks_or_threads(kind: str, data: st.DataObject) -> None:
+def test_a_row_does_not_depend_on_schedule_blocks_or_threads(
+    library: ctypes.CDLL, kind: str, data: st.DataObject
+) -> None:
     """Random lengths, cuts, orders, company and blocks: every state has the bits that its sequence alone gives."""
     runner = _runner("cria", kind, data.draw(st.sampled_from([1, 2])))
     runner.chunk = data.draw(st.sampled_from([5, 64, 512]))
@@ -198,9 +199,8 @@ def test_a_row_does_not_depend_on_schedule_blocks_or_threads(kind: str, data: st
         assert torch.equal(runner.logits(expected[-3:])[-1], one.logits(expected)[-1])
 
 
-@best
 @pytest.mark.parametrize("kind", KINDS)
-def test_few_rows_of_a_layer_that_two_threads_share(kind: str) -> None:
+def test_few_rows_of_a_layer_that_two_threads_share(library: ctypes.CDLL, kind: str) -> None:
     """The shapes above are so small that one thread computes few rows; with few rows each prepares its own."""
     one, two = (_runner("wide", kind, threads) for threads in (1, 2))
     ids = tokens(one.config, 37)
@@ -211,11 +211,11 @@ def test_few_rows_of_a_layer_that_two_threads_share(kind: str) -> None:
     assert torch.equal(torch.cat(got), expected)
 
 
-_runners: dict[tuple[str, str, int], Native] = {}
+_runners: dict[tuple[str | None, str, str, int], Native] = {}
 
 
 def _runner(shape: str, kind: str, threads: int) -> Native:
-    if (key := (shape, kind, threads)) not in _runners:
+    if (key := (kernels.available(), shape, kind, threads)) not in _runners:
         before = torch.get_num_threads()
         torch.set_num_threads(threads)
         _runners[key] = Native(random_llama(shape), kind)
