@@ -182,7 +182,12 @@ class Battles:
             "application": who.principal.application or None, "created": now,
             "expires": now + self.spec.expires_hours * 3600,
         }  # fmt: skip
-        return await self.store.write_battle(own | values)
+        try:
+            return await self.store.write_battle(own | values)
+        except HerdError:
+            if kind != "embed":
+                self._hourly.give_back(who.voter)
+            raise
 
     # --- seeing
 
@@ -249,6 +254,7 @@ class Battles:
         if row["id"] in self._running:
             raise HerdError("this battle is being answered already", status=409, code="in_progress")
         self._running.add(row["id"])
+        running = True
         try:
             said = (await asyncio.to_thread(self.replies, row))[:index]
             turns = row["turns"][:index]
@@ -272,10 +278,12 @@ class Battles:
                     with suppress(HerdError):  # what happened is said first
                         await self.store.write_battle_change(row["id"], {"turns": row["turns"]}, now)
                 raise
-            self._running.discard(row["id"])  # whoever hears this may look
+            running = False
+            self._running.discard(row["id"])  # whoever hears this may look, or ask again
             yield {"type": "done", "turn": index}
         finally:
-            self._running.discard(row["id"])
+            if running:
+                self._running.discard(row["id"])
 
     def _reply(
         self, row: Row, side: str, who: Caller, turns: Sequence[Row], said: Sequence[Row], prompt: str

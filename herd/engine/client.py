@@ -23,6 +23,7 @@ MAX_QUEUE_TOKENS = 1 << 20  # of their prompts, by estimate
 RETRY = (1, 60)  # seconds that a refused caller is asked to wait: least, most
 PATIENCE = 5.0  # seconds that a process has to end by itself
 DEATHS = 3  # of processes that were loading a model: then nobody loads it again
+STOPPING = "the server is shutting down"
 BACKOFF = (0.1, 30.0)  # seconds before a dead process is started again: at first, at most
 
 
@@ -62,7 +63,7 @@ class EngineClient:
         self._process: subprocess.Popen[bytes] | None = None
         self._writer: asyncio.StreamWriter | None = None
         self._supervisor: asyncio.Task[None] | None = None
-        self._up = asyncio.Event()
+        self._up, self._closed = asyncio.Event(), False
         self._status: Message = {}
         self._ended = 0.0  # when the last request did
         self._gap = 1.0  # seconds between the ends of two requests, lately
@@ -83,9 +84,10 @@ class EngineClient:
             self._supervisor.cancel()
             await asyncio.gather(self._supervisor, return_exceptions=True)
             self._supervisor = None
-        self._lost("the server is shutting down")
+        self._closed = True
+        self._lost(STOPPING)
         for model in self._models.values():
-            _refuse(model.ready, HerdError("the server is shutting down", status=503))
+            _refuse(model.ready, HerdError(STOPPING, status=503))
         self._models.clear()
 
     async def load(
@@ -98,18 +100,19 @@ class EngineClient:
         model = self._models.get(key)
         if deadly := self._deadly(key):
             raise deadly
+        if self._closed:
+            raise HerdError(STOPPING, status=503)
         if model is None:
             adapter = str(adapter_dir) if adapter_dir else None
             load = {"op": "load", "key": key, "model": str(model_dir), "adapter": adapter, "weights": weights}
             model = self._models[key] = _Model(load, _future())
             if self._up.is_set():
                 self._send(load)
-        try:
-            await asyncio.shield(model.ready)
-        except HerdError:
-            if self._models.get(key) is model:
-                del self._models[key]
-            raise
+        await asyncio.shield(model.ready)
+
+    def has(self, key: str) -> bool:
+        """Whether a model is there, or on its way: loaded under `key`, not refused, not unloaded since."""
+        return key in self._models
 
     async def unload(self, key: str) -> None:
         """Give a model's memory back once its replies have ended; returns then. Unknown keys are none to unload."""
@@ -152,9 +155,9 @@ class EngineClient:
                 event = await stream.get()
                 ended = isinstance(event, (Usage, Failed))
                 yield event
-        except HerdError as error:
+        except HerdError as error:  # of loading it: whoever asks for the model has made no mistake
             ended = True
-            yield Failed(str(error), error.code, error.status)
+            yield Failed(str(error), error.code, max(error.status, 503))
         except ValueError as error:  # the frame would be too long
             ended = True
             yield Failed(str(error), "request_too_large", 413)
@@ -336,7 +339,7 @@ class EngineClient:
                     self._deaths.pop(message["key"], None)
                     loaded.ready.set_result(None)
             case "refused":
-                if refused := self._models.get(message["key"]):
+                if refused := self._models.pop(message["key"], None):
                     text, status, code = message["message"], message["status"], message["code"]
                     _refuse(refused.ready, HerdError(text, status=status, code=code))
             case "unloaded":

@@ -115,13 +115,13 @@ async def _attempt(gateway: "Gateway", reply: Reply, tried: set[str]) -> AsyncGe
     replica = gateway.replicas.choose(provider.name, provider.urls, tried)
     tried.add(replica.url)
     reply.restart()
-    async with replica.places.one(provider.name):
+    async with replica.places.one(provider.name, reply.alarm.wait):
         reply.attempts += 1
         booked, began = _booking(reply, replica), time.perf_counter()
         held: list[Item] = []
         done, sent, content, failure = False, False, False, None
         slow = _slow(reply)
-        replica.begin()
+        probe = replica.begin()
         try:
             await gateway.ledger.open(booked, **_reserve(reply))
             sent = True
@@ -154,7 +154,7 @@ async def _attempt(gateway: "Gateway", reply: Reply, tried: set[str]) -> AsyncGe
         finally:
             slow.cancel()
             reply.alarm.forget()
-            _tell(replica, done, failure, reply, began)
+            _tell(replica, probe, done, failure, reply, began)
             if sent or failure is None:  # else the ledger has refused it
                 await _settle(gateway, reply, booked, done, failure, sent)
         if not reply.committed:
@@ -197,15 +197,17 @@ def _reserve(reply: Reply) -> dict[str, int]:
     return {"tokens": prompt + written, "cost": reply.table.cost(reply.target, Usage(prompt, written))}
 
 
-def _tell(replica: Replica, done: bool, failure: HerdError | None, reply: Reply, began: float) -> None:
+def _tell(
+    replica: Replica, probe: bool, done: bool, failure: HerdError | None, reply: Reply, began: float
+) -> None:
     """Let the address's health know. That it is busy, or has no such model, or that the request was wrong, says nothing
     against it; neither does an experiment that fails: a bad candidate must not keep others from the address."""
     if done:
-        replica.succeeded(None if reply.first is None else reply.first - began)
+        replica.succeeded(None if reply.first is None else reply.first - began, probe)
     elif failure and _passing(failure) and failure.status not in (404, 429) and reply.shadow_of is None:
-        replica.failed(failure.code)
+        replica.failed(failure.code, probe)
     else:
-        replica.ended()
+        replica.ended(probe)
 
 
 async def _settle(

@@ -8,6 +8,8 @@ from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from sqlalchemy import Connection
+
 from herd.errors import HerdError
 from herd.gateway.config import LOCAL
 from herd.gateway.keys import ANYBODY, Principal
@@ -15,7 +17,7 @@ from herd.gateway.provider import Chunk
 from herd.gateway.redact import redact_row
 from herd.gateway.reply import Reply, generation
 from herd.protocol import Event, Finished, Request, Usage
-from herd.store.background import claim_background, end_background, put_background
+from herd.store.background import claim_background, end_background, put_background, release_background
 
 if TYPE_CHECKING:
     from herd.gateway.gateway import Gateway
@@ -64,6 +66,7 @@ class Background:
         self.principal: Callable[[str], Principal | None] = lambda id: ANYBODY
         self._replies: dict[str, Reply] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._cancelled: set[str] = set()
         self._told: dict[str, Told] = {}  # the oldest first
 
     async def run(self, reply: Reply) -> None:
@@ -95,19 +98,26 @@ class Background:
     async def cancel(self, id: str) -> None:
         """Stop a reply that is made here; returns when what was said is kept."""
         if task := self._tasks.get(id):
-            task.cancel()
+            if id not in self._cancelled:  # twice would cut short what is done at its end
+                self._cancelled.add(id)
+                await asyncio.sleep(0)  # a task that has not begun has no end either
+                task.cancel()
             await asyncio.wait({task})
 
     async def resume(self) -> None:
         """Make again, or call failed, what ended with its gateway; to be called at the start and now and then."""
-        gateway, running = self._gateway, set(self._replies)
-        if gateway.closing:
-            return
+        gateway = self._gateway
         name, gone = gateway.ledger.name, gateway.ledger.gone
-        for lost in await gateway.store.write(lambda c: claim_background(c, name, gone(c), running)):
+
+        def claim(connection: Connection) -> dict[str, Any] | None:
+            return claim_background(connection, name, gone(connection), self._replies)
+
+        while not gateway.closing and (lost := await gateway.store.write(claim)):
             try:
                 self._start(await self._again(lost))
             except HerdError as error:
+                if gateway.closing:
+                    return await gateway.store.write(partial(release_background, row=lost))
                 message = f"the server ended before this reply was complete; it is not made again: {error}"
                 failed = {**lost["generation"], "finish": "error", "error": message}
                 await gateway.store.write(partial(end_background, id=failed["id"], failed=failed))
@@ -170,6 +180,7 @@ class Background:
             raise
         finally:
             del self._replies[reply.id], self._tasks[reply.id]
+            self._cancelled.discard(reply.id)
             if told:
                 told.end()
                 self._retire(reply)

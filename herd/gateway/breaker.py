@@ -3,7 +3,7 @@
 import asyncio
 import random
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Collection
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from contextlib import asynccontextmanager
 from typing import Any, Literal
 
@@ -34,9 +34,9 @@ class Places:
         self._waiting: deque[asyncio.Future[None]] = deque()
 
     @asynccontextmanager
-    async def one(self, what: str) -> AsyncIterator[None]:
-        """A place while the block runs. Raises Busy."""
-        await self._take(what)
+    async def one(self, what: str, wait: Callable[[Awaitable[None]], Awaitable[None]]) -> AsyncIterator[None]:
+        """A place while the block runs; `wait` may end the waiting for it. Raises Busy, and what `wait` does."""
+        await wait(self._take(what))
         try:
             yield
         finally:
@@ -105,33 +105,36 @@ class Replica:
         """Seconds until it may be asked."""
         return 0.0 if self._until is None else max(self._until - self._clock(), 1.0 if self._probing else 0.0)
 
-    def begin(self) -> None:
-        self._probing = self._until is not None
+    def begin(self) -> bool:
+        """Whether this request is a probe, to be said again at its end: others that began earlier may end meanwhile."""
+        probe = self._until is not None and not self._probing
+        self._probing = self._probing or probe
+        return probe
 
-    def succeeded(self, latency: float | None) -> None:
-        if self._until is not None:
+    def succeeded(self, latency: float | None, probe: bool = False) -> None:
+        if probe:
             self._until, self._rest = None, REST[0]
             self._last.clear()
         self._last.append(True)
-        self._probing = False
+        self.ended(probe)
         if latency is not None:
             self.latency = latency if self.latency is None else 0.8 * self.latency + 0.2 * latency
 
-    def failed(self, error: str) -> None:
+    def failed(self, error: str, probe: bool = False) -> None:
         self.error = error
         self._last.append(False)
-        if self._probing:
+        if probe:
             self._rest = min(2 * self._rest, REST[1])
         last = list(self._last)
         many = len(last) == OF_LAST and last.count(False) >= SHARE * OF_LAST
         # The local engine, whose address is "", has a supervisor of its own.
-        if self.url and (self._probing or many or (len(last) >= IN_A_ROW and not any(last[-IN_A_ROW:]))):
+        if self.url and (probe or many or (len(last) >= IN_A_ROW and not any(last[-IN_A_ROW:]))):
             self._until = self._clock() + self._rest
-        self._probing = False
+        self.ended(probe)
 
-    def ended(self) -> None:
-        """It was neither good nor bad: the caller left, say."""
-        self._probing = False
+    def ended(self, probe: bool) -> None:
+        """By itself: it was neither good nor bad; the caller left, say."""
+        self._probing = self._probing and not probe
 
     def describe(self) -> dict[str, Any]:
         return {

@@ -9,6 +9,7 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from dataclasses import replace
 from typing import Any, Protocol
+from weakref import WeakSet
 
 from herd.errors import HerdError
 from herd.gateway.attempts import FOREVER, Alarm, attempts
@@ -71,6 +72,7 @@ class Gateway:
         self.replicas, self.shadows, self.background = Replicas(clock), Shadows(self), Background(self)
         self._build, self._price = build, price
         self._active: dict[str, Reply] = {}
+        self._begun = WeakSet[Reply]()  # and have not ended: their providers stay open
         self._revoked: set[str] = set()
         self._retired: list[Provider] = []
         self._places: dict[str, Places] = defaultdict(Places)
@@ -164,6 +166,7 @@ class Gateway:
         id = (PREFIX[request.kind] if prefix is None else prefix) + uuid.uuid4().hex
         reply = Reply(id, request, route, principal, conversation, self.now, dialect, body)
         self.aim(reply, first=True)
+        self._begun.add(reply)
         return reply
 
     def aim(self, reply: Reply, first: bool = False) -> bool:
@@ -212,11 +215,13 @@ class Gateway:
         late = UpstreamError(message, status=504, code="timeout", retryable=False)
         timer = reply.alarm.later(route.total, late)
         self._active[reply.id] = reply
+        self._begun.add(reply)
         if reply.principal.id in self._revoked:  # while its body came
             self._end_revoked(reply)
         self._count(+1)
         try:
-            async with self._place(route).one(route.name), aclosing(attempts(self, reply)) as items:
+            place = self._place(route).one(route.name, reply.alarm.wait)
+            async with place, aclosing(attempts(self, reply)) as items:
                 async for item in items:
                     yield item
         except HerdError as error:
@@ -240,7 +245,8 @@ class Gateway:
     async def _end(self, reply: Reply) -> None:
         """Count a reply that has ended, and keep what is not kept yet."""
         failed = reply.failed
-        turned_away = failed and not reply.background and reply.was_turned_away(failed.status)
+        free = not reply.background and not reply.cost
+        turned_away = failed is not None and free and reply.was_turned_away(failed.status)
         counts = not (turned_away or reply.asked.count)
         reply.watch.ended(reply, time.perf_counter() - reply.began, counts)
         try:
@@ -248,7 +254,8 @@ class Gateway:
                 await self.keep(reply)
         except HerdError as error:  # a full disk, say: a reply that is not kept is not called complete
             reply.fail(error)
-        used = [active.table.providers for active in self._active.values()] if self._retired else []
+        self._begun.discard(reply)
+        used = [begun.table.providers for begun in self._begun] if self._retired else []
         for provider in [p for p in self._retired if not any(of.get(p.name) is p for of in used)]:
             self._retired.remove(provider)
             await provider.close()
@@ -348,6 +355,8 @@ class Gateway:
                             self._heard(name, await provider.models())
                     except (HerdError, TimeoutError) as error:
                         log.info("%s does not list its models: %s", name, error)
+                    except Exception:  # it was closed meanwhile, say
+                        log.exception("%s does not list its models", name)
             await asyncio.sleep(LISTED)
 
     def _heard(self, provider: str, models: list[str]) -> None:

@@ -45,12 +45,11 @@ class Watch(Protocol):
     def started(self, after: float) -> None: ...
     def first(self, after: float) -> None: ...
     def next(self, gap: float) -> None: ...
-    def finished(self, reason: str) -> None: ...
     def ended(self, reply: "Reply", seconds: float, counts: bool) -> None:
         """`counts`: it was a reply, not turned away before it started, and not only a count of tokens."""
 
 
-@dataclass
+@dataclass(eq=False)
 class Reply:
     """What is known of a request so far. `asked` is as the caller sent it; `request` has the target's defaults too."""
 
@@ -156,7 +155,6 @@ class Reply:
                 self.calls.setdefault(index, []).append(call)
             case Finished(index, reason):
                 self.finish[index] = reason
-                self.watch.finished(reason)
             case Started(prompt, cached):
                 self.prompt_tokens, self.cached_tokens = prompt, cached
                 return False

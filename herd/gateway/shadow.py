@@ -30,7 +30,8 @@ class Shadows:
     def cast(self, reply: Reply) -> None:
         """Perhaps send a copy of a reply that has begun to be answered."""
         shadow, asked = reply.route.shadow, reply.asked
-        if shadow is None or reply.shadow_of or asked.count or asked.kind == "embedding":
+        wordless = asked.count or asked.kind == "embedding"
+        if shadow is None or reply.shadow_of or wordless or self._gateway.closing:
             return
         if random.random() >= shadow.share:
             return

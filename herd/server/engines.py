@@ -26,6 +26,7 @@ class Engine(Protocol):
     async def close(self) -> None: ...
     async def load(self, key: str, model_dir: Path, adapter_dir: Path | None) -> None: ...
     async def unload(self, key: str) -> None: ...
+    def has(self, key: str) -> bool: ...
     def full(self, salt: str) -> HerdError | None: ...
     def admit(self, salt: str) -> None: ...
     def generate(self, key: str, request: Request, *, salt: str) -> AsyncGenerator[Event, None]: ...
@@ -116,14 +117,16 @@ class Engines:
     @asynccontextmanager
     async def hold(self, route: str, target: Target) -> AsyncIterator[str]:
         """The key of the target's engine, loaded and kept while the block runs. Raises HerdError."""
-        with self._using(target.engine_key):
-            await self._load(target)
-            if self.problem and route == self.default_route:
-                self.problem = None
-            self._targets.setdefault(route, target)
-            yield target.engine_key
-        if target.engine_key not in self._named():  # it was replaced while it answered
-            await self._unload(target.engine_key)
+        try:
+            with self._using(target.engine_key):
+                await self._load(target)
+                if self.problem and route == self.default_route:
+                    self.problem = None
+                self._targets.setdefault(route, target)
+                yield target.engine_key
+        finally:
+            if target.engine_key not in self._named():  # it was replaced while it answered
+                await self._unload(target.engine_key)
 
     async def load(self, route: str) -> None:
         """Load what answers for `route`. Raises HerdError if it cannot be."""
@@ -186,7 +189,7 @@ class Engines:
         await asyncio.shield(self._starting)
         key = target.engine_key
         task = self._loads.pop(key, None)
-        if task is None or (task.done() and (task.cancelled() or task.exception())):
+        if task is None or (task.done() and not self._holds(key, task)):
             task = asyncio.ensure_future(self._admit(key, target))
             task.add_done_callback(lambda t: t.cancelled() or t.exception())  # nobody may be waiting
         self._loads[key] = task
@@ -197,6 +200,10 @@ class Engines:
             raise HerdError(
                 f"{target.name} cannot be served: {error}", status=status, code=error.code
             ) from None
+
+    def _holds(self, key: str, load: asyncio.Task[None]) -> bool:
+        """Whether a load came to its end, and the engine, which may have had to load it again since, still has it."""
+        return not load.cancelled() and load.exception() is None and self.engine.has(key)
 
     async def _admit(self, key: str, target: Target) -> None:
         """Make room for the target, the longest unused first, and load it."""

@@ -114,6 +114,7 @@ class _Watch:
         self._route, self._gauge = route, route.waiting
         self._gauge.inc()
         self._queued: float | None = None
+        self._heard = False
         self.next = route.between.observe
 
     def started(self, after: float) -> None:
@@ -123,16 +124,18 @@ class _Watch:
         self._queued = after
 
     def first(self, after: float) -> None:
-        self._route.first_token.observe(after)
-
-    def finished(self, reason: str) -> None:
-        self._route.success.labels(self._route.name, reason).inc()
+        if not self._heard:  # of an attempt before, which broke off
+            self._route.first_token.observe(after)
+        self._heard = True
 
     def ended(self, reply: "Reply", seconds: float, counts: bool) -> None:
         self._gauge.dec()
         if counts:
             if self._queued is not None:
                 self._route.queued.observe(self._queued)
+            whole = reply.complete and reply.failed is None
+            for reason in reply.finish.values() if whole else ():
+                self._route.success.labels(self._route.name, reason).inc()
             self._route.whole.observe(seconds)
             self._route.prompt_tokens.inc(reply.prompt_tokens)
             self._route.generation_tokens.inc(reply.completion_tokens)

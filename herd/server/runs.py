@@ -1,6 +1,7 @@
 """Runs: what takes long, as child processes, one at a time, and never at the cost of those who are served."""
 
 import asyncio
+import logging
 import os
 import signal
 import sys
@@ -12,9 +13,12 @@ from typing import Any
 from herd.errors import HerdError
 from herd.registry.runs import OPEN, Run
 
+log = logging.getLogger("herd.server")
+
 NICENESS = 10  # beyond the server's own
 QUIET = 0.5  # seconds without a request before a stopped run goes on, so that it does not stutter
 PATIENCE = 5.0  # seconds that a cancelled run has to end by itself
+PAUSE = 1.0  # seconds after a run that could not be made
 KINDS = ("improve",)
 
 
@@ -103,8 +107,15 @@ class Scheduler:
             if run:
                 try:
                     await self._run(run)
-                except OSError as error:  # no process, no log: this run fails, the next may not
-                    run.set("failed", error=str(error))
+                except Exception as error:  # no process, no log, no folder any more: the next may fare better
+                    log.exception("run %s", run.id)
+                    with suppress(HerdError, OSError):
+                        run.set("failed", error=str(error))
+                    await asyncio.sleep(PAUSE)  # where it cannot even be called failed, it is tried again
+                try:
+                    await self.when_done()
+                except Exception:
+                    log.exception("after run %s", run.id)
             else:
                 self._wake.clear()
                 await self._wake.wait()
@@ -119,19 +130,29 @@ class Scheduler:
                 env=os.environ | self.environment,
                 start_new_session=True,  # Ctrl-C at the terminal is for the server; it stops the run itself
             )  # fmt: skip
-        os.setpriority(os.PRIO_PROCESS, process.pid, os.getpriority(os.PRIO_PROCESS, 0) + NICENESS)
-        run.set("running", pid=process.pid)
         self._current = (run, process)
-        if self.yielding:
-            _signal(process.pid, signal.SIGSTOP)
-        await process.wait()
-        self._current = None
+        try:
+            if (
+                self._closing or Run.load(self.home, run.id).state == "cancelled"
+            ):  # while it was being started
+                self._cancelled |= set() if self._closing else {run.id}
+                await self._stop(process)
+            else:
+                with suppress(ProcessLookupError):  # it has ended already
+                    os.setpriority(
+                        os.PRIO_PROCESS, process.pid, os.getpriority(os.PRIO_PROCESS, 0) + NICENESS
+                    )
+                run.set("running", pid=process.pid)
+                if self.yielding:
+                    _signal(process.pid, signal.SIGSTOP)
+                await process.wait()
+        finally:
+            self._current = None
         run = Run.load(self.home, run.id)  # marks a run that ended without a word as failed
         if run.id in self._cancelled:
             run.set("cancelled")
         elif self._closing and run.state != "done":
             run.set("queued", pid=None)
-        await self.when_done()
 
     async def _stop(self, process: asyncio.subprocess.Process) -> None:
         _signal(process.pid, signal.SIGTERM)

@@ -43,10 +43,9 @@ def end_background(connection: Connection, id: str, failed: Mapping[str, Any] | 
 
 def claim_background(
     connection: Connection, gateway: str, gone: Callable[[str], bool], running: Collection[str]
-) -> list[dict[str, Any]]:
-    """The rows of those whose gateway is gone, but for the ones that are `running` here. They are `gateway`'s now, which
-    may make each again, once."""
-    found = []
+) -> dict[str, Any] | None:
+    """The row of one whose gateway is gone, but of none that is `running` here. It is `gateway`'s now, which may make it
+    again, once."""
     for row in rows(connection, select(background)):
         if row["id"] in running or not gone(row["gateway"]):
             continue
@@ -56,5 +55,11 @@ def claim_background(
             continue
         own = update(background).where(background.c.id == row["id"])
         connection.execute(own.values(gateway=gateway, asked=None, lost=row["lost"] or TWICE))
-        found.append(row)
-    return found
+        return row
+    return None
+
+
+def release_background(connection: Connection, row: Mapping[str, Any]) -> None:
+    """A row that was claimed is as it was: nothing was done about it."""
+    was = {name: row[name] for name in ("gateway", "asked", "lost")}
+    connection.execute(update(background).where(background.c.id == row["id"]).values(**was))

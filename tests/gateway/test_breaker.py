@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from herd.gateway import breaker
+from herd.gateway.attempts import Alarm
 from herd.protocol import Failed
 
 from .fakes import Fake, FakeLocal, Made, config, fails, route, run, says, text
@@ -48,7 +49,7 @@ def test_a_place_given_to_one_who_leaves_is_given_on() -> None:
         places, order = breaker.Places(1), list[int]()
 
         async def take(number: int) -> None:
-            async with places.one("x"):
+            async with places.one("x", Alarm().wait):
                 order.append(number)
                 await asyncio.sleep(1)
 
@@ -101,16 +102,19 @@ def test_a_probe_that_fails_doubles_the_rest() -> None:
             rests.append(replica.rests)
             clock[0] += replica.rests
             assert replica.state == "half-open"
-            replica.begin()
+            assert replica.begin()
             assert replica.state == "open"  # for all others
-            replica.failed("x")
-        replica.ended()
+            replica.ended(probe=False)  # of one that began before
+            assert replica.state == "open" and not replica.begin()
+            replica.failed("x", probe=True)
         clock[0] += 100
-        replica.begin()
-        replica.ended()  # the caller of the probe has left
+        assert replica.begin()
+        replica.ended(probe=True)  # the caller of the probe has left
         assert replica.state == "half-open"
-        replica.begin()
+        assert replica.begin()
         replica.succeeded(0.1)
+        assert replica.state == "open"  # what began before it says nothing about now
+        replica.succeeded(0.1, probe=True)
         assert replica.state == "closed"
         return rests
 
@@ -177,7 +181,7 @@ def test_a_place_is_given_up_as_another_becomes_free() -> None:
         places = breaker.Places(1)
 
         async def take() -> None:
-            async with places.one("x"):
+            async with places.one("x", Alarm().wait):
                 await asyncio.sleep(1)
 
         first, second = asyncio.create_task(take()), asyncio.create_task(take())

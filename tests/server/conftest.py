@@ -80,6 +80,9 @@ class FakeEngine:
         self.loaded[key] = (model_dir, adapter_dir)
         self.log.append(("load", key))
 
+    def has(self, key: str) -> bool:
+        return key in self.loaded
+
     async def unload(self, key: str) -> None:
         assert not self.answering[key], "unloaded while it answers"
         del self.loaded[key]

@@ -3,7 +3,7 @@
 from typing import Any
 
 from herd.store import Store
-from herd.store.background import claim_background, end_background, put_background
+from herd.store.background import claim_background, end_background, put_background, release_background
 
 
 def row(id: str, **fields: Any) -> dict[str, Any]:
@@ -18,8 +18,11 @@ def row(id: str, **fields: Any) -> dict[str, Any]:
     }
 
 
-def claimed(store: Store, gateway: str, *running: str) -> list[tuple[str, Any, Any]]:
-    found = store._write(lambda c: claim_background(c, gateway, lambda name: name == "gone", running))
+def claimed(store: Store, gateway: str, *running: str, of: str = "gone") -> list[tuple[str, Any, Any]]:
+    def claim(connection: Any) -> Any:
+        return claim_background(connection, gateway, lambda name: name == of, running)
+
+    found = iter(lambda: store._write(claim), None)
     return [(one["id"], one["asked"], one["lost"]) for one in found]
 
 
@@ -39,9 +42,21 @@ def test_only_what_nobody_makes_is_taken_over_and_once(store: Store) -> None:
     ]
     assert store.get_background("ended") is None and store.get_background("theirs") == row("theirs")
     assert claimed(store, "here", "mine") == []  # they are not of one that is gone any more
-    again = store._write(lambda c: claim_background(c, "third", lambda name: name == "here", ()))
-    assert {one["id"]: one["asked"] for one in again} == {"again": None, "paid": None}
-    assert all(one["lost"] for one in again)
+    again = claimed(store, "third", of="here")
+    assert {id: asked for id, asked, _ in again} == {"again": None, "paid": None}
+    assert all(lost for _, _, lost in again)
+
+
+def test_what_was_taken_over_for_nothing_is_there_to_be_taken_over(store: Store) -> None:
+    store._write(lambda c: put_background(c, row("a"), "gone", {"route": "cria"}, None))
+
+    def claim(connection: Any) -> Any:
+        return claim_background(connection, "here", lambda name: name == "gone", ())
+
+    one = store._write(claim)
+    assert store._write(claim) is None
+    store._write(lambda c: release_background(c, one))
+    assert store._write(claim) == one
 
 
 def test_the_end_keeps_what_failed_and_a_deletion_everything_away(store: Store) -> None:
