@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import logging
+import signal
 import socket
 import subprocess
 import sys
@@ -17,6 +19,8 @@ from herd.engine import frames
 from herd.engine.frames import Message
 from herd.errors import HerdError
 from herd.protocol.types import Event, Failed, Request, Started, Usage
+
+log = logging.getLogger("herd.engine")
 
 MAX_QUEUE = 256  # requests that have not started
 MAX_QUEUE_TOKENS = 1 << 20  # of their prompts, by estimate
@@ -66,7 +70,7 @@ class EngineClient:
         self._up, self._closed = asyncio.Event(), False
         self._status: Message = {}
         self._ended = 0.0  # when the last request did
-        self._gap = 1.0  # seconds between the ends of two requests, lately
+        self._gap = 0.2  # seconds between the ends of two requests, lately
 
     async def start(self) -> None:
         """Start the process and wait until it answers. Raises HerdError (503) if it ends instead."""
@@ -212,7 +216,7 @@ class EngineClient:
     @property
     def retry_after(self) -> int:
         """Seconds after which a request that is refused now may be taken: for Retry-After."""
-        return min(max(round(len(self._queued) * self._gap), RETRY[0]), RETRY[1])
+        return min(max(round(self._lines.total() * self._gap), RETRY[0]), RETRY[1])
 
     def status(self) -> Message:
         """{"state": starting | idle | busy | gone, "running", "waiting", "models": {key: info}, "metrics"}.
@@ -245,8 +249,10 @@ class EngineClient:
                     raise
                 healthy = False
             finally:
-                await self._reap()
+                how = await self._reap()
             again = True
+            lost = sum(stream.sent > 0 for stream in self._streams.values())
+            log.warning("the engine process ended (%s); %d replies were lost; it starts again", how, lost)
             if up:
                 self._count_death()
             self._lost("the engine process ended unexpectedly and is starting again; try again")
@@ -278,8 +284,8 @@ class EngineClient:
         except (OSError, ValueError):  # no line is no JSON
             return healthy
 
-    async def _reap(self) -> None:
-        """Close the socket, which ends the process; kill it if it does not listen."""
+    async def _reap(self) -> str:
+        """Close the socket, which ends the process; kill it if it does not listen. How it ended."""
         self._up.clear()
         process, writer = self._process, self._writer
         self._process = self._writer = None
@@ -291,6 +297,10 @@ class EngineClient:
             except subprocess.TimeoutExpired:
                 process.kill()
                 await asyncio.to_thread(process.wait)
+        status = process.returncode if process else None
+        if status is None or status >= 0:
+            return "it did not begin" if status is None else f"exit status {status}"
+        return f"signal {-status}, {signal.strsignal(-status)}"
 
     def _count_death(self) -> None:
         """Note which model was being loaded, the first that is not there yet, and give up on one that ends every process."""

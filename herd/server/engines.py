@@ -106,6 +106,8 @@ class Engines:
                 pass
         except (HerdError, OSError) as error:
             self.problem = str(error)
+            if has_torch():  # else models are not meant to run here
+                log.warning("no model answers: %s", error)
 
     async def _let_rest(self) -> None:
         while True:

@@ -57,6 +57,8 @@ class Settings:
         home = home or default_home()
         if config is None and os.environ.get("HERD_CONFIG"):
             config = Path(os.environ["HERD_CONFIG"])
+        if config and not config.exists():
+            raise HerdError(f"{config}: no such file; --config and HERD_CONFIG name one that is there")
         file = config or home / TOML
         table = _server_table(file)
 
