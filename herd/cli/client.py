@@ -29,10 +29,10 @@ class Server:
 
     @classmethod
     def running(cls) -> Server | None:
-        """The server if one answers as Herd does within a second, else None."""
+        """The server if one answers as Herd does within five seconds, else None."""
         server = cls(Settings.from_environment())
         try:
-            server.call("GET", "/api/status", timeout=1)
+            server.call("GET", "/api/status", timeout=5)
         except HerdError as error:
             if error.code == "unreachable":
                 return None
