@@ -84,11 +84,11 @@ class EngineClient:
 
     async def close(self) -> None:
         """End the process; replies that still run fail with 503."""
+        self._closed = True
         if self._supervisor:
             self._supervisor.cancel()
             await asyncio.gather(self._supervisor, return_exceptions=True)
             self._supervisor = None
-        self._closed = True
         self._lost(STOPPING)
         for model in self._models.values():
             _refuse(model.ready, HerdError(STOPPING, status=503))

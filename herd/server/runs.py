@@ -132,21 +132,19 @@ class Scheduler:
             )  # fmt: skip
         self._current = (run, process)
         try:
-            if (
-                self._closing or Run.load(self.home, run.id).state == "cancelled"
-            ):  # while it was being started
-                self._cancelled |= set() if self._closing else {run.id}
-                await self._stop(process)
-            else:
+            if Run.load(self.home, run.id).state == "cancelled":  # while it was being started
+                self._cancelled.add(run.id)
+            elif not self._closing:
+                nice = os.getpriority(os.PRIO_PROCESS, 0) + NICENESS
                 with suppress(ProcessLookupError):  # it has ended already
-                    os.setpriority(
-                        os.PRIO_PROCESS, process.pid, os.getpriority(os.PRIO_PROCESS, 0) + NICENESS
-                    )
+                    os.setpriority(os.PRIO_PROCESS, process.pid, nice)
                 run.set("running", pid=process.pid)
                 if self.yielding:
                     _signal(process.pid, signal.SIGSTOP)
                 await process.wait()
         finally:
+            if process.returncode is None:
+                await self._stop(process)
             self._current = None
         run = Run.load(self.home, run.id)  # marks a run that ended without a word as failed
         if run.id in self._cancelled:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from herd.gateway import breaker
 from herd.gateway.attempts import Alarm
+from herd.gateway.keys import Principal
 from herd.protocol import Failed
 
-from .fakes import Fake, FakeLocal, Made, config, fails, route, run, says, text
+from .fakes import Fake, FakeLocal, Made, config, fails, hangs, route, run, says, text
 
 
 def test_places_of_a_route(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -172,6 +174,28 @@ def test_the_engine_has_no_circuit_and_a_full_queue_goes_elsewhere() -> None:
 
     run(work())
     assert len(local.calls) == 21 and made.gateway.health()[0]["state"] == "closed"
+
+
+@pytest.mark.parametrize("how", ["late", "revoked"])
+def test_waiting_for_a_place_ends_with_the_reply(how: str) -> None:
+    made = Made(Fake("a", hangs("one ")), routes=(route("r", "a/m", concurrency=1),))
+
+    async def work() -> None:
+        first = asyncio.create_task(made.gateway.finish(made.begin("r")))
+        await asyncio.sleep(0.1)
+        reply, began = made.begin("r", who=Principal("key")), asyncio.get_running_loop().time()
+        reply.route = replace(reply.route, total=2.0)
+        waiting = asyncio.create_task(made.gateway.finish(reply))
+        await asyncio.sleep(0.1)
+        if how == "revoked":
+            made.gateway.revoke("key")
+        await waiting
+        assert reply.failed and reply.failed.code == {"late": "timeout", "revoked": "invalid_api_key"}[how]
+        assert asyncio.get_running_loop().time() - began < 3
+        first.cancel()
+        await asyncio.wait({first})
+
+    run(work())
 
 
 def test_a_place_is_given_up_as_another_becomes_free() -> None:

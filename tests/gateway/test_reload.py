@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 
 from herd.errors import HerdError
-from herd.gateway.config import ConfigError
+from herd.gateway.config import Config, ConfigError
 from herd.gateway.gateway import Gateway
 from herd.gateway.reload import Reloader
+from herd.gateway.route import ProviderSpec
 
 from .fakes import Fake, Made, config, hangs, route, run, says, text, until
 
@@ -54,6 +55,60 @@ def test_a_reply_goes_on_with_what_it_began_with() -> None:
         return said
 
     assert run(work()) == ["new", "one two "]
+
+
+def test_what_has_begun_and_waits_keeps_its_provider() -> None:
+    old, new = Fake("a", says("other"), says("mine")), Fake("a")
+    made = Made(old)
+
+    async def work() -> str:
+        begun = made.begin("a/m")
+        made.providers["a"] = new
+        changed = {"a": ProviderSpec("a", "openai", ("https://elsewhere.example",))}
+        await made.gateway.apply(Config(changed, {}, {}))
+        other = made.begin("a/m")
+        other.table = begun.table
+        await made.gateway.finish(other)  # the end of another looks for who is not needed any more
+        assert not old.closed
+        await made.gateway.finish(begun)
+        assert old.closed
+        return "".join(begun.texts[0])
+
+    assert run(work()) == "mine"
+
+
+def test_a_second_cancel_waits_for_what_the_first_does() -> None:
+    a = Fake("a", hangs("one "))
+    made = Made(a)
+
+    async def work() -> None:
+        reply, written = made.begin("a/m"), asyncio.Event()
+        await made.gateway.background.run(reply)
+        await until(lambda: reply.first)
+
+        async def keep(kept: Any) -> None:
+            await asyncio.sleep(1)
+            written.set()
+
+        made.gateway.keep = keep  # type: ignore[method-assign]
+        cancels = [asyncio.create_task(made.gateway.background.cancel(reply.id)) for _ in range(2)]
+        done, _ = await asyncio.wait(cancels, return_when=asyncio.FIRST_COMPLETED)
+        assert done and written.is_set()
+        await asyncio.wait(cancels)
+
+    run(work())
+
+
+def test_a_background_reply_that_is_cancelled_before_it_begins_ends() -> None:
+    made = Made(Fake("a", hangs("one ")))
+
+    async def work() -> None:
+        reply, background = made.begin("a/m"), made.gateway.background
+        background._start(reply)
+        await background.cancel(reply.id)
+        assert background.get(reply.id) is None
+
+    run(work())
 
 
 def test_what_did_not_change_stays_connected() -> None:

@@ -84,6 +84,36 @@ def promote(home: Path, tmp_path: Path, seed: int) -> None:
     registry.promote("cria", entry.version, {"decision": "SWITCH"})
 
 
+def test_a_replaced_engine_goes_however_its_last_reply_ends(home: Path, tmp_path: Path, engine: Any) -> None:
+    async def work() -> None:
+        engines = Engines(engine, Registry(home))
+        engines.start()
+        with pytest.raises(HerdError, match="broke off"):
+            async with engines.hold("cria", engines.target("cria")):
+                promote(home, tmp_path, 1)
+                await engines.reload()
+                assert len(engine.loaded) == 2
+                raise HerdError("broke off")
+        assert len(engine.loaded) == 1
+        await engines.close()
+
+    asyncio.run(work())
+
+
+def test_what_a_new_process_refused_is_loaded_again_when_it_is_asked_for(home: Path, engine: Any) -> None:
+    async def work() -> None:
+        engines = Engines(engine, Registry(home))
+        engines.start()
+        async with engines.hold("cria", engines.target("cria")) as key:
+            pass
+        del engine.loaded[key]
+        async with engines.hold("cria", engines.target("cria")):
+            assert key in engine.loaded
+        await engines.close()
+
+    asyncio.run(work())
+
+
 def test_promotion_is_hot_and_no_request_fails(
     url: str, home: Path, tmp_path: Path, engine: Any, chat: Callable[..., Any], wait_for: Callable[..., None]
 ) -> None:

@@ -2,9 +2,11 @@
 
 import asyncio
 import os
+import shutil
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -145,6 +147,49 @@ def test_a_server_that_stops_leaves_the_run_for_the_next(scheduler: Callable[[],
         assert Run.load(runs.home, run.id).state == "queued"
         async with scheduler() as runs:
             await until(lambda: Run.load(runs.home, run.id).state == "done")
+
+    go(test)
+
+
+@pytest.mark.parametrize("how", ["cancel", "close"])
+def test_a_run_that_is_ended_while_it_starts(
+    scheduler: Callable[[], Scheduler], monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    real, begun = asyncio.create_subprocess_exec, asyncio.Event()
+
+    async def late(*args: str, **options: Any) -> asyncio.subprocess.Process:
+        process = await real(*args, **options)
+        begun.set()
+        await asyncio.sleep(0.1)
+        return process
+
+    async def test() -> None:
+        monkeypatch.setattr(asyncio, "create_subprocess_exec", late)
+        async with asyncio.timeout(10), scheduler() as runs:
+            run = runs.submit("improve", {"name": "count3000"})
+            await begun.wait()
+            if how == "cancel":
+                assert (await runs.cancel(run.id)).state == "cancelled"
+                await until(lambda: runs.finished)  # type: ignore[attr-defined]
+        assert Run.load(runs.home, run.id).state == ("cancelled" if how == "cancel" else "queued")
+
+    go(test)
+
+
+def test_what_goes_wrong_around_a_run_ends_no_other(scheduler: Callable[[], Scheduler]) -> None:
+    async def test() -> None:
+        async with scheduler() as runs:
+            runs.when_done = broken
+            gone = runs.submit("improve", {"name": "count10"})
+            await until(lambda: lines(gone) > 1)
+            shutil.rmtree(gone.dir)
+            run = runs.submit("improve", {"name": "count1"})
+            await until(lambda: Run.load(runs.home, run.id).state == "done")
+            after = runs.submit("improve", {"name": "count1"})
+            await until(lambda: Run.load(runs.home, after.id).state == "done")
+
+    async def broken() -> None:
+        raise ValueError("of whoever is told")
 
     go(test)
 
