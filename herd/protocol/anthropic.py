@@ -72,6 +72,8 @@ def decode_message(body: Mapping[str, Any]) -> Request:
     limit = given.integer("max_tokens", 0)
     if limit is None:
         raise bad("max_tokens", "must be given")
+    if isinstance(given.get("stop_sequences"), str):
+        raise bad("stop_sequences", "must be a list of strings")
     stops = fields.stops(given, "stop_sequences")
     sampling = fields.sampling(given, hottest=1, max_tokens=limit, stop=stops)
     return _request(given, notes, stream=given.flag("stream"), **sampling)

@@ -19,8 +19,8 @@ EFFORTS: tuple[Effort, ...] = get_args(Effort)
 DETAILS = ("auto", "low", "high", "original")
 NAME = re.compile(r"[A-Za-z0-9_-]{1,128}")
 NO_PARAMETERS = {"type": "object", "properties": {}, "additionalProperties": False}
-_TYPES: dict[str, type] = {"str": str, "dict": dict, "bool": bool}
-_WORDS = {dict: "an object", str: "a string", bool: "true or false"}
+_TYPES: dict[str, type] = {"str": str, "dict": dict, "bool": bool, "list": list}
+_WORDS = {dict: "an object", str: "a string", bool: "true or false", list: "a list"}
 
 
 class Field(NamedTuple):
@@ -35,7 +35,7 @@ class Field(NamedTuple):
 
 
 def table(honoured: str, recorded: str = "", refused: str = "") -> dict[str, Field]:
-    """The fields of an object, by name. Each is given as its name, as "name:str" (or dict or bool) where values of a
+    """The fields of an object, by name. Each is given as its name, as "name:str" (or dict, bool, list) where values of a
     type are taken, or as "name=this|that" where only these are: words, or JSON without spaces."""
     found = {}
     given: dict[Treatment, str] = {"honoured": honoured, "recorded": recorded, "refused": refused}
@@ -249,8 +249,6 @@ def sampling(given: Given, *, hottest: int = 2, **own: Any) -> dict[str, Any]:
         "logit_bias": _biases(given.get("logit_bias")),
         **own,
     }
-    if values["top_p"] == 0:
-        raise bad("top_p", "must be more than 0; for greedy decoding set temperature to 0")
     explicit = {name: value for name, value in values.items() if value is not None}
     return {"sampling": Sampling(**explicit), "explicit": frozenset(explicit)}
 

@@ -247,8 +247,8 @@ def _structured(given: Given) -> Format:
             return fields.schema_format(given, "json")
         case "choice":
             options = [fields.string(option, given.at(kind)) for _, option in given.listed(kind, 1024)]
-            if not options:
-                raise bad(given.at(kind), "must have at least one string")
+            if not any(options):
+                raise bad(given.at(kind), "must have at least one string that is not empty")
             escaped = [re.sub(r"[][\\.+*?()|{}^$#&~-]", r"\\\g<0>", option) for option in options]
             return Format("regex", text="|".join(escaped))
     if not (text := given.string(kind)):

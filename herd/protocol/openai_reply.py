@@ -1,11 +1,11 @@
 """Replies of the OpenAI dialect: events as whole responses, or one by one as the chunks of a stream."""
 
 import base64
+import codecs
 import struct
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
-from itertools import accumulate
 from typing import Any
 
 from herd.errors import HerdError
@@ -41,7 +41,7 @@ class CompletionStream:
         self.request, self.chat = request, request.kind == "chat"
         self.head = _head(request, id, created, fingerprint, ".chunk")
         self.calls: Counter[int] = Counter()
-        self.offsets: Counter[int] = Counter()
+        self.offsets: defaultdict[int, _Offsets] = defaultdict(_Offsets)
 
     def encode(self, event: Event) -> list[dict[str, Any]]:
         """The chunks for one event, none to a few."""
@@ -51,7 +51,6 @@ class CompletionStream:
                 return [self._chunk(index, first) for index in range(self.request.n)]
             case Delta(index, text, logprobs=logprobs) if text or logprobs:
                 scores = _logprobs(self.request, logprobs, self.offsets[index]) if logprobs else None
-                self.offsets[index] += sum(len(item.token) for item in logprobs)
                 return [self._chunk(index, {"content": text}, scores)]
             case Reasoned(index, text) if text and self.chat:
                 return [self._chunk(index, {"reasoning_content": text})]
@@ -90,7 +89,7 @@ def _choice(request: Request, said: list[Event]) -> dict[str, Any]:
     thoughts = [event.text for event in said if isinstance(event, Reasoned)]
     calls = [encode_call(event.call) for event in said if isinstance(event, Called)]
     logprobs = [item for delta in deltas for item in delta.logprobs]
-    scores = None if request.sampling.logprobs is None else _logprobs(request, logprobs)
+    scores = None if request.sampling.logprobs is None else _logprobs(request, logprobs, _Offsets())
     text = "".join(delta.text for delta in deltas)
     whole: dict[str, Any] = {"text": text}
     if request.kind == "chat":
@@ -180,22 +179,41 @@ def _usage(event: Usage) -> dict[str, Any]:
     }
 
 
-def _logprobs(request: Request, items: Sequence[TokenLogprob], offset: int = 0) -> dict[str, Any]:
-    """`offset`: characters of a completion's text before the first of these tokens."""
+class _Offsets:
+    """At which character of a completion's text each token begins; one in which a character goes on, at that one."""
+
+    def __init__(self) -> None:
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self._at = 0
+
+    def next(self, token: bytes) -> int:
+        at = self._at
+        self._at += len(self._decoder.decode(token))
+        return at
+
+
+def _logprobs(request: Request, items: Sequence[TokenLogprob], offsets: _Offsets) -> dict[str, Any]:
     if request.kind == "chat":
         return {"content": [chat_logprob(item) for item in items], "refusal": None}
-    lengths = [len(item.token) for item in items]
     # Nothing predicted a prompt's first token.
     scored = [item if item.top or item.logprob != LOWEST else None for item in items]
     return {
-        "tokens": [item.token for item in items],
+        "tokens": [_spelled(item) for item in items],
         "token_logprobs": [item and max(item.logprob, LOWEST) for item in scored],
         "top_logprobs": [
-            item and {one.token: max(one.logprob, LOWEST) for one in (*reversed(item.top), item)}
+            item and {_spelled(one): max(one.logprob, LOWEST) for one in (*reversed(item.top), item)}
             for item in scored
         ],
-        "text_offset": list(accumulate(lengths, initial=offset))[: len(items)],
+        "text_offset": [offsets.next(item.bytes) for item in items],
     }
+
+
+def _spelled(item: TokenLogprob) -> str:
+    """A token's text, or its bytes as OpenAI spells what is no text: as a key it must differ from others that are none."""
+    try:
+        return item.bytes.decode()
+    except UnicodeDecodeError:
+        return f"bytes:{str(item.bytes)[2:-1]}"
 
 
 def chat_logprob(item: TokenLogprob) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from herd.protocol.responses_reply import ResponseStream, encode_items, encode_s
 from herd.protocol.types import Format, Image, Message, Request, Role, Tool, ToolCall
 
 __all__ = [
-    "FIELDS", "PARTS", "Asked", "ResponseStream", "decode_response", "encode_items", "encode_stored", "history",
+    "FIELDS", "INCLUDES", "PARTS", "Asked", "ResponseStream", "decode_response", "encode_items", "encode_stored", "history",
 ]  # fmt: skip
 
 LOGPROBS = "message.output_text.logprobs"
@@ -33,12 +33,12 @@ FIELDS: dict[str, dict[str, Field]] = {
         " max_tool_calls moderation prompt",
     )
 }
-_ITEM = "id:str status:str"
+_ITEM = "id:str status=in_progress|completed|incomplete"
 PARTS: dict[str, dict[str, Field]] = {
     "message": table("type role content", f"{_ITEM} phase=commentary|final_answer"),
     "function_call": table("type call_id name arguments", _ITEM, "async=false caller namespace"),
     "function_call_output": table("type call_id output", f"{_ITEM} name:str", "caller namespace"),
-    "text part": table("type text logprobs", "prompt_cache_breakpoint:dict", "annotations=[]"),
+    "text part": table("type text", "logprobs:list prompt_cache_breakpoint:dict", "annotations=[]"),
     "image part": table("type image_url detail", "prompt_cache_breakpoint:dict", "file_id"),
     "reasoning item": table("type summary content encrypted_content", _ITEM),
     "reasoning text": table("type text"),
@@ -161,10 +161,11 @@ def _input(whole: Given, notes: Notes) -> tuple[Message, ...]:
     """Items as messages: thoughts and calls belong to the assistant's message that they stand beside."""
     if isinstance(whole.get("input"), str):
         return (Message("user", whole["input"]),)
-    if not isinstance(whole.get("input"), list):
+    continued = "previous_response_id" in whole
+    if not isinstance(whole.get("input", [] if continued else None), list):
         raise bad("input", "must be a string or a list of items")
     messages: list[Message] = []
-    for where, item in whole.listed("input", fields.MAX_MESSAGES):
+    for where, item in whole.listed("input", fields.MAX_MESSAGES, []):
         kind = fields.mapping(item, where).get("type", "message")
         if kind not in tuple(_ITEMS):
             _wrong_type(where, kind, f"{', '.join(_ITEMS)}")
@@ -177,7 +178,7 @@ def _input(whole: Given, notes: Notes) -> tuple[Message, ...]:
             )
         else:
             messages.append(new)
-    if not messages:
+    if not messages and not continued:
         raise bad("input", "must be a string or a list with at least one item")
     return tuple(messages)
 
@@ -190,7 +191,8 @@ def _message(kind: str, given: Given) -> Message:
         case "function_call_output":
             return _said("tool", given, "output", tool_call_id=given.get("call_id"))
         case "reasoning":
-            whole, summed = _thoughts(given, "content"), _thoughts(given, "summary")
+            whole = _thoughts(given, "content", "reasoning_text")
+            summed = _thoughts(given, "summary", "summary_text")
             sealed = given.string("encrypted_content", "")
             return Message("assistant", "", reasoning=whole or summed, signature=sealed)
     role = fields.one_of(given.get("role"), given.at("role"), _ROLES)
@@ -220,9 +222,14 @@ def _said(role: Role, given: Given, name: str, **more: Any) -> Message:
     return Message(role, text, images=images, **more)
 
 
-def _thoughts(given: Given, name: str) -> str:
-    parts = given.listed(name, fields.MAX_MESSAGES, [])
-    return "\n".join(known(part, PARTS["reasoning text"], where).string("text") for where, part in parts)
+def _thoughts(given: Given, name: str, kind: str) -> str:
+    def read(part: Any, where: str) -> str:
+        text = known(part, PARTS["reasoning text"], where)
+        if text.get("type", kind) != kind:
+            _wrong_type(where, text["type"], kind)
+        return text.string("text")
+
+    return "\n".join(read(part, where) for where, part in given.listed(name, fields.MAX_MESSAGES, []))
 
 
 def _call(given: Given) -> ToolCall:

@@ -102,7 +102,7 @@ class Message(Wire):
 
 @dataclass(frozen=True, slots=True)
 class Sampling(Wire):
-    """How tokens are drawn. `top_k` 0, `top_p` 1 and `min_p` 0 are off; `temperature` 0 is greedy.
+    """How tokens are drawn. `top_k` 0, `top_p` 1 and `min_p` 0 are off; `temperature` 0 is greedy, and so is `top_p` 0.
 
     Raises ValueError for a value out of range.
     """
@@ -123,7 +123,7 @@ class Sampling(Wire):
         rules = {
             "temperature must be from 0 to 2": 0 <= self.temperature <= 2,
             "top_k must not be negative": self.top_k >= 0,
-            "top_p must be above 0 and at most 1": 0 < self.top_p <= 1,
+            "top_p must be from 0 to 1": 0 <= self.top_p <= 1,
             "min_p must be from 0 to 1": 0 <= self.min_p <= 1,
             "seed must be a number of 64 bits": -(2**63) <= (self.seed or 0) < 2**63,
             "max_tokens must not be negative": (self.max_tokens or 0) >= 0,

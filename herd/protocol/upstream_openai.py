@@ -3,6 +3,7 @@
 `extended`: the provider knows vLLM's fields too, as vLLM and Herd do. Nothing here reads or writes a network.
 """
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -29,6 +30,7 @@ from herd.protocol.upstream import Asking, count, part, parts
 
 OWN = ("chat", "completion", "embedding")
 _EXTENDED = {"top_k", "min_p"}
+_NO_TEXT = re.compile(r"bytes:(?=.*\\x)(?:[ -\[\]-~]|\\[\\tnr']|\\x[0-9a-f]{2})*")
 _REASONS: dict[str, FinishReason] = {
     "stop": "stop",
     "length": "length",
@@ -325,12 +327,22 @@ def _logprobs(value: Any, request: Request) -> tuple[TokenLogprob, ...]:
     if not len(tokens) == len(scores) == len(tops):
         raise ValueError("the provider sent logprobs of other tokens than it named")
     rows = zip(tokens, scores, tops, strict=True)
-    return tuple(_scored({"token": t, "logprob": s, "top_logprobs": _ranked(top)}) for t, s, top in rows)
+    return tuple(
+        _scored({"token": t, "bytes": _bytes(t), "logprob": s, "top_logprobs": _ranked(top)})
+        for t, s, top in rows
+    )
 
 
 def _ranked(top: Any) -> list[dict[str, Any]]:
     ranked = part({"top_logprobs": top}, "top_logprobs", dict, {})
-    return [{"token": token, "logprob": score} for token, score in ranked.items()]
+    return [{"token": t, "bytes": _bytes(t), "logprob": score} for t, score in ranked.items()]
+
+
+def _bytes(token: Any) -> list[int] | None:
+    """Of a token that is no text and so is spelled by its bytes, as in bytes:\\xf0."""
+    if not isinstance(token, str) or not _NO_TEXT.fullmatch(token):
+        return None
+    return list(token.removeprefix("bytes:").encode().decode("unicode_escape").encode("latin-1"))
 
 
 def _scored(given: Mapping[str, Any], *, alone: bool = False) -> TokenLogprob:

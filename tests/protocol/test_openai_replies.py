@@ -185,13 +185,36 @@ def test_logprobs_of_completions_count_offsets_in_the_text() -> None:
     reply = Completion.model_validate_json(wire(encode_completion(request, SCORED, "c", 1)), strict=True)
     logprobs = reply.choices[0].logprobs
     assert logprobs is not None
-    assert logprobs.tokens == ["Hi", "\ufffd"] and logprobs.token_logprobs == [-0.25, -9999.0]
-    assert logprobs.top_logprobs == [{"Hi": -0.25, "Yo": -1.5}, {"\ufffd": -9999.0}]
+    assert logprobs.tokens == ["Hi", "bytes:\\xf0\\x9f"] and logprobs.token_logprobs == [-0.25, -9999.0]
+    assert logprobs.top_logprobs == [{"Hi": -0.25, "Yo": -1.5}, {"bytes:\\xf0\\x9f": -9999.0}]
     assert logprobs.text_offset == [0, 2]
     streamed = [
         c["logprobs"] for chunk in chunks(CompletionStream(request, "c", 1), SCORED) for c in chunk["choices"]
     ]
     assert [offset for part in streamed if part for offset in part["text_offset"]] == [0, 2]
+
+
+def test_tokens_that_are_no_text_keep_apart_and_offsets_count_characters() -> None:
+    def scored(raw: bytes, *top: bytes) -> TokenLogprob:
+        best = tuple(TokenLogprob(t.decode(errors="replace"), 0, t, -2.0) for t in top)
+        return TokenLogprob(raw.decode(errors="replace"), 0, raw, -1.0, best)
+
+    items = [
+        scored(b"\xf0\x9f", b"\xf0", b"\xf0\x9f", b"\xc3"),
+        scored(b"\xa6\x99"),
+        scored("é!".encode()),
+        scored(b"x"),
+    ]
+    events = [Started(1), Delta(0, "", (1,), (items[0],)), Delta(0, "🦙é!x", (2, 3, 4), tuple(items[1:]))]
+    events += [Finished(0, "stop"), Usage(1, 4)]
+    request = completion(sampling=Sampling(logprobs=3))
+    (choice,) = encode_completion(request, events, "c", 1)["choices"]
+    whole = choice["logprobs"]
+    assert whole["tokens"] == ["bytes:\\xf0\\x9f", "bytes:\\xa6\\x99", "é!", "x"]
+    assert whole["top_logprobs"][0] == {"bytes:\\xc3": -2.0, "bytes:\\xf0\\x9f": -1.0, "bytes:\\xf0": -2.0}
+    assert whole["text_offset"] == [0, 0, 1, 3] and choice["text"][3:] == "x"
+    parts = [c["logprobs"] for e in chunks(CompletionStream(request, "c", 1), events) for c in e["choices"]]
+    assert [at for part in parts if part for at in part["text_offset"]] == [0, 0, 1, 3]
 
 
 @pytest.mark.parametrize(

@@ -110,7 +110,7 @@ def test_what_cannot_be_honoured_is_refused_by_name(name: str, value: Any) -> No
     ("name", "values"),
     [
         ("temperature", [-0.1, 2.1, True, "1", [], float("nan"), float("inf"), -float("inf"), 10**400]),
-        ("top_p", [-0.1, 0, 1.1, False, "1", float("nan")]),
+        ("top_p", [-0.1, 1.1, False, "1", float("nan")]),
         ("min_p", [-0.1, 1.1, True, float("nan")]),
         ("top_k", [-2, 1.5, True, 2**31]),
         ("n", [0, 9, 1.0, True, "2"]),
@@ -169,6 +169,15 @@ def test_wrong_types_and_ranges_name_the_field(name: str, values: list[Any]) -> 
     for value in values:
         error = refused(chat, **{name: value})
         assert error.param is not None and error.param.startswith(name), value
+
+
+def test_top_p_may_be_nothing() -> None:
+    assert chat(top_p=0).sampling.top_p == 0 and "top_p" in chat(top_p=0).explicit
+
+
+def test_a_choice_of_nothing_is_named() -> None:
+    assert refused(chat, structured_outputs={"choice": [""]}).param == "structured_outputs.choice"
+    assert chat(structured_outputs={"choice": ["", "a"]}).format.text == "|a"
 
 
 def test_logprobs_of_chat() -> None:

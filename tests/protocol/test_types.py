@@ -42,7 +42,7 @@ events: st.SearchStrategy[Event] = st.one_of(
     [
         {"temperature": -1.0},
         {"temperature": float("nan")},
-        {"top_p": 0.0},
+        {"top_p": -0.1},
         {"top_p": 5.0},
         {"top_k": -2},
         {"min_p": 1.1},

@@ -105,6 +105,16 @@ def test_a_refusal_is_no_answer() -> None:
     assert events[1:3] == [Delta(0, "I will not."), Finished(0, "content_filter")]
 
 
+def test_a_completions_tokens_that_are_no_text() -> None:
+    request = Request("r", "completion", stream=True, sampling=Sampling(logprobs=1))
+    tokens = ["bytes: \\xf0\\x9f", "bytes:", "bytes:\\xé", "bytes:\\x4", "bytes:\\\\\\xff"]
+    scores = {"tokens": tokens, "token_logprobs": [-1] * 5, "top_logprobs": [{one: -1} for one in tokens]}
+    body = {"choices": [{"index": 0, "text": "x", "logprobs": scores, "finish_reason": "stop"}]}
+    (read,) = [e.logprobs for e in decode(body, request) if isinstance(e, Delta)]
+    assert [one.bytes for one in read] == [b" \xf0\x9f", *(t.encode() for t in tokens[1:4]), b"\\\xff"]
+    assert [one.top[0].bytes for one in read] == [one.bytes for one in read]
+
+
 def test_choices_and_logprobs() -> None:
     request = Request("r", "chat", n=2, stream=True, sampling=Sampling(logprobs=1))
     top = [{"token": "Hi", "logprob": -0.1, "bytes": None}]
