@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from torch import Tensor
@@ -66,7 +66,9 @@ class Choice:
         self.resumed = False  # whether it had to give its place away before
         self.drafter = Drafter()
         self.left = room if wanted is None else min(wanted, room)
-        self.sampling = s = job.request.sampling
+        s = job.request.sampling
+        # Of equals, top_p 0 takes the one that greedy does.
+        self.sampling = s = replace(s, temperature=0.0) if s.top_p == 0 else s
         self.rng = sampler.generator(s, index)
         grammar, calls = job.prompt.grammar, job.prompt.calls
         self.matcher = grammar.matcher() if grammar else None
@@ -76,7 +78,7 @@ class Choice:
         self.text = StopText(self.calls or tokenizer.stream(), job.request.sampling.stop)
         self._called = False
         self._shown = 0  # characters
-        self._pending: list[tuple[int, int, TokenLogprob | None]] = []  # (its last character, token, logprob)
+        self._pending: list[tuple[int, int, int, TokenLogprob | None]] = []  # (start, end, token, logprob)
 
     @property
     def undone(self) -> int:
@@ -111,12 +113,12 @@ class Choice:
         if token in stop:
             reason = "error" if self.matcher and self.matcher.broken else "stop"
         else:
+            start = self._decoded
             text = self.text.push(token)
             if not (self.calls and self.calls.calling):
-                end = self.text.decoded + (self.calls.held if self.calls else 0)
                 k = self.sampling.logprobs or 0
                 scored = None if logits is None else token_logprob(self.tokenizer, logits, token, k)
-                self._pending.append((end, token, scored))
+                self._pending.append((start, self._decoded, token, scored))
             if self.matcher:
                 self.matcher.accept(token)
             reason = self._end()
@@ -127,6 +129,11 @@ class Choice:
             delta = self._delta(text, last=reason is not None and not self.text.stopped)
             return [delta] if delta else [], reason
         return self._with_calls(text, reason)
+
+    @property
+    def _decoded(self) -> int:
+        """Characters that the tokens so far make, calls left out."""
+        return self.text.decoded + (self.calls.held if self.calls else 0)
 
     def _end(self) -> FinishReason | None:
         """Why the reply ends behind its last token, if it does."""
@@ -155,16 +162,18 @@ class Choice:
         return events, reason
 
     def _delta(self, text: str, last: bool) -> Delta | None:
-        """`text` with the tokens that are wholly shown by it; at a natural end, with all that are left."""
-        if not text and not last:
+        """`text` with the tokens that are wholly shown by it; at a natural end, with all that are left, and at a stop
+        string with those of which something was shown before it."""
+        stopped = self.text.stopped
+        if not (text or last or stopped):
             return None
         self._shown += len(text)
-        whole = [p for p in self._pending if last or p[0] <= self._shown]
-        self._pending = self._pending[len(whole) :]
-        if not text and not whole:
+        told = [p for p in self._pending if last or (p[0] < self._shown if stopped else p[1] <= self._shown)]
+        self._pending = self._pending[len(told) :]
+        if not text and not told:
             return None
-        tokens = tuple([token for _, token, _ in whole])
-        return Delta(self.index, text, tokens, tuple([p for _, _, p in whole if p is not None]))
+        tokens = tuple([token for _, _, token, _ in told])
+        return Delta(self.index, text, tokens, tuple([p for *_, p in told if p is not None]))
 
 
 def token_logprob(tokenizer: Tokenizer, logits: Tensor, token: int, k: int) -> TokenLogprob:

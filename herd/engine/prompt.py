@@ -44,14 +44,14 @@ def encode(
     """
     if request.count:  # of what is too long, too
         context = sys.maxsize
+    # An embedding has no reply, nor has a prompt that is only scored.
+    room = request.kind != "embedding" and request.sampling.max_tokens != 0
     try:
-        prompt = _read(request, tokenizer, template, context)
+        prompt = _read(request, tokenizer, template, context, room)
     except RecursionError:
         raise HerdError("the messages or tools are nested too deep") from None
     if not prompt.ids:
         raise HerdError("the prompt is empty; send at least one token")
-    # An embedding has no reply, nor has a prompt that is only scored.
-    room = request.kind != "embedding" and request.sampling.max_tokens != 0
     if len(prompt.ids) + room > context:
         raise too_long(len(prompt.ids), context, room)
     format = grammars.of(request.format, wait=wait) if request.format else None
@@ -59,19 +59,22 @@ def encode(
     return replace(prompt, grammar=grammars.compile(source, wait=wait)) if source else prompt
 
 
-def _read(request: Request, tokenizer: Tokenizer, template: ChatTemplate | None, context: int) -> Prompt:
+def _read(
+    request: Request, tokenizer: Tokenizer, template: ChatTemplate | None, context: int, room: bool
+) -> Prompt:
     if request.kind == "chat":
         if template is None:
             raise HerdError("this model has no chat template; use /v1/completions", code="no_chat_template")
         calls = Calls.of(request, template.source)
         messages, tools = conversation(request.messages, calls, template)
-        _refuse_long(strings([messages, tools]), tokenizer, context)
+        _refuse_long(strings([messages, tools]), tokenizer, context, room)
         return Prompt(encode_prompt(tokenizer, template, messages, tools), calls=calls)
     if isinstance(request.prompt, str):
-        _refuse_long([request.prompt], tokenizer, context)
+        _refuse_long([request.prompt], tokenizer, context, room)
         return _begun(tokenizer.encode(request.prompt, special=True), tokenizer)
     if any(not 0 <= token < tokenizer.vocab_size for token in request.prompt):
-        raise HerdError(f"prompt: token ids must be from 0 to {tokenizer.vocab_size - 1}")
+        field = "input" if request.kind == "embedding" else "prompt"
+        raise HerdError(f"{field}: token ids must be from 0 to {tokenizer.vocab_size - 1}")
     return Prompt(list(request.prompt))
 
 
@@ -90,11 +93,11 @@ def _begun(ids: list[int], tokenizer: Tokenizer) -> Prompt:
     return Prompt([tokenizer.bos_id, *ids], lead=1)
 
 
-def _refuse_long(texts: Iterable[str], tokenizer: Tokenizer, context: int) -> None:
+def _refuse_long(texts: Iterable[str], tokenizer: Tokenizer, context: int, room: bool) -> None:
     """Refuse text that is too long in any tokenisation, by its bytes alone."""
     try:
         least = sum(len(text.encode()) for text in texts) // max(tokenizer.longest_token, 1)
     except UnicodeEncodeError:
         raise HerdError("the prompt is not valid Unicode: it has half of a surrogate pair") from None
     if least > context:
-        raise too_long(f"at least {least}", context)
+        raise too_long(f"at least {least}", context, room)

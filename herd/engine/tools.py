@@ -16,11 +16,11 @@ from herd.engine.grammar import Source, json_rule
 from herd.engine.schema import clean
 from herd.engine.text import Decoder
 from herd.errors import HerdError
+from herd.protocol.fields import NAME
 from herd.protocol.types import Format, Request, Tool
 
 MAX_TOOLS = 128
 MAX_CALLS = 16  # of a reply
-NAME = re.compile(r"[a-zA-Z_][a-zA-Z0-9_-]{0,63}")
 PYTHON_TAG = "<|python_tag|>"
 _PYTHONIC = re.compile(r"\[\w*func\w*\(")  # a template that explains calls as [function_name(…
 _ONLY_ONE = "single tool"  # Llama's templates refuse to render several calls of a message
@@ -100,12 +100,13 @@ class Calls:
         tools = request.tools
         if len(tools) > MAX_TOOLS:
             raise _wrong(f"tools: {len(tools)} of them; at most {MAX_TOOLS} can be offered")
-        names = [tool.name for tool in tools]
+        style, names = style_of(template), [tool.name for tool in tools]
         for i, name in enumerate(names):
             if not NAME.fullmatch(name):
-                raise _wrong(
-                    f"tools[{i}]: the name {name!r:.80} must be at most 64 letters, digits, _ and -, a letter or _ first"
-                )
+                raise _wrong(f"tools[{i}]: the name {name!r:.80} must be 1 to 128 letters, digits, _ and -")
+            if style.key is None and not re.match("[a-zA-Z_]", name):
+                why = "must begin with a letter or _: this model calls as Python does"
+                raise _wrong(f"tools[{i}]: the name {name!r:.80} {why}")
             if name in names[:i]:
                 raise _wrong(f"tools[{i}]: the name {name!r} is there twice")
         for tool in tools:
@@ -114,7 +115,6 @@ class Calls:
             if request.tool_name not in names:
                 raise _wrong(f"tool_choice: no tool is called {request.tool_name!r:.80}")
             tools = tuple(tool for tool in tools if tool.name == request.tool_name)
-        style = style_of(template)
         forced = request.tool_choice == "required"
         named = forced and request.tool_name is not None  # just the call that was asked for
         parallel = request.parallel_tool_calls and style.parallel and not named
@@ -192,9 +192,10 @@ def _parameters(tool: Tool, base: str = "#") -> dict[str, Any]:
     """The schema of the arguments, at a place in a larger one: an object always, and without any where none is said."""
     if not tool.parameters:
         return {"type": "object", "properties": {}, "additionalProperties": False}
-    if tool.parameters.get("type", "object") != "object":
+    kind = tool.parameters.get("type", "object")
+    if "object" not in (kind if isinstance(kind, list) else [kind]):
         raise _wrong(f"tools: {tool.name}: parameters must be of type 'object'")
-    return dict(clean({"type": "object", **tool.parameters}, f"tools: {tool.name}: parameters", base))
+    return dict(clean({**tool.parameters, "type": "object"}, f"tools: {tool.name}: parameters", base))
 
 
 def _choice(rule: str, tools: Sequence[Tool]) -> str:

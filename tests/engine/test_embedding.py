@@ -59,6 +59,15 @@ def test_an_embedding_may_fill_the_context(engine: Make) -> None:
     assert [type(e) for e in events(full, (*ids, 60))] == [Failed]
 
 
+def test_what_is_refused_of_an_embedding_is_its_input_not_a_reply(engine: Make) -> None:
+    def refused(prompt: str | tuple[int, ...]) -> str:
+        return str(run(engine(max_len=32), Request("", "embedding", prompt=prompt))[0].failed.message)
+
+    for prompt in ("llama " * 60, " " * 1_000_000):
+        assert "context is 32; shorten" in refused(prompt)
+    assert refused((10**9,)).startswith("input: token ids")
+
+
 @pytest.mark.parametrize("chunk", [4, 33, 512])
 def test_an_embedding_does_not_depend_on_chunks_company_or_prefixes(
     engine: Make, chunk: int, monkeypatch: pytest.MonkeyPatch

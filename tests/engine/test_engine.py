@@ -244,6 +244,33 @@ def test_stop_strings_in_the_engine(engine: Make) -> None:
     assert cut.tokens == whole.tokens[: len(cut.tokens)] and len(cut.tokens) < len(whole.tokens)
 
 
+def test_of_a_token_that_a_stop_string_cuts_what_is_shown_has_its_logprob(
+    engine: Make, tokenizer: Tokenizer
+) -> None:
+    ids = tokenizer.encode("The little llama went up the hill.")
+    text, pieces = tokenizer.decode(ids), [tokenizer.decode([id]) for id in ids]
+    at = next(i for i in range(1, len(ids)) if len(pieces[i]) > 1 and len(pieces[i + 1]) > 1)
+    for stop in (
+        pieces[at][1:]
+        + pieces[at + 1],  # what is shown of the token was shown before the stop string was whole
+        pieces[at][1:],  # ends with the token that shows something
+        pieces[at][1:] + pieces[at + 1][0],  # ends inside a token of which nothing is shown
+    ):
+        script = iter(ids)
+        write = lambda *_, script=script: [next(script)]  # noqa: E731
+        cut = run(engine(draw=write), ask(max_tokens=len(ids), logprobs=0, stop=(stop,)))[0]
+        starts = itertools.accumulate(map(len, pieces), initial=0)
+        shown = sum(start < len(cut.text) for start, _ in zip(starts, pieces, strict=False))
+        assert cut.finish == "stop" and cut.text == text[: text.index(stop)]
+        assert cut.tokens == ids[:shown] and [p.id for p in cut.logprobs] == cut.tokens
+
+
+def test_top_p_of_nothing_is_greedy(engine: Make) -> None:
+    greedy = run(engine(), ask(max_tokens=12, temperature=0))[0]
+    for seed in (1, 2):
+        assert run(engine(), ask(max_tokens=12, temperature=2, top_p=0, seed=seed))[0].tokens == greedy.tokens
+
+
 def test_damaged_weights_fail_the_request_only(engine: Make, config: Config) -> None:
     model = make_model(config)
     with torch.no_grad():

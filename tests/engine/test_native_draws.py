@@ -70,6 +70,7 @@ def test_the_ends_of_the_distribution_are_reached(library: ctypes.CDLL) -> None:
         assert native.draw(logits, [0], [s], [np.nextafter(1.0, 0.0)]) == [2]
     greedy = Sampling(temperature=0)
     assert native.draw(torch.tensor([[1.0, 3, 3, 2]]), [0], [greedy], [0.5]) == [1]
+    assert native.draw(torch.tensor([[1.0, 3, 3, 2]]), [0], [Sampling(top_p=0)], [0.99]) == [1]
 
 
 @pytest.mark.parametrize("temperature", [5e-324, 1e-40, 1e-7])

@@ -382,7 +382,9 @@ def test_a_format_holds_for_the_text_where_tools_may_be_called(
         ({"tools": (Tool("a"), Tool("a"))}, "the name 'a' is there twice"),
         ({"tools": tuple(Tool(f"t{i}") for i in range(MAX_TOOLS + 1))}, "at most 128"),
         ({"tool_choice": "required", "tool_name": "other"}, "no tool is called 'other'"),
+        ({"tools": (Tool("a" * 129),)}, "must be 1 to 128 letters"),
         ({"tools": (Tool("a", "", {"type": "array"}),)}, "must be of type 'object'"),
+        ({"tools": (Tool("a", "", {"type": ["array"]}),)}, "must be of type 'object'"),
         (
             {"tools": (Tool("a", "", {"properties": {"x": {"not": {}}}}),)},
             "tools: a: parameters: #/properties/x/not",
@@ -394,3 +396,14 @@ def test_wrong_tools_are_refused(
 ) -> None:
     (reply,) = talk(HERMES, chat(**options))
     assert reply.failed and reply.failed.status == 400 and told in reply.failed.message
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("name", ["2d-plot", "-", "a" * 128])
+def test_a_name_is_what_the_protocol_takes(name: str, family: str, talk: Callable[..., list[Reply]]) -> None:
+    tool = Tool(name, "", {"type": ["object"], "properties": {}})
+    (reply,) = talk(FAMILIES[family], chat(tools=(tool,), tool_choice="required", tool_name=name))
+    if family == "pythonic" and name[0] != "a":
+        assert reply.failed.status == 400 and "begin with a letter" in reply.failed.message
+    else:
+        assert [call.name for call in called(reply)] == [name]
