@@ -179,7 +179,7 @@ class _TooLarge(str):
 
 def _integer(text: str) -> int | _TooLarge:
     value = int(text) if len(text) <= 20 else MAX_INT + 1
-    return value if abs(value) <= MAX_INT else _TooLarge(text)
+    return value if -MAX_INT - 1 <= value <= MAX_INT else _TooLarge(text)
 
 
 def _finite(text: str) -> float | _TooLarge:

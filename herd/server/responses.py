@@ -28,7 +28,7 @@ Stored = tuple[dict[str, Any] | None, str | None]  # a response's row, and its s
 Include = Annotated[tuple[str, ...], Query(alias="include[]", max_length=16)]
 
 
-@router.post("", openapi_extra=body.described(dialect.FIELDS["response"], "model", "input"))
+@router.post("", openapi_extra=body.described(dialect.FIELDS["response"], "model"))
 async def create(request: Request) -> Response:
     here, who = state(request), principal(request)
     asked, given = await asked_of(
@@ -245,6 +245,8 @@ def _readable(who: Principal, row: dict[str, Any]) -> bool:
 
 
 def _check(include: tuple[str, ...]) -> None:
-    if include:
-        message = "include[] is not supported here: what a stored response has, it shows"
-        raise ProtocolError(message, "include[]", "unsupported_field")
+    """What a stored response has, it shows: what may be included needs no more than to be known."""
+    for name in include:
+        if name not in dialect.INCLUDES:
+            message = f"include[] {name!r:.100} is not supported; known: {', '.join(dialect.INCLUDES)}"
+            raise ProtocolError(message, "include[]", "unsupported_field")

@@ -115,6 +115,13 @@ def test_a_hundred_thousand_messages(client: TestClient, engine: Any) -> None:
     assert "100,000 entries" in reply.json()["error"]["message"] and not engine.requests
 
 
+def test_the_smallest_seed(client: TestClient, engine: Any) -> None:
+    body = b'{"model": "cria", "messages": [{"role": "user", "content": "Hi"}], "seed": %d}'
+    check(client.post("/v1/chat/completions", content=body % (-(2**63) - 1), headers=JSON), 400)
+    assert client.post("/v1/chat/completions", content=body % -(2**63), headers=JSON).status_code == 200
+    assert engine.requests[-1].sampling.seed == -(2**63)
+
+
 def test_unknown_names(client: TestClient, chat: Callable[..., Any]) -> None:
     check(client.get("/nowhere"), 404)
     check(client.get("/v1/nowhere"), 404)

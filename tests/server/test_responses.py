@@ -282,6 +282,21 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"input": [3]}, "input[0]"),
     ({"input": [{"type": "item_reference", "id": "x"}]}, "item_reference"),
     ({"input": [{"type": "reasoning", "summary": ["x"]}]}, "input[0].summary[0]"),
+    ({"input": [{"type": "reasoning", "summary": [{"type": "x", "text": ""}]}]}, "input[0].summary[0]"),
+    (
+        {"input": [{"type": "reasoning", "content": [{"type": "summary_text", "text": ""}]}]},
+        "input[0].content[0]",
+    ),
+    (
+        {"input": [{"role": "user", "content": [{"type": "input_text", "text": "x", "logprobs": {}}]}]},
+        "input[0].content[0].logprobs",
+    ),
+    (
+        {"input": [{"role": "assistant", "content": [{"type": "output_text", "text": "x", "logprobs": 1}]}]},
+        "input[0].content[0].logprobs",
+    ),
+    ({"input": [{"role": "assistant", "content": "x", "status": "done"}]}, "input[0].status"),
+    ({"input": [{"role": "assistant", "content": "x", "status": 1}]}, "input[0].status"),
     ({"input": [{"role": "wizard", "content": "x"}]}, "input[0].role"),
     (
         {"input": [{"role": "user", "content": [{"type": "input_image", "image_url": "https://x"}]}]},
@@ -338,6 +353,11 @@ def test_defaults_are_accepted(client: TestClient) -> None:
 
 def test_bad_queries(client: TestClient) -> None:
     id = client.post("/v1/responses", json={"model": "cria", "input": "Hi"}).json()["id"]
+    include = "include[]=message.output_text.logprobs&include[]=reasoning.encrypted_content"
+    for path in ("", "/input_items"):
+        assert client.get(f"/v1/responses/{id}{path}?{include}").status_code == 200
+        refused = client.get(f"/v1/responses/{id}{path}?{include}&include[]=file_search")
+        assert refused.status_code == 400 and "'file_search'" in refused.json()["error"]["message"]
     for query in (
         "?stream=true",
         "?starting_after=3",

@@ -27,6 +27,17 @@ def test_input_items(api: openai.OpenAI) -> None:
         api.responses.input_items.list(second.id, after="nowhere")
 
 
+def test_a_response_is_continued_without_input(client: TestClient, engine: Any) -> None:
+    first = client.post("/v1/responses", json={"model": "cria", "input": "Zero"}).json()["id"]
+    for more in ({}, {"input": []}, {"input": None}):
+        body = {"model": "cria", "previous_response_id": first, **more}
+        reply = client.post("/v1/responses", json=body)
+        assert reply.status_code == 200, reply.text
+        assert [m.content for m in engine.requests[-1].messages] == ["Zero", TEXT]
+        items = client.get(f"/v1/responses/{reply.json()['id']}/input_items").json()
+        assert items["data"] == [] and not items["has_more"]
+
+
 def test_delete_and_unknown_ids(api: openai.OpenAI, home: Path) -> None:
     response = api.responses.create(model="cria", input="my deepest secret", instructions="hush")
     api.responses.delete(response.id)
