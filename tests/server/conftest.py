@@ -58,6 +58,7 @@ class FakeEngine:
         self.fail: Failed | None = None
         self.crowded = False
         self.load_error: Exception | None = None
+        self.may_load = True
         self.loaded: dict[str, tuple[Path, Path | None]] = {}
         self.log: list[tuple[str, str]] = []
         self.requests: list[Request] = []
@@ -77,6 +78,8 @@ class FakeEngine:
         if self.load_error:
             raise self.load_error
         await asyncio.sleep(self.delay)
+        while not self.may_load:
+            await asyncio.sleep(0.01)
         self.loaded[key] = (model_dir, adapter_dir)
         self.log.append(("load", key))
 

@@ -20,12 +20,13 @@ from herd.server.settings import Settings
 def test_ready_comes_after_health(
     start: Callable[..., TestClient], engine: Any, wait_for: Callable[..., None]
 ) -> None:
-    engine.delay = 0.3
+    engine.may_load = False
     client = start()
     assert client.get("/health").status_code == 200
     reply = client.get("/ready")
     assert reply.status_code == 503 and "loading" in reply.json()["reason"]
     assert client.get("/api/status").json()["engine"]["state"] == "starting"
+    engine.may_load = True
     wait_for(lambda: client.get("/ready").status_code == 200)
 
 
