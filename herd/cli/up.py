@@ -1,6 +1,7 @@
 """`herd up` and `herd serve`: the server in this terminal, or as a service."""
 
 import os
+import signal
 from collections.abc import Callable
 from functools import partial
 from importlib.util import find_spec
@@ -54,4 +55,5 @@ def _serve(given: dict[str, Any], started: Callable[[Settings], None], *, access
     from herd.server.serve import serve
 
     settings = Settings.from_environment(**given)
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # until the server listens, it has begun nothing that must be ended
     serve(settings, say=partial(click.echo, err=True), started=started, access=access)

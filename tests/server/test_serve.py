@@ -97,6 +97,17 @@ def test_up_prints_addresses_and_stops_quietly(tmp_path: Path, sent: int) -> Non
     assert "Traceback" not in out + err
 
 
+@pytest.mark.parametrize("later", [0, 0.1, 0.3])
+def test_ctrl_c_while_it_starts(tmp_path: Path, wait_for: Any, later: float) -> None:
+    process = herd_up(tmp_path, "--port", "0")
+    wait_for((tmp_path / "lock").exists, 30)
+    time.sleep(later)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=20)
+    assert process.returncode in (0, 130, -signal.SIGINT)
+    assert "Traceback" not in out + err
+
+
 @contextmanager
 def draining(home: Path, engine: Any) -> Iterator[tuple[str, "serve.Server"]]:
     listener = serve.bind("127.0.0.1", 0)
