@@ -55,5 +55,5 @@ def _serve(given: dict[str, Any], started: Callable[[Settings], None], *, access
     from herd.server.serve import serve
 
     settings = Settings.from_environment(**given)
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # until the server listens, it has begun nothing that must be ended
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # until the server listens, there is nothing to end in order
     serve(settings, say=partial(click.echo, err=True), started=started, access=access)

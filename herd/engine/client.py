@@ -16,16 +16,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from herd.engine import frames
+from herd.engine.admission import MAX_QUEUE, Admission
 from herd.engine.frames import Message
 from herd.errors import HerdError
 from herd.protocol.types import Event, Failed, Request, Started, Usage
 
 log = logging.getLogger("herd.engine")
 
-MAX_QUEUE = 256  # requests that have not started
-MAX_QUEUE_TOKENS = 1 << 20  # of their prompts, by estimate
-RETRY = (1, 60)  # seconds that a refused caller is asked to wait: least, most
 PATIENCE = 5.0  # seconds that a process has to end by itself
+PING = 10.0  # seconds between two questions whether it is there
+MISSED = 6  # of them without a word in between, and it is not
 DEATHS = 3  # of processes that were loading a model: then nobody loads it again
 STOPPING = "the server is shutting down"
 BACKOFF = (0.1, 30.0)  # seconds before a dead process is started again: at first, at most
@@ -54,23 +54,19 @@ class EngineClient:
     """One engine process. All methods belong to one event loop."""
 
     def __init__(self, *, max_queue: int = MAX_QUEUE) -> None:
-        self.max_queue = max_queue
+        self.admission = Admission(max_queue)
         self._ids = itertools.count()
         self._streams: dict[str, _Stream] = {}
         self._queued: dict[str, _Stream] = {}  # those that have not started
-        self._tokens: Counter[str] = Counter()  # of their prompts, by salt
-        # By salt: those, and who was admitted in this round of the loop.
-        self._lines: Counter[str] = Counter()
         self._models: dict[str, _Model] = {}
         self._leaving: dict[str, asyncio.Future[None]] = {}
         self._deaths: Counter[str] = Counter()  # by the key that was being loaded
         self._process: subprocess.Popen[bytes] | None = None
         self._writer: asyncio.StreamWriter | None = None
         self._supervisor: asyncio.Task[None] | None = None
-        self._up, self._closed = asyncio.Event(), False
+        self._up, self._closed, self._heard = asyncio.Event(), False, False
         self._status: Message = {}
-        self._ended = 0.0  # when the last request did
-        self._gap = 0.2  # seconds between the ends of two requests, lately
+        self._weights: str | None = None
 
     async def start(self) -> None:
         """Start the process and wait until it answers. Raises HerdError (503) if it ends instead."""
@@ -137,7 +133,7 @@ class EngineClient:
         """
         model = self._models.get(key)
         stream = _Stream(salt, 0 if request.count else _estimate(request))
-        if not request.count and (full := self.full(salt, stream.tokens)):
+        if not request.count and (full := self.admission.full(salt, stream.tokens)):
             yield Failed(str(full), full.code, full.status, full.retry_after)
             return
         if model is None:
@@ -148,8 +144,7 @@ class EngineClient:
             return
         id = str(next(self._ids))
         self._streams[id] = self._queued[id] = stream
-        self._lines[salt] += 1
-        self._tokens[salt] += stream.tokens
+        self.admission.enter(salt, stream.tokens)
         ended = False
         try:
             await asyncio.shield(model.ready)
@@ -171,57 +166,19 @@ class EngineClient:
             if stream.sent and not ended:
                 self._send({"op": "cancel", "id": id})
 
-    def admit(self, salt: str) -> None:
-        """Keep a place until the event loop's next round, in which `generate` takes it. Raises HerdError 429."""
-        if full := self.full(salt):
-            raise full
-        self._lines[salt] += 1
-        asyncio.get_running_loop().call_soon(self._leave_line, salt)
-
-    def full(self, salt: str, tokens: int = 0) -> HerdError | None:
-        """The 429 for another request of `salt`, if there is no place for it in the queue now.
-
-        Known here, so that a busy engine need not be asked. The rule is `herd.engine.waiting`'s. Returned and not raised:
-        a traceback's frames are garbage in cycles, and under an overload there are hundreds a second.
-        """
-        count, most = self._lines.total(), self.max_queue
-        no_place = count >= most and (self._lines[salt] >= most // 8 or count >= 2 * most)
-        all_tokens, mine = self._tokens.total() + tokens, self._tokens[salt] + tokens
-        too_long = all_tokens > MAX_QUEUE_TOKENS and (
-            mine > MAX_QUEUE_TOKENS // 8 or all_tokens > 2 * MAX_QUEUE_TOKENS
-        )
-        if no_place or (self._queued and too_long):
-            wait = self.retry_after
-            message = f"the queue is full; try again in {wait} s"
-            return HerdError(message, code="queue_full", status=429, retry_after=wait)
-        return None
-
     def _leave_queue(self, id: str) -> None:
         if stream := self._queued.pop(id, None):
-            self._tokens[stream.salt] -= stream.tokens
-            if not self._tokens[stream.salt]:
-                del self._tokens[stream.salt]
-            self._leave_line(stream.salt)
-
-    def _leave_line(self, salt: str) -> None:
-        self._lines[salt] -= 1
-        if not self._lines[salt]:
-            del self._lines[salt]
+            self.admission.leave(stream.salt, stream.tokens)
 
     @property
     def in_flight(self) -> int:
         """Requests that wait or run."""
         return len(self._streams)
 
-    @property
-    def retry_after(self) -> int:
-        """Seconds after which a request that is refused now may be taken: for Retry-After."""
-        return min(max(round(self._lines.total() * self._gap), RETRY[0]), RETRY[1])
-
     def status(self) -> Message:
-        """{"state": starting | idle | busy | gone, "running", "waiting", "models": {key: info}, "metrics"}.
+        """{"state": starting | idle | busy | gone, "running", "waiting", "models": {key: info}, "metrics", "weights"}.
 
-        What the process said last, at most a quarter of a second ago.
+        What the process said last, at most a quarter of a second ago. `weights`: what models are kept in, once known.
         """
         running, waiting = self._status.get("running", 0), self._status.get("waiting", 0)
         if self._supervisor is None or self._supervisor.done():
@@ -232,7 +189,10 @@ class EngineClient:
             state = "busy" if running or waiting else "idle"
         models = {k: m.info for k, m in self._models.items() if m.ready.done() and m.info}
         metrics = self._status.get("metrics", {})
-        return {"state": state, "running": running, "waiting": waiting, "models": models, "metrics": metrics}
+        return {
+            "state": state, "running": running, "waiting": waiting, "models": models, "metrics": metrics,
+            "weights": self._weights,
+        }  # fmt: skip
 
     # --- the process
 
@@ -241,6 +201,7 @@ class EngineClient:
         pause, again = BACKOFF[0], False
         while True:
             up = False
+            watch = asyncio.create_task(self._watch())
             try:
                 healthy = await self._read(await self._spawn())
                 up = self._up.is_set()
@@ -249,6 +210,7 @@ class EngineClient:
                     raise
                 healthy = False
             finally:
+                watch.cancel()
                 how = await self._reap()
             again = True
             lost = sum(stream.sent > 0 for stream in self._streams.values())
@@ -283,6 +245,19 @@ class EngineClient:
                 self._handle(message)
         except (OSError, ValueError):  # no line is no JSON
             return healthy
+
+    async def _watch(self) -> None:
+        """Kill a process that hangs or was stopped. Whatever it does, its one thread looks at its messages meanwhile."""
+        missed = 0  # in a row, and not time: this process may have been stopped, too
+        while missed < MISSED:
+            self._heard = False
+            if self._up.is_set():
+                self._send({"op": "ping"})
+            await asyncio.sleep(PING)
+            missed = 0 if self._heard or not self._up.is_set() else missed + 1
+        log.error("the engine process has said nothing for %d seconds", PING * MISSED)
+        if self._process:
+            self._process.kill()
 
     async def _reap(self) -> str:
         """Close the socket, which ends the process; kill it if it does not listen. How it ended."""
@@ -335,8 +310,10 @@ class EngineClient:
             self._writer.write(frames.pack(message))
 
     def _handle(self, message: Message) -> None:
+        self._heard = True
         match message["op"]:
             case "ready":
+                self._weights = message["weights"]
                 self._up.set()
                 for model in self._models.values():
                     self._send(model.load)
@@ -370,10 +347,7 @@ class EngineClient:
                 self._leave_queue(id)
             stream.put_nowait(event)
             if isinstance(event, Usage):
-                now = asyncio.get_running_loop().time()
-                gap = now - max(self._ended, stream.sent)  # not the time in which nobody asked for anything
-                self._gap += 0.1 * (min(gap, RETRY[1]) - self._gap)
-                self._ended = now
+                self.admission.ended(stream.sent)
 
 
 def _estimate(request: Request) -> int:

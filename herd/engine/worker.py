@@ -1,8 +1,8 @@
 """The engine's process: models, caches and replies behind a socket, so that nothing here can stop the server.
 
-Messages in: load {key, model, adapter, weights}, unload {key}, submit {key, id, request, salt}, cancel {id}.
-Messages out: ready, loaded {key, info}, refused {key, message, code, status}, unloaded {key}, events (see `frames`),
-status {running, waiting, metrics}. Keys with the same model and weights share an engine, whatever their adapters.
+Messages in: load {key, model, adapter, weights}, unload {key}, submit {key, id, request, salt}, cancel {id}, ping.
+Messages out: ready {weights}, loaded {key, info}, refused {key, message, code, status}, unloaded {key}, events (see `frames`),
+pong, status {running, waiting, metrics}. Keys with the same model and weights share an engine, whatever their adapters.
 
 The process ends when the socket closes, however that comes about; SIGINT and SIGTERM are its parent's business.
 """
@@ -33,7 +33,7 @@ from herd.engine.choice import Job
 from herd.engine.engine import Engine
 from herd.engine.frames import Message
 from herd.engine.grammar import NotCompiled
-from herd.engine.loading import open_engine
+from herd.engine.loading import chosen, open_engine
 from herd.engine.pace import STEP
 from herd.engine.readers import Readers
 from herd.engine.step import Adapter
@@ -70,7 +70,7 @@ class Worker:
 
     def run(self) -> None:
         threading.Thread(target=self._listen, daemon=True).start()
-        self._send({"op": "ready"})
+        self._send({"op": "ready", "weights": _weights()})
         while True:
             for key in list(self.leaving):
                 self._leave(key)
@@ -296,6 +296,9 @@ class Worker:
         elif key in self.keys:
             self.engines[self.keys[key][0]].cancel(id)
 
+    def on_ping(self, message: Message) -> None:
+        self._send({"op": "pong"})
+
 
 def _name(model_dir: Path, weights: str) -> str:
     """Names what an engine is loaded from; files that were replaced are other files."""
@@ -303,6 +306,14 @@ def _name(model_dir: Path, weights: str) -> str:
     stamps = [(p.name, p.stat().st_size, p.stat().st_mtime_ns) for p in files]
     digest = hashlib.sha256(repr((str(model_dir.resolve()), stamps, weights)).encode()).hexdigest()
     return f"{model_dir.name}-{weights}-{digest[:16]}"
+
+
+def _weights() -> str | None:
+    """What models are kept in, unless a load says otherwise; None if HERD_WEIGHTS names nothing."""
+    try:
+        return chosen("auto")
+    except HerdError:  # each load says so
+        return None
 
 
 def main() -> None:

@@ -42,7 +42,7 @@ async def asked_of(request: Request, decode: Callable[[dict[str, Any]], T]) -> t
 
     def admit() -> None:
         if not here.gateway.reaches_out:
-            here.engines.engine.admit(key or "")
+            here.engines.engine.admission.admit(key or "")
 
     return await body.read_as(request, lambda given: (decode(given), given), admit)
 

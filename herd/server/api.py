@@ -68,7 +68,10 @@ def list_models(here: Here) -> dict[str, Any]:
     entries = registry.models()
     current = {registry.current(name).ref for name in {entry.name for entry in entries}}
     by_ref = {entry.ref: entry for entry in entries}
-    data = [models.describe(entry, by_ref.get(entry.base or ""), entry.ref in current) for entry in entries]
+    data = [
+        models.describe(entry, by_ref.get(entry.base or ""), entry.ref in current, here.engines.size)
+        for entry in entries
+    ]
     return {
         "data": [{**model, "loaded": loaded.get(model["digest"])} for model in data],
         "memory": {"budget": here.engines.memory, "used": sum(part["bytes"] for part in loaded.values())},

@@ -96,7 +96,7 @@ def create_app(settings: Settings, engines: Engines) -> FastAPI:
     def full(principal: Principal) -> HerdError | None:
         if gateway.reaches_out:  # a reply need not be the engine's
             return None
-        return engines.engine.full(principal.name or "")
+        return engines.engine.admission.full(principal.name or "")
 
     # FastAPI's own documentation pages load scripts from elsewhere; /openapi.json is the description.
     app = FastAPI(title="Herd", version=version("openherd"), lifespan=lifespan, docs_url=None, redoc_url=None)

@@ -9,10 +9,12 @@ from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
+from herd.engine.admission import Admission
 from herd.errors import HerdError
 from herd.memory import available_memory
 from herd.protocol import Event, Request
 from herd.registry.registry import ModelEntry, Registry, Target
+from herd.server import models
 
 log = logging.getLogger("herd.server")
 
@@ -22,17 +24,15 @@ SHARE = 0.5  # of the memory that is free at the start, for weights, unless the 
 class Engine(Protocol):
     """What the server needs of `herd.engine.client.EngineClient`."""
 
+    admission: Admission
+
     async def start(self) -> None: ...
     async def close(self) -> None: ...
     async def load(self, key: str, model_dir: Path, adapter_dir: Path | None) -> None: ...
     async def unload(self, key: str) -> None: ...
     def has(self, key: str) -> bool: ...
-    def full(self, salt: str) -> HerdError | None: ...
-    def admit(self, salt: str) -> None: ...
     def generate(self, key: str, request: Request, *, salt: str) -> AsyncGenerator[Event, None]: ...
     def status(self) -> dict[str, Any]: ...
-    @property
-    def retry_after(self) -> int: ...
 
 
 class Engines:
@@ -161,7 +161,7 @@ class Engines:
         for key, target in self._held.items():
             if (load := self._loads.get(key)) and load.done():
                 for entry in filter(None, (target.model, target.adapter)):
-                    state = found.setdefault(entry.digest, {"bytes": self._bytes(entry), "in_use": 0})
+                    state = found.setdefault(entry.digest, {"bytes": self.size(entry), "in_use": 0})
                     state["in_use"] += self._in_use[key]
         return found
 
@@ -208,24 +208,31 @@ class Engines:
         return not load.cancelled() and load.exception() is None and self.engine.has(key)
 
     async def _admit(self, key: str, target: Target) -> None:
-        """Make room for the target, the longest unused first, and load it."""
-        async with self._admitting:  # one at a time, so that two do not count on the same room
-            staying = {k: t for k, t in self._held.items() if self._in_use[k] and k != key}
-            taken, total = self._size(staying), self._size({**staying, key: target})
-            if total > self.memory:
-                sizes = f"{_mib(total - taken)}, and of the {_mib(self.memory)} for models {_mib(taken)} are in use"
-                message = f"it needs {sizes}; HERD_MEMORY says how much models may have"
-                raise HerdError(message, status=503, code="out_of_memory")
-            for other in list(self._loads):
-                if self._size({**self._held, key: target}) <= self.memory:
-                    break
-                await self._unload(other)
-            self._held[key] = target
+        """Make room for the target and load it; it goes again if it turns out to be too large."""
         try:
+            async with self._admitting:  # one at a time, so that two do not count on the same room
+                await self._make_room(key, target)
+                self._held[key] = target
             await self.engine.load(key, target.model_dir, target.adapter_dir)
+            async with self._admitting:  # before, its size was an estimate
+                await self._make_room(key, target)
         except BaseException:
-            self._held.pop(key, None)
+            if self._held.pop(key, None) and self.engine.has(key):
+                await self.engine.unload(key)
             raise
+
+    async def _make_room(self, key: str, target: Target) -> None:
+        """Unload what nobody uses, the longest unused first, until the target fits. Raises HerdError 503 if it cannot."""
+        staying = {k: t for k, t in self._held.items() if self._in_use[k] and k != key}
+        taken, total = self._sum(staying), self._sum({**staying, key: target})
+        if total > self.memory:
+            needs = f"it needs {_mib(total - taken)}, and of the {_mib(self.memory)} for models {_mib(taken)}"
+            message = f"{needs} are in use; HERD_MEMORY says how much models may have"
+            raise HerdError(message, status=503, code="out_of_memory")
+        for other in list(self._loads):
+            if self._sum({**self._held, key: target}) <= self.memory:
+                break
+            await self._unload(other)
 
     async def _unload(self, key: str) -> bool:
         """Whether the engine is gone now: not if it is in use, or on its way."""
@@ -242,21 +249,22 @@ class Engines:
     def _named(self) -> set[str]:
         return {target.engine_key for target in self._targets.values()}
 
-    def _size(self, held: Mapping[str, Target]) -> int:
+    def _sum(self, held: Mapping[str, Target]) -> int:
         """Bytes of these targets together; those of one model share its weights."""
         parts = [entry for target in held.values() for entry in (target.model, target.adapter) if entry]
-        return sum({entry.digest: self._bytes(entry) for entry in parts}.values())
+        return sum({entry.digest: self.size(entry) for entry in parts}.values())
 
-    def _bytes(self, entry: ModelEntry) -> int:
-        """What the engine says that it holds of a model; before, the size of its files. Its cache is not counted."""
+    def size(self, entry: ModelEntry) -> int:
+        """Bytes that the engine says it holds of a model, without its cache; an estimate before it is loaded."""
+        status = self.engine.status()
         own = entry.digest[:16]
-        for key, info in self.engine.status().get("models", {}).items():
+        for key, info in status.get("models", {}).items():
             model, _, adapter = key.partition("+")
             if own == model and "weight_bytes" in info:
                 return int(info["weight_bytes"])
             if own == adapter and "adapter_bytes" in info:
                 return int(info["adapter_bytes"])
-        return sum(file.stat().st_size for file in entry.path.glob("*.safetensors"))
+        return models.size(entry, status.get("weights"))
 
 
 def has_torch() -> bool:

@@ -81,7 +81,7 @@ class LocalEngine:
                 status=error.status,
                 code=error.code,
                 retryable=full or error.status >= 500,
-                retry_after=float(engine.retry_after) if full else None,
+                retry_after=float(engine.admission.retry_after) if full else None,
             ) from None
 
         finally:

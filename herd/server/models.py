@@ -5,7 +5,7 @@ import math
 import os
 import re
 import struct
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -19,24 +19,38 @@ CARD_BYTES = 256 * 1024
 ENTRY_FIELDS = ("ref", "name", "version", "kind", "base", "parents", "licence", "description", "digest", "metrics",
                 "created", "bundled")  # fmt: skip
 WIDTH = {"float32": 4, "float16": 2, "bfloat16": 2}  # bytes of a number, by the config's dtype
+# Bytes of a weight as the engine keeps it: scales, and of int4 the head, are in it.
+KEPT = {"fp32": 4.0, "bf16": 2.0, "int8": 1.03, "int4": 0.7}
 
 
-def describe(entry: ModelEntry, base: ModelEntry | None, current: bool) -> dict[str, Any]:
+def describe(
+    entry: ModelEntry, base: ModelEntry | None, current: bool, size: Callable[[ModelEntry], int]
+) -> dict[str, Any]:
     """One model as GET /api/models gives it; what a broken directory lacks is null, never an error.
 
-    An adapter has the shape of its `base`, and needs the memory of both.
+    An adapter has the shape of its `base`, and needs the memory of both, whose bytes `size` says.
     """
     facts = _facts(entry.path, entry.digest)
     shape = facts if base is None else _facts(base.path, base.digest)
-    weights = facts["weights"] + (0 if base is None else shape["weights"])
     return {
         **{name: getattr(entry, name) for name in ENTRY_FIELDS},
         **{name: facts[name] for name in ("bytes", "parameters", "card")},
         "current": current,
         "config": shape["config"],
         "plots": [f"/api/models/{entry.ref}/files/{name}" for name in facts["plots"]],
-        "memory": _memory(shape["config"], weights),
+        "memory": _memory(shape["config"], sum(map(size, filter(None, (entry, base))))),
     }
+
+
+def size(entry: ModelEntry, weights: str | None) -> int:
+    """Bytes that an engine needs for a model whose weights it keeps as `weights`; None: not known, as its files have them."""
+    try:
+        facts = _facts(entry.path, entry.digest)
+    except OSError:  # loading it says what is missing
+        return 0
+    if weights is None or facts["parameters"] is None or entry.kind == "adapter":
+        return int(facts["weights"])
+    return int(facts["parameters"] * KEPT[weights])
 
 
 def plot_file(entry: ModelEntry, name: str) -> Path | None:

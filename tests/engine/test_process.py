@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 from herd.engine import frames
-from herd.engine.client import DEATHS, EngineClient
+from herd.engine.client import DEATHS, MISSED, EngineClient
 from herd.engine.eager import Eager
 from herd.engine.engine import Engine
 from herd.engine.worker import Worker
@@ -237,11 +237,11 @@ def test_too_much_is_refused(model_dir: Path) -> None:
         ends = [e[-1] for e in replies]
         assert [e.status if isinstance(e, Failed) else 200 for e in ends] == [200, 200, 429, 429, 429]
         for _ in range(2):
-            client.admit("")
+            client.admission.admit("")
         with pytest.raises(HerdError, match="queue is full"):
-            client.admit("")  # both places are spoken for
+            client.admission.admit("")  # both places are spoken for
         await asyncio.sleep(0)
-        client.admit("")  # by nobody who came
+        client.admission.admit("")  # by nobody who came
 
     with_client(work, max_queue=2)
 
@@ -306,6 +306,35 @@ def test_a_model_that_ends_every_process_is_given_up(model_dir: Path, tmp_path: 
         failed = (await reply(client, CHAT, "endless"))[-1]
         assert isinstance(failed, Failed) and "ended the engine process" in failed.message
         assert isinstance((await reply(client, CHAT))[-1], Usage)  # the others go on
+
+    with_client(work)
+
+
+def test_a_process_that_hangs_is_replaced(model_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("herd.engine.client.PING", 0.5)
+
+    async def work(client: EngineClient) -> None:
+        await client.load("t", model_dir)
+        assert client._process
+        os.kill(client._process.pid, signal.SIGSTOP)
+        failed = (await reply(client, CHAT))[-1]
+        assert isinstance(failed, Failed) and failed.status == 503
+        monkeypatch.undo()
+        assert isinstance((await reply(client, CHAT))[-1], Usage)
+
+    with_client(work)
+
+
+def test_a_process_that_is_busy_or_idle_stays(model_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("herd.engine.client.PING", 0.2)
+
+    async def work(client: EngineClient) -> None:
+        await client.load("t", model_dir)
+        first, end = client._process, time.monotonic() + 0.2 * MISSED + 1
+        await asyncio.sleep(end - time.monotonic())
+        while time.monotonic() < end + 0.2 * MISSED:
+            assert isinstance((await reply(client, CHAT))[-1], Usage)
+        assert client._process is first
 
     with_client(work)
 

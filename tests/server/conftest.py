@@ -19,6 +19,7 @@ import pytest
 import uvicorn
 from fastapi.testclient import TestClient
 
+from herd.engine.admission import Admission
 from herd.errors import HerdError
 from herd.protocol import (
     Called,
@@ -42,6 +43,19 @@ from herd.server.settings import Settings
 WORDS = ("Once ", "upon ", "a ", "time.")
 
 
+class Crowd(Admission):
+    """A queue that is full while it is `crowded`."""
+
+    crowded, retry_after = False, 7
+
+    def full(self, salt: str, tokens: int = 0) -> HerdError | None:
+        if self.crowded:
+            return HerdError(
+                "the queue is full; try again later", code="queue_full", status=429, retry_after=7
+            )
+        return super().full(salt, tokens)
+
+
 class FakeEngine:
     """The EngineClient's interface. It says `words`, `delay` seconds apart; `break_after` words it dies.
 
@@ -56,9 +70,11 @@ class FakeEngine:
         self.delay = 0.0
         self.break_after: int | None = None
         self.fail: Failed | None = None
-        self.crowded = False
+        self.admission = Crowd()
         self.load_error: Exception | None = None
         self.may_load = True
+        self.weights: str | None = None
+        self.takes: dict[str, int] = {}  # bytes of a model, by its name, once it is loaded
         self.loaded: dict[str, tuple[Path, Path | None]] = {}
         self.log: list[tuple[str, str]] = []
         self.requests: list[Request] = []
@@ -66,8 +82,6 @@ class FakeEngine:
         self.cancelled: list[float] = []  # when, by time.monotonic()
         self.answering: Counter[str] = Counter()  # replies by key
         self.closed = False
-
-    retry_after = 7
 
     async def start(self) -> None: ...
 
@@ -101,18 +115,13 @@ class FakeEngine:
             "running": self.running,
             "waiting": 0,
             "metrics": {},
+            "weights": self.weights,
+            "models": {
+                key: {"weight_bytes": self.takes[path.parent.name]}
+                for key, (path, _) in self.loaded.items()
+                if path.parent.name in self.takes
+            },
         }
-
-    def full(self, salt: str) -> HerdError | None:
-        if self.crowded:
-            return HerdError(
-                "the queue is full; try again later", code="queue_full", status=429, retry_after=7
-            )
-        return None
-
-    def admit(self, salt: str) -> None:
-        if full := self.full(salt):
-            raise full
 
     async def generate(self, key: str, request: Request, *, salt: str) -> AsyncIterator[Event]:
         assert key in self.loaded

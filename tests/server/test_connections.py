@@ -180,7 +180,7 @@ def test_a_body_that_is_not_http_is_answered_once(
 
 def test_who_is_turned_away_may_ask_again(url: str, engine: Any, chat: Callable[..., Any]) -> None:
     """On the same connection, whatever the length of the body that nobody reads."""
-    engine.crowded = True
+    engine.admission.crowded = True
     with connect(url) as peer:
         for content in (chat(), chat("x" * 300_000), chat()):
             peer.sendall(request(content))
@@ -202,7 +202,7 @@ def test_who_is_turned_away_may_ask_again(url: str, engine: Any, chat: Callable[
 def test_who_was_turned_away_may_rest(
     url: str, engine: Any, chat: Callable[..., Any], patience: float
 ) -> None:
-    engine.crowded = True
+    engine.admission.crowded = True
     with connect(url) as peer:
         for sent in (request(chat()), GET.replace(b"localhost", b"evil.example") + b"\r\n"):
             peer.sendall(sent)
@@ -222,7 +222,7 @@ def test_who_was_turned_away_may_rest(
 def test_who_asks_on_and_on_without_reading_is_dropped(
     url: str, engine: Any, chat: Callable[..., Any], patience: float
 ) -> None:
-    engine.crowded, end = True, time.monotonic() + 10
+    engine.admission.crowded, end = True, time.monotonic() + 10
     with connect(url, 4096) as peer, pytest.raises(OSError):
         while time.monotonic() < end:
             peer.sendall(request(chat()))

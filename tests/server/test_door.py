@@ -212,7 +212,7 @@ def test_what_is_refused_for_want_of_room_costs_no_write(
 def test_a_full_queue_is_said_before_a_body_is_decoded(
     client: TestClient, engine: Any, chat: Callable[..., Any]
 ) -> None:
-    engine.crowded = True
+    engine.admission.crowded = True
     for path in (
         "/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/responses", "/v1/messages",
     ):  # fmt: skip

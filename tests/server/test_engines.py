@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
 import pytest
 from fastapi.testclient import TestClient
+from safetensors.numpy import save_file
 
 from herd.errors import HerdError
 from herd.registry.registry import Registry
@@ -261,6 +263,54 @@ def test_the_longest_unused_makes_room_and_what_is_in_use_stays(
         await engines.load("a")
         await engines.load("b")
         assert names() == "abc"  # d was the longest unused
+        await engines.close()
+
+    asyncio.run(use())
+
+
+@pytest.mark.parametrize(
+    "weights, fits", [("fp32", False), ("bf16", False), (None, False), ("int8", True), ("int4", True)]
+)
+def test_room_is_made_for_what_the_engine_will_keep(
+    home: Path, engine: Any, tmp_path: Path, weights: str | None, fits: bool
+) -> None:
+    registry = models(home, tmp_path, a=100)
+    save_file({"w": np.zeros((1000, 100), np.float16)}, tmp_path / "a" / "model.safetensors")  # 200 kB
+    registry.add(tmp_path / "a", "b", kind="model")
+    engine.weights = weights
+
+    async def use() -> None:
+        engines = Engines(engine, registry, memory=150_000)
+        engines.start()
+        if fits:
+            await engines.load("b")
+        else:
+            with pytest.raises(HerdError, match="HERD_MEMORY"):
+                await engines.load("b")
+        assert ("b" in [path.parent.name for path, _ in engine.loaded.values()]) == fits
+        await engines.close()
+
+    asyncio.run(use())
+
+
+def test_what_turns_out_too_large_goes_again(home: Path, engine: Any, tmp_path: Path) -> None:
+    registry = models(home, tmp_path, a=100, b=100)
+    engine.takes = {"b": 301}
+
+    def names() -> set[str]:
+        return {path.parent.name for path, _ in engine.loaded.values()}
+
+    async def use() -> None:
+        engines = Engines(engine, registry, memory=300)
+        engines.start()
+        async with engines.hold("a", registry.target("a")):
+            with pytest.raises(HerdError, match="HERD_MEMORY") as caught:
+                await engines.load("b")
+            assert caught.value.status == 503 and caught.value.code == "out_of_memory"
+            assert names() >= {"a"} and "b" not in names()
+        engine.takes = {"b": 250}
+        await engines.load("b")  # and what nobody uses any more makes room
+        assert "b" in names() and "a" not in names()
         await engines.close()
 
     asyncio.run(use())
