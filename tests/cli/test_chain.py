@@ -29,6 +29,7 @@ def result(capsys: pytest.CaptureFixture[str], *args: object) -> Any:
     return json.loads(said.out)
 
 
+@pytest.mark.slow
 def test_text_to_model_and_back(
     home: Path, tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

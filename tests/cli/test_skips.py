@@ -26,6 +26,7 @@ def outcomes(folder: Path, **env: str) -> str:
     return subprocess.run(command, capture_output=True, text=True, env=base | env, cwd=folder).stdout
 
 
+@pytest.mark.slow
 def test_skips_fail_in_ci(tmp_path: Path) -> None:
     assert "3 skipped, 1 xfailed" in outcomes(tmp_path)
     assert "1 failed, 1 skipped, 1 xfailed, 1 error" in outcomes(tmp_path, CI="true")

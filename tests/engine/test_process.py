@@ -179,6 +179,7 @@ def test_a_slow_template_keeps_only_its_own_model_waiting(model_dir: Path, tmp_p
     with_client(work)
 
 
+@pytest.mark.slow
 def test_grammar_bombs_keep_only_new_grammars_of_their_caller_waiting(model_dir: Path) -> None:
     async def work(client: EngineClient) -> None:
         async def start(request: Request, salt: str = "other") -> float:
@@ -208,6 +209,7 @@ def test_grammar_bombs_keep_only_new_grammars_of_their_caller_waiting(model_dir:
     with_client(work)
 
 
+@pytest.mark.slow
 def test_large_tools_keep_only_their_caller_waiting(model_dir: Path) -> None:
     async def work(client: EngineClient) -> None:
         await client.load("t", model_dir)

@@ -37,6 +37,7 @@ def test_singletons_and_equal_clusters_give_the_sequence_of_their_means(alpha: f
         assert (found.n, found.clusters) == (rows.size, 17)
 
 
+@pytest.mark.slow
 def test_asked_after_every_few_conversations_it_seldom_switches_falsely() -> None:
     rng, runs, looks = np.random.default_rng(2), 400, range(10, 101, 5)
     switches = outside = 0
@@ -49,6 +50,7 @@ def test_asked_after_every_few_conversations_it_seldom_switches_falsely() -> Non
     assert outside / runs <= 0.07
 
 
+@pytest.mark.slow
 def test_coin_flips_from_the_least_number_of_conversations_on_seldom_switch() -> None:
     rng, runs, switches = np.random.default_rng(3), 400, 0
     for _ in range(runs):

@@ -43,6 +43,7 @@ def made(
     return {"probes": probes, "price": ["1", "2"]}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fickle", [0.0, 0.05, 0.5, 1.0])
 def test_a_target_that_is_only_fickle_seldom_cries_wolf(fickle: float) -> None:
     """1,500 windows of rounds of one law: the promised rate allows one of them, and chance five."""

@@ -257,6 +257,7 @@ JSON = st.recursive(
 )  # fmt: skip
 
 
+@pytest.mark.slow
 @settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.dictionaries(st.sampled_from(["messages", "request", "response", "type", "input", "output", "observations",
                                                  "startTime", "call_type", "model", "traceId", "choices", "prompt", "route"]),
@@ -269,6 +270,7 @@ def test_any_json_is_kept_or_named(store: Store, items: list[Any]) -> None:
     )
 
 
+@pytest.mark.slow
 def test_memory_stays_what_it_is(store: Store) -> None:
     line = json.dumps({"prompt": "x" * 2000, "completion": "y" * 2000})
 

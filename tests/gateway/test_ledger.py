@@ -209,6 +209,7 @@ UNLIMITED = (
 )
 
 
+@pytest.mark.slow
 def test_kill_9_at_any_moment(database: str) -> None:
     """A gateway opens and settles as fast as it can, and is killed again and again; another one, where the database can
     be shared, goes on beside it."""

@@ -71,6 +71,7 @@ def expected(provider: Provider, name: str, theirs: genai_prices.Usage, moment: 
         return math.ceil(total * 10**12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("provider", providers, ids=lambda p: p.id)
 def test_every_model_costs_what_the_source_says(prices: Prices, provider: Provider) -> None:
     rng = random.Random(provider.id)

@@ -274,6 +274,7 @@ FILED = "canary-file-9876543210-zyxwv"
 HEADER = "canary-header-5555555555-mnop"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dialect", CLASSES)
 def test_no_secret_is_ever_said(dialect: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """The provider echoes the key in errors, events and text; and everything fails in every way, loudly."""

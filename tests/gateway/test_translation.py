@@ -146,6 +146,7 @@ def valid(body: dict[str, Any], whole: Any, **parts: Any) -> None:
         adapter(hint).validate_json(json.dumps(body[name]))
 
 
+@pytest.mark.slow
 @settings(deadline=None)  # the packages' types are built at the first use
 @given(requests(wide=True))
 def test_a_request_in_openais_words_means_the_same(request: Request) -> None:
@@ -163,6 +164,7 @@ def test_a_request_in_openais_words_means_the_same(request: Request) -> None:
     assert newer["max_completion_tokens"] == request.sampling.max_tokens and "max_tokens" not in newer
 
 
+@pytest.mark.slow
 @settings(deadline=None)  # the packages' types are built at the first use
 @given(requests(wide=False), st.booleans())
 def test_a_request_in_anthropics_words_means_the_same(request: Request, counted: bool) -> None:

@@ -172,6 +172,7 @@ def test_unknown_models_of_a_provider_do_not_open_its_circuit(client: TestClient
     assert ask(client, "openai-ok", "chat", False)[:3] == (200, WHOLE, True)
 
 
+@pytest.mark.slow
 def test_no_key_of_a_provider_is_said_or_kept(
     client: TestClient, home: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -82,6 +82,7 @@ def test_only_what_is_asked_for(store: Store) -> None:
     assert store.traffic(0, 1, 1) == []
 
 
+@pytest.mark.slow
 def test_a_hundred_thousand_attempts(store: Store) -> None:
     """Within seconds on a busy machine; it takes half a second on a free one."""
     rows = made(100_000)

@@ -31,6 +31,7 @@ for worker in range(8):
 """
 
 
+@pytest.mark.slow
 def test_kill_9_under_load_loses_no_acknowledged_vote(talk: Store, database: str) -> None:
     talk.close()
     acknowledged: set[str] = set()
@@ -48,6 +49,7 @@ def test_kill_9_under_load_loses_no_acknowledged_vote(talk: Store, database: str
         store.close()
 
 
+@pytest.mark.slow
 def test_500_votes_a_second_from_threads(talk: Store) -> None:
     workers, each = 64, 20
 

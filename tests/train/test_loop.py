@@ -35,6 +35,7 @@ def losses(out: Path) -> dict[int, float]:
     }
 
 
+@pytest.mark.slow
 def test_kill_9_then_the_same_losses_to_the_bit(recipe: Path, tmp_path: Path):
     settings = Recipe.load(recipe)
     train(settings, out=tmp_path / "whole")

@@ -278,6 +278,7 @@ def ten_thousand_messages() -> dict[str, Any]:
     }
 
 
+@pytest.mark.slow
 def test_ten_thousand_messages_scroll(visit: Open, tmp_path: Path) -> None:
     """As many frames as the machine gives to a page at rest, nearly; drawing all messages breaks both bounds."""
     (tmp_path / "long.json").write_text(json.dumps(ten_thousand_messages()))
