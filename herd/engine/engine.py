@@ -291,7 +291,8 @@ class Engine:
         job = choice.job
         choice.read = True
         if choice.index == 0:
-            self.waiting.ahead.extendleft(self._choice(job, i) for i in range(job.request.n - 1, 0, -1))
+            for i in range(job.request.n - 1, 0, -1):
+                self.waiting.again(self._choice(job, i))
         if job.request.echo:
             self._events.append((job.id, choice.echo()))
         if job.embedded:

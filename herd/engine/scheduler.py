@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from collections.abc import Hashable
 from dataclasses import dataclass, field
 from weakref import WeakKeyDictionary
@@ -54,15 +55,24 @@ class Scheduler:
         self._adapter_ids = itertools.count(1)
 
     def admit(self) -> list[Choice]:
-        """Let those who wait begin while there is room; the choices that begin for the first time."""
-        begun = []
-        while len(self.running) < self.pace.width and (choice := self.waiting.first()):
-            if not self._admit(choice):
+        """Let those who wait begin while there is room, or a caller has too much; those that begin for the first time."""
+        begun: list[Choice] = []
+        places = Counter(c.job.salt for c in self.running) if self.waiting else Counter()
+        while choice := self.waiting.first(places):
+            salt = choice.job.salt
+            if len(self.running) < self.pace.width and self._admit(choice):
+                places[salt] += 1
+                if not choice.resumed:
+                    begun.append(choice)
+                    self.totals["prefix_cache_queries"] += len(choice.tokens)
+                    self.totals["prefix_cache_hits"] += choice.done
+                continue
+            most = max(places, key=places.__getitem__, default=salt)
+            if places[most] - places[salt] < 2:
                 break
-            if not choice.resumed:
-                begun.append(choice)
-                self.totals["prefix_cache_queries"] += len(choice.tokens)
-                self.totals["prefix_cache_hits"] += choice.done
+            youngest = max((c for c in self.running if c.job.salt == most), key=_age)
+            self._preempt(youngest)
+            places[most] -= 1
         return begun
 
     def drop(self, job: Job) -> None:
@@ -92,7 +102,7 @@ class Scheduler:
         table = self.cache.open(tokens, self._root(job), reuse=reuse, spare=len(self.running))
         if table is None:
             return False
-        self.waiting.pop()
+        self.waiting.pop(job.salt)
         choice.table, choice.done = table, table.sealed * BLOCK
         if reuse and len(tokens) == len(job.prompt.ids):
             self._copy_end(choice)
@@ -125,13 +135,13 @@ class Scheduler:
                 self._preempt(max(self.running, key=_age))
 
     def _preempt(self, choice: Choice) -> None:
-        """Take a reply's blocks away; it comes back first, computes them again and goes on where it was."""
+        """Take a reply's blocks away; once it is next again, it computes them again and goes on where it was."""
         self.release(choice)
         self.totals["num_preemptions"] += 1
         choice.done, choice.resumed = 0, True
         if choice.index == 0 and not choice.read:
             choice.job.scores, choice.job.states = [], 0.0
-        self.waiting.ahead.appendleft(choice)
+        self.waiting.again(choice)
 
     def plan(self) -> list[Piece]:
         """All replies that need one token, then prompts up to the chunk: keys in turn, a key's in order of arrival.

@@ -13,7 +13,7 @@ import pytest
 from herd.engine import engine as engine_module
 from herd.engine.client import EngineClient
 from herd.engine.engine import Engine
-from herd.protocol.types import Event, Failed, Finished, Request, Sampling, Started, Usage
+from herd.protocol.types import Delta, Event, Failed, Finished, Request, Sampling, Started, Usage
 
 from .conftest import ask
 
@@ -35,6 +35,38 @@ def test_keys_take_turns_and_each_key_is_first_come_first_served(engine: Make) -
         one.submit(f"few{i}", ask(max_tokens=1), salt="few")
     one.submit("last", ask(max_tokens=1), salt="last")
     assert started(one) == ["many0", "few0", "last", "many1", "few1", "many2", "many3", "many4", "many5"]
+
+
+def test_a_key_that_has_all_places_gives_some_to_others_once(engine: Make) -> None:
+    def tokens(events: list[tuple[str, Event]]) -> None:
+        for id, event in events:
+            if isinstance(event, Delta):
+                said.setdefault(id, []).extend(event.tokens)
+
+    def request(i: int) -> Request:
+        return ask((5 + i, 6, 7), max_tokens=20)
+
+    said: dict[str, list[int]] = {}
+    one = engine(slots=4)
+    for i in range(6):
+        one.submit(f"many{i}", request(i), salt="many")
+    for _ in range(5):
+        tokens(one.step())
+    assert [c.job.salt for c in one.running] == ["many"] * 4
+    for i in range(3):
+        one.submit(f"few{i}", request(10 + i), salt="few")
+    tokens(one.step())
+    assert Counter(c.job.salt for c in one.running) == {"many": 2, "few": 2}
+    assert [c.job.id for c in one.running if c.job.salt == "many"] == ["many0", "many1"]  # the oldest stay
+    while not one.idle:
+        tokens(one.step())
+    assert one.metrics()["num_preemptions"] == 2
+    alone, together, said = engine(slots=1), said, {}
+    for i in [*range(6), 10, 11, 12]:
+        alone.submit(f"many{i}" if i < 10 else f"few{i - 10}", request(i))
+    while not alone.idle:
+        tokens(alone.step())
+    assert together == said and len(said) == 9
 
 
 def test_a_full_queue_still_has_a_place_for_a_key_that_is_not_in_it(
@@ -102,7 +134,7 @@ def test_refusals_come_in_milliseconds_while_the_engine_is_busy(model_dir: Path)
             refused = sorted(s for e, s in answers if isinstance(e, Failed) and e.status == 429)
             assert len(refused) == 144 and refused[int(0.95 * len(refused))] < 0.05
             assert sum(isinstance(e, Usage) for e, _ in answers) == 16
-            assert 1 <= client.retry_after <= 60
+            assert 1 <= client.admission.retry_after <= 60
         finally:
             await client.close()
 
