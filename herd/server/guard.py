@@ -83,9 +83,12 @@ class Door:
         """Count a request that has its answer, and put it into the log."""
         seconds, method, path = time.perf_counter() - began, scope["method"], scope["path"]
         route: str = path if path in REPLIES else getattr(scope.get("route"), "path", "unmatched")
+        self.note(method, route, status, seconds, scope["state"]["request_id"])
+
+    def note(self, method: str, route: str, status: int, seconds: float, id: str) -> None:
+        """The same, of what may not even have been a request."""
         self.observe(method, route, status, seconds)
         level = logging.WARNING if status >= 500 and route != "/ready" else logging.INFO
-        id = scope["state"]["request_id"]
         log.log(level, "%s %s %d %.0f ms %s", method, route, status, seconds * 1000, id)
 
     def _refusal(self, scope: Scope, headers: Mapping[str, str]) -> HerdError | None:

@@ -133,10 +133,10 @@ class _Watch:
         if counts:
             if self._queued is not None:
                 self._route.queued.observe(self._queued)
+                self._route.whole.observe(seconds)
             whole = reply.complete and reply.failed is None
             for reason in reply.finish.values() if whole else ():
                 self._route.success.labels(self._route.name, reason).inc()
-            self._route.whole.observe(seconds)
             self._route.prompt_tokens.inc(reply.prompt_tokens)
             self._route.generation_tokens.inc(reply.completion_tokens)
 

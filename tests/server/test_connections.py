@@ -121,6 +121,8 @@ def test_what_is_not_http(url: str, data: bytes) -> None:
         peer.sendall(data + b"\r\n\r\n")
         status, error, _ = answer(peer)
         assert status == 400 and error["code"] == "invalid_http"
+    counted = 'herd_http_requests_total{method="other",route="unmatched",status="400"} 1.0'
+    assert counted in httpx.get(f"{url}/metrics").text
 
 
 def test_an_offered_upgrade_is_not_taken_and_the_connection_goes_on(url: str) -> None:

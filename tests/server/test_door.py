@@ -172,6 +172,13 @@ def test_metrics_have_the_names_of_vllm(
         assert f"\nvllm:{name}{{" in text, name
 
 
+def test_what_is_refused_is_not_timed(client: TestClient, engine: Any, chat: Callable[..., Any]) -> None:
+    client.post("/v1/chat/completions", json=chat())
+    engine.fail = Failed("the grammar has an end too many", "invalid_grammar", 400)
+    assert client.post("/v1/chat/completions", json=chat()).status_code == 400
+    assert 'vllm:e2e_request_latency_seconds_count{model_name="cria"} 1.0' in client.get("/metrics").text
+
+
 def test_what_runs_and_waits_is_counted(
     url: str, engine: Any, chat: Callable[..., Any], wait_for: Callable[..., None]
 ) -> None:

@@ -94,7 +94,7 @@ def connect(wire: Wire, model: str | None, key: str | None, dialect: str) -> Ser
         listed = accepted(wire.call("GET", path, None, headers))["data"]
         entries = {entry["id"]: entry for entry in listed if isinstance(entry["id"], str)}
     except Unreachable as error:
-        raise HerdError(f"no server at {wire.host} ({error})") from None
+        raise HerdError(f"no server at {wire.address} ({error})") from None
     except (Broken, Refused, *MALFORMED) as error:
         if isinstance(error, NoAnswer):
             raise HerdError(

@@ -55,6 +55,7 @@ class Wire:
             raise HerdError(f"{url!r} is not an address") from None
         if parts.scheme not in ("http", "https") or not self.host or parts.username:
             raise HerdError(f"{url!r} is not an address; give one like http://127.0.0.1:8000")
+        self.address = parts.netloc
         self.root = parts.path.rstrip("/").removesuffix("/v1")
         self.headers, self.timeout = dict(headers), timeout
 
