@@ -69,6 +69,7 @@ class Asked:
 
     request: Request
     said: tuple[Message, ...]
+    sent: tuple[Mapping[str, Any] | None, ...]  # of each of `said`, what `_sent` says of its item
     previous: str | None
     background: bool
     shown: Mapping[str, Any]  # fields that the response repeats
@@ -92,7 +93,13 @@ class Asked:
         names = ("temperature", "top_p", "frequency_penalty", "presence_penalty")
         used = {name: getattr(final.sampling, name) for name in names}
         lead = len(final.messages) - past - len(self.said)
-        return {"shown": {**self.shown, **used}, "lead": lead, "past": past, "background": self.background}
+        return {
+            "shown": {**self.shown, **used},
+            "lead": lead,
+            "past": past,
+            "sent": list(self.sent),
+            "background": self.background,
+        }
 
 
 def history(row: Mapping[str, Any]) -> tuple[Message, ...]:
@@ -111,7 +118,7 @@ def history(row: Mapping[str, Any]) -> tuple[Message, ...]:
 def decode_response(body: Mapping[str, Any]) -> Asked:
     """The body of POST /v1/responses. Raises ProtocolError naming the field."""
     given, notes = fields.opened(body, FIELDS["response"])
-    model, said = fields.model(given), _input(given, notes)
+    model, (said, sent) = fields.model(given), _input(given, notes)
     instructions, previous = given.text("instructions"), given.text("previous_response_id")
     store, background, stream = given.flag("store", True), given.flag("background"), given.flag("stream")
     if background and not store:
@@ -154,17 +161,19 @@ def decode_response(body: Mapping[str, Any]) -> Asked:
         "metadata": given.get("metadata", {}),
         **{name: given.get(name) for name in ("user", "safety_identifier", "prompt_cache_key")},
     }
-    return Asked(request, said, previous, background, shown)
+    return Asked(request, said, sent, previous, background, shown)
 
 
-def _input(whole: Given, notes: Notes) -> tuple[Message, ...]:
-    """Items as messages: thoughts and calls belong to the assistant's message that they stand beside."""
+def _input(whole: Given, notes: Notes) -> tuple[tuple[Message, ...], tuple[Mapping[str, Any] | None, ...]]:
+    """Items as messages: thoughts and calls belong to the assistant's message that they stand beside; and how each
+    was sent."""
     if isinstance(whole.get("input"), str):
-        return (Message("user", whole["input"]),)
+        return (Message("user", whole["input"]),), (None,)
     continued = "previous_response_id" in whole
     if not isinstance(whole.get("input", [] if continued else None), list):
         raise bad("input", "must be a string or a list of items")
     messages: list[Message] = []
+    sent: list[Mapping[str, Any] | None] = []
     for where, item in whole.listed("input", fields.MAX_MESSAGES, []):
         kind = fields.mapping(item, where).get("type", "message")
         if kind not in tuple(_ITEMS):
@@ -176,11 +185,24 @@ def _input(whole: Given, notes: Notes) -> tuple[Message, ...]:
             messages[-1] = replace(
                 last, content=last.content + new.content, tool_calls=(*last.tool_calls, *new.tool_calls)
             )
+            sent[-1] = sent[-1] or _sent(item)
         else:
             messages.append(new)
+            sent.append(_sent(item))
     if not messages and not continued:
         raise bad("input", "must be a string or a list with at least one item")
-    return tuple(messages)
+    return tuple(messages), tuple(sent)
+
+
+def _sent(item: Mapping[str, Any]) -> dict[str, Any] | None:
+    """What a message does not say of the good item that it was, so that it can be shown as it was: its role, and how
+    long each part is (None: an image) if there are several. None where the message says it all."""
+    content = item.get("output" if item.get("type") == "function_call_output" else "content")
+    listed = isinstance(content, list) and item.get("type") != "reasoning"
+    parts = [len(part["text"]) if "text" in part else None for part in content or ()] if listed else None
+    if item.get("role") != "developer" and (parts is None or ("role" in item and len(parts) == 1)):
+        return None
+    return {"role": item.get("role"), "parts": parts}
 
 
 def _message(kind: str, given: Given) -> Message:

@@ -5,7 +5,20 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from herd.protocol.openai_reply import chat_logprob
-from herd.protocol.types import Called, Delta, Event, Failed, Finished, Reasoned, Started, ToolCall, Usage
+from herd.protocol.types import (
+    Called,
+    Delta,
+    Event,
+    Failed,
+    Finished,
+    Image,
+    Message,
+    Reasoned,
+    Started,
+    ToolCall,
+    Usage,
+)
+from herd.protocol.upstream import pieces
 
 STATUS = {
     "stop": "completed",
@@ -163,28 +176,50 @@ def encode_stored(row: Mapping[str, Any], status: str | None = None) -> dict[str
 
 
 def encode_items(row: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The input items of a stored response: its own, not those of the responses that it continues."""
+    """The input items of a stored response as they were sent: its own, not those of the responses that it continues."""
     items: list[dict[str, Any]] = []
     hex, kept = row["id"].partition("_")[2], row["response"]
-    for message in row["request"]["messages"][kept["lead"] + kept["past"] :]:
-        role, content, calls = message["role"], message["content"], message.get("tool_calls", ())
-        id = f"{hex}_in{len(items)}"
-        if role == "tool":
-            answer = {"call_id": message["tool_call_id"], "output": content, "status": "completed"}
+    own = row["request"]["messages"][kept["lead"] + kept["past"] :]
+    sent = kept.get("sent") or [None] * len(own)  # older ones have none
+    for message, how in zip(map(Message.from_json, own), sent, strict=True):
+        id, told = f"{hex}_in{len(items)}", how or {"role": message.role, "parts": None}
+        parts = [_part(piece) for piece in _pieces(message, told["parts"])]
+        if message.role == "tool":
+            output = message.content if told["parts"] is None and not message.images else parts
+            answer = {"call_id": message.tool_call_id, "output": output, "status": "completed"}
             items.append({"type": "function_call_output", "id": f"fco_{id}", **answer})
-        elif role == "assistant":
-            if message.get("reasoning") or message.get("signature"):
-                sealed = message.get("signature", "")
-                items.append(_reasoning(id, 0, "completed", message.get("reasoning", ""), sealed))
-            if content or not calls:
-                items.append(_message(id, 0, "completed", content))
+        elif message.role == "assistant":
+            if message.reasoning or message.signature:
+                items.append(_reasoning(id, 0, "completed", message.reasoning, message.signature))
+            if message.content or not message.tool_calls:
+                item = _message(id, 0, "completed")
+                item["content"] = [{**item["content"][0], "text": part["text"]} for part in parts]
+                items.append(item)
         else:
-            part = {"type": "input_text", "text": content}
-            items.append(
-                {"type": "message", "id": f"msg_{id}", "status": "completed", "role": role, "content": [part]}
-            )
-        items += [_called(id, i, ToolCall.from_json(call)) for i, call in enumerate(calls)]
+            head = {"type": "message", "id": f"msg_{id}", "status": "completed"}
+            items.append({**head, "role": told["role"], "content": parts})
+        items += [_called(id, i, call) for i, call in enumerate(message.tool_calls)]
     return items
+
+
+def _pieces(message: Message, lengths: list[int | None] | None) -> list[str | Image]:
+    """The message's texts and images as they were sent: `lengths` of the texts, None for an image. One that has been
+    redacted, or has lost an image, is no more so long, and its texts are joined."""
+    whole = sum(length or 0 for length in lengths or ()) == len(message.content)
+    if not lengths or not whole or lengths.count(None) != len(message.images):
+        return pieces(message) or [""]
+    found: list[str | Image] = []
+    images, at = iter(message.images), 0
+    for length in lengths:
+        found.append(next(images) if length is None else message.content[at : at + length])
+        at += length or 0
+    return found
+
+
+def _part(piece: str | Image) -> dict[str, Any]:
+    if isinstance(piece, str):
+        return {"type": "input_text", "text": piece}
+    return {"type": "input_image", "image_url": piece.url, "detail": piece.detail}
 
 
 def _response(

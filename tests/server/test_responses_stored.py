@@ -11,6 +11,8 @@ import pytest
 from fastapi.testclient import TestClient
 
 from herd.protocol import Failed
+from herd.protocol.refusals import leave_out
+from herd.protocol.responses import decode_response, encode_items
 
 from .test_responses import TEXT, WEATHER
 
@@ -25,6 +27,80 @@ def test_input_items(api: openai.OpenAI) -> None:
     assert [i.id for i in api.responses.input_items.list(second.id)] == [i.id for i in reversed(items)]
     with pytest.raises(openai.BadRequestError, match="after"):
         api.responses.input_items.list(second.id, after="nowhere")
+
+
+def test_input_items_come_back_as_they_were_sent(api: openai.OpenAI, engine: Any) -> None:
+    def texts(*said: str, kind: str = "input_text") -> list[dict[str, str]]:
+        return [{"type": kind, "text": text} for text in said]
+
+    call = {"type": "function_call", "call_id": "call_1", "name": "look", "arguments": "{}"}
+    sent: Any = [
+        {"role": "developer", "content": "Be brief."},
+        {"role": "system", "content": texts("Be", "", " kind.")},
+        {"role": "user", "content": texts("One", "Two")},
+        {"role": "assistant", "content": texts("Three", "Four", kind="output_text")},
+        call,
+        {"type": "function_call_output", "call_id": "call_1", "output": texts("Five")},
+        {**call, "call_id": "call_2"},
+        {"type": "function_call_output", "call_id": "call_2", "output": "Six"},
+        {"role": "developer", "content": texts("Se", "ven")},
+    ]
+    made = api.responses.create(model="cria", input=sent)
+    (before,) = engine.requests
+    items: Any = list(api.responses.input_items.list(made.id, order="asc"))
+
+    def plain(item: Any) -> Any:
+        if item["type"] == "message":
+            return item["role"], [(part["type"], part["text"]) for part in item["content"]]
+        if item["type"] == "function_call":
+            return item["call_id"]
+        parts = item["output"]
+        return parts if isinstance(parts, str) else [(part["type"], part["text"]) for part in parts]
+
+    def wanted(item: Any) -> Any:
+        item = {"type": "message", **item}
+        if isinstance(item.get("content"), str):  # a text alone is a list of one part
+            item["content"] = texts(item["content"])
+        return plain(item)
+
+    assert [plain(item.to_dict()) for item in items] == [wanted(item) for item in sent]
+    again = api.responses.create(model="cria", input=[{"type": "item_reference", "id": i.id} for i in items])
+    assert engine.requests[1].messages == before.messages
+    repeated: Any = api.responses.input_items.list(again.id, order="asc")
+    assert [plain(item.to_dict()) for item in repeated] == [wanted(item) for item in sent]
+
+
+@pytest.mark.parametrize(
+    "said", ["me@x.io", "some.one@example.org"]
+)  # as long as what stands for it, and longer
+def test_redacted_input_items_hold_no_more_than_what_is_kept(
+    start: Callable[..., TestClient], home: Path, said: str
+) -> None:
+    (home / "herd.toml").write_text('[routes.cria]\ntargets = ["cria@1"]\nredact = ["email"]\n')
+    client = start(config=home / "herd.toml")
+    parts = [{"type": "input_text", "text": text} for text in ("I am ", said)]
+    body = {"model": "cria", "input": [{"role": "user", "content": parts}]}
+    id = client.post("/v1/responses", json=body).json()["id"]
+    (item,) = client.get(f"/v1/responses/{id}/input_items").json()["data"]
+    assert "".join(part["text"] for part in item["content"]) == "I am [email]"
+
+
+def test_pictures_of_the_input_stand_where_they_were_sent() -> None:
+    def shown(*drop: str) -> Any:
+        asked = decode_response({"model": "m", "input": [{"role": "user", "content": content}]})
+        request = leave_out(asked.request, drop)
+        messages = [message.to_json() for message in request.messages]
+        row = {"id": "resp_1", "request": {"messages": messages}, "response": asked.kept(request, 0)}
+        (item,) = encode_items(row)
+        return item["content"]
+
+    texts = [{"type": "input_text", "text": text} for text in ("What", " is ", "this?")]
+    image = {"type": "input_image", "image_url": "https://x.example/a.png", "detail": "low"}
+    content = [texts[0], image, texts[1], texts[2]]
+    assert shown() == content
+    assert shown("input[0].content[1]") == [{"type": "input_text", "text": "What is this?"}]
+    content = [image]
+    assert shown() == content
 
 
 def test_a_response_is_continued_without_input(client: TestClient, engine: Any) -> None:
