@@ -33,6 +33,7 @@ GOOD: dict[str, list[dict[str, Any]]] = {
         {"model": "cria", "instructions": "Be brief.", "input": USER, "max_output_tokens": 16, "stream": True,
          "tools": [{"type": "function", **CALL["function"]}], "tool_choice": "none", "metadata": {"a": "b"}},
     ],
+    "/v1/responses/input_tokens": [{"model": "cria", "instructions": "Be brief.", "input": "Tell me a story."}],
     "/v1/messages": [
         {"model": "cria", "max_tokens": 4, "messages": USER, "system": "Be brief.", "stop_sequences": ["x"]},
         {"model": "cria", "max_tokens": 4, "messages": [{"role": "user", "content": [{"type": "text", "text": "Hi"}]}],

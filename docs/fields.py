@@ -17,7 +17,11 @@ DIALECTS: dict[str, tuple[Tables, Tables, dict[str, str]]] = {
         openai.PARTS,
         {"chat": "chat completions", "completion": "completions", "embedding": "embeddings"},
     ),
-    "OpenAI Responses": (responses.FIELDS, responses.PARTS, {"response": "responses"}),
+    "OpenAI Responses": (
+        responses.FIELDS,
+        responses.PARTS,
+        {"response": "responses", "count": "responses/input_tokens"},
+    ),
     "Anthropic Messages": (
         anthropic.FIELDS,
         anthropic.PARTS,

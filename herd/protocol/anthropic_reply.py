@@ -6,7 +6,7 @@ from typing import Any
 
 from herd.errors import HerdError
 from herd.protocol import replies
-from herd.protocol.replies import collect, describe, finished
+from herd.protocol.replies import collect, describe, finished, prompt_tokens
 from herd.protocol.types import (
     Called,
     Delta,
@@ -106,10 +106,7 @@ def encode_message(request: Request, events: Iterable[Event], id: str, *_: Any) 
 
 def encode_count(events: Iterable[Event]) -> dict[str, int]:
     """How many tokens the prompt has. Raises ValueError if no event says so."""
-    for event in events:
-        if isinstance(event, Started | Usage):
-            return {"input_tokens": event.prompt_tokens}
-    raise ValueError("the prompt was not counted")
+    return {"input_tokens": prompt_tokens(events)}
 
 
 def encode_error(error: HerdError | Failed, request_id: str | None = None) -> dict[str, Any]:

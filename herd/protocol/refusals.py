@@ -12,7 +12,7 @@ _TABLES = {
     "chat": (openai.FIELDS["chat"], openai.PARTS),
     "completion": (openai.FIELDS["completion"], openai.PARTS),
     "embedding": (openai.FIELDS["embedding"], openai.PARTS),
-    "responses": (responses.FIELDS["response"], responses.PARTS),
+    "responses": ({**responses.FIELDS["count"], **responses.FIELDS["response"]}, responses.PARTS),
     "messages": (anthropic.FIELDS["message"], anthropic.PARTS),
 }
 _EFFORT = {"responses": "reasoning.effort", "messages": "output_config.effort"}

@@ -34,6 +34,14 @@ def collect(events: Iterable[Event]) -> tuple[Mapping[int, list[Any]], Usage]:
     return said, usage
 
 
+def prompt_tokens(events: Iterable[Event]) -> int:
+    """How many tokens the prompt has. Raises ValueError if no event says so."""
+    for event in events:
+        if isinstance(event, Started | Usage):
+            return event.prompt_tokens
+    raise ValueError("the prompt was not counted")
+
+
 def finished(said: Iterable[Event]) -> Finished:
     """How a choice ended. Raises ValueError if it did not."""
     for event in said:

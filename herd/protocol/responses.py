@@ -12,26 +12,28 @@ from typing import Any, NoReturn
 from herd.protocol import fields
 from herd.protocol.calls import Calls, arguments
 from herd.protocol.fields import Field, Given, Notes, bad, known, table, unsupported
-from herd.protocol.responses_reply import ResponseStream, encode_items, encode_stored
+from herd.protocol.responses_reply import ResponseStream, encode_count, encode_items, encode_stored
 from herd.protocol.types import Format, Image, Message, Request, Role, Tool, ToolCall
 
 __all__ = [
-    "FIELDS", "INCLUDES", "PARTS", "Asked", "ResponseStream", "decode_response", "encode_items", "encode_stored", "history",
+    "FIELDS", "INCLUDES", "PARTS", "Asked", "ResponseStream", "decode_count", "decode_response", "encode_count",
+    "encode_items", "encode_stored", "history",
 ]  # fmt: skip
 
 LOGPROBS = "message.output_text.logprobs"
 INCLUDES = (LOGPROBS, "reasoning.encrypted_content")  # what the provider gave of the latter is always there
 
+_PROMPT = "model input instructions previous_response_id tools tool_choice parallel_tool_calls text reasoning"
 FIELDS: dict[str, dict[str, Field]] = {
     "response": table(
-        "model input instructions previous_response_id tools tool_choice parallel_tool_calls text"
-        " max_output_tokens temperature top_p top_logprobs frequency_penalty presence_penalty include stream"
-        " stream_options store background reasoning",
+        f"{_PROMPT} max_output_tokens temperature top_p top_logprobs frequency_penalty presence_penalty include"
+        " stream stream_options store background",
         "user:str metadata:dict safety_identifier:str prompt_cache_key:str prompt_cache_retention:str"
         " prompt_cache_options:dict service_tier=auto|default",
         "truncation=disabled access_programs background_options context_management=[] conversation image"
         " max_tool_calls moderation prompt",
-    )
+    ),
+    "count": table(_PROMPT, refused="truncation=disabled conversation personality"),
 }
 _ITEM = "id:str status=in_progress|completed|incomplete"
 PARTS: dict[str, dict[str, Field]] = {
@@ -117,7 +119,15 @@ def history(row: Mapping[str, Any]) -> tuple[Message, ...]:
 
 def decode_response(body: Mapping[str, Any]) -> Asked:
     """The body of POST /v1/responses. Raises ProtocolError naming the field."""
-    given, notes = fields.opened(body, FIELDS["response"])
+    return _asked(*fields.opened(body, FIELDS["response"]))
+
+
+def decode_count(body: Mapping[str, Any]) -> Asked:
+    """The body of POST /v1/responses/input_tokens. Raises ProtocolError naming the field."""
+    return _asked(*fields.opened(body, FIELDS["count"]), count=True)
+
+
+def _asked(given: Given, notes: Notes, *, count: bool = False) -> Asked:
     model, (said, sent) = fields.model(given), _input(given, notes)
     instructions, previous = given.text("instructions"), given.text("previous_response_id")
     store, background, stream = given.flag("store", True), given.flag("background"), given.flag("stream")
@@ -138,6 +148,7 @@ def decode_response(body: Mapping[str, Any]) -> Asked:
         messages=(*([Message("system", instructions)] if instructions else ()), *said),
         parallel_tool_calls=parallel,
         format=format,
+        count=count,
         stream=stream,
         store=store,
         effort=effort,

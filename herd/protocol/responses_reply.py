@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from herd.protocol.openai_reply import chat_logprob
+from herd.protocol.replies import prompt_tokens
 from herd.protocol.types import (
     Called,
     Delta,
@@ -173,6 +174,11 @@ def encode_stored(row: Mapping[str, Any], status: str | None = None) -> dict[str
     usage = _usage(Usage(tokens["prompt"] or 0, tokens["completion"] or 0, tokens["cached"] or 0))
     more = {"output": output, "usage": usage, "error": error, "ended": ended, "why": row["finish"]}
     return _response(id, row["created"], kept["shown"], status, **more)
+
+
+def encode_count(events: Iterable[Event]) -> dict[str, Any]:
+    """How many tokens the prompt has. Raises ValueError if no event says so."""
+    return {"object": "response.input_tokens", "input_tokens": prompt_tokens(events)}
 
 
 def encode_items(row: Mapping[str, Any]) -> list[dict[str, Any]]:

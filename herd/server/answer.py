@@ -33,15 +33,18 @@ class Codec(Protocol):
     def encode(self, event: Event) -> list[dict[str, Any]]: ...
 
 
-async def asked_of(request: Request, decode: Callable[[dict[str, Any]], T]) -> tuple[T, dict[str, Any]]:
+async def asked_of(
+    request: Request, decode: Callable[[dict[str, Any]], T], *, queues: bool = True
+) -> tuple[T, dict[str, Any]]:
     """What the body asks for, and the body. Raises as `body.read_as`, and HerdError 429 if there is no place for a reply.
 
-    Where all routes lead to the engine, that is said at once: an overload must cost little.
+    Where all routes lead to the engine, that is said at once: an overload must cost little. `queues`: there will be a
+    reply, and not only a count.
     """
     here, key = state(request), principal(request).name
 
     def admit() -> None:
-        if not here.gateway.reaches_out:
+        if queues and not here.gateway.reaches_out:
             here.engines.engine.admission.admit(key or "")
 
     return await body.read_as(request, lambda given: (decode(given), given), admit)
@@ -77,6 +80,14 @@ async def answer(
         for one in requests
     ]
     return await send(request, batch, encode, stream, named=named, last=None if named else "[DONE]")
+
+
+async def count(
+    request: Request, asked: Canonical, encode: Callable[[list[Event]], dict[str, Any]], prefix: str
+) -> Response:
+    """How many tokens the prompt has. Nothing is generated, so nothing is stored."""
+    reply = state(request).gateway.begin(asked, principal=principal(request), prefix=prefix)
+    return await send(request, [reply], lambda _, events, *__: encode(events))
 
 
 async def send(

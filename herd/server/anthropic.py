@@ -5,8 +5,7 @@ from fastapi.responses import Response
 
 import herd.protocol.anthropic as dialect
 from herd.server import body
-from herd.server.answer import answer, asked_of, send
-from herd.server.state import principal, state
+from herd.server.answer import answer, asked_of, count
 
 router = APIRouter(prefix="/v1/messages")
 
@@ -28,7 +27,5 @@ async def messages(request: Request) -> Response:
 
 @router.post("/count_tokens", openapi_extra=body.described(dialect.FIELDS["count"], "model", "messages"))
 async def count_tokens(request: Request) -> Response:
-    """Nothing is generated, so nothing is stored."""
-    asked = await body.read_as(request, dialect.decode_count)
-    reply = state(request).gateway.begin(asked, principal=principal(request), prefix="msg_")
-    return await send(request, [reply], lambda _, events, *__: dialect.encode_count(events))
+    asked, _ = await asked_of(request, dialect.decode_count, queues=False)
+    return await count(request, asked, dialect.encode_count, "msg_")

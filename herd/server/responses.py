@@ -2,7 +2,7 @@
 
 import asyncio
 import re
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from typing import Annotated, Any, Literal
 
@@ -13,11 +13,11 @@ import herd.protocol.responses as dialect
 from herd.errors import HerdError
 from herd.gateway.keys import Principal
 from herd.gateway.reply import generation
-from herd.protocol import Event, ProtocolError
+from herd.protocol import Event, Message, ProtocolError
 from herd.protocol import Request as Canonical
 from herd.protocol.fields import MAX_MESSAGES
 from herd.server import body
-from herd.server.answer import asked_of, conversation, send
+from herd.server.answer import asked_of, conversation, count, send
 from herd.server.errors import not_found
 from herd.server.state import State, principal, state
 from herd.server.stream import EventStream
@@ -25,19 +25,14 @@ from herd.server.stream import EventStream
 router = APIRouter(prefix="/v1/responses")
 ITEM = re.compile(r"[a-z]+_([0-9a-f]{32})(?:_\w+)?")  # its response's id is in an item's
 Stored = tuple[dict[str, Any] | None, str | None]  # a response's row, and its status if it has not ended
+Decode = Callable[[dict[str, Any]], dialect.Asked]
 Include = Annotated[tuple[str, ...], Query(alias="include[]", max_length=16)]
 
 
 @router.post("", openapi_extra=body.described(dialect.FIELDS["response"], "model"))
 async def create(request: Request) -> Response:
     here, who = state(request), principal(request)
-    asked, given = await asked_of(
-        request, lambda given: None if _refers(given) else dialect.decode_response(given)
-    )
-    if asked is None:
-        asked = await asyncio.to_thread(_resolved, here, who, given)
-    before = await _previous(request, asked.previous)
-    past = dialect.history(before) if before else ()
+    asked, before, past = await _asked(request, dialect.decode_response)
     canonical = asked.after(past)
     talk = conversation(request, canonical, who.name)
     if before and "x-herd-conversation" not in request.headers:
@@ -65,6 +60,19 @@ async def create(request: Request) -> Response:
         return made.response
 
     return await send(request, [reply], encode, stream, named=True, last="[DONE]")
+
+
+@router.post("/input_tokens", openapi_extra=body.described(dialect.FIELDS["count"], "model"))
+async def input_tokens(request: Request) -> Response:
+    asked, _, past = await _asked(request, dialect.decode_count, queues=False)
+    return await count(request, asked.after(past), dialect.encode_count, "resp_")
+
+
+@router.post("/compact", include_in_schema=False)
+def compact() -> None:
+    """What it would give cannot be had here. Without this it would be called a wrong method of a response's."""
+    message = "this server has no /v1/responses/compact: send the items as they are, or previous_response_id"
+    raise not_found(message)
 
 
 @router.get("/{id}")
@@ -157,6 +165,20 @@ def _stream(here: State, id: str, after: int = -1) -> EventStream:
     return EventStream(events(), named=True, headers={"X-Herd-Generation": id})
 
 
+async def _asked(
+    request: Request, decode: Decode, *, queues: bool = True
+) -> tuple[dialect.Asked, dict[str, Any] | None, tuple[Message, ...]]:
+    """What the body asks for, the generation that it continues, and that one's messages. `queues` as for `asked_of`."""
+    here, who = state(request), principal(request)
+    asked, given = await asked_of(
+        request, lambda given: None if _refers(given) else decode(given), queues=queues
+    )
+    if asked is None:
+        asked = await asyncio.to_thread(_resolved, here, who, given, decode)
+    before = await _previous(request, asked.previous)
+    return asked, before, dialect.history(before) if before else ()
+
+
 def _refers(given: dict[str, Any]) -> bool:
     items = given.get("input")
     return isinstance(items, list) and any(_is_reference(item) for item in items[:MAX_MESSAGES])
@@ -166,7 +188,7 @@ def _is_reference(item: Any) -> bool:
     return isinstance(item, dict) and item.get("type") == "item_reference"
 
 
-def _resolved(here: State, who: Principal, given: dict[str, Any]) -> dialect.Asked:
+def _resolved(here: State, who: Principal, given: dict[str, Any], decode: Decode) -> dialect.Asked:
     """Decode a body with references to items of stored responses: each stands for the whole item."""
     found: dict[str, dict[str, Any]] = {}
 
@@ -188,7 +210,7 @@ def _resolved(here: State, who: Principal, given: dict[str, Any]) -> dialect.Ask
         item(f"input[{i}]", one) if i < MAX_MESSAGES and _is_reference(one) else one
         for i, one in enumerate(given["input"])
     ]
-    return dialect.decode_response({**given, "input": items})
+    return decode({**given, "input": items})
 
 
 async def _previous(request: Request, id: str | None) -> dict[str, Any] | None:

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 MIB = 1024 * 1024
 JSON = {"Content-Type": "application/json"}
 PATHS = ("/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/messages",
-         "/v1/messages/count_tokens", "/v1/responses", "/api/conversations", "/api/votes", "/api/runs",
+         "/v1/messages/count_tokens", "/v1/responses", "/v1/responses/input_tokens", "/api/conversations", "/api/votes",
+         "/api/runs",
          "/api/conversations/import", "/api/session")  # fmt: skip
 
 BODIES = {

@@ -9,6 +9,7 @@ DIALECTS = {
     "/v1/completions": openai.FIELDS["completion"],
     "/v1/embeddings": openai.FIELDS["embedding"],
     "/v1/responses": responses.FIELDS["response"],
+    "/v1/responses/input_tokens": responses.FIELDS["count"],
     "/v1/messages": anthropic.FIELDS["message"],
     "/v1/messages/count_tokens": anthropic.FIELDS["count"],
 }

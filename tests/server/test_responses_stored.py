@@ -10,7 +10,7 @@ import openai
 import pytest
 from fastapi.testclient import TestClient
 
-from herd.protocol import Failed
+from herd.protocol import Delta, Event, Failed, Finished, Request, Started, Usage
 from herd.protocol.refusals import leave_out
 from herd.protocol.responses import decode_response, encode_items
 
@@ -112,6 +112,68 @@ def test_a_response_is_continued_without_input(client: TestClient, engine: Any) 
         assert [m.content for m in engine.requests[-1].messages] == ["Zero", TEXT]
         items = client.get(f"/v1/responses/{reply.json()['id']}/input_items").json()
         assert items["data"] == [] and not items["has_more"]
+
+
+def test_tokens_of_an_input_are_counted(api: openai.OpenAI, client: TestClient, engine: Any) -> None:
+    def script(request: Request) -> list[Event]:
+        """A token a character that the model is shown."""
+        tools = request.tools if request.tool_choice != "none" else ()
+        n = sum(len(m.content) for m in request.messages) + sum(len(tool.name) for tool in tools)
+        counted: list[Event] = [Started(n), Usage(n, 0)]
+        return (
+            counted if request.count else [Started(n), Delta(0, TEXT, (1,)), Finished(0, "stop"), Usage(n, 1)]
+        )
+
+    engine.script = script
+    first = api.responses.create(model="cria", input="Zero", instructions="Forgotten.")
+    items: Any = api.responses.input_items.list(first.id).data
+    bodies: list[Any] = [
+        {"input": "Hello"},
+        {"input": [{"role": "developer", "content": "Be"}, {"role": "user", "content": "Hello"}]},
+        {"input": "Hello", "instructions": "Be brief.", "tools": [WEATHER], "parallel_tool_calls": False},
+        {"input": "Hello", "tools": [WEATHER], "tool_choice": "none", "reasoning": {"effort": "none"}},
+        {"input": "Hello", "text": {"format": {"type": "json_object"}}},
+        {"input": "Hello", "previous_response_id": first.id, "instructions": "Be brief."},
+        {"previous_response_id": first.id},
+        {"input": [{"type": "item_reference", "id": items[0].id}]},
+    ]
+    counts = []
+    for fields in bodies:
+        counted = api.responses.input_tokens.count(model="cria", **fields)
+        usage = api.responses.create(model="cria", **fields).usage
+        assert counted.object == "response.input_tokens" and usage is not None
+        assert (
+            counted.input_tokens == usage.input_tokens == engine.script(engine.requests[-2])[0].prompt_tokens
+        )
+        counts.append(counted.input_tokens)
+    assert counts == [5, 7, 21, 5, 5, 4 + len(TEXT) + 14, 4 + len(TEXT), 4]
+    kept = client.get("/api/generations").json()["data"]
+    assert len(kept) == 1 + len(bodies)  # what is only counted is not kept
+
+
+def test_what_cannot_be_counted_is_refused_by_name(api: openai.OpenAI, engine: Any) -> None:
+    count: Any = api.responses.input_tokens.count
+    for field, value in (
+        ("truncation", "auto"),
+        ("conversation", "conv_1"),
+        ("personality", "friendly"),
+        ("reasoning", {"effort": "low"}),
+        ("previous_response_id", "resp_none"),
+        ("input", 5),
+    ):
+        with pytest.raises(openai.BadRequestError, match=field) as caught:
+            count(model="cria", **{"input": "Hi", field: value})
+        assert str(caught.value.param).startswith(field)
+    with pytest.raises(openai.BadRequestError, match="model"):
+        count(input="Hi")
+    assert count(model="cria", input="Hi", truncation="disabled").input_tokens == 3
+    engine.crowded = True  # nothing waits for a place
+    assert count(model="cria", input="Hi").input_tokens == 3
+
+
+def test_nothing_is_compacted(api: openai.OpenAI) -> None:
+    with pytest.raises(openai.NotFoundError, match="no /v1/responses/compact"):
+        api.responses.compact(model="cria", input="Hi")
 
 
 def test_delete_and_unknown_ids(api: openai.OpenAI, home: Path) -> None:

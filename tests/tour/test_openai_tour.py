@@ -220,6 +220,10 @@ def test_a_stored_response_is_continued_and_deleted(client: openai.OpenAI) -> No
     then = client.responses.create(input="Who am I?", previous_response_id=first.id, **asked)
     alone = client.responses.create(input="Who am I?", store=False, **asked)
     assert then.usage and alone.usage and then.usage.input_tokens > alone.usage.input_tokens + 20
+    count = client.responses.input_tokens.count
+    counted = count(model="cria", input="Who am I?", previous_response_id=first.id)
+    assert counted.input_tokens == then.usage.input_tokens
+    assert count(model="cria", input="Who am I?").input_tokens == alone.usage.input_tokens
     items = list(client.responses.input_items.list(first.id))
     assert len(items) == 1
     client.responses.delete(first.id)
@@ -239,6 +243,15 @@ def test_a_streamed_response(client: openai.OpenAI) -> None:
     assert "".join(e.delta for e in events if e.type == "response.output_text.delta") == final.output_text
     assert final.status in ("completed", "incomplete")
     assert final.output_text == client.responses.create(**asked).output_text
+
+
+def test_the_tokens_of_tools_are_counted(client: openai.OpenAI) -> None:
+    tool: Any = {"type": "function", "name": "book", "parameters": Trip.model_json_schema()}
+    asked: Any = {"model": "cria", "input": "A trip.", "instructions": "Be kind.", "tools": [tool]}
+    for choice in ("auto", "required", "none"):
+        made = client.responses.create(max_output_tokens=16, tool_choice=choice, **asked)
+        counted = client.responses.input_tokens.count(tool_choice=choice, **asked)
+        assert made.usage and counted.input_tokens == made.usage.input_tokens
 
 
 def test_responses_with_tools_and_a_form(client: openai.OpenAI) -> None:
