@@ -130,11 +130,14 @@ def encode_error(error: HerdError | Failed) -> dict[str, Any]:
 LAST = 253_402_300_799  # the end of the year 9999, in unix seconds
 
 
-def encode_models(routes: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
-    """The list of models, for clients of OpenAI and of Anthropic; each of `routes` has "id" and "created" (unix seconds)."""
+def encode_models(routes: Iterable[Mapping[str, Any]], more: bool = False) -> dict[str, Any]:
+    """The list of models, for clients of OpenAI and of Anthropic; each of `routes` has "id" and "created" (unix seconds).
+
+    `more`: they are a page, and not the last.
+    """
     models = [_model(r["id"], r["created"]) for r in routes]
     first, last = (models[0]["id"], models[-1]["id"]) if models else (None, None)
-    return {"object": "list", "data": models, "has_more": False, "first_id": first, "last_id": last}
+    return {"object": "list", "data": models, "has_more": more, "first_id": first, "last_id": last}
 
 
 def _model(id: str, created: int) -> dict[str, Any]:

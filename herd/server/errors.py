@@ -41,6 +41,8 @@ def failure(event: Failed) -> HerdError:
 def speaks_anthropic(scope: Scope) -> bool:
     """Whether a request, or an error that comes before its route, is of Anthropic's dialect."""
     path: str = scope["path"]
+    if path == "/v1/models" or path.startswith("/v1/models/"):  # both dialects have these
+        return any(name == b"anthropic-version" for name, _ in scope["headers"])
     return path == "/v1/messages" or path.startswith("/v1/messages/")
 
 

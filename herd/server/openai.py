@@ -1,27 +1,40 @@
 """The OpenAI dialect under /v1: models, chat completions, completions, embeddings."""
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Annotated, Any
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Query, Request
 from fastapi.responses import JSONResponse, Response
 
 import herd.protocol.openai as dialect
 from herd.protocol import Event
 from herd.protocol import Request as Canonical
-from herd.server import body
+from herd.server import anthropic, body
 from herd.server.answer import answer, asked_of
+from herd.server.errors import speaks_anthropic
 from herd.server.state import principal, state
 
 router = APIRouter(prefix="/v1")
 
 
 @router.get("/models")
-def models(request: Request) -> JSONResponse:
-    """What the key may ask for: routes, targets, models here and those that providers list."""
+def models(
+    request: Request,
+    limit: str | None = None,
+    after_id: str | None = None,
+    before_id: str | None = None,
+    lifecycle: Annotated[tuple[str, ...], Query(alias="lifecycle[]")] = (),
+) -> JSONResponse:
+    """What the key may ask for: routes, targets, models here and those that providers list.
+
+    All of it at once, except for requests with the header anthropic-version: these get it in pages, as they ask.
+    """
     who, found = principal(request), state(request).gateway.models()
     mine = [(name, made) for name, made in sorted(found.items()) if who.may(f"use:{name}")]
-    return JSONResponse(dialect.encode_models([_model(*one) for one in mine]))
+    listed, more = [_model(*one) for one in mine], False
+    if speaks_anthropic(request.scope):
+        listed, more = anthropic.page(listed, limit, after_id, before_id, lifecycle)
+    return JSONResponse(dialect.encode_models(listed, more))
 
 
 @router.get("/models/{name:path}")

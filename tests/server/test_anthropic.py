@@ -2,9 +2,11 @@
 
 import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import anthropic
+import openai
 import pytest
 from anthropic.lib.tools import beta_tool
 from fastapi.testclient import TestClient
@@ -199,6 +201,84 @@ def test_errors_before_the_route_are_the_dialects(
         headers["anthropic-version"] = "2023-06-01"
         assert client.post("/v1/messages", **body, headers=headers).status_code == 200
     assert client.post("/v1/messages", **body, headers={"x-api-key": "wrong"}).status_code == 401
+
+
+@pytest.fixture
+def names(home: Path) -> list[str]:
+    """Of all models there are: those of the home, and 30 routes."""
+    routes = [f"route-{i:02}" for i in range(30)]
+    text = "".join(f'[routes.{name}]\ntargets = ["cria@1"]\n' for name in routes)
+    (home / "herd.toml").write_text(text)
+    return ["cria", *routes, "tale"]
+
+
+@pytest.mark.parametrize("limit", [1, 7, 8, 31, 32, 1000])
+def test_models_come_in_pages(names: list[str], claude: anthropic.Anthropic, limit: int) -> None:
+    assert [model.id for model in claude.models.list(limit=limit)] == names  # every page is fetched
+    before = claude.models.list(limit=limit, before_id=names[-1])
+    assert [model.id for model in before.data] == names[:-1][-limit:]
+    assert sorted(model.id for model in before) == names[:-1]
+    page = claude.models.list(limit=limit, after_id=names[3])
+    assert [model.id for model in page.data] == names[4 : 4 + limit]
+    assert (page.first_id, page.last_id) == (page.data[0].id, page.data[-1].id)
+    assert page.has_more == (len(names) > 4 + limit)
+
+
+def test_the_pages_at_the_ends(names: list[str], claude: anthropic.Anthropic, url: str) -> None:
+    page = claude.models.list()
+    assert [model.id for model in page.data] == names[:20] and page.has_more
+    for empty in (
+        claude.models.list(after_id=names[-1]),
+        claude.models.list(before_id=names[0]),
+        claude.models.list(lifecycle=["deprecated", "retired"]),
+    ):
+        assert (empty.data, empty.has_more, empty.first_id, empty.last_id) == ([], False, None, None)
+    assert [model.id for model in claude.models.list(lifecycle=["active", "retired"])] == names
+    assert claude.models.retrieve("tale").id == "tale"
+    whole = openai.OpenAI(base_url=f"{url}/v1", api_key="any").models
+    for query in ({}, {"limit": "1"}, {"limit": "some", "after_id": "nobody"}):  # OpenAI's has no pages
+        assert [model.id for model in whole.list(extra_query=query)] == names
+
+
+@pytest.mark.parametrize(
+    ("query", "name"),
+    [
+        *[
+            ({"limit": limit}, "limit")
+            for limit in ("0", "1001", "-1", "1.5", "ten", "", "9" * 5000, "\u0663")
+        ],
+        ({"after_id": "nobody"}, "after_id"),
+        ({"before_id": ""}, "before_id"),
+        ({"after_id": "cria", "before_id": "tale"}, "before_id"),
+        ({"lifecycle[]": "dormant"}, "lifecycle"),
+    ],
+)
+def test_a_page_that_cannot_be_is_refused_by_name(
+    claude: anthropic.Anthropic, query: dict[str, str], name: str
+) -> None:
+    with pytest.raises(anthropic.BadRequestError, match=name) as caught:
+        claude.models.list(extra_query=query)
+    assert caught.value.type == "invalid_request_error" and caught.value.request_id
+    with pytest.raises(anthropic.NotFoundError, match="'cria'") as missing:
+        claude.models.retrieve("crai")
+    assert missing.value.type == "not_found_error"
+
+
+def test_a_key_pages_through_its_own_models_only(names: list[str], start: Callable[..., TestClient]) -> None:
+    client = start(api_key="k" * 20)
+    scopes = ["use:tale", "use:route-05"]
+    made = client.post(
+        "/api/keys",
+        json={"application": "x", "scopes": scopes},
+        headers={"Authorization": "Bearer " + "k" * 20},
+    ).json()
+    own = anthropic.Anthropic(base_url="http://localhost:8000", api_key=made["secret"], http_client=client)  # type: ignore[arg-type]
+    assert [model.id for model in own.models.list(limit=1)] == ["route-05", "tale"]
+    with pytest.raises(anthropic.BadRequestError, match="after_id"):
+        own.models.list(after_id="cria")
+    refused = client.get("/v1/models", headers={"anthropic-version": "2023-06-01"})
+    assert refused.status_code == 401 and refused.json()["error"]["type"] == "authentication_error"
+    assert "x-api-key" in refused.json()["error"]["message"]
 
 
 def test_a_refused_field_is_named(claude: anthropic.Anthropic) -> None:
