@@ -21,6 +21,10 @@ class StopText:
     def __init__(self, decoder: Decoder, stops: Sequence[str]) -> None:
         self._decoder = decoder
         self._stops = tuple(s for s in stops if s)
+        self._longest = max(map(len, self._stops), default=0)
+        self._by_first: dict[str, list[str]] = {}  # most characters begin none, however many there are
+        for stop in self._stops:
+            self._by_first.setdefault(stop[0], []).append(stop)
         self._held = ""
         self.decoded = 0  # characters so far, shown, held or dropped
         self.stop: str | None = None
@@ -60,8 +64,8 @@ class StopText:
 
     def _undecided(self, text: str) -> int:
         """Length of the longest end of `text` that begins a stop string."""
-        longest = max((len(stop) - 1 for stop in self._stops), default=0)
-        for start in range(max(len(text) - longest, 0), len(text)):
-            if any(stop.startswith(text[start:]) for stop in self._stops):
-                return len(text) - start
+        for start in range(max(len(text) - self._longest + 1, 0), len(text)):
+            rest = text[start:]
+            if any(stop.startswith(rest) for stop in self._by_first.get(rest[0], ())):
+                return len(rest)
         return 0

@@ -160,6 +160,7 @@ def test_defaults_are_accepted() -> None:
         ({"n": 2}, "n"),
         ({"stop_sequences": [""]}, "stop_sequences"),
         ({"stop_sequences": "END"}, "stop_sequences"),
+        ({"stop_sequences": ["x"] * 65}, "stop_sequences"),
         ({"metadata": {"user_id": 1}}, "metadata.user_id"),
         ({"metadata": {"user": "x"}}, "user"),
         ({"service_tier": "priority"}, "service_tier"),

@@ -138,7 +138,7 @@ def test_what_cannot_be_honoured_is_refused_by_name(name: str, value: Any) -> No
                 {str(i): 1 for i in range(5000)},
             ],
         ),
-        ("stop", ["", [""], [1], {}, ["x"] * 17, "x" * 1001, True]),
+        ("stop", ["", [""], [1], {}, ["x"] * 65, "x" * 1001, True]),
         ("stream", [0, 1, "true", {}]),
         (
             "stream_options",

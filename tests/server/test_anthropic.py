@@ -52,6 +52,12 @@ def test_whole(claude: anthropic.Anthropic, engine: Any) -> None:
     assert (s.max_tokens, s.temperature, s.top_k, s.top_p, s.stop) == (9, 0.5, 3, 0.9, ("END",))
 
 
+def test_many_stop_sequences(claude: anthropic.Anthropic, engine: Any) -> None:
+    stops = [f"END{i}" for i in range(64)]
+    claude.messages.create(model="cria", max_tokens=9, messages=USER, stop_sequences=stops)
+    assert engine.requests[0].sampling.stop == tuple(stops)
+
+
 def test_streams(claude: anthropic.Anthropic) -> None:
     with claude.messages.stream(model="cria", max_tokens=9, messages=USER) as stream:
         assert list(stream.text_stream) == ["Once ", "upon ", "a ", "time."]

@@ -37,6 +37,15 @@ def test_openai_client_whole(client_of_openai: openai.OpenAI) -> None:
     assert done.choices[0].text == TEXT
 
 
+def test_many_stop_strings(client_of_openai: openai.OpenAI, engine: Any) -> None:
+    stops, said = [f"END{i}" for i in range(64)], "Hi"
+    client_of_openai.completions.create(model="cria", prompt=said, stop=stops)
+    client_of_openai.chat.completions.create(
+        model="cria", messages=[{"role": "user", "content": said}], stop=stops
+    )
+    assert [request.sampling.stop for request in engine.requests] == [tuple(stops)] * 2
+
+
 def test_openai_client_streams(client_of_openai: openai.OpenAI) -> None:
     stream = client_of_openai.chat.completions.create(
         model="cria",
