@@ -236,7 +236,11 @@ def generation(reply: Reply, index: int = 0) -> dict[str, Any]:
         "reasoning": "".join(reply.reasoning.get(index, [])) or None,
         "calls": [call.to_json() for call in reply.calls.get(index, ())] or None,
         "response": reply.response
-        and {**reply.response, "logprobs": [chat_logprob(one) for one in reply.scores]},
+        and {
+            **reply.response,
+            "logprobs": [chat_logprob(one) for one in reply.scores],
+            **({"failed": reply.failed.status} if reply.failed else {}),
+        },
         "reply_id": reply.reply_id if index == 0 else None,
         "prompt_tokens": reply.prompt_tokens,
         "completion_tokens": reply.completion_tokens if request.n == 1 else None,

@@ -170,7 +170,7 @@ def encode_stored(row: Mapping[str, Any], status: str | None = None) -> dict[str
         output[-1]["content"][0]["logprobs"] = scores
     output += [_called(id, len(output) + i, call) for i, call in enumerate(calls)]
     ended = row["created"] + (row["latency"]["total"] or 0) / 1000
-    error = _error(row["error"] or "", 500) if status == "failed" else None
+    error = _error(row["error"] or "", kept.get("failed", 500)) if status == "failed" else None
     usage = _usage(Usage(tokens["prompt"] or 0, tokens["completion"] or 0, tokens["cached"] or 0))
     more = {"output": output, "usage": usage, "error": error, "ended": ended, "why": row["finish"]}
     return _response(id, row["created"], kept["shown"], status, **more)

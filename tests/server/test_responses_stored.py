@@ -227,6 +227,35 @@ def test_in_the_background(api: openai.OpenAI, engine: Any, wait_for: Callable[.
     assert error is not None and "queue is full" in error.message
 
 
+@pytest.mark.parametrize(
+    ("failed", "code"),
+    [
+        (Failed("the schema cannot be compiled: bad pattern", "invalid_grammar", 400), "invalid_prompt"),
+        (
+            Failed("the prompt has 9 tokens; the context is 8", "context_length_exceeded", 400),
+            "invalid_prompt",
+        ),
+        (Failed("the queue is full", "queue_full", 429), "rate_limit_exceeded"),
+        (Failed("the engine is gone", "engine_gone", 503), "server_error"),
+    ],
+)
+def test_whose_fault_a_failure_in_the_background_is(
+    api: openai.OpenAI, engine: Any, wait_for: Callable[..., None], failed: Failed, code: str
+) -> None:
+    """Fetched or streamed, it says what a caller who waits is told."""
+    engine.fail = failed
+    asked: Any = {"model": "cria", "input": "Hi"}
+    with pytest.raises(openai.APIStatusError) as caught:
+        api.responses.create(**asked)
+    begun = api.responses.create(background=True, **asked)
+    wait_for(lambda: api.responses.retrieve(begun.id).status == "failed")
+    error = api.responses.retrieve(begun.id).error
+    *_, last = api.responses.create(background=True, stream=True, **asked)
+    assert error is not None and last.type == "response.failed" and error == last.response.error
+    assert (error.code, error.message) == (code, failed.message)
+    assert failed.message in caught.value.message
+
+
 def test_cancel_and_delete_in_the_background(
     api: openai.OpenAI, engine: Any, wait_for: Callable[..., None]
 ) -> None:
