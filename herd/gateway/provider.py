@@ -14,7 +14,8 @@ class UpstreamError(HerdError):
     `retryable`: another attempt, here or elsewhere, may succeed; a request that the provider finds wrong is wrong
     everywhere. `retry_after`: the seconds that it asked to be left alone. `status` and `code` are what our caller gets
     if nobody else can answer: 502 for a broken provider, 504 for one that is too slow, 429 or 503 for a busy one, and
-    its own 4xx where the request is at fault. `upstream`: the provider's status, None where no answer came.
+    its own 4xx where the request is at fault. `upstream`: the provider's status, None where no answer came. `param`: the
+    field that is at fault, as the caller spells it, if one is known to be.
     """
 
     def __init__(
@@ -26,14 +27,16 @@ class UpstreamError(HerdError):
         retryable: bool = True,
         retry_after: float | None = None,
         upstream: int | None = None,
+        param: str | None = None,
     ) -> None:
         super().__init__(message, status=status, code=code, retry_after=retry_after)
-        self.retryable, self.upstream = retryable, upstream
+        self.retryable, self.upstream, self.param = retryable, upstream, param
 
     @classmethod
     def of(cls, event: Failed) -> Self:
         """What to raise for a reply that ended so."""
-        return cls(event.message, status=event.status, code=event.code, retry_after=event.retry_after)
+        wait = event.retry_after
+        return cls(event.message, status=event.status, code=event.code, retry_after=wait, param=event.param)
 
 
 @dataclass(frozen=True, slots=True)

@@ -98,7 +98,8 @@ class Reply:
 
     def fail(self, error: HerdError) -> None:
         """Let it end with this error, unless it has failed already."""
-        self.failed = self.failed or Failed(str(error), error.code, error.status, error.retry_after)
+        param = getattr(error, "param", None)
+        self.failed = self.failed or Failed(str(error), error.code, error.status, error.retry_after, param)
 
     @property
     def target(self) -> Target:

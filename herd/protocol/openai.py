@@ -222,7 +222,8 @@ def _format(given: Given) -> Format | None:
         return wanted
     if wanted:
         raise bad("structured_outputs", "cannot be combined with response_format")
-    return _structured(given.part("structured_outputs", PARTS["structured outputs"]))
+    format = _structured(given.part("structured_outputs", PARTS["structured outputs"]))
+    return replace(format, path="structured_outputs")
 
 
 def _response_format(given: Given) -> Format | None:

@@ -123,7 +123,7 @@ def encode_embeddings(
 def encode_error(error: HerdError | Failed) -> dict[str, Any]:
     """The error body of the dialect."""
     kind, message = describe(error, ERROR_TYPES, "server_error")
-    param = error.param if isinstance(error, ProtocolError) else None
+    param = getattr(error, "param", None)
     return {"error": {"message": message, "type": kind, "param": param, "code": error.code}}
 
 

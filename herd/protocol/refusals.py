@@ -46,9 +46,21 @@ def effort_path(request: Request) -> str:
 
 def format_path(request: Request) -> str:
     """Where the caller said what the reply must be."""
+    if request.format and request.format.path:
+        return request.format.path
     told = request.format is not None and request.format.kind in ("json_object", "json_schema")
     where = _FORMAT.get(request.dialect or "", "response_format")
     return where if told and request.kind == "chat" else "structured_outputs"
+
+
+def at_fault(request: Request, code: str) -> str | None:
+    """Where the caller said what the engine refuses with this code; None where it may be more than one field."""
+    called = bool(request.tools) and request.tool_choice != "none"
+    if code == "invalid_tools":
+        return "tools"
+    if code not in ("invalid_grammar", "unsupported_schema") or called == (request.format is not None):
+        return None  # one grammar is made of both
+    return "tools" if called else format_path(request)
 
 
 def may_drop(path: str, drop: Container[str]) -> bool:

@@ -66,11 +66,15 @@ class ToolCall(Wire):
 @dataclass(frozen=True, slots=True)
 class Format(Wire):
     """What a reply's text must be: any JSON object, JSON of a schema, a whole match of a regular expression, or a
-    sentence of a grammar in llguidance's form of Lark."""
+    sentence of a grammar in llguidance's form of Lark.
+
+    `path`: where the caller's body has it, if that is not where its dialect has it.
+    """
 
     kind: Literal["json_object", "json_schema", "regex", "lark"]
     schema: Mapping[str, Any] | None = None  # of json_schema
     text: str = ""  # of regex and lark
+    path: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -272,12 +276,14 @@ class Usage(_Event):
 
 @dataclass(frozen=True, slots=True)
 class Failed(_Event):
-    """The answer ends here and is not complete; `status` is the HTTP status to give if none was sent yet."""
+    """The answer ends here and is not complete; `status` is the HTTP status to give if none was sent yet, `param` the
+    field of the caller's that is wrong, if one is known to be."""
 
     message: str
     code: str = "engine_error"
     status: int = 500
     retry_after: float | None = None  # seconds
+    param: str | None = None
 
 
 Event = Started | Delta | Reasoned | Called | Embedded | Finished | Usage | Failed

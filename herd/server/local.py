@@ -10,7 +10,7 @@ from herd.errors import HerdError
 from herd.gateway.config import LOCAL
 from herd.gateway.provider import Call, Target, UpstreamError
 from herd.protocol import Dialect, Event, Failed, Usage
-from herd.protocol.refusals import unsupported_fields
+from herd.protocol.refusals import at_fault, unsupported_fields
 from herd.server.engines import Engines, has_torch
 from herd.server.metrics import ADAPTERS
 
@@ -82,6 +82,7 @@ class LocalEngine:
                 code=error.code,
                 retryable=full or error.status >= 500,
                 retry_after=float(engine.admission.retry_after) if full else None,
+                param=at_fault(call.request, error.code) if error.status == 400 else None,
             ) from None
 
         finally:

@@ -8,8 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from herd.protocol import Called, Delta, Event, Finished, Reasoned, Request, Started, ToolCall, Usage
+from herd.protocol.openai import decode_chat
 from herd.protocol.upstream import ErrorEvent, decode_error
-from herd.protocol.upstream_anthropic import Stream, decode, decode_count
+from herd.protocol.upstream_anthropic import Stream, decode, decode_count, unsupported
 
 CHAT = Request("r", "chat", stream=True)
 START = {
@@ -56,6 +57,16 @@ USE = {"type": "tool_use", "id": "toolu_1", "name": "weather", "input": {}}
 
 def json_delta(text: str) -> dict[str, Any]:
     return {"type": "input_json_delta", "partial_json": text}
+
+
+def test_a_format_is_refused_where_the_caller_has_it() -> None:
+    body: Any = {"model": "m", "messages": [{"role": "user", "content": "Hi"}]}
+    for field, value in (
+        ("response_format", {"type": "json_object"}),
+        ("structured_outputs", {"json_object": True}),
+        ("structured_outputs", {"regex": "a"}),
+    ):
+        assert set(unsupported(decode_chat({**body, field: value}))) == {field}
 
 
 def test_a_stream_with_thoughts_text_calls_and_usage() -> None:

@@ -106,6 +106,51 @@ def test_refused_by_the_engine(client: TestClient, engine: Any, chat: Chat, stre
     }  # fmt: skip
 
 
+SCHEMA = {"type": "object", "properties": {"a": {"type": "string", "pattern": "("}}}
+OFFERED = [{"type": "function", "function": {"name": "f", "parameters": SCHEMA}}]
+FORM = {"response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": SCHEMA}}}
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(
+    ("path", "fields", "code", "param"),
+    [
+        ("chat/completions", FORM, "invalid_grammar", "response_format"),
+        ("chat/completions", FORM, "unsupported_schema", "response_format"),
+        *[
+            (path, {"structured_outputs": kind}, "invalid_grammar", "structured_outputs")
+            for path in ("chat/completions", "completions")
+            for kind in ({"json": SCHEMA}, {"regex": "("}, {"grammar": "start: ("}, {"choice": ["a"]})
+        ],
+        ("chat/completions", {"tools": OFFERED}, "unsupported_schema", "tools"),
+        ("chat/completions", {"tools": OFFERED}, "invalid_tools", "tools"),
+        ("chat/completions", {"tools": OFFERED, **FORM}, "invalid_tools", "tools"),
+        ("chat/completions", {"tools": OFFERED, **FORM}, "invalid_grammar", None),  # either may be wrong
+        (
+            "chat/completions",
+            {"tools": OFFERED, **FORM, "tool_choice": "none"},
+            "invalid_grammar",
+            "response_format",
+        ),
+        ("chat/completions", {}, "context_length_exceeded", None),
+        ("responses", {"text": {"format": {"type": "json_object"}}}, "invalid_grammar", "text.format"),
+        ("responses", {"tools": [{"type": "function", "name": "f"}]}, "unsupported_schema", "tools"),
+    ],
+)
+def test_what_the_engine_finds_wrong_is_named(
+    client: TestClient, engine: Any, path: str, fields: Any, code: str, param: str | None, stream: bool
+) -> None:
+    engine.fail = Failed("it does not compile", code, 400)
+    said = {"messages": [{"role": "user", "content": "Hi"}]} if path == "chat/completions" else {
+        "completions": {"prompt": "Hi"}, "responses": {"input": "Hi"}
+    }[path]  # fmt: skip
+    reply = client.post(f"/v1/{path}", json={"model": "cria", "stream": stream, **said, **fields})
+    assert reply.status_code == 400
+    assert reply.json()["error"] == {
+        "message": "it does not compile", "type": "invalid_request_error", "param": param, "code": code,
+    }  # fmt: skip
+
+
 def test_a_broken_stream_ends_with_an_error_and_is_not_done(
     client: TestClient, engine: Any, chat: Chat
 ) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import time
 from collections.abc import Iterator
 from typing import Any, Literal
 
@@ -243,6 +244,28 @@ def test_a_streamed_response(client: openai.OpenAI) -> None:
     assert "".join(e.delta for e in events if e.type == "response.output_text.delta") == final.output_text
     assert final.status in ("completed", "incomplete")
     assert final.output_text == client.responses.create(**asked).output_text
+
+
+def test_a_form_that_cannot_be_is_named(client: openai.OpenAI) -> None:
+    schema = {"type": "object", "properties": {"a": {"type": "string", "pattern": "("}}, "required": ["a"]}
+    wrong: Any = {"type": "json_schema", "name": "x", "schema": schema}
+    asked: Any = {"model": "cria", "input": "A trip.", "text": {"format": wrong}}
+    with pytest.raises(openai.BadRequestError) as caught:
+        client.responses.create(**asked)
+    assert caught.value.param == "text.format"
+    made = client.responses.create(background=True, **asked)
+    while made.status in ("queued", "in_progress"):
+        time.sleep(0.05)
+        made = client.responses.retrieve(made.id)
+    assert made.status == "failed" and made.error is not None
+    assert made.error.code == "invalid_prompt" and made.error.message in caught.value.message
+    for field, fields in (
+        ("tools", {"tools": [{"type": "function", "function": {"name": "f", "parameters": schema}}]}),
+        ("structured_outputs", {"extra_body": {"structured_outputs": {"regex": "("}}}),
+    ):
+        with pytest.raises(openai.BadRequestError) as caught:
+            chat(client, **fields)
+        assert caught.value.param == field
 
 
 def test_the_tokens_of_tools_are_counted(client: openai.OpenAI) -> None:
