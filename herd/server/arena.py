@@ -134,7 +134,8 @@ def freeze(
 
 
 async def _receive(request: Request, file: IO[bytes]) -> None:
-    """The body into the file. Raises HerdError 413 if it is over MAX_FILE, 408 if it falls silent."""
+    """The body into the file. Raises HerdError 413 if it is over MAX_FILE, 408 if it falls silent, 415 if it is compressed."""
+    body.refuse_encoded(request)
     announced = request.headers.get("content-length", "")
     size = int(announced[:20]) if announced.isdecimal() else 0
     loop = asyncio.get_running_loop()

@@ -28,11 +28,13 @@ _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 
 
 async def read(request: Request) -> bytes:
-    """The body. Raises HerdError 413 if it is over MAX_BODY, 408 if it is slow; ClientDisconnect if nobody waits for an answer.
+    """The body. Raises HerdError 413 if it is over MAX_BODY, 408 if it is slow, 415 if it is compressed; ClientDisconnect
+    if nobody waits for an answer.
 
     A body that is somewhat too large is read to its end and dropped, since a client that is still sending when the
     connection closes sees a reset instead of the answer.
     """
+    refuse_encoded(request)
     announced = request.headers.get("content-length", "")
     if announced.isdecimal() and int(announced[:20]) > MAX_DROPPED:
         raise _too_large()
@@ -57,10 +59,18 @@ async def read(request: Request) -> bytes:
     return bytes(body)
 
 
+def refuse_encoded(request: Request) -> None:
+    """Raises HerdError 415 for a body that is not sent as it is: a small one may unpack to any size."""
+    for encoding in ",".join(request.headers.getlist("content-encoding")).split(","):
+        if encoding.strip().lower() not in ("", "identity"):
+            message = f"the body has the Content-Encoding {encoding.strip()!r:.40}: send it as it is, without that header"
+            raise HerdError(message, status=415, code="unsupported_encoding")
+
+
 async def read_as(
     request: Request, decode: Callable[[dict[str, Any]], T], admit: Callable[[], None] = lambda: None
 ) -> T:
-    """What `decode` makes of the JSON object in the body. Raises HerdError 400 or 413, and what `decode` raises.
+    """What `decode` makes of the JSON object in the body. Raises HerdError 400, 413 or 415, and what `decode` raises.
 
     `admit` may raise before the body is looked at. A long body is decoded in a thread: it can take a second, in which
     other replies go on.
@@ -73,7 +83,7 @@ async def read_as(
 
 
 async def read_object(request: Request) -> dict[str, Any]:
-    """The body as a JSON object. Raises HerdError 400 or 413."""
+    """The body as a JSON object. Raises HerdError 400, 413 or 415."""
     return await read_as(request, lambda value: value)
 
 

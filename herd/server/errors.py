@@ -53,6 +53,8 @@ def response(error: HerdError, scope: Scope, headers: Mapping[str, str] = NO_HEA
     own = dict(headers)
     if error.status == 401:
         own["WWW-Authenticate"] = "Bearer"
+    if error.status == 415:  # of a body's encoding: what is taken instead
+        own["Accept-Encoding"] = "identity"
     if error.code == "budget_exhausted":  # no wait helps: the SDKs of both dialects do not retry then
         own["X-Should-Retry"] = "false"
     elif error.retry_after or error.status == 429:

@@ -1,5 +1,6 @@
 """Whatever is sent, the answer is below 500, has the dialect's error body, and the server goes on."""
 
+import gzip
 import http.client
 import json
 from collections.abc import Callable, Iterator
@@ -79,6 +80,24 @@ def test_a_number_that_is_too_large_is_named(client: TestClient, body: bytes, pa
 def test_wrong_content_type(client: TestClient, kind: str) -> None:
     headers = {"Content-Type": kind} if kind else {}
     check(client.post("/v1/chat/completions", content=b'{"model": "cria"}', headers=headers), 400)
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "GZIP", "deflate", "br", "zstd", "identity, gzip", "x" * 500])
+def test_a_compressed_body_is_refused_as_such(client: TestClient, engine: Any, encoding: str) -> None:
+    body = gzip.compress(b'{"model": "cria", "messages": [{"role": "user", "content": "Hi"}]}')
+    for path in (*PATHS, "/api/arena/import"):
+        reply = client.post(path, content=body, headers={**JSON, "Content-Encoding": encoding})
+        check(reply, 415)
+        assert reply.headers["accept-encoding"] == "identity"
+        message = reply.json()["error"]["message"]
+        assert encoding.split(", ")[-1][:30] in message and "without that header" in message
+    assert not engine.requests
+
+
+@pytest.mark.parametrize("encoding", ["identity", "Identity", ""])
+def test_a_body_that_says_it_is_plain(client: TestClient, chat: Callable[..., Any], encoding: str) -> None:
+    headers = {**JSON, "Content-Encoding": encoding}
+    assert client.post("/v1/chat/completions", json=chat(), headers=headers).status_code == 200
 
 
 def test_body_limit_while_reading(client: TestClient, engine: Any) -> None:
