@@ -90,8 +90,9 @@ def connect(wire: Wire, model: str | None, key: str | None, dialect: str) -> Ser
     server = Server(wire, model or "", key)
     path = "/v1/models"
     headers = server.headers("/v1/messages" if dialect == "anthropic" else path)
+    whole = path + "?limit=1000" * (dialect == "anthropic")  # it has pages, of 20 unless one asks
     try:
-        listed = accepted(wire.call("GET", path, None, headers))["data"]
+        listed = accepted(wire.call("GET", whole, None, headers))["data"]
         entries = {entry["id"]: entry for entry in listed if isinstance(entry["id"], str)}
     except Unreachable as error:
         raise HerdError(f"no server at {wire.address} ({error})") from None
