@@ -7,12 +7,17 @@
 
 namespace {
 
-typedef float Lanes __attribute__((vector_size(64)));
-typedef int32_t Masks __attribute__((vector_size(64)));
+#ifdef __AVX512F__
+const int LANES = 16;
+#else
+const int LANES = 8;  // of wider vectors the compiler would choose between each number on its own, ten times slower
+#endif
+typedef float Lanes __attribute__((vector_size(4 * LANES)));
+typedef int32_t Masks __attribute__((vector_size(4 * LANES)));
 
 Masks magnitude(Lanes x) { return (Masks)x & 0x7fffffff; }  // as integers, so that NaN is the largest of all
 
-// Int4 codes and scales of 16 outputs' groups, one a lane. The largest weight of a group, with its sign, is brought to -8 or
+// Int4 codes and scales of some outputs' groups, one a lane. The largest weight of a group, with its sign, is brought to -8 or
 // a little beside it; of these scales, each fitted to its codes by least squares, the one with the smallest error stays.
 void pack_int4(const Lanes* x, uint8_t* group, uint16_t* scales) {
   const Lanes zero = {};
@@ -34,10 +39,10 @@ void pack_int4(const Lanes* x, uint8_t* group, uint16_t* scales) {
     for (int i = 0; i < HERD_GROUP; i++) codes[i] = better ? __builtin_convertvector(q[i], Masks) : codes[i];
   }
   scale += top - top;  // NaN where a weight is not finite
-  for (int c = 0; c < PANEL; c++) scales[c] = _cvtss_sh(scale[c], 0);
+  for (int c = 0; c < LANES; c++) scales[c] = _cvtss_sh(scale[c], 0);
   for (int i = 0; i < HERD_GROUP / 2; i++) {
     Masks both = (codes[i] + 8) | (codes[i + 16] + 8) << 4;
-    for (int c = 0; c < PANEL; c++) group[i / 4 * 64 + c * 4 + i % 4] = both[c];
+    for (int c = 0; c < LANES; c++) group[i / 4 * 64 + c * 4 + i % 4] = both[c];
   }
 }
 
@@ -56,11 +61,13 @@ void pack_panel_int4(const Weight& w, const void* const* rows, bool is_bf16, uin
   std::vector<float> x(PANEL * padded);
   for (int c = 0; c < PANEL; c++) widen(rows[c], is_bf16, w.k, padded, &x[c * padded]);
   for (int g = 0; g < padded / HERD_GROUP; g++) {
-    Lanes tile[HERD_GROUP];
-    for (int c = 0; c < PANEL; c++)
-      for (int i = 0; i < HERD_GROUP; i++) tile[i][c] = x[c * padded + g * HERD_GROUP + i];
     uint8_t* unit = data + g / 2 * UNIT_BYTES[HERD_INT4];
-    pack_int4(tile, unit + 64 + g % 2 * 256, (uint16_t*)unit + g % 2 * 16);
+    for (int first = 0; first < PANEL; first += LANES) {
+      Lanes tile[HERD_GROUP];
+      for (int c = 0; c < LANES; c++)
+        for (int i = 0; i < HERD_GROUP; i++) tile[i][c] = x[(first + c) * padded + g * HERD_GROUP + i];
+      pack_int4(tile, unit + 64 + g % 2 * 256 + first * 4, (uint16_t*)unit + g % 2 * 16 + first);
+    }
   }
 }
 
