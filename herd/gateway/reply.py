@@ -26,6 +26,7 @@ from herd.protocol import (
     Usage,
 )
 from herd.protocol.openai_reply import chat_logprob
+from herd.protocol.upstream import input_tokens
 
 if TYPE_CHECKING:
     from herd.gateway.attempts import Alarm
@@ -197,8 +198,8 @@ class Reply:
 
 def tokens_of(request: Request) -> int:
     """About how many tokens a prompt has, rather too many than too few."""
-    if not isinstance(request.prompt, str):
-        return len(request.prompt)
+    if request.kind == "embedding" or not isinstance(request.prompt, str):
+        return input_tokens(request, CHARACTERS)
     said = len(request.prompt) + sum(len(m.content) + len(m.reasoning) + 16 for m in request.messages)
     said += sum(len(call.arguments) for m in request.messages for call in m.tool_calls)
     said += sum(len(t.description) + len(json.dumps(t.parameters)) for t in request.tools)

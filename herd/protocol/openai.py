@@ -72,9 +72,9 @@ _ROLES = ("system", "developer", "user", "assistant", "tool")
 
 
 class Embeddings(NamedTuple):
-    """One request an input, and how the vectors are to be written; `dimensions`: the length they must have."""
+    """The request, and how the vectors are to be written; `dimensions`: the length they must have."""
 
-    requests: tuple[Request, ...]
+    request: Request
     base64: bool = False
     dimensions: int | None = None
 
@@ -122,8 +122,11 @@ def decode_embeddings(body: Mapping[str, Any]) -> Embeddings:
     dimensions = given.integer("dimensions", 1)
     if dimensions is not None:  # a model that has but one length is found out by what comes of it
         notes.extra["dimensions"] = dimensions
-    one = Request(model, "embedding", **notes._asdict(), dialect="embedding")
-    return Embeddings(tuple(replace(one, prompt=text) for text in inputs), form == "base64", dimensions)
+    first, *more = inputs
+    asked = Request(
+        model, "embedding", prompt=first, more=tuple(more), **notes._asdict(), dialect="embedding"
+    )
+    return Embeddings(asked, form == "base64", dimensions)
 
 
 def _request(

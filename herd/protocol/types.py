@@ -5,8 +5,8 @@ over the engine's pipe and into the store.
 """
 
 import types
-from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, is_dataclass, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import astuple, dataclass, field, fields, is_dataclass, replace
 from functools import cache
 from typing import Any, Literal, Self, Union, get_args, get_origin, get_type_hints
 
@@ -146,12 +146,14 @@ class Sampling(Wire):
 
 @dataclass(frozen=True, slots=True)
 class Request(Wire):
-    """An "embedding" answers with `prompt`'s vector; `count` asks only how many tokens the prompt has."""
+    """An "embedding" answers with a vector of `prompt`, then of each of `more`; `count` asks only how many tokens the
+    prompt has."""
 
     route: str
     kind: Literal["chat", "completion", "embedding"]
     messages: tuple[Message, ...] = ()
     prompt: str | tuple[int, ...] = ""
+    more: tuple[str | tuple[int, ...], ...] = ()
     tools: tuple[Tool, ...] = ()
     tool_choice: Literal["auto", "none", "required"] = "auto"
     tool_name: str | None = None  # with "required": the only tool that may be called
@@ -272,6 +274,14 @@ class Usage(_Event):
     written_tokens: int = 0
     reasoning_tokens: int = 0
     estimated: bool = False
+
+    @classmethod
+    def total(cls, parts: Iterable["Usage"]) -> "Usage":
+        """Of all parts together."""
+        prompt, completion, cached, written, reasoning, guessed = map(
+            sum, zip(*map(astuple, parts), strict=True)
+        )
+        return cls(prompt, completion, cached, written, reasoning, bool(guessed))
 
 
 @dataclass(frozen=True, slots=True)

@@ -192,10 +192,16 @@ def ended(reasons: Mapping[str, FinishReason], told: str, calls: Sequence[Called
     return reason
 
 
+def input_tokens(request: Request, characters: int) -> int:
+    """About how many tokens there are in what is to be completed or embedded, at so many characters each."""
+    inputs = (request.prompt, *request.more)
+    return sum(-(-len(one) // characters) if isinstance(one, str) else len(one) for one in inputs)
+
+
 def prompt_guess(request: Request) -> int:
     """About how many tokens the prompt has: four characters each."""
-    if not isinstance(request.prompt, str):
-        return len(request.prompt)
+    if request.kind == "embedding" or not isinstance(request.prompt, str):
+        return input_tokens(request, 4)
     said = sum(len(m.content) + sum(len(c.arguments) for c in m.tool_calls) for m in request.messages)
     tools = sum(len(t.name) + len(t.description) + len(json.dumps(t.parameters)) for t in request.tools)
     return -(-(len(request.prompt) + said + tools) // 4)

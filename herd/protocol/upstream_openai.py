@@ -64,9 +64,9 @@ def encode(
 ) -> dict[str, Any]:
     """The body for /chat/completions, /completions or /embeddings. `new_limit`: the provider wants
     max_completion_tokens, as OpenAI's own reasoning models do."""
-    prompt = request.prompt if isinstance(request.prompt, str) else list(request.prompt)
+    prompt, *more = [one if isinstance(one, str) else list(one) for one in (request.prompt, *request.more)]
     if request.kind == "embedding":
-        return _labelled({"model": model, "input": prompt}, request)
+        return _labelled({"model": model, "input": [prompt, *more] if more else prompt}, request)
     chat, sampling = request.kind == "chat", upstream.set_sampling(request)
     limit, logprobs = sampling.pop("max_tokens", None), sampling.pop("logprobs", None)
     unknown = () if extended else _EXTENDED
@@ -279,14 +279,18 @@ def decode(body: Mapping[str, Any] | str | bytes, request: Request) -> tuple[Eve
         return Stream(request).whole(whole)
     if whole.get("error"):
         raise upstream.error_event(whole["error"], whole)
-    (item, *more) = part(whole, "data", list) or [None]
-    if more:
-        raise ValueError("the provider sent more vectors than were asked for")
-    vector = parts(part({"data": item}, "data", dict), "embedding", "number", kind=float)
-    if not vector:
-        raise ValueError("the provider sent an empty vector")
+    vectors: dict[int, tuple[float, ...]] = {}
+    for place, item in enumerate(part(whole, "data", list)):
+        one = part({"data": item}, "data", dict)
+        vector = parts(one, "embedding", "number", kind=float)
+        if not vector:
+            raise ValueError("the provider sent an empty vector")
+        vectors[part(one, "index", int) if "index" in one else place] = tuple(vector)
+    if sorted(vectors) != list(range(1 + len(request.more))) or len(vectors) < len(whole["data"]):
+        raise ValueError("the provider did not send a vector for each input")
     used = _usage(whole["usage"]) if isinstance(whole.get("usage"), dict) else upstream.guess(request, 0)
-    return Started(used.prompt_tokens), Embedded(0, tuple(vector)), used
+    embedded = [Embedded(place, vectors[place]) for place in sorted(vectors)]
+    return Started(used.prompt_tokens), *embedded, used
 
 
 def _content(said: Mapping[str, Any], name: str) -> tuple[str, str]:

@@ -1,11 +1,10 @@
 """From canonical requests to the reply over HTTP: what the routes of every dialect share."""
 
-import asyncio
 import hashlib
 import json
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
-from dataclasses import fields, replace
+from dataclasses import replace
 from typing import Any, Protocol, TypeVar
 
 from fastapi import Request
@@ -20,12 +19,11 @@ from herd.server import body
 from herd.server.errors import failure
 from herd.server.state import principal, state
 from herd.server.stream import ClientGone, EventStream, unless_gone
+from herd.server.together import together
 
 T = TypeVar("T")
 CLIENT_GONE = 499  # nobody reads it; it is for the log and the metrics
 MAX_CONVERSATION = 128
-TOGETHER = 16  # requests of one batch that the engine has at a time, so that a batch cannot fill its queue
-USED = [field.name for field in fields(Usage) if field.name != "estimated"]
 DONE = b"data: [DONE]"
 
 
@@ -135,41 +133,18 @@ def _headers(reply: Reply) -> dict[str, str]:
 
 async def _together(gateway: Gateway, batch: Sequence[Reply]) -> AsyncGenerator[Item, None]:
     """The events of all replies as they come, their usage summed at the end; a failure of one is the last event."""
-    queue: asyncio.Queue[Item | None] = asyncio.Queue()
-    waiting = iter(enumerate(batch))
-
-    async def work() -> None:
-        try:
-            for place, reply in waiting:
-                async with aclosing(gateway.events(reply)) as events:
-                    async for event in events:
-                        index = getattr(event, "index", None)
-                        moved = {} if index is None else {"index": place * reply.request.n + index}
-                        queue.put_nowait(replace(event, **moved))
-        finally:
-            queue.put_nowait(None)
-
-    workers = [asyncio.ensure_future(work()) for _ in range(min(TOGETHER, len(batch)))]
-    used, left = [], len(workers)
-    try:
-        while left:
-            match one := await queue.get():
-                case None:
-                    left -= 1
-                case Usage():
-                    used.append(one)
-                case _:
-                    yield one
-                    if isinstance(one, Failed):
-                        return
-        for worker in workers:
-            worker.result()
-        sums = {name: sum(getattr(one, name) for one in used) for name in USED}
-        yield Usage(**sums, estimated=any(one.estimated for one in used))
-    finally:
-        for worker in workers:
-            worker.cancel()
-        await asyncio.wait(workers)
+    used = []
+    async with aclosing(together([gateway.events(reply) for reply in batch])) as events:
+        async for place, event in events:
+            if isinstance(event, Usage):
+                used.append(event)
+                continue
+            index = getattr(event, "index", None)
+            moved = {} if index is None else {"index": place * batch[place].request.n + index}
+            yield replace(event, **moved)
+            if isinstance(event, Failed):
+                return
+    yield Usage.total(used)
 
 
 async def _collect(items: AsyncGenerator[Item, None]) -> list[Item]:

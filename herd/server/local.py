@@ -3,16 +3,17 @@
 from collections import Counter
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import herd.registry
 from herd.errors import HerdError
 from herd.gateway.config import LOCAL
 from herd.gateway.provider import Call, Target, UpstreamError
-from herd.protocol import Dialect, Event, Failed, Usage
+from herd.protocol import Dialect, Embedded, Event, Failed, Usage
 from herd.protocol.refusals import at_fault, unsupported_fields
 from herd.server.engines import Engines, has_torch
 from herd.server.metrics import ADAPTERS
+from herd.server.together import together
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,8 +57,7 @@ class LocalEngine:
         try:
             async with (
                 self.engines.hold(entry.name, entry) as key,
-                # Whose prefixes are cached is not for others to find out by how soon a reply begins.
-                aclosing(engine.generate(key, call.request, salt=call.salt)) as events,
+                aclosing((self._several if call.request.more else self._one)(key, call)) as events,
             ):
                 async for event in events:
                     if isinstance(event, Failed):
@@ -87,6 +87,27 @@ class LocalEngine:
 
         finally:
             counted[adapter] -= 1
+
+    def _one(self, key: str, call: Call) -> AsyncGenerator[Event, None]:
+        # Whose prefixes are cached is not for others to find out by how soon a reply begins.
+        return self.engines.engine.generate(key, call.request, salt=call.salt)
+
+    async def _several(self, key: str, call: Call) -> AsyncGenerator[Event, None]:
+        """The vectors of several inputs, of which the engine takes one a request, and what all used."""
+        inputs = (call.request.prompt, *call.request.more)
+        asked = [replace(call, request=replace(call.request, prompt=one, more=())) for one in inputs]
+        used: list[Usage] = []
+        async with aclosing(together([self._one(key, one) for one in asked])) as events:
+            async for place, event in events:
+                match event:
+                    case Usage():
+                        used.append(event)
+                    case Embedded(_, vector):
+                        yield Embedded(place, vector)
+                    case _:
+                        yield event
+        if len(used) == len(inputs):
+            yield Usage.total(used)
 
     def adapters(self) -> dict[str, str]:
         """The adapters of replies that run and that wait, and how many of them a step can mix: one a reply."""

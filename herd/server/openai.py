@@ -74,4 +74,4 @@ async def embeddings(request: Request) -> Response:
             whole.route, events, binary=asked.base64, dimensions=asked.dimensions
         )
 
-    return await answer(request, asked.requests, encode, dialect="embedding", given=given)
+    return await answer(request, [asked.request], encode, dialect="embedding", given=given)

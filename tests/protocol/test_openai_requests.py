@@ -349,7 +349,7 @@ def test_any_body_is_taken_or_refused_in_one_line(body: dict[str, Any]) -> None:
     for decode in (chat, completion, embedding):
         try:
             request = decode(**body)
-            request = request.requests[0] if decode is embedding else request
+            request = request.request if decode is embedding else request
         except ProtocolError as error:
             assert "\n" not in str(error) and error.param is not None and error.status == 400
         else:
@@ -357,12 +357,14 @@ def test_any_body_is_taken_or_refused_in_one_line(body: dict[str, Any]) -> None:
 
 
 def test_embeddings() -> None:
-    assert embedding().requests == (Request("cria", "embedding", prompt="Once"),)
+    assert embedding().request == Request("cria", "embedding", prompt="Once")
     asked = embedding(input=["a", "b"], encoding_format="base64", dimensions=64, user="u")
-    assert [r.prompt for r in asked.requests] == ["a", "b"] and asked.requests[1].labels == {"user": "u"}
+    assert (asked.request.prompt, asked.request.more) == ("a", ("b",))
+    assert asked.request.labels == {"user": "u"}
     assert (asked.base64, asked.dimensions) == (True, 64)
-    assert [r.prompt for r in embedding(input=[[1, 2], [3]]).requests] == [(1, 2), (3,)]
-    assert len(embedding(input=["a"] * 2048).requests) == 2048
+    ids = embedding(input=[[1, 2], [3]]).request
+    assert (ids.prompt, ids.more) == ((1, 2), ((3,),))
+    assert len(embedding(input=["a"] * 2048).request.more) == 2047
     for name, values in {
         "input": ["", [], None, ["a", ""], [1.5], [[]], {}, 7, ["a"] * 2049],
         "encoding_format": ["int8", 1, {}],

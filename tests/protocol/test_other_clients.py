@@ -32,7 +32,7 @@ BACK = {"chat": "/v1/chat/completions", "completion": "/v1/completions", "embedd
 DECODERS: dict[str, Callable[[Mapping[str, Any]], Request]] = {
     "/v1/chat/completions": dialect.decode_chat,
     "/v1/completions": lambda body: dialect.decode_completion(body)[0],
-    "/v1/embeddings": lambda body: dialect.decode_embeddings(body).requests[0],
+    "/v1/embeddings": lambda body: dialect.decode_embeddings(body).request,
     "/v1/responses": lambda body: responses.decode_response(body).after(()),
     "/v1/messages": anthropic.decode_message,
     "/v1/messages/count_tokens": anthropic.decode_count,

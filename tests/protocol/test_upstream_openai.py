@@ -24,7 +24,7 @@ from herd.protocol import (
     Usage,
 )
 from herd.protocol.upstream import ErrorEvent, decode_error
-from herd.protocol.upstream_openai import Stream, decode
+from herd.protocol.upstream_openai import Stream, decode, encode
 
 CHAT = Request("r", "chat", stream=True)
 USAGE = {
@@ -166,6 +166,14 @@ def test_embeddings() -> None:
     }
     assert decode(body, request) == (Started(3), Embedded(0, (0.6, -0.8, 0.0)), Usage(3, 0))
     assert decode({"data": body["data"]}, request)[-1] == Usage(2, 0, estimated=True)
+    several = Request("r", "embedding", prompt="abcdefgh", more=((1, 2, 3), "x"))
+    data = [{"index": i, "embedding": [i]} for i in (2, 0, 1)]
+    vectors = tuple(Embedded(i, (float(i),)) for i in range(3))
+    assert encode(several, "m")["input"] == ["abcdefgh", [1, 2, 3], "x"]
+    assert decode({"data": data}, several) == (Started(6), *vectors, Usage(6, 0, estimated=True))
+    for wrong in (data[:2], data * 2, data[:2] * 2, [{**item, "index": 0} for item in data]):
+        with pytest.raises(ValueError):
+            decode({"data": wrong}, several)
     bad: list[Any] = [[], None, [1], [{"embedding": "AAAA"}], [{"embedding": []}], [{"embedding": [None]}],
                       [{"embedding": [1e999]}], [{"embedding": [10**400]}], body["data"] * 2]  # fmt: skip
     for data in bad:

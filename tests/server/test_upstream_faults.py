@@ -207,3 +207,13 @@ def attempts(client: TestClient) -> list[dict[str, Any]]:
     store = client.app.state.herd.store  # type: ignore[attr-defined]
     with store._engine.connect() as connection:
         return [dict(row._mapping) for row in connection.execute(table.select())]
+
+
+def test_many_inputs_are_one_call(client: TestClient, upstream: Upstream) -> None:
+    for form in ({}, {"encoding_format": "base64"}):
+        before, texts = len(upstream.seen), [f"text {i}" for i in range(40)]
+        reply = client.post("/v1/embeddings", json={"model": "openai-ok", "input": texts, **form})
+        assert reply.status_code == 200, reply.text
+        assert [item["index"] for item in reply.json()["data"]] == list(range(40))
+        (call,) = [one for one in upstream.seen[before:] if one.path.endswith("/embeddings")]
+        assert call.body["input"] == texts
