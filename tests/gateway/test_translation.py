@@ -199,9 +199,7 @@ def test_completions_and_embeddings(prompt: Any, echo: bool, logprobs: int | Non
     body = upstream_openai.encode(request, "r", extended=True)
     valid(body, [completion_params.CompletionCreateParamsNonStreaming])
     assert openai.decode_completion(body) == (request,)
-    (asked,) = openai.decode_embeddings(
-        {"model": "r", "input": "Once", "dimensions": 8, "user": "u"}
-    ).requests
+    asked = openai.decode_embeddings({"model": "r", "input": "Once", "dimensions": 8, "user": "u"}).request
     assert unsupported_fields(asked) == {}
     assert upstream_openai.encode(asked, "m") == {"model": "m", "input": "Once", "dimensions": 8, "user": "u"}
     assert upstream_anthropic.unsupported(asked)["model"] and upstream_anthropic.unsupported(request)["model"]
