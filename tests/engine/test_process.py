@@ -285,6 +285,7 @@ def test_the_client_needs_no_torch() -> None:
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 
+@pytest.mark.slow
 def test_a_model_that_ends_every_process_is_given_up(model_dir: Path, tmp_path: Path) -> None:
     endless = tmp_path / "endless"
     endless.mkdir()
@@ -312,6 +313,7 @@ def test_a_model_that_ends_every_process_is_given_up(model_dir: Path, tmp_path: 
     with_client(work)
 
 
+@pytest.mark.slow
 def test_a_process_that_hangs_is_replaced(model_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("herd.engine.client.PING", 0.5)
 

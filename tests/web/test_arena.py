@@ -279,6 +279,7 @@ def test_the_picture_is_saved(server: FakeServer, visit: Open) -> None:
     expect(page.get_by_label("After your vote")).to_be_focused()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [DESKTOP, PHONE], ids=["desktop", "phone"])
 def test_axe_finds_nothing_serious(server: FakeServer, visit: Open, size: dict[str, int]) -> None:
     here = server.state.arena

@@ -293,6 +293,7 @@ def test_motion_is_short_and_none_where_reduced(visit: Open) -> None:
     assert page.evaluate(moves) == "0.12s"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [DESKTOP, PHONE], ids=["desktop", "phone"])
 def test_axe_finds_nothing_serious(server: FakeServer, visit: Open, size: dict[str, int]) -> None:
     server.state.delay = 0.001

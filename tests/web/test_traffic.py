@@ -243,6 +243,7 @@ def test_the_palette_finds_the_pages(full: FakeServer, visit: Open) -> None:
         expect(page).to_have_title(f"{title} · Herd")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [DESKTOP, PHONE], ids=["desktop", "phone"])
 def test_axe_finds_nothing_serious(full: FakeServer, visit: Open, size: dict[str, int]) -> None:
     full.state.gateway.findings = [dict(FINDING)]
