@@ -101,13 +101,14 @@ class Connection(HttpToolsProtocol):
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
         # A reader who is behind waits for its answer in a task, where that can be waited for.
-        if not self.flow.write_paused and (answer := self._door(app).answer(cast(Scope, cycle.scope))):
+        if not self.flow.write_paused and (answer := self._door.answer(cast(Scope, cycle.scope))):
             self._turn_away(cycle, answer)
         else:
             super()._start_asgi_task(cycle, app)
 
-    def _door(self, app: ASGI3Application) -> Door:
-        door: Door = cast(FastAPI, app).state.door
+    @property
+    def _door(self) -> Door:
+        door: Door = cast(FastAPI, self.app).state.door
         return door
 
     def _turn_away(self, cycle: RequestResponseCycle, answer: Response) -> None:
@@ -192,7 +193,7 @@ class Connection(HttpToolsProtocol):
             body = json.dumps(encode_error(HerdError(message, status=status, code=code))).encode()
             id = new_request_id()
             if not self._running:  # else the application counts it
-                self._door(self.app).note("none", "unmatched", status, 0, id)
+                self._door.note("none", "unmatched", status, 0, id)
             lines = [
                 f"HTTP/1.1 {status} {HTTPStatus(status).phrase}", "Content-Type: application/json",
                 f"Content-Length: {len(body)}", "Connection: close", f"X-Request-Id: {id}",
