@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import threading
+import time
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
@@ -154,13 +155,13 @@ def test_it_moves_with_each_vote_and_nothing_else_does(server: FakeServer, board
     board.version += 1
     expect(dots(page).first).to_have_accessible_name(re.compile("^tale"))
     assert set(page.evaluate("window.moves")) == {120}
-    asked = len(board.asked)
-    for _ in range(40):  # a storm of votes is read once or twice
+    asked, began = len(board.asked), time.monotonic()
+    for _ in range(40):  # a storm of votes is read once a second
         board.version += 1
         page.wait_for_timeout(15)
     expect(page.get_by_text("live, as of")).to_be_visible()
     page.wait_for_timeout(1200)
-    assert 1 <= len(board.asked) - asked <= 4
+    assert 1 <= len(board.asked) - asked <= 2 + time.monotonic() - began
 
 
 def test_what_the_votes_cannot_say_is_said(board: Board, visit: Open) -> None:
