@@ -7,11 +7,12 @@ import tempfile
 import uuid
 from pathlib import Path
 
+import psycopg
 import pytest
 
 
 class PostgreSQL:
-    """`new()` makes a database. Runs as an unprivileged user if the tests run as root, which it refuses."""
+    """`new()` makes a place for tables. Runs as an unprivileged user if the tests run as root, which it refuses."""
 
     def __init__(self) -> None:
         places = [os.environ.get("PATH", ""), *map(str, Path("/usr/lib/postgresql").glob("*/bin"))]
@@ -19,6 +20,7 @@ class PostgreSQL:
         if initdb is None:
             pytest.skip("PostgreSQL is not installed (no initdb)")
         self.bin, self.folder = Path(initdb).resolve().parent, Path(tempfile.mkdtemp(prefix="herd-pg"))
+        self.url = f"postgresql://herd@/postgres?host={self.folder}"
         self.user = "nobody" if os.getuid() == 0 else None
         if self.user:
             shutil.chown(self.folder, self.user)
@@ -40,13 +42,15 @@ class PostgreSQL:
         self.stop()
         shutil.rmtree(self.folder)
 
-    def new(self, *options: str) -> str:
-        """The URL of a new, empty database; `options` are createdb's."""
+    def new(self) -> str:
+        """The URL of a new, empty schema: a database is a copy of 7 MB, made in ten times as long."""
         name = f"herd_{uuid.uuid4().hex}"
-        subprocess.run(
-            [self.bin / "createdb", "-h", self.folder, "-U", "herd", *options, name], check=True, timeout=60
-        )
-        return f"postgresql://herd@/{name}?host={self.folder}"
+        self.execute(f"CREATE SCHEMA {name}")
+        return f"{self.url}&options=-csearch_path%3D{name}"
+
+    def execute(self, statement: str) -> None:
+        with psycopg.connect(self.url, autocommit=True) as connection:
+            connection.execute(statement.encode())
 
     def _run(self, command: str, *options: str) -> None:
         subprocess.run(

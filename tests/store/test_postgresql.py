@@ -138,8 +138,9 @@ def test_writers_wait_for_each_other(postgresql: PostgreSQL) -> None:
 
 
 def test_what_cannot_be_used_is_said_without_the_password(postgresql: PostgreSQL) -> None:
+    postgresql.execute("CREATE DATABASE ascii TEMPLATE template0 ENCODING 'SQL_ASCII' LOCALE 'C'")
     with pytest.raises(HerdError, match="ENCODING 'UTF8'"):
-        Store.open(postgresql.new("-T", "template0", "-E", "SQL_ASCII", "--locale=C"))
+        Store.open(f"postgresql://herd@/ascii?host={postgresql.folder}")
     with pytest.raises(HerdError, match='database "none" does not exist') as caught:
         Store.open(f"postgresql://herd:geheim@/none?host={postgresql.folder}")
     assert "geheim" not in str(caught.value)
