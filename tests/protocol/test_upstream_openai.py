@@ -318,7 +318,7 @@ def test_retry_after() -> None:
         return decode_error(429, {n.replace("_", "-"): v for n, v in headers.items()}, b"")["retry_after"]
 
     assert wait(Retry_After="7") == 7.0 and wait(retry_after_ms="1500", retry_after="9") == 1.5
-    assert 25 < wait(retry_after=formatdate(time.time() + 30, usegmt=True)) <= 31
+    assert 240 < wait(retry_after=formatdate(time.time() + 300, usegmt=True)) <= 301
     assert wait(retry_after=formatdate(time.time() - 30, usegmt=True)) == wait(retry_after="-3") == 0.0
     assert wait(retry_after="1e9") == 86_400.0
     for odd in ("", "soon", "nan", "inf", "Mon, 99 Foo 2026"):
