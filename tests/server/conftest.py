@@ -79,7 +79,8 @@ class FakeEngine:
         self.log: list[tuple[str, str]] = []
         self.requests: list[Request] = []
         self.salts: list[str] = []
-        self.cancelled: list[float] = []  # when, by time.monotonic()
+        self.said = 0  # words, of all replies
+        self.cancelled: list[int] = []  # what `said` was then
         self.answering: Counter[str] = Counter()  # replies by key
         self.closed = False
 
@@ -147,6 +148,7 @@ class FakeEngine:
                         return
                     if i == self.break_after:
                         return
+                    self.said += 1
                     yield Delta(index, word, (i,), self._logprobs(request, word, i))
                 for call in self.calls:
                     yield Called(index, call)
@@ -156,7 +158,7 @@ class FakeEngine:
         finally:
             self.answering[key] -= 1
             if not whole and self.break_after is None:
-                self.cancelled.append(time.monotonic())
+                self.cancelled.append(self.said)
 
     @staticmethod
     def _logprobs(request: Request, word: str, id: int) -> tuple[TokenLogprob, ...]:
@@ -242,7 +244,7 @@ def running(home: Path, engine: FakeEngine) -> Iterator[str]:
         yield f"http://127.0.0.1:{port}"
     finally:
         server.should_exit = True
-        thread.join(10)
+        thread.join(60)
         assert not thread.is_alive()
 
 
@@ -256,7 +258,7 @@ def _chat() -> Callable[..., dict[str, Any]]:
     return chat
 
 
-def wait_for(condition: Callable[[], object], seconds: float = 5.0) -> None:
+def wait_for(condition: Callable[[], object], seconds: float = 60.0) -> None:
     """Until `condition()` is true; fails after `seconds`."""
     end = time.monotonic() + seconds
     while not condition():
