@@ -61,7 +61,7 @@ class Model(Transport):
             drawn = str(time.perf_counter_ns())
         steer = [drawn, body.get("frequency_penalty"), body.get("presence_penalty")]
         if self.bad("depends on load"):
-            steer.append(min(self.script.running, 2))
+            steer.append(min(self.script.most, 2))
         steer = [value for value in steer if value]
         if calls:
             tokens = []

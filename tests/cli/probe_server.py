@@ -116,7 +116,7 @@ class Handler(Model):
             prompt = self.prompt(body)
             replies = [self.generate(prompt, body, stops, limit, i) for i in range(body.get("n", 1))]
             if self.bad("slow") and not body.get("stream"):
-                self.work(1)
+                self.work(60)
             head = {"id": "chat-1", "created": 1, "model": "forty-words"}
             if body.get("stream"):
                 self.chat_stream(body, replies[0], head)
@@ -131,7 +131,11 @@ class Handler(Model):
     def begin(self) -> None:
         self.script.running += 1
         if self.bad("depends on load"):
-            time.sleep(0.05)
+            for _ in range(20):  # until the others have come, if there are any
+                time.sleep(0.02)
+                self.script.most = max(self.script.most, self.script.running)
+                if self.script.most > 1:
+                    break
 
     def end(self) -> None:
         if not self.bad("never frees"):

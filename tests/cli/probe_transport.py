@@ -40,6 +40,7 @@ class Script:
     key: str | None = None
     asked: int = 0
     running: int = 0
+    most: int = 0  # that ran at once
     wrong: list[str] = field(default_factory=list)  # this server's own exceptions
     stored: dict[str, dict[str, Any]] = field(default_factory=dict)
     closing: threading.Event = field(default_factory=threading.Event)
@@ -163,7 +164,7 @@ class Transport(BaseHTTPRequestHandler):
             self.wfile.write(f"{name}data: {data}\n\n".encode())
             self.wfile.flush()
             if self.bad("slow"):
-                time.sleep(0.02)
+                time.sleep(0.05)
 
     def refuse(self, refusal: Refusal) -> None:
         error = {"message": str(refusal), "type": refusal.kind, "param": refusal.param or None, "code": None}

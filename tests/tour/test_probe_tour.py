@@ -7,7 +7,7 @@ import json
 import pytest
 from click.testing import CliRunner
 
-from herd.cli.probe import probe
+from herd.cli.probe import load, probe
 
 from .conftest import KEY
 
@@ -23,7 +23,8 @@ MAY_BE_CUT = {"format.json_object"}
 
 
 @pytest.mark.slow
-def test_herd_passes_its_own_probe(herd_url: str) -> None:
+def test_herd_passes_its_own_probe(herd_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(load, "PATIENCE", 60.0)
     done = CliRunner().invoke(probe, [herd_url, "--key", KEY, "--json"], standalone_mode=False)
     results = json.loads(done.stdout)["results"]
     states = {f"{r['group']}.{r['name']}": (r["state"], r["evidence"]) for r in results}
