@@ -1,13 +1,17 @@
 """Events gather while there is much in flight; with nothing in flight they do not wait, and timers never do."""
 
 import asyncio
+import itertools
 import socket
+import statistics
 import threading
 import time
 
 import pytest
 
 from herd.server.loop import LONGEST, runner
+
+TRIES = 10  # a machine that stands still spoils one
 
 
 async def looks(pings: int, apart: float) -> tuple[int, float]:
@@ -46,24 +50,29 @@ async def looks(pings: int, apart: float) -> tuple[int, float]:
 @pytest.mark.parametrize("in_flight", [0, 1])
 def test_alone_nothing_waits(in_flight: int) -> None:
     with runner(lambda: in_flight) as loop:
-        taken, _ = loop.run(looks(50, 0.005))
-    assert taken >= 30
+        assert any(loop.run(looks(50, 0.005))[0] >= 30 for _ in range(TRIES))
 
 
 def test_of_many_events_gather_and_none_waits_for_long() -> None:
     with runner(lambda: 1000) as loop:
-        began = time.monotonic()
-        taken, longest = loop.run(looks(200, 0.001))
-        took = time.monotonic() - began
-    assert taken <= 2 * took / LONGEST + 2 and longest < 0.25
+        for left in reversed(range(TRIES)):
+            began = time.monotonic()
+            taken, longest = loop.run(looks(200, 0.001))
+            took = time.monotonic() - began
+            assert taken <= 2 * took / LONGEST + 2
+            if longest < 0.25:
+                break
+            assert left, longest
 
 
 def test_timers_come_in_time() -> None:
-    async def late() -> float:
-        began = time.monotonic()
+    async def woken() -> list[float]:
+        found = [time.monotonic()]
         for _ in range(20):
             await asyncio.sleep(LONGEST / 10)
-        return (time.monotonic() - began) / 20
+            found.append(time.monotonic())
+        return found
 
     with runner(lambda: 1000) as loop:
-        assert LONGEST / 10 <= loop.run(late()) < LONGEST
+        slept = [later - at for at, later in itertools.pairwise(loop.run(woken()))]
+    assert LONGEST / 10 <= statistics.median(slept) < LONGEST
