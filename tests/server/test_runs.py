@@ -14,7 +14,7 @@ from herd.errors import HerdError
 from herd.registry.runs import Run
 from herd.server.runs import NICENESS, Scheduler, check
 
-# What stands in for `python -m herd`: a module that counts in its log until told to end.
+# What stands in for `python -m herd`: a module that counts in its log until told to end, and ends once nobody holds it.
 CHILD = """
 import json, os, sys, time
 verb, name, flag, run = sys.argv[1:]
@@ -25,6 +25,8 @@ if name == "bad":
 for i in range(int(name.removeprefix("count"))):
     print(i, flush=True)
     time.sleep(0.02)
+while os.path.exists(directory + "/hold") or json.load(open(directory + "/run.json"))["state"] == "queued":
+    time.sleep(0.01)
 data = json.load(open(directory + "/run.json")) | {"state": "done"}
 json.dump(data, open(directory + "/new.json", "w"))
 os.replace(directory + "/new.json", directory + "/run.json")
@@ -59,7 +61,7 @@ def scheduler(
     return running  # type: ignore[return-value]
 
 
-async def until(condition: Callable[[], object], seconds: float = 10) -> None:
+async def until(condition: Callable[[], object], seconds: float = 60) -> None:
     async with asyncio.timeout(seconds):
         while not condition():
             await asyncio.sleep(0.01)
@@ -80,8 +82,10 @@ def test_one_at_a_time_niced_in_order(scheduler: Callable[[], Scheduler]) -> Non
                 runs.submit("improve", {"name": "count5"}),
                 runs.submit("improve", {"name": "count2"}),
             )
+            (first.dir / "hold").touch()
             await until(lambda: Run.load(runs.home, first.id).state == "running")
             assert Run.load(runs.home, second.id).state == "queued" and runs.active == 2
+            (first.dir / "hold").unlink()
             await until(lambda: Run.load(runs.home, second.id).state == "done")
             assert Run.load(runs.home, first.id).state == "done" and runs.active == 0
             nice = os.getpriority(os.PRIO_PROCESS, 0) + NICENESS
@@ -143,8 +147,10 @@ def test_a_server_that_stops_leaves_the_run_for_the_next(scheduler: Callable[[],
     async def test() -> None:
         async with scheduler() as runs:
             run = runs.submit("improve", {"name": "count30"})
+            (run.dir / "hold").touch()
             await until(lambda: lines(run) > 1)
         assert Run.load(runs.home, run.id).state == "queued"
+        (run.dir / "hold").unlink()
         async with scheduler() as runs:
             await until(lambda: Run.load(runs.home, run.id).state == "done")
 
@@ -165,7 +171,7 @@ def test_a_run_that_is_ended_while_it_starts(
 
     async def test() -> None:
         monkeypatch.setattr(asyncio, "create_subprocess_exec", late)
-        async with asyncio.timeout(10), scheduler() as runs:
+        async with asyncio.timeout(60), scheduler() as runs:
             run = runs.submit("improve", {"name": "count3000"})
             await begun.wait()
             if how == "cancel":
