@@ -190,17 +190,17 @@ def test_a_link_stays_a_link(asked: list[Any], tmp_path: Path) -> None:
 
 
 def test_ctrl_c(asked: list[Any], tmp_path: Path) -> None:
-    file = write(tmp_path / "in.jsonl", *[line(f"r{i}", n=i, slow=0.05 if i < 8 else 30) for i in range(16)])
+    file = write(tmp_path / "in.jsonl", *[line(f"r{i}", n=i, slow=0.05 if i < 8 else 120) for i in range(16)])
     out = tmp_path / "out.jsonl"
     command = [sys.executable, "-m", "herd", "batch", str(file), "--out", str(out), "--parallel", "4"]
     # A test run in the background hands on that Ctrl-C is ignored.
     heed = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=os.environ, preexec_fn=heed)
-    end = time.monotonic() + 20
+    end = time.monotonic() + 60
     while len(asked) < 12 and time.monotonic() < end:
         time.sleep(0.02)
     process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=20)  # does not wait for what is slow
+    _, err = process.communicate(timeout=60)  # does not wait for what is slow
     assert process.returncode == 130 and "interrupted" in err and "Traceback" not in err
     assert set(answers(out)) == {f"r{i}" for i in range(8)}
 
@@ -298,11 +298,12 @@ def test_a_server_of_its_own_ends_with_it(
     )
     command = [sys.executable, "-m", "herd", "batch", str(file), "--out", str(out), "--parallel", "1"]
     process = subprocess.Popen(command, stderr=subprocess.PIPE)
-    end = time.monotonic() + 60
+    end = time.monotonic() + 120
     while not (out.exists() and out.stat().st_size) and time.monotonic() < end:
         time.sleep(0.05)
     process.kill()
     process.communicate()
+    end = time.monotonic() + 60
     with (tmp_path / "home" / "lock").open() as lock:
         while True:
             try:
