@@ -17,10 +17,10 @@ def upstream(**more: Any) -> Iterator[Upstream]:
     thread = threading.Thread(target=loop.run_forever)
     thread.start()
     try:
-        asyncio.run_coroutine_threadsafe(made.start(), loop).result(10)
+        asyncio.run_coroutine_threadsafe(made.start(), loop).result(60)
         yield made
-        asyncio.run_coroutine_threadsafe(made.stop(), loop).result(10)
+        asyncio.run_coroutine_threadsafe(made.stop(), loop).result(60)
     finally:
         loop.call_soon_threadsafe(loop.stop)
-        thread.join(10)
+        thread.join(60)
         loop.close()

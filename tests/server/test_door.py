@@ -183,16 +183,19 @@ def test_what_runs_and_waits_is_counted(
     url: str, engine: Any, chat: Callable[..., Any], wait_for: Callable[..., None]
 ) -> None:
     def gauge(name: str) -> float:
-        lines = httpx.get(f"{url}/metrics").text.splitlines()
+        lines = httpx.get(f"{url}/metrics", timeout=60).text.splitlines()
         return sum(
             float(line.split()[-1]) for line in lines if line.startswith(f"vllm:num_requests_{name}{{")
         )
 
-    engine.words, engine.delay = ("word ",) * 30, 0.02
+    engine.words, engine.delay = ("word ",) * 1000, 0.02  # 20 s, unless it is hurried
     with ThreadPoolExecutor() as pool:
-        replies = [pool.submit(httpx.post, f"{url}/v1/chat/completions", json=chat()) for _ in range(3)]
+        replies = [
+            pool.submit(httpx.post, f"{url}/v1/chat/completions", json=chat(), timeout=60) for _ in range(3)
+        ]
         wait_for(lambda: gauge("running") == 3)
         assert gauge("waiting") == 0
+        engine.delay = 0
         assert {reply.result().status_code for reply in replies} == {200}
     assert gauge("running") == gauge("waiting") == 0
 

@@ -32,9 +32,9 @@ def upstream() -> Iterator[Upstream]:
     made, loop = Upstream(), asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever)
     thread.start()
-    asyncio.run_coroutine_threadsafe(made.start(), loop).result(10)
+    asyncio.run_coroutine_threadsafe(made.start(), loop).result(60)
     yield made
-    asyncio.run_coroutine_threadsafe(made.stop(), loop).result(10)
+    asyncio.run_coroutine_threadsafe(made.stop(), loop).result(60)
     loop.call_soon_threadsafe(loop.stop)
     thread.join()
     loop.close()
@@ -49,6 +49,7 @@ def client(start: StartClient, home: Path, upstream: Upstream, monkeypatch: pyte
         monkeypatch.setenv(f"KEY_{dialect}".upper(), CANARY[dialect])
         for fault in (*EXPECTED, *GOOD, "echo_in_text"):
             name = f"{dialect}-{fault.replace(' ', '_')}"
+            times = "first_token = 1.5, total = 2" if fault in SLOW else "first_token = 60, total = 120"
             lines += [
                 f"[providers.{name}]",
                 f'dialect = "{dialect}"',
@@ -61,12 +62,12 @@ def client(start: StartClient, home: Path, upstream: Upstream, monkeypatch: pyte
                 f"[routes.{name}]",
                 f'targets = ["{name}-target"]',
                 "retries = 0",
-                "timeout = { first_token = 1.5, total = 2 }",
+                f"timeout = {{ {times} }}",
                 f"[routes.{name}-or-ok]",
                 f'targets = ["{name}-target"]',
                 f'fallbacks = ["{dialect}-ok-target"]',
                 "retries = 0",
-                "timeout = { first_token = 1.5, total = 2 }",
+                f"timeout = {{ {times} }}",
             ]
     (home / "herd.toml").write_text("\n".join(lines))
     return start()
