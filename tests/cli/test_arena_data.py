@@ -8,7 +8,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
@@ -194,7 +193,7 @@ def slow(connection, file):
     made(connection, file)
     print("written", flush=True)
     import time
-    time.sleep(60)
+    time.sleep(240)
 votes._add_all = slow
 sys.exit(run(["arena", "import", sys.argv[1]]))
 """
@@ -202,15 +201,9 @@ sys.exit(run(["arena", "import", sys.argv[1]]))
         [sys.executable, "-c", script, str(file)], stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )
     assert child.stdout and child.stdout.readline() == b"written\n"
-    began = time.monotonic()
     os.kill(child.pid, signal.SIGINT)
-    _, err = child.communicate(timeout=30)
-    assert (
-        child.returncode == 130
-        and time.monotonic() - began < 10
-        and b"interrupted" in err
-        and b"Traceback" not in err
-    )
+    _, err = child.communicate(timeout=60)
+    assert child.returncode == 130 and b"interrupted" in err and b"Traceback" not in err
     store = Store.open(home / "herd.db")
     assert store.votes_after(0, 9) == []
     store.close()
