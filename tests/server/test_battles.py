@@ -389,8 +389,8 @@ def test_stored_pairs_are_judged_without_generating(client: TestClient, engine: 
 def test_a_client_that_leaves_stops_both_sides(
     home: Path, engine: FakeEngine, wait_for: Callable[..., None]
 ) -> None:
-    engine.script, engine.words, engine.delay = None, tuple("word " for _ in range(500)), 0.02
-    with running(home, engine) as url, httpx.Client(base_url=url) as client:
+    engine.script, engine.words, engine.delay = None, ("word ",) * 5000, 0.02
+    with running(home, engine) as url, httpx.Client(base_url=url, timeout=60) as client:
         battle = client.post("/api/battles", json={}).json()
         at = f"/api/battles/{battle['id']}"
         with client.stream("POST", f"{at}/turns", json={"prompt": "Go on and on."}) as answer:
