@@ -76,7 +76,7 @@ def crash(tmp_path: Path) -> Crash:
 def slow(home: Path, engine: FakeEngine) -> FakeEngine:
     """An engine that will not end its replies before the test does."""
     (home / "herd.toml").write_text(ROUTES)
-    engine.words, engine.delay = ("word ",) * 1000, 0.02
+    engine.words, engine.delay = ("word ",) * 10_000, 0.02
     return engine
 
 
