@@ -112,4 +112,4 @@ def start_herd(tmp_path: Path) -> Iterator[StartHerd]:
     yield start
     for process in running:
         process.terminate()
-        assert process.wait(30) == 0, (tmp_path / "server.log").read_text()
+        assert process.wait(60) == 0, (tmp_path / "server.log").read_text()

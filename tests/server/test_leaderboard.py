@@ -158,14 +158,14 @@ def test_watchers_hear_of_votes_and_of_the_end(url: str) -> None:
     for id in ("g1", "g2"):
         line = {"messages": [{"role": "user", "content": "Why?"}, {"role": "assistant", "content": id}]}
         given = {"lines": [json.dumps(line)], "format": "openai", "route": id}
-        assert httpx.post(f"{url}/api/generations/import", json=given).status_code == 200
-    a, b = (row["id"] for row in httpx.get(f"{url}/api/generations").json()["data"])
+        assert httpx.post(f"{url}/api/generations/import", json=given, timeout=60).status_code == 200
+    a, b = (row["id"] for row in httpx.get(f"{url}/api/generations", timeout=60).json()["data"])
     with httpx.stream("GET", f"{url}/api/leaderboard/live", timeout=20) as reply:
         assert reply.headers["content-type"].startswith("text/event-stream")
         lines = (line for line in reply.iter_lines() if line.startswith("data:"))
         assert next(lines) == 'data: {"version": 0}'
         sent = {"a": a, "b": b, "outcome": "a"}
-        assert httpx.post(f"{url}/api/votes", json=sent).status_code == 201
+        assert httpx.post(f"{url}/api/votes", json=sent, timeout=60).status_code == 201
         assert next(lines) == 'data: {"version": 1}'
 
 
@@ -187,7 +187,7 @@ def test_events_end_when_the_server_stops(client: TestClient) -> None:
         await asyncio.sleep(0.01)
         closing = True
         await live.look()
-        await asyncio.wait_for(asyncio.gather(*watchers), 5)
+        await asyncio.wait_for(asyncio.gather(*watchers), 60)
         return heard
 
     heard = asyncio.run(main())

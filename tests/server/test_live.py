@@ -41,7 +41,7 @@ class Live:
         end = time.monotonic() + 120
         while time.monotonic() < end:
             try:
-                if httpx.get(f"{self.url}/ready").status_code == 200:
+                if httpx.get(f"{self.url}/ready", timeout=60).status_code == 200:
                     return
             except httpx.TransportError:
                 assert self.process.poll() is None, self.errors.read_text()
@@ -49,7 +49,7 @@ class Live:
         pytest.fail("not ready in two minutes")
 
     def running(self) -> int:
-        status: int = httpx.get(f"{self.url}/api/status").json()["engine"]["running"]
+        status: int = httpx.get(f"{self.url}/api/status", timeout=60).json()["engine"]["running"]
         return status
 
     def stop(self, sent: int) -> None:
@@ -80,7 +80,7 @@ def test_streams_a_reply(live: Live) -> None:
     text = "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices)
     usage = chunks[-1].usage
     assert len(text.split()) > 5 and usage is not None and 0 < usage.completion_tokens <= 60
-    record = httpx.get(f"{live.url}/api/generations/{chunks[0].id}").json()
+    record = httpx.get(f"{live.url}/api/generations/{chunks[0].id}", timeout=60).json()
     assert record["reply"] == text and record["tokens"]["completion"] == usage.completion_tokens
     whole = live.client.chat.completions.create(
         model="cria",
@@ -119,8 +119,10 @@ def test_a_client_killed_in_the_middle_frees_its_place(live: Live) -> None:
 
 
 def test_the_models_page_has_its_numbers(live: Live) -> None:
-    (cria,) = [m for m in httpx.get(f"{live.url}/api/models").json()["data"] if m["ref"] == "cria@1"]
+    (cria,) = [
+        m for m in httpx.get(f"{live.url}/api/models", timeout=60).json()["data"] if m["ref"] == "cria@1"
+    ]
     assert cria["bundled"] and cria["current"] and cria["card"] and cria["parameters"] > 1_000_000
     assert cria["memory"]["kv_per_token"] > 0 and cria["memory"]["fits_tokens"] > 0
     for plot in cria["plots"]:
-        assert httpx.get(live.url + plot).headers["content-type"].startswith("image/")
+        assert httpx.get(live.url + plot, timeout=60).headers["content-type"].startswith("image/")
