@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from herd.arena.features import LONG, categories, language, style
@@ -63,6 +63,7 @@ def test_an_applications_own_come_with_their_mark() -> None:
     assert categories(["hi"], ["refunds", "language/French"]) == ["tag/refunds", "tag/language/French"]
 
 
+@settings(deadline=None)
 @given(st.text(max_size=200))
 def test_any_text_has_features(text: str) -> None:
     assert all(count >= 0 for count in style(text)) and style(text)[0] == len(text)

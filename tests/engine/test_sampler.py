@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from herd.engine.sampler import draw, generator, logprobs, penalise, probabilities
@@ -109,6 +109,7 @@ samplings = st.builds(
 )
 
 
+@settings(deadline=None)
 @given(st.lists(samplings, min_size=1, max_size=6), st.sampled_from([30, 2500]))
 def test_a_row_draws_the_same_in_any_company(some: list[Sampling], size: int) -> None:
     logits = torch.randn(len(some), size, generator=torch.Generator().manual_seed(size)) * 3

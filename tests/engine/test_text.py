@@ -1,6 +1,6 @@
 """Stop strings and half characters, against the plain definition on the whole text."""
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from herd.engine.text import StopText
@@ -20,6 +20,7 @@ class Pieces:
         return ""
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.text("ab", max_size=3), max_size=12),
     st.lists(st.text("ab", min_size=1, max_size=4), max_size=20),
