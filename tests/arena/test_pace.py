@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import random
-import time
 from collections.abc import AsyncGenerator
 from typing import Any
 
@@ -195,7 +194,7 @@ def test_an_error_of_a_source_ends_both() -> None:
 
 
 def test_who_leaves_closes_both_and_who_is_far_ahead_waits() -> None:
-    async def work() -> tuple[int, int]:
+    async def work(clock: Clock) -> tuple[int, int]:
         closed, said = [], 0
 
         async def endless(quick: bool) -> AsyncGenerator[str | End, None]:
@@ -207,19 +206,23 @@ def test_who_leaves_closes_both_and_who_is_far_ahead_waits() -> None:
                         yield "x" * 1000
                     else:
                         yield "x"
-                    await asyncio.sleep(0 if quick else 0.01)
+                    await clock.sleep(0.001 if quick else 0.01)
             finally:
                 closed.append(True)
 
-        events = paced({"left": endless(True), "right": endless(False)})
-        end = time.monotonic() + 0.3
+        sources = {"left": endless(True), "right": endless(False)}
+        events = paced(sources, clock=clock, sleep=clock.sleep)
         async for _ in events:
-            if time.monotonic() > end:
+            if clock.now > 1:
                 break
         await events.aclose()
         return len(closed), said
 
-    closed, said = asyncio.run(work())
+    async def main() -> tuple[int, int]:
+        clock = Clock()
+        return await clock.run(work(clock))  # type: ignore[no-any-return]
+
+    closed, said = asyncio.run(main())
     assert closed == 2
     assert AHEAD <= said <= AHEAD + 10_000
 
