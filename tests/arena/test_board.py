@@ -40,11 +40,8 @@ def test_m_votes_on_one_prompt_count_as_the_root_of_m(store: Store) -> None:
     ]
     board = board_of(store, rows)
     assert apart(board) == pytest.approx(0, abs=0.02)  # √9 against 3
-    store.add_votes(
-        [vote(20, "y", "z", prompt="p"), vote(21, "z", "y", prompt="p"), vote(22, "z", "x", outcome="tie")]
-    )
-    board.refresh()
-    assert board.chosen().votes.weight[-3:] == pytest.approx(
+    more = [vote(20, "y", "z", prompt="p"), vote(21, "z", "y", prompt="p"), vote(22, "z", "x", outcome="tie")]
+    assert board_of(store, more).chosen().votes.weight[-3:] == pytest.approx(
         [1 / math.sqrt(2), 1 / math.sqrt(2), 1]
     )  # another pair
 

@@ -1,12 +1,11 @@
 """What one vote changes, as it is told after it."""
 
 import threading
-import time
 
 import numpy as np
 import pytest
 
-from herd.arena.board import QUICK, Board
+from herd.arena.board import Board, Kept
 from herd.evidence.ratings import rate
 from herd.store import Store
 
@@ -23,7 +22,7 @@ def test_the_change_that_one_vote_makes(store: Store, seen: bool) -> None:
     before = ratings(board)
     kept = store.add_vote(**vote(99, "z", "y", "a"))
     if seen:
-        time.sleep(QUICK)  # so that what is slow to make is made anew
+        board.kept = Kept(1000)  # what is slow to make is made anew
         board.refresh()
     change = board.after(kept)
     fresh = Board(store)
@@ -97,9 +96,7 @@ def test_a_vote_among_many_moves_ratings_as_a_fit_does(store: Store, outcome: st
     before = rate(board.chosen().votes.counts())
     new = {**vote(9999, "t1", "t4", outcome), "void": None, "rater": None, "voter": None, "prompt": None}
     told = board.after(new)["left"]
-    store.add_votes([new])
-    board.refresh()
-    after, at = rate(board.chosen().votes.counts()), before.names.index("t1")
+    after, at = rate(board_of(store, [new]).chosen().votes.counts()), before.names.index("t1")
     moved = float(after.rating[at] - before.rating[at])
     assert told["change"] == pytest.approx(moved, abs=0.02) and abs(moved) > 0.2
     assert told["rating"] == pytest.approx(after.rating[at], abs=0.02)
