@@ -46,6 +46,7 @@ def test_what_is_found_step_by_step_is_what_is_found_at_once() -> None:
 def test_tokens_are_those_without_speculation_and_come_in_fewer_steps(
     engine: Make, monkeypatch: pytest.MonkeyPatch, options: dict[str, float]
 ) -> None:
+    monkeypatch.setattr(Pace, "learn", lambda *_: None)  # prompts are read in as many steps
     steps = {}
     for name, length in (("plain", 0), ("drafted", 6)):
         monkeypatch.setattr(Pace, "draft", lambda *_, k=length: k)
