@@ -94,6 +94,6 @@ def test_herd_up_from_the_wheel_alone(wheel: Path, tmp_path: Path, start_herd: A
         reply = json.load(response)
     assert reply["choices"][0]["message"]["content"].strip()
     assert reply["usage"]["completion_tokens"] >= 1
-    with urlopen(url + "/", timeout=10) as page:
+    with urlopen(url + "/", timeout=60) as page:
         assert b"<html" in page.read().lower()
     assert not list(empty.iterdir())
