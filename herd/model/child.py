@@ -6,7 +6,6 @@ A request and a reply are each one line of JSON, on the child's stdin and stdout
 from __future__ import annotations
 
 import json
-import math
 import os
 import resource
 import signal
@@ -22,6 +21,7 @@ from typing import Any
 from herd.errors import HerdError
 
 START = 30.0  # seconds a child may take to start, on a busy machine
+PATIENCE = 10  # times its deadline a child may take where others compute too
 MEMORY = 256 << 20  # bytes of address space
 MAX_REPLY = 16 << 20  # bytes: escaping makes at most three of one, and a request has at most 4 MiB
 
@@ -29,7 +29,8 @@ MAX_REPLY = 16 << 20  # bytes: escaping makes at most three of one, and a reques
 class Child:
     """A process that runs a module's `serve`: started when first needed, and again when it had to be killed.
 
-    `subject` names in messages what it works on; `code` is that of the HerdErrors. Thread-safe.
+    It may compute for `deadline` seconds. `subject` names in messages what it works on; `code` is that of the HerdErrors.
+    Thread-safe.
     """
 
     def __init__(self, module: str, deadline: float, subject: str, code: str) -> None:
@@ -42,13 +43,14 @@ class Child:
         with self._lock:
             if not (self._process and self._end.alive and self._process.poll() is None):
                 self._start()
-            until = time.monotonic() + self._deadline
+            wait, slow = PATIENCE * self._deadline, f"takes longer than {self._deadline:g} s"
+            until = time.monotonic() + wait
             try:
-                self._socket.settimeout(self._deadline)
+                self._socket.settimeout(wait)
                 self._socket.sendall(_line(request))
                 reply = self._receive(until)
             except TimeoutError:
-                problem = f"takes longer than {self._deadline:g} s"
+                problem = slow
             except OverflowError:
                 problem = f"writes more than {MAX_REPLY >> 20} MiB"
             except (OSError, EOFError):
@@ -58,6 +60,8 @@ class Child:
                     raise HerdError(str(reply["error"]), code=self._code)
                 return reply
             self._end()
+            if self._process and self._process.returncode == -signal.SIGPROF:
+                problem = slow
         raise HerdError(f"{self._subject} {problem}", code=self._code)
 
     def _start(self) -> None:
@@ -100,17 +104,17 @@ def _line(message: Mapping[str, Any]) -> bytes:
 
 
 def serve(answer: Callable[[dict[str, Any]], dict[str, Any]], deadline: float, subject: str) -> None:
-    """The child: answer until stdin closes. An alarm ends one that works on after its parent has died."""
+    """The child: answer until stdin closes. A timer ends one that computes for longer, also without its parent."""
     os.nice(5)  # replies that run come first
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     reply = _line({})  # ready
     while True:
         sys.stdout.buffer.write(reply)
         sys.stdout.buffer.flush()
-        signal.alarm(0)
+        signal.setitimer(signal.ITIMER_PROF, 0)
         if not (request := sys.stdin.buffer.readline()):
             return
-        signal.alarm(math.ceil(deadline) + 1)
+        signal.setitimer(signal.ITIMER_PROF, deadline)
         try:
             reply = _line(answer(json.loads(request)))
         except HerdError as error:
