@@ -132,9 +132,10 @@ class Scheduler:
             )  # fmt: skip
         self._current = (run, process)
         try:
-            if Run.load(self.home, run.id).state == "cancelled":  # while it was being started
+            state = Run.load(self.home, run.id).state
+            if state == "cancelled":  # while it was being started
                 self._cancelled.add(run.id)
-            elif not self._closing:
+            elif state == "queued" and not self._closing:
                 nice = os.getpriority(os.PRIO_PROCESS, 0) + NICENESS
                 with suppress(ProcessLookupError):  # it has ended already
                     os.setpriority(os.PRIO_PROCESS, process.pid, nice)
