@@ -13,7 +13,7 @@ from herd.cli.probe.reply import Chat
 LOAD = Group("load", "openai", Chat.path)
 AT_ONCE = 6
 LONG = "Tell me a very long story about a dog, a cat, a mouse, a boat and the sea."
-PATIENCE = 5.0  # seconds until a place counts as not freed
+PATIENCE = 5.0  # seconds until a request counts as never seen, or a place as not freed
 # vLLM, Herd, SGLang; llama.cpp.
 RUNNING = re.compile(
     r"^\w+:(?:num_requests_running|num_running_reqs|requests_processing)(?:\{.*?\})? (\S+)", re.M
@@ -53,7 +53,7 @@ def leave(server: Server) -> str:
 
 def _seen(server: Server, before: float) -> bool:
     """Whether one request more than `before` is soon seen running."""
-    end = time.monotonic() + 1
+    end = time.monotonic() + PATIENCE
     while _count(server) <= before:
         if time.monotonic() > end:
             return False
