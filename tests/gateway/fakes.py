@@ -28,25 +28,41 @@ ANYBODY = Principal()
 
 
 class _Selector(selectors.DefaultSelector):
-    """Where nothing happens for a while, time passes at once."""
+    """Where nothing but time has to pass, it passes at once, and not otherwise: a slow machine changes nothing."""
 
     loop: Clock
 
     def select(self, timeout: float | None = None) -> Any:
-        ready = super().select(timeout if timeout is None else min(timeout, 0.01))
+        if timeout and self.loop.threads:
+            return super().select()
+        ready = super().select(timeout and 0)
         if not ready and timeout:
-            self.loop.ahead += timeout
+            self.loop.now += timeout
         return ready
 
 
 class Clock(asyncio.SelectorEventLoop):
+    """`threads`: how many are at work, for whose results there is somebody who waits."""
+
     def __init__(self) -> None:
         selector = _Selector()
-        selector.loop, self.ahead = self, 0.0
+        selector.loop, self.now, self.threads = self, time.perf_counter(), 0
         super().__init__(selector)
 
     def time(self) -> float:
-        return super().time() + self.ahead
+        return self.now
+
+    def run_in_executor(self, executor: Any, func: Callable[..., T], *args: Any) -> asyncio.Future[T]:
+        def done(_: asyncio.Future[T]) -> None:
+            self.threads -= 1
+
+        future = super().run_in_executor(executor, func, *args)
+        self.threads += 1
+        future.add_done_callback(done)
+        return future
+
+    async def shutdown_default_executor(self, timeout: float | None = None) -> None:
+        await super().shutdown_default_executor()  # its time would be over at once
 
 
 def run(work: Coroutine[Any, Any, T], monkeypatch: pytest.MonkeyPatch | None = None) -> T:
