@@ -12,7 +12,7 @@ from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_play
 
 from .fake_gateway import furnish
 from .fake_server import FakeServer
-from .tools import DESKTOP, Open
+from .tools import DESKTOP, STILL, Open
 
 CHROMIUM = "/usr/bin/chromium"
 FLAGS = [
@@ -24,9 +24,9 @@ FLAGS = [
 def browser() -> Iterator[Browser]:
     if not Path(CHROMIUM).exists():
         pytest.skip(f"{CHROMIUM} is missing: no browser to open the pages in")
-    expect.set_options(timeout=15_000)  # a busy machine is no failure
+    expect.set_options(timeout=30_000)  # a busy machine is no failure
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS, timeout=120_000)
         yield browser
         browser.close()
 
@@ -63,19 +63,27 @@ def contexts(browser: Browser) -> dict[Hashable, list[BrowserContext]]:
 def visit(
     browser: Browser, server: FakeServer, contexts: dict[Hashable, list[BrowserContext]]
 ) -> Iterator[Open]:
-    """Opens a path as somebody who was never here; at the end, no page may have said an error unless `errors` allows it."""
+    """Opens a path as somebody who was never here; at the end, no page may have said an error unless `errors` allows it.
+    `still`: what a page does by itself after two seconds or more is not done, so that a test may take any time."""
     used, problems = [], []
 
     def visit(
-        path: str = "/", *, size: dict[str, int] = DESKTOP, theme: str = "light", errors: str = "$^"
+        path: str = "/",
+        *,
+        size: dict[str, int] = DESKTOP,
+        theme: str = "light",
+        errors: str = "$^",
+        still: bool = False,
     ) -> Page:
         kind = (*size.values(), theme)
         context = contexts[kind].pop() if contexts[kind] else browser.new_context(
             viewport=size, color_scheme=theme, reduced_motion="reduce", accept_downloads=True
         )  # fmt: skip
-        context.set_default_timeout(15000)
+        context.set_default_timeout(30_000)
         used.append((kind, context))
         page = context.new_page()
+        if still:
+            page.add_init_script(STILL)
         session = context.new_cdp_session(page)
         session.send("Storage.clearDataForOrigin", {"origin": server.url, "storageTypes": "all"})
         session.detach()

@@ -58,6 +58,7 @@ class State:
         self.reply = STORY * 2
         self.fail: dict[str, int] = {}  # "POST /path" → status of its next answer
         self.held: dict[str, threading.Event] = {}  # "GET /path" is answered once its event is set
+        self.held_at: dict[int, threading.Event] = {}  # the word of this number comes once its event is set
         self.broken_after: int | None = None  # the stream ends without a finish after so many words
         self.counter = 0
         self.gateway, self.arena = fake_gateway.Gateway(), fake_arena.Arena()
@@ -183,6 +184,8 @@ class Handler(BaseHTTPRequestHandler):
         time.sleep(state.delay * 5)
         try:
             for i, word in enumerate(words(state.reply)):
+                if gate := state.held_at.get(i):
+                    gate.wait(30)
                 if i == state.broken_after:
                     finish = "error"
                     yield None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -10,22 +11,24 @@ import pytest
 from playwright.sync_api import expect
 
 from .fake_server import STORY, FakeServer
-from .tools import Open, answered, say, seed
+from .tools import Open, answered, say, seed, until
 
 
 def test_a_chat_streams_and_is_kept(server: FakeServer, visit: Open) -> None:
-    server.state.delay = 0.02
+    rest = server.state.held_at[10] = threading.Event()
     page = visit()
     expect(page.get_by_text("it does not know facts")).to_be_visible()
     say(page, "Tell me a story")
     answer = page.get_by_role("article", name="Answer")
     expect(answer).to_contain_text("Once upon")
     assert len(answer.inner_text()) < len(STORY)  # words are seen before the end
+    rest.set()
     answered(page)
     expect(answer).to_contain_text("tokens/s")
     expect(answer.locator("strong").first).to_have_text("red ball")
     (id,) = server.state.conversations
     assert page.url == f"{server.url}/c/{id}"
+    until(page, lambda: len(server.state.messages[id]) == 2 and server.state.generations)
     user, reply = server.state.messages[id]
     assert (user["role"], user["content"], user["parent"]) == ("user", "Tell me a story", None)
     assert (reply["parent"], reply["content"], reply["generation"] in server.state.generations) == (
@@ -40,14 +43,16 @@ def test_a_chat_streams_and_is_kept(server: FakeServer, visit: Open) -> None:
 
 
 def test_escape_stops_and_keeps_what_was_written(server: FakeServer, visit: Open) -> None:
-    server.state.delay = 0.05
+    rest = server.state.held_at[10] = threading.Event()
     page = visit()
     say(page, "Hello")
     expect(page.get_by_role("article", name="Answer")).to_contain_text("upon")
     page.keyboard.press("Escape")
     answered(page)
     expect(page.get_by_text("stopped")).to_be_visible()
+    rest.set()
     (messages,) = server.state.messages.values()
+    until(page, lambda: len(messages) == 2)
     assert 0 < len(messages[1]["content"]) < len(STORY)
 
 
@@ -63,6 +68,7 @@ def test_regenerate_compare_vote_and_go_on(server: FakeServer, visit: Open) -> N
     pair.get_by_role("button", name="that", exact=True).click()
     expect(page.get_by_text("Kept as a vote: the better of two")).to_be_visible()
     (messages,) = server.state.messages.values()
+    until(page, lambda: len(messages) == 3)
     first, second = (m["generation"] for m in messages[1:])
     (vote,) = server.state.votes
     assert (vote["a"], vote["b"], vote["outcome"], vote["source"]) == (first, second, "b", "regenerate")
@@ -91,7 +97,8 @@ def test_equal_is_a_vote_too_and_either_can_be_chosen(server: FakeServer, visit:
     page.get_by_role("button", name="equal").click()
     expect(page.get_by_text("Kept as a vote: equal")).to_be_visible()
     assert server.state.votes[0]["outcome"] == "tie"
-    page.get_by_role("button", name="this", exact=True).click()
+    with page.expect_response(lambda response: response.request.method == "PATCH"):
+        page.get_by_role("button", name="this", exact=True).click()
     expect(page.get_by_text("1/2")).to_be_visible()
     page.reload()  # the chosen branch is still the one in front
     expect(page.get_by_text("1/2")).to_be_visible()
@@ -122,7 +129,7 @@ def test_an_edit_is_a_branch(server: FakeServer, visit: Open) -> None:
 def test_search_rename_delete_and_undo(server: FakeServer, visit: Open) -> None:
     seed(server, "The red ball", "I saw a zebra.")
     seed(server, "Grandmother", "She baked a cake.")
-    page = visit()
+    page = visit(still=True)
     rows = page.get_by_role("complementary", name="Conversations").get_by_role("link")
     expect(rows).to_have_count(2)
     page.get_by_label("Search conversations").fill("zebra")
@@ -143,11 +150,7 @@ def test_search_rename_delete_and_undo(server: FakeServer, visit: Open) -> None:
     rows.filter(has_text="Cake").focus()
     page.get_by_role("button", name="Delete Cake").click()
     page.goto("about:blank")  # leaving the page makes the deletion final
-    for _ in range(100):
-        if len(server.state.conversations) == 1:
-            return
-        page.wait_for_timeout(20)
-    pytest.fail("the conversation was not deleted")
+    until(page, lambda: len(server.state.conversations) == 1)
 
 
 def test_export_and_import_give_the_same_conversation(
@@ -318,19 +321,25 @@ def test_an_edit_is_not_lost_by_scrolling_away(server: FakeServer, visit: Open) 
 
 
 def test_the_end_is_followed_only_by_who_is_there(server: FakeServer, visit: Open) -> None:
-    server.state.delay, server.state.reply = 0.02, "A line of it.\n\n" * 60
+    server.state.delay, server.state.reply = 0.001, "A line of it.\n\n" * 150
+    second, third = threading.Event(), threading.Event()
+    server.state.held_at = {200: second, 400: third}
     page = visit()
     say(page, "Hello")
     box = page.get_by_role("log")
     page.wait_for_function(TALLER, arg=1500)
     assert box.evaluate(AT_END)
     box.evaluate("b => { b.scrollTop = 40; }")
-    expect(page.get_by_role("button", name="Jump to the end")).to_be_visible()
+    jump = page.get_by_role("button", name="Jump to the end")
+    expect(jump).to_be_visible()
     grown = box.evaluate("b => b.scrollHeight")
+    second.set()
     page.wait_for_function(TALLER, arg=grown + 100)
     assert box.evaluate("b => b.scrollTop") == 40
-    page.get_by_role("button", name="Jump to the end").click()
+    jump.click()
+    expect(jump).to_have_count(0)
     grown = box.evaluate("b => b.scrollHeight")
+    third.set()
     page.wait_for_function(TALLER, arg=grown + 100)
     assert box.evaluate(AT_END)
     page.keyboard.press("Escape")
@@ -350,7 +359,7 @@ def test_the_composer_grows_to_ten_lines(visit: Open) -> None:
 
 def test_copying_an_answer_and_its_code(server: FakeServer, visit: Open) -> None:
     text = "Look:\n\n```python\nprint(1)\nprint(2)\n```"
-    page = visit(f"/c/{seed(server, 'Code', text)}")
+    page = visit(f"/c/{seed(server, 'Code', text)}", still=True)
     page.context.grant_permissions(["clipboard-read", "clipboard-write"])
     page.get_by_role("button", name="Copy code").click()
     expect(page.get_by_text("Copied.")).to_be_visible()

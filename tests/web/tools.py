@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -16,6 +17,11 @@ SHIFTS = """() => new Promise((done) => {
   new PerformanceObserver((list) => done(list.getEntries())).observe({ type: "layout-shift", buffered: true });
   setTimeout(() => done([]), 300);
 }).then((all) => all.reduce((sum, shift) => sum + shift.value, 0))"""
+STILL = """{
+  const soon = setTimeout;
+  window.setTimeout = (work, wait = 0) => (wait < 2000 ? soon(work, wait) : 0);
+  window.setInterval = () => 0;
+}"""
 DESKTOP, PHONE = {"width": 1440, "height": 900}, {"width": 360, "height": 740}
 
 
@@ -28,6 +34,14 @@ def answered(page: Page, answers: int = 1) -> None:
     """Waits until the branch in front has so many answers, the last of them complete."""
     last = page.get_by_role("article", name="Answer").nth(answers - 1)
     expect(last.get_by_role("button", name="Regenerate")).to_be_enabled()
+
+
+def until(page: Page, condition: Callable[[], object]) -> None:
+    """Waits for what the server hears from the page."""
+    end = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < end, "waited in vain"
+        page.wait_for_timeout(20)
 
 
 def seed(server: FakeServer, title: str, reply: str, count: int = 1) -> str:
