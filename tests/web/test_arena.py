@@ -158,7 +158,7 @@ def test_a_chosen_pair_and_stored_pairs(server: FakeServer, visit: Open) -> None
     server.state.remote = ["openai/gpt-4o"]  # which answers here, and is not of the arena
     page = visit("/arena", errors="404")
     page.get_by_role("button", name="Chosen pair").click()
-    assert page.get_by_label("Target at the left").locator("option").all_inner_texts() == ["cria", "tale"]
+    expect(page.get_by_label("Target at the left").locator("option")).to_have_text(["cria", "tale"])
     page.get_by_label("Target at the left").select_option("tale")
     expect(page.get_by_text("Choose two different targets")).to_be_visible()
     page.get_by_label("Target at the right").select_option("cria")
@@ -252,6 +252,7 @@ def test_sentences_are_read_out_and_not_words(server: FakeServer, visit: Open) -
         .observe(document.querySelector("#app"), { subtree: true, childList: true, characterData: true });
     }""")
     ask(page)
+    page.wait_for_function("window.said.some((text) => text?.includes('very much.'))")
     said = [text.strip() for text in dict.fromkeys(page.evaluate("window.said")) if text]
     assert 2 <= len(said) <= 8
     assert said[0].startswith("Left: A little dog found a **red ball**.")
@@ -329,7 +330,7 @@ def application(browser: Browser, server: FakeServer) -> Iterator[Callable[..., 
     there = ThreadingHTTPServer(("127.0.0.1", 0), Application)
     threading.Thread(target=there.serve_forever, args=(0.05,), daemon=True).start()
     page = browser.new_page(viewport=PHONE)
-    page.set_default_timeout(15_000)
+    page.set_default_timeout(30_000)
 
     def open(scheme: str = "light", strict: bool = True) -> Page:
         policy = f"default-src 'none'; script-src {server.url}; connect-src {server.url}; style-src-attr 'unsafe-inline'"
