@@ -169,7 +169,7 @@ def test_a_view_says_what_failed_and_reads_again(server: FakeServer, visit: Open
     furnish(server)
     request, there = VIEWS[path]
     server.state.fail = {request: 500}
-    page = visit(path, errors="500")
+    page = visit(path, errors="500", still=True)
     alert = page.get_by_role("alert")
     expect(alert).to_contain_text("The fake server was told to fail.")
     expect(alert).to_contain_text(re.compile(r"Request req-\d+"))
@@ -213,7 +213,7 @@ def test_the_rail_is_narrow_and_names_its_icons(visit: Open) -> None:
     opacity = "span => getComputedStyle(span).opacity"
     assert name.evaluate(opacity) == "0"
     models.hover()
-    assert name.evaluate(opacity) == "1"
+    expect(name).to_have_css("opacity", "1")
     page.mouse.move(700, 400)
     page.keyboard.press("Shift+Tab")
     for _ in range(20):  # from the keyboard, too
@@ -254,14 +254,14 @@ def test_a_model_and_a_run_have_addresses(server: FakeServer, visit: Open) -> No
     server.state.runs.insert(0, {**server.state.runs[0], "id": "run-1", "state": "cancelled", "result": None})
     page = visit("/models")
     page.get_by_role("link", name="cria@2").click()
-    assert page.url.endswith("/models#cria@2")
+    expect(page).to_have_url(server.url + "/models#cria@2")
     page.reload()
     card = page.get_by_role("article", name="cria@2")
     expect(card.get_by_role("cell", name="gzip")).to_be_in_viewport()
     page.goto(server.url + "/runs")
     expect(page.get_by_role("article", name="Run run-1").locator(".detail")).to_be_visible()
     page.get_by_role("article", name="Run run-0").get_by_role("button").first.click()
-    assert page.url.endswith("/runs#run-0")
+    expect(page).to_have_url(server.url + "/runs#run-0")
     page.reload()
     expect(page.get_by_text("Switch: cria@2 replaces cria@1")).to_be_visible()
     page.go_back()

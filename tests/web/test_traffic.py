@@ -49,7 +49,7 @@ def test_traffic_says_the_same_in_charts_and_numbers(full: FakeServer, visit: Op
 
 
 def test_one_line_alone_has_all_its_percentiles(full: FakeServer, visit: Open) -> None:
-    page = visit("/traffic")
+    page = visit("/traffic", still=True)
     mine = sum(row["target"] == "cria" for row in full.state.gateway.rows)
     page.get_by_role("group", name="Lines").get_by_role("button", name="cria").click()
     expect(chart(page, "How many")).to_have_accessible_name(re.compile(f"{mine} requests"))
@@ -85,7 +85,7 @@ def test_traffic_is_live_and_keeps_its_place(full: FakeServer, visit: Open, size
 
 
 def test_dragging_zooms_and_reset_takes_it_back(full: FakeServer, visit: Open) -> None:
-    page = visit("/traffic")
+    page = visit("/traffic", still=True)
     plot = page.locator(".u-over").first
     expect(plot).to_be_visible()
     box = plot.bounding_box()
@@ -122,7 +122,7 @@ def test_other_times_are_chosen_by_hand(full: FakeServer, visit: Open) -> None:
 
 
 def test_a_point_opens_the_conversations_behind_it(full: FakeServer, visit: Open) -> None:
-    page = visit("/traffic?only=openai/gpt-4o-mini")
+    page = visit("/traffic?only=openai/gpt-4o-mini", still=True)
     plot = page.locator(".u-over").first
     expect(plot).to_be_visible()
     plot.click(position={"x": 120, "y": 60})
