@@ -3,6 +3,7 @@
 import asyncio
 import json
 import logging
+import math
 import random
 from collections.abc import AsyncGenerator, Callable, Iterator
 from dataclasses import replace
@@ -178,6 +179,7 @@ class World:
     def __init__(self, store: Store, hours: float | None = 24.0) -> None:
         self.vendor, self.store, self.now = Vendor(), store, 1_800_000_000.0
         self.step = 0.0  # seconds that each sleep takes, if it is not as long as it is asked to be
+        self.until = math.inf  # when time stands still
         config = Config(
             providers={"vendor": ProviderSpec("vendor", "openai", ("http://vendor",))},
             targets={"helper": TargetSpec("helper", "vendor", "m", price={"input": 0.15, "output": 0.6})},
@@ -194,7 +196,7 @@ class World:
         while self.step and not all(task.done() for task in self.drift._running.values()):
             await asyncio.sleep(0.001)
         self.now += self.step or seconds
-        await asyncio.sleep(0)
+        await (asyncio.sleep(0) if self.now < self.until else asyncio.Event().wait())
 
     async def rounds(self, count: int) -> list[dict[str, Any]]:
         return [finding for _ in range(count) for finding in await self.drift.run_once("helper")]
@@ -311,9 +313,9 @@ async def test_another_target_of_the_same_name_has_no_past(world: World) -> None
 
 async def run_for(world: World, hours: float) -> None:
     """The loop, for so long by the world's clock, which stands still while there are probes."""
-    until, world.step = world.now + hours * HOUR, 1800.0
+    world.until, world.step = world.now + hours * HOUR, 1800.0
     task = asyncio.create_task(world.drift.loop())
-    while world.now < until:
+    while world.now < world.until:
         await asyncio.sleep(0.001)
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)

@@ -19,7 +19,7 @@ from typing import Any, get_args
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from sqlalchemy import select
+from sqlalchemy import literal, select
 
 from herd.errors import HerdError
 from herd.gateway import ledger as module
@@ -252,11 +252,17 @@ def test_kill_9_at_any_moment(database: str) -> None:
 def test_a_gateway_that_lives_keeps_what_it_has_open(
     database: str, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "LEASE", 0.6)
     if not ledger.store.shared:
         return
+    now = NOON
+
+    def passes(seconds: float) -> None:
+        nonlocal now
+        now += seconds
+        monkeypatch.setattr(module, "_NOW", select(literal(now)))
 
     async def play() -> None:
+        passes(0)
         other = Ledger(Store.open(database), name="there")
         gone = Ledger(other.store, name="gone")
         await gone.recover()
@@ -265,11 +271,11 @@ def test_a_gateway_that_lives_keeps_what_it_has_open(
         lost = 0
         for _ in range(12):  # `gone` gives no sign any more
             lost += await ledger.recover() + await other.recover()
-            await asyncio.sleep(0.1)
+            passes(module.BEAT)
         states = {row.id: row.state for row in check(database)}
         assert lost == 1 and states == {"a0": "open", "a1": "open", "a2": "lost"}
         await gone.settle(attempt("a2"), state="done", usage=usage(1, 1), cost=1)  # it was only asleep
-        await asyncio.sleep(0.7)  # nobody could reach the database
+        passes(module.LEASE + module.BEAT)  # nobody could reach the database
         assert await ledger.recover() == 0
         for place, here in enumerate((ledger, other)):
             await here.settle(attempt(f"a{place}"), state="done", usage=usage(1, 1), cost=1)

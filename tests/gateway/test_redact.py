@@ -159,10 +159,10 @@ def test_a_word_that_is_a_role_does_not_break_the_form() -> None:
      "(?:a?){30}b", "(?=(a+)+)b", r"\d+", "(((((a{1,9}){1,9}){1,9}){1,9}){1,9}){1,9}b", "(?P<n>a)(?(n)b|c)"],
 )  # fmt: skip
 def test_an_expression_that_is_wrong_or_slow_is_refused_at_once(rule: str) -> None:
-    began = time.perf_counter()
+    began = time.thread_time()
     with pytest.raises(HerdError, match="redact"):
         check_rules(["email", rule])
-    assert time.perf_counter() - began < 1
+    assert time.thread_time() - began < 1
 
 
 @pytest.mark.parametrize(
@@ -173,9 +173,9 @@ def test_an_expression_that_is_wrong_or_slow_is_refused_at_once(rule: str) -> No
     ids=lambda text: text[:12],
 )  # fmt: skip
 def test_no_text_takes_long(text: str) -> None:
-    began = time.perf_counter()
+    began = time.thread_time()
     redact(text, ALL)
-    assert time.perf_counter() - began < 5  # tens of times what it takes; a quadratic one would need minutes
+    assert time.thread_time() - began < 5  # tens of times what it takes; a quadratic one would need minutes
 
 
 def test_json_of_great_depth_is_redacted_as_text() -> None:
