@@ -76,6 +76,12 @@ def usage(prompt: int, completion: int) -> Usage:
     return Usage(prompt, completion, cached_tokens=prompt // 2)
 
 
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Many write at once here, also on a busy machine: a lock may take its time."""
+    monkeypatch.setattr("herd.store.engines.PATIENCE", 120.0)
+
+
 @pytest.fixture
 def ledger(database: str) -> Iterator[Ledger]:
     store = Store.open(database)
