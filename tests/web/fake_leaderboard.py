@@ -29,6 +29,7 @@ class Board:
         self.categories: list[dict[str, Any]] = []
         self.history: dict[str, Any] | None = None
         self.asked: list[dict[str, str]] = []
+        self.delay = 0.0  # seconds that an answer takes
 
     def fill(self, names: list[str], wins: np.ndarray, ties: np.ndarray, bad: np.ndarray) -> None:
         self.names, self.wins, self.ties, self.bad = names, wins.astype(float), ties, bad
@@ -95,6 +96,7 @@ def leaderboard(state: Any, *, query: dict[str, list[str]], **_: Any) -> dict[st
     board: Board = state.board
     asked = {name: values[0] for name, values in query.items()}
     board.asked.append(asked)
+    time.sleep(board.delay)
     known = {one["name"] for one in board.categories}
     if asked.get("category") and asked["category"] not in known:
         raise fake_gateway.Refused(
