@@ -3,23 +3,25 @@ import { html, useEffect, useLayoutEffect, useRef, useState } from "./lib/html.j
 /** Reads at once, again when `asked` changes, and every `seconds` while somebody looks; what was read before stays until then. */
 export function useReading(read, asked = "", seconds = 0) {
   const [state, set] = useState({ data: null, error: null });
-  const turn = useRef(0);
+  const turn = useRef(0), waits = useRef(0);
   const load = async () => {
     const mine = ++turn.current;
+    waits.current = Date.now() + 60000;
     try {
       const data = await read();
       if (mine === turn.current) set({ data, error: null, asked });
     } catch (error) { if (mine === turn.current) set((now) => ({ ...now, error })); }
+    if (mine === turn.current) waits.current = 0;
   };
+  const again = () => document.hidden || Date.now() < waits.current || load(); // a slow answer is waited for
   useEffect(() => {
     load();
-    const again = () => document.hidden || load();
     const timer = seconds ? setInterval(again, 1000 * seconds) : 0;
     if (seconds) document.addEventListener("visibilitychange", again);
     return () => { turn.current += 1; clearInterval(timer); document.removeEventListener("visibilitychange", again); };
   }, [asked, seconds]);
   // A server that is gone is said at the top of the page, where there is something to look at meanwhile.
-  return { ...state, error: state.data && state.error?.status === 0 ? null : state.error, busy: state.asked !== asked, load };
+  return { ...state, error: state.data && state.error?.status === 0 ? null : state.error, busy: state.asked !== asked, load, again };
 }
 
 /** A few choices side by side, one of them made. */

@@ -22,8 +22,8 @@ export function Leaderboard() {
   const turn = (patch) => go(address("/leaderboard", { ...askedNow(), ...patch }), { replace: "a" in patch || "b" in patch });
   const query = new URLSearchParams({ raters, style: style === "1" ? 1 : 0, open: open === "1" ? 1 : 0, ...(category ? { category } : {}) });
   const read = async () => ({ ...(await get(`leaderboard?${query}`)), read: new Date(), of: { raters, open: open === "1" } });
-  const { data, error, busy, load } = useReading(read, String(query));
-  const live = useLive(data, busy, load);
+  const { data, error, busy, load, again } = useReading(read, String(query));
+  const live = useLive(data, busy, again);
   const rows = useMemo(() => data && data.rows.map((row) => (row.separated === "no votes" ? { ...row, component: null } : row)).sort((x, y) => (x.component ?? 1e9) - (y.component ?? 1e9)), [data]); // each group of targets that votes connect by itself
   const choose = (name) => turn(name === a ? { a: b ?? null, b: null } : name === b ? { b: null } : a ? { b: name } : { a: name });
   const beside = [category && "over all categories", style === "1" && "without style control"].filter(Boolean).join(", ");
@@ -45,14 +45,13 @@ export function Leaderboard() {
 }
 
 /** Reads again, at most once a second and while somebody looks, until `data` is of the version that the server tells of; whether it listens. */
-function useLive(data, busy, load) {
+function useLive(data, busy, again) {
   const [{ told, listens }, set] = useState({ told: null, listens: false });
-  const tries = useRef({}), reading = useRef(false);
+  const tries = useRef({});
   useEffect(() => {
-    if (busy || reading.current || told == null || !data || told === data.version) return;
+    if (busy || told == null || !data || told === data.version) return;
     tries.current = { told, n: tries.current.told === told ? tries.current.n + 1 : 0 };
     if (tries.current.n > TRIES) return; // of two gateways each counts for itself
-    const again = async () => { reading.current = true; await load(); reading.current = false; };
     const soon = setTimeout(again, Math.max(0, 1000 - (Date.now() - data.read)));
     return () => clearTimeout(soon);
   }, [told, data, busy]);
