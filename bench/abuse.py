@@ -39,7 +39,7 @@ from herd.registry.registry import BUNDLED, Registry
 
 LEAK = 48.0  # MiB that a second pass over the same bodies may add
 TICK = 0.005  # seconds between two looks of the generator, in which requests leave and answers are read
-CLEAN = 5.0  # seconds after which no place may still be taken by a client that has gone
+CLEAN = 15.0  # seconds after which no place may still be taken by a client that has gone
 
 
 @dataclass
@@ -208,6 +208,10 @@ def generate(server: Server, rate: float, seconds: float, tokens: int) -> Load:
     return Load(done / (0.8 * seconds), statuses, server.refusals(429, since))
 
 
+def share(part: float, whole: float) -> str:
+    return f"{part / whole:.1%}" if whole else "–"
+
+
 async def capacity(server: Server, count: int, tokens: int) -> float:
     """Requests a second that 64 clients get answered, each asking again as soon as it has its answer."""
     body = {"model": "cria", "messages": USER, "max_tokens": tokens}
@@ -234,11 +238,11 @@ def overload(server: Server, rounds: int, seconds: float) -> list[str]:
                 problems.append(f"{row.name}: {bad}")
             problems += row.problems
     one, ten = (float(np.median([run.goodput for run in loads])) for loads in runs.values())
-    pairs = ", ".join(f"{b.goodput / a.goodput:.1%}" for a, b in zip(*runs.values(), strict=True))
+    pairs = ", ".join(share(b.goodput, a.goodput) for a, b in zip(*runs.values(), strict=True))
     refusals = [ms for run in runs[10] for ms in run.refusals]
     late = np.percentile(refusals, 95) if refusals else float("nan")
     print(
-        f"\n10 × overload: {ten:,.0f} tokens/s of complete replies, {ten / one:.1%} of the {one:,.0f} at 1 × (medians; "
+        f"\n10 × overload: {ten:,.0f} tokens/s of complete replies, {share(ten, one)} of the {one:,.0f} at 1 × (medians; "
         f"by pairs {pairs}); {len(refusals):,} × 429, p95 {late:.0f} ms at the server\n"
     )
     return problems

@@ -15,6 +15,7 @@ from urllib.request import Request, urlopen
 
 import pytest
 
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 ROOT = Path(__file__).parents[1]
 OFFLINE = """
 import socket
@@ -40,7 +41,6 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return next(out.glob("openherd-*.whl"))
 
 
-@pytest.mark.slow
 def test_the_wheel_holds_model_pages_and_licence(wheel: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
     for wanted in (
@@ -60,8 +60,6 @@ def test_the_wheel_holds_model_pages_and_licence(wheel: Path) -> None:
     assert "-py3-none-" in wheel.name
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(600)
 def test_herd_up_from_the_wheel_alone(wheel: Path, tmp_path: Path, start_herd: Any) -> None:
     fresh, empty = tmp_path / "fresh", tmp_path / "empty"
     empty.mkdir()

@@ -103,7 +103,9 @@ class Worker:
     def _listen(self) -> None:
         """Read messages until the parent is gone, then end the process whatever it is doing."""
         try:
-            for line in self.connection.makefile("rb", 1 << 20):  # each piece may wait for a thread that compiles
+            for line in self.connection.makefile(
+                "rb", 1 << 20
+            ):  # each piece may wait for a thread that compiles
                 message = frames.unpack(line)
                 self.inbox.put(lambda m=message: getattr(self, "on_" + m["op"])(m))  # type: ignore[misc]
         except (OSError, ValueError):
