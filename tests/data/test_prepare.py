@@ -246,6 +246,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow
 def test_killed_and_resumed_is_byte_identical(tmp_path: Path, tokenizer: Path) -> None:
     inputs = stories(600)
     write_jsonl(tmp_path / "a.jsonl", inputs + inputs[::7])

@@ -28,7 +28,16 @@ WORDS = "She saw a big tree, and the tree said: hello, little llama! She saw a b
 CONTEXT = 192
 
 
-@pytest.fixture(scope="module", params=["fp32", "bf16", "native bf16", "native int8", "native int4"])
+@pytest.fixture(
+    scope="module",
+    params=[
+        pytest.param("fp32", marks=pytest.mark.slow),
+        "bf16",
+        "native bf16",
+        "native int8",
+        "native int4",
+    ],
+)
 def world(request: pytest.FixtureRequest, tokenizer: Tokenizer) -> World:
     if request.param.startswith("native") and not kernels.available():
         pytest.skip("no kernels here")

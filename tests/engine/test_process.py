@@ -393,6 +393,7 @@ def test_a_process_that_misses_questions_in_a_row_is_killed_and_no_other(
     assert asked == [*["ping"] * (len(heard) + MISSED), "killed"]
 
 
+@pytest.mark.slow
 def test_a_process_that_cannot_be_started_is_tried_again(
     model_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -297,6 +297,7 @@ def test_a_refused_field_is_named(claude: anthropic.Anthropic) -> None:
         )
 
 
+@pytest.mark.slow
 def test_a_retry_waits_as_long_as_it_is_told(url: str, engine: Any) -> None:
     patient = anthropic.Anthropic(base_url=url, api_key="any", max_retries=1)
     replies: list[list[Event]] = [

@@ -243,6 +243,7 @@ def test_a_refused_field_is_named(client_of_openai: openai.OpenAI) -> None:
     assert "'temperature'" in caught.value.message
 
 
+@pytest.mark.slow
 def test_a_retry_waits_as_long_as_it_is_told(url: str, engine: Any) -> None:
     patient = openai.OpenAI(base_url=f"{url}/v1", api_key="any", max_retries=1)
     replies = [[Failed("full", "queue_full", 429)], says("Hi")(Request("cria", "chat"))]
