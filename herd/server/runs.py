@@ -135,11 +135,12 @@ class Scheduler:
             state = Run.load(self.home, run.id).state
             if state == "cancelled":  # while it was being started
                 self._cancelled.add(run.id)
-            elif state == "queued" and not self._closing:
+            elif not self._closing:
                 nice = os.getpriority(os.PRIO_PROCESS, 0) + NICENESS
                 with suppress(ProcessLookupError):  # it has ended already
                     os.setpriority(os.PRIO_PROCESS, process.pid, nice)
-                run.set("running", pid=process.pid)
+                if state == "queued":  # it has not said more itself
+                    run.set("running", pid=process.pid)
                 if self.yielding:
                     _signal(process.pid, signal.SIGSTOP)
                 await process.wait()

@@ -329,9 +329,7 @@ def test_an_idle_team_takes_no_time_and_ends(library: ctypes.CDLL) -> None:
     assert (library.herd_team_size(team), len(of_the_team)) == (5, 4)
     library.herd_team_free(team)
     end = time.monotonic() + 60
-    while of_the_team & set(
-        os.listdir("/proc/self/task")
-    ):  # the system removes them just after they are joined
+    while of_the_team & set(os.listdir("/proc/self/task")):  # they go just after they are joined
         assert time.monotonic() < end
 
 

@@ -157,27 +157,34 @@ def test_a_server_that_stops_leaves_the_run_for_the_next(scheduler: Callable[[],
     go(test)
 
 
-@pytest.mark.parametrize("how", ["cancel", "close"])
+@pytest.mark.parametrize("how", ["cancel", "close", "end"])
 def test_a_run_that_is_ended_while_it_starts(
-    scheduler: Callable[[], Scheduler], monkeypatch: pytest.MonkeyPatch, how: str
+    scheduler: Callable[[], Scheduler], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
 ) -> None:
     real, begun = asyncio.create_subprocess_exec, asyncio.Event()
 
     async def late(*args: str, **options: Any) -> asyncio.subprocess.Process:
         process = await real(*args, **options)
         begun.set()
+        if how == "end":
+            Run.load(tmp_path / "home", args[-1]).set("running", pid=process.pid)  # as a child itself may
+            await process.wait()
         await asyncio.sleep(0.1)
         return process
 
     async def test() -> None:
         monkeypatch.setattr(asyncio, "create_subprocess_exec", late)
         async with asyncio.timeout(60), scheduler() as runs:
-            run = runs.submit("improve", {"name": "count3000"})
+            run = runs.submit("improve", {"name": "count1" if how == "end" else "count3000"})
             await begun.wait()
             if how == "cancel":
                 assert (await runs.cancel(run.id)).state == "cancelled"
+            if how != "close":
                 await until(lambda: runs.finished)  # type: ignore[attr-defined]
-        assert Run.load(runs.home, run.id).state == ("cancelled" if how == "cancel" else "queued")
+        assert (
+            Run.load(runs.home, run.id).state
+            == {"cancel": "cancelled", "close": "queued", "end": "done"}[how]
+        )
 
     go(test)
 
