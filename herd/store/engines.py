@@ -43,8 +43,8 @@ def make_engine(url: URL) -> Engine:
         event.listen(engine, "begin", _begin_sqlite)
         return engine
     limits = f"-c lock_timeout={PATIENCE:.0f}s -c idle_in_transaction_session_timeout={STALLED}"
-    limits += f" {url.query.get('options', '')}"  # a schema, say
-    options = {"connect_timeout": int(PATIENCE), "application_name": "herd", "options": limits}
+    settings = " ".join((limits, *url.normalized_query.get("options", ())))  # a schema, say
+    options = {"connect_timeout": int(PATIENCE), "application_name": "herd", "options": settings}
     pool = {"pool_size": 4, "max_overflow": 8, "pool_pre_ping": True}
     try:
         engine = create_engine(url, connect_args={**options, "client_encoding": "utf8"}, **pool, **common)
