@@ -32,7 +32,7 @@ CONTEXT = 192
     scope="module",
     params=[
         pytest.param("fp32", marks=pytest.mark.slow),
-        "bf16",
+        pytest.param("bf16", marks=pytest.mark.slow),
         "native bf16",
         "native int8",
         "native int4",

@@ -125,6 +125,7 @@ def test_what_nobody_reads_along_comes_in_pieces_of_the_same_text(model_dir: Pat
     with_client(work)
 
 
+@pytest.mark.slow
 def test_another_model_is_loaded_while_one_streams_and_unloaded_when_it_is_done(model_dir: Path) -> None:
     async def work(client: EngineClient) -> None:
         await client.load("t", model_dir)
@@ -143,6 +144,7 @@ def test_another_model_is_loaded_while_one_streams_and_unloaded_when_it_is_done(
     with_client(work)
 
 
+@pytest.mark.slow
 def test_a_model_that_is_unloaded_while_it_loads_goes(model_dir: Path) -> None:
     async def work(client: EngineClient) -> None:
         loading = asyncio.create_task(client.load("t", model_dir))

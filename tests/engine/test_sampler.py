@@ -58,6 +58,7 @@ def test_filters_equal_those_of_transformers(size: int, temperature: float) -> N
         torch.testing.assert_close(got / got.sum(), torch.softmax(expected[0], -1))
 
 
+@pytest.mark.slow
 def test_draws_follow_the_distribution() -> None:
     rng, n = generator(Sampling(seed=1), 0), 20_000
     counts = torch.bincount(

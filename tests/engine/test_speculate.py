@@ -71,6 +71,7 @@ def test_tokens_are_those_without_speculation_and_come_in_fewer_steps(
     assert metrics["generation_tokens"] >= len(steps["plain"][0])
 
 
+@pytest.mark.slow
 def test_the_distribution_is_the_models(engine: Make, model: Llama, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two thousand replies of four tokens from {5, 9}, always drafted: their counts against exact probabilities."""
     monkeypatch.setattr(Pace, "draft", lambda *_: 3)

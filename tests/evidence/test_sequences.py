@@ -133,6 +133,7 @@ def test_repeats_and_votes_that_do_not_count_are_no_evidence() -> None:
     assert better(loud, 0, 1).decision == "NOT ENOUGH DATA"  # one voter's opinion, however often
 
 
+@pytest.mark.slow
 def test_looking_every_day_at_equals_seldom_finds_a_winner() -> None:
     rng, runs, fixed, sequence = np.random.default_rng(2), 250, 0, 0
     days = np.arange(15, 301, 15)

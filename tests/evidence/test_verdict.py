@@ -61,6 +61,7 @@ def test_coin_flips_from_the_least_number_of_conversations_on_seldom_switch() ->
     assert switches / runs <= 0.05
 
 
+@pytest.mark.slow
 def test_seldom_much_worse_from_the_least_number_of_conversations_on() -> None:
     """1 - exponential: most differences are above their mean, 0."""
     rng, runs, switches = np.random.default_rng(6), 300, 0

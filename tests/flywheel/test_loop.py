@@ -226,6 +226,7 @@ def test_votes_of_the_same_few_people_say_less() -> None:
     assert (alone.decision, together.decision) == ("SWITCH", "NOT ENOUGH DATA")
 
 
+@pytest.mark.slow
 def test_the_command(
     home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -72,6 +72,7 @@ def body_of(events: list[dict[str, Any]], anthropic: bool) -> str:
     return "".join(choice["delta"].get("content") or "" for choice in choices)
 
 
+@pytest.mark.slow
 def test_every_stream_ends_truthfully(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("herd.registry.registry.BUNDLED", tmp_path / "nothing-bundled")
     monkeypatch.setenv("UPSTREAM_KEY", "sk-upstream-0123456789")

@@ -130,6 +130,7 @@ def test_no_fault_is_a_success(client: TestClient, dialect: str, path: str, stre
         assert (name, "done") not in states
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
 @pytest.mark.parametrize("dialect", PROVIDERS)
 def test_slow_faults_are_cut_by_the_routes_times(client: TestClient, dialect: str, stream: bool) -> None:

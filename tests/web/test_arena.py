@@ -376,6 +376,7 @@ def test_an_application_asks_on_its_own_page(
     expect(page.get_by_text("This question has its vote.")).to_be_visible()
 
 
+@pytest.mark.slow
 def test_no_text_runs_in_the_arena(server: FakeServer, visit: Open) -> None:
     """Every payload as prompt, answer, name, leak, comment, progress and error, in cards, reveal and picture."""
     here = server.state.arena

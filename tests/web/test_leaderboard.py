@@ -288,6 +288,7 @@ def test_empty_loading_error_and_stale(server: FakeServer, visit: Open) -> None:
     expect(page.get_by_role("region", name="How it stands")).to_contain_text("heard again")
 
 
+@pytest.mark.slow
 def test_no_payload_runs(server: FakeServer, board: Board, visit: Open) -> None:
     names, k = tuple(PAYLOADS), len(PAYLOADS)
     fake_leaderboard.furnish(board, names, 4)
