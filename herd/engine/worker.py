@@ -103,9 +103,8 @@ class Worker:
     def _listen(self) -> None:
         """Read messages until the parent is gone, then end the process whatever it is doing."""
         try:
-            for line in self.connection.makefile(
-                "rb", 1 << 20
-            ):  # each piece may wait for a thread that compiles
+            # In large pieces: after each it may have to wait for a thread that compiles.
+            for line in self.connection.makefile("rb", 1 << 20):
                 message = frames.unpack(line)
                 self.inbox.put(lambda m=message: getattr(self, "on_" + m["op"])(m))  # type: ignore[misc]
         except (OSError, ValueError):

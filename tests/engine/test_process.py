@@ -10,8 +10,8 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import aclosing, suppress
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,53 +26,15 @@ from herd.engine.worker import Worker
 from herd.errors import HerdError
 from herd.model.llama import Llama
 from herd.model.tokenizer import Tokenizer
-from herd.protocol import Delta, Event, Failed, Message, Request, Sampling, Started, Usage
-from herd.protocol.types import Format, Tool
+from herd.protocol import Delta, Event, Failed, Request, Sampling, Usage
 
-CHAT = Request(
-    "t", "chat", messages=(Message("user", "hello"),), sampling=Sampling(temperature=0, max_tokens=12)
-)
+from .processes import CHAT, reply, text, until, with_client
+
 LONG = Request(
     "t", "completion", prompt="She saw", sampling=Sampling(temperature=1.5, seed=1, max_tokens=900)
 )
-
 # No reader that stands still can miss its end: it is more than the socket holds.
 ENDLESS = replace(LONG, n=128, stream=True)
-
-
-def with_client(work: Callable[[EngineClient], Awaitable[None]], **options: int) -> None:
-    async def main() -> None:
-        client = EngineClient(**options)
-        try:
-            await client.start()
-            await asyncio.wait_for(work(client), 200)
-        finally:
-            await client.close()
-        assert client.status()["state"] == "gone"
-
-    asyncio.run(main())
-
-
-async def reply(client: EngineClient, request: Request, key: str = "t") -> list[Event]:
-    return [event async for event in client.generate(key, request)]
-
-
-async def first(client: EngineClient, request: Request, order: list[str], salt: str) -> Event:
-    """The request's first event; its caller's name goes to `order` when it comes."""
-    async with aclosing(client.generate("t", request, salt=salt)) as events:
-        event = await anext(events)
-        order.append(salt)
-        return event
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(60):
-        while not condition():
-            await asyncio.sleep(0.01)
-
-
-def text(events: list[Event]) -> str:
-    return "".join(e.text for e in events if isinstance(e, Delta))
 
 
 def test_streams_cancels_dies_and_comes_back(model_dir: Path) -> None:
@@ -169,75 +131,6 @@ def test_what_cannot_be_loaded_says_why(model_dir: Path, tmp_path: Path) -> None
     broken = tmp_path / "broken"
     shutil.copytree(model_dir, broken)
     (broken / "model.safetensors").write_bytes(b"\0" * (broken / "model.safetensors").stat().st_size)
-    with_client(work)
-
-
-def test_a_slow_template_keeps_only_its_own_model_waiting(model_dir: Path, tmp_path: Path) -> None:
-    async def work(client: EngineClient) -> None:
-        await client.load("t", model_dir)
-        await client.load("slow", slow)
-        expected = text(await reply(client, CHAT))
-        order: list[str] = []
-
-        async def noted(key: str) -> list[Event]:
-            events = await reply(client, CHAT, key)
-            order.append(key)
-            return events
-
-        *refused, other = await asyncio.gather(*map(noted, ("slow", "slow", "slow", "t")))
-        assert text(other) == expected
-        assert order[-1] == "slow"  # they are rendered one after the other, a second each
-        for events in refused:
-            (failed,) = events
-            assert isinstance(failed, Failed) and failed.status == 400 and "longer than 1 s" in failed.message
-
-    slow = tmp_path / "slow"
-    shutil.copytree(model_dir, slow)
-    loops = "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}"
-    (slow / "chat_template.jinja").write_text(loops)
-    with_client(work)
-
-
-@pytest.mark.slow
-def test_grammar_bombs_keep_only_new_grammars_of_their_caller_waiting(model_dir: Path) -> None:
-    async def work(client: EngineClient) -> None:
-        await client.load("t", model_dir)
-        for known in (regex, lark):
-            await first(client, known, [], "other")
-        order: list[str] = []
-        texts = ["a?" * 5400 + "a" * (5400 - i) for i in range(6)]  # much work each, yet allowed
-        bombs = [replace(CHAT, format=Format("regex", text=text)) for text in texts]
-        asked = [*((bomb, "bomber") for bomb in bombs), *((one, "other") for one in 3 * (CHAT, regex, lark))]
-        asked.append((replace(CHAT, format=Format("regex", text="[a-z]+")), "new"))
-        events = await asyncio.gather(*(first(client, one, order, salt) for one, salt in asked))
-        assert all(isinstance(event, Started) for event in events[len(bombs) :])
-        for event in events[: len(bombs)]:
-            assert isinstance(event, Started) or (isinstance(event, Failed) and event.status == 400)
-        compiled = [i for i, salt in enumerate(order) if salt == "bomber"]
-        assert "other" not in order[compiled[1] :]
-        assert order.index("new") < compiled[2]  # its caller's turn came before
-
-    regex = replace(CHAT, format=Format("regex", text="[ab]+"))
-    lark = replace(CHAT, format=Format("lark", text='start: ("a" | "b")+'))
-    with_client(work)
-
-
-@pytest.mark.slow
-def test_large_tools_keep_only_their_caller_waiting(model_dir: Path) -> None:
-    async def work(client: EngineClient) -> None:
-        await client.load("t", model_dir)
-        await anext(client.generate("t", known))  # compiled
-        order: list[str] = []
-        bombs = [first(client, large, order, "bomber") for _ in range(8)]
-        *failed, started = await asyncio.gather(*bombs, first(client, known, order, "other"))
-        assert isinstance(started, Started) and order[-1] == "bomber", order
-        for event in failed:
-            assert isinstance(event, Failed) and event.status == 400  # longer than the context
-
-    known = replace(CHAT, format=Format("regex", text="[ab]+"))
-    fields = {f"p{i}": {"enum": [0]} for i in range(300)}  # much work, and soon sent
-    schema = {"type": "object", "properties": fields}
-    large = replace(CHAT, tools=tuple(Tool(f"t{i}", parameters=schema) for i in range(128)))
     with_client(work)
 
 

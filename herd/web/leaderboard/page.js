@@ -45,14 +45,14 @@ export function Leaderboard() {
 }
 
 /** Reads again, at most once a second and while somebody looks, until `data` is of the version that the server tells of; whether it listens. */
-function useLive(data, busy, again) {
+function useLive(data, busy, load) {
   const [{ told, listens }, set] = useState({ told: null, listens: false });
   const tries = useRef({});
   useEffect(() => {
     if (busy || told == null || !data || told === data.version) return;
     tries.current = { told, n: tries.current.told === told ? tries.current.n + 1 : 0 };
     if (tries.current.n > TRIES) return; // of two gateways each counts for itself
-    const soon = setTimeout(again, Math.max(0, 1000 - (Date.now() - data.read)));
+    const soon = setTimeout(load, Math.max(0, 1000 - (Date.now() - data.read)));
     return () => clearTimeout(soon);
   }, [told, data, busy]);
   useEffect(() => {
